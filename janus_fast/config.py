@@ -1,0 +1,111 @@
+"""Sizes and switches of a model, validated when made."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+ACTIVATIONS = ("relu", "gelu")
+POSITIONS = ("learned", "sinusoidal")
+
+
+@dataclass(frozen=True)
+class JanusConfig:
+    """Everything that fixes the shape and the arithmetic of a :class:`~janus_fast.JanusModel`.
+
+    Names follow Hugging Face's encoder-decoder configurations. ``max_source_positions`` and
+    ``max_target_positions`` count tokens, ``bos`` and ``eos`` included. ``length_classes`` is the
+    number of target lengths that the length predictor tells apart (lengths above it share the last
+    class). ``mask_token_id`` equals ``unk_token_id`` in models converted from the original code.
+    """
+
+    source_vocab_size: int
+    target_vocab_size: int
+    d_model: int = 512
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    attention_heads: int = 4
+    encoder_ffn_dim: int = 1024
+    decoder_ffn_dim: int = 1024
+    max_source_positions: int = 256
+    max_target_positions: int = 256
+    length_classes: int = 256
+    activation: str = "relu"
+    positions: str = "learned"
+    position_offset: int = 0
+    normalize_before: bool = False
+    share_all_embeddings: bool = True
+    share_decoder_embeddings: bool = True
+    scale_embedding: bool = True
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    bos_token_id: int = 0
+    pad_token_id: int = 1
+    eos_token_id: int = 2
+    unk_token_id: int = 3
+    mask_token_id: int = 4
+
+    def __post_init__(self):
+        positive = (
+            "source_vocab_size target_vocab_size d_model encoder_layers decoder_layers attention_heads "
+            "encoder_ffn_dim decoder_ffn_dim max_source_positions max_target_positions length_classes"
+        )
+        for name in positive.split():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"JanusConfig: {name} must be a positive integer, got {value!r}")
+        if self.d_model % self.attention_heads:
+            raise ValueError(
+                f"JanusConfig: d_model must be a multiple of attention_heads = {self.attention_heads}, "
+                f"got {self.d_model}"
+            )
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"JanusConfig: d_model must be even with sinusoidal positions, got {self.d_model}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"JanusConfig: activation must be one of {ACTIVATIONS}, got {self.activation!r}")
+        if self.positions not in POSITIONS:
+            raise ValueError(f"JanusConfig: positions must be one of {POSITIONS}, got {self.positions!r}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"JanusConfig: dropout must be in [0, 1), got {self.dropout!r}")
+        if self.share_all_embeddings and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                "JanusConfig: target_vocab_size must equal source_vocab_size when share_all_embeddings is set, "
+                f"got {self.target_vocab_size} and {self.source_vocab_size}"
+            )
+        if self.share_all_embeddings and not self.share_decoder_embeddings:
+            raise ValueError("JanusConfig: share_decoder_embeddings must be true when share_all_embeddings is set")
+        for name in ("bos", "pad", "eos", "unk", "mask"):
+            value = getattr(self, f"{name}_token_id")
+            if not 0 <= value < self.target_vocab_size:
+                raise ValueError(
+                    f"JanusConfig: {name}_token_id must be in [0, target_vocab_size = {self.target_vocab_size}), "
+                    f"got {value}"
+                )
+
+    @property
+    def head_size(self) -> int:
+        return self.d_model // self.attention_heads
+
+    @property
+    def predictable_mask(self) -> bool:
+        """True in models converted from the original code, whose mask token is ``unk``, an ordinary word."""
+        return self.mask_token_id == self.unk_token_id
+
+    def to_json(self) -> str:
+        return json.dumps({"model_type": "janus", **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"JanusConfig: {origin} must hold a JSON object, got {error}") from None
+        if not isinstance(values, dict) or values.pop("model_type", None) != "janus":
+            raise ValueError(f'JanusConfig: {origin} must hold "model_type": "janus"; it belongs to another system')
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"JanusConfig: {origin} must hold known keys only, got {unknown}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"JanusConfig: {origin}: {error}") from None

@@ -1,0 +1,1 @@
+"""What each operation computes: plain PyTorch, any float dtype. Nothing fast imports this."""
