@@ -1,0 +1,24 @@
+"""The operations: one file each, with what it computes, what it takes, and which backends run it.
+
+Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.compile`` and ``torch.export``.
+"""
+
+from janus_fast.ops._native import isa
+from janus_fast.ops._operation import OPERATIONS, backends, explain
+from janus_fast.ops.attention import attention
+from janus_fast.ops.linear_argmax import linear_argmax
+from janus_fast.ops.linear_topk import linear_topk
+from janus_fast.ops.predict_lengths import predict_lengths
+from janus_fast.ops.update_mask import update_mask
+
+__all__ = [
+    "OPERATIONS",
+    "attention",
+    "backends",
+    "explain",
+    "isa",
+    "linear_argmax",
+    "linear_topk",
+    "predict_lengths",
+    "update_mask",
+]

@@ -1,0 +1,56 @@
+"""The native library: where it lies, whether it loaded, and which instruction set its CPU kernels use."""
+
+import ctypes
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+PATH = Path(__file__).resolve().parent.parent / "_C.so"
+HOW_TO_BUILD = "build it with: pip install --no-build-isolation -e ."
+
+
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none. A library that is there but does not load is an error, not an absence."""
+    if not PATH.exists():
+        return None, f"the native library {PATH.name} is not built; {HOW_TO_BUILD}"
+    torch.ops.load_library(PATH)
+    library = ctypes.CDLL(str(PATH))
+    library.janus_fast_isa.restype = ctypes.c_char_p
+    library.janus_fast_isas.restype = ctypes.c_char_p
+    library.janus_fast_set_isa.argtypes = [ctypes.c_char_p]
+    return library, None
+
+
+_library, missing = _load()
+
+
+def isa() -> str | None:
+    """The instruction set of the native CPU kernels: "avx512", "avx2" or "generic"; None when they are not built."""
+    return _library.janus_fast_isa().decode() if _library else None
+
+
+def isas() -> tuple[str, ...]:
+    """The instruction sets that this build has and this processor runs, best first."""
+    return tuple(_library.janus_fast_isas().decode().split()) if _library else ()
+
+
+@contextmanager
+def use_isa(name: str):
+    """Run with the kernels of another instruction set, everywhere in the process; for tests and benchmarks."""
+    previous = isa()
+    _set_isa(name, "isa")
+    try:
+        yield
+    finally:
+        _set_isa(previous, "isa")
+
+
+def _set_isa(name: str, argument: str) -> None:
+    if _library.janus_fast_set_isa(name.encode()) != 0:
+        raise ValueError(f"janus_fast: {argument} must be one of {isas()} on this processor, got {name!r}")
+
+
+if _library and os.environ.get("JANUS_FAST_ISA"):
+    _set_isa(os.environ["JANUS_FAST_ISA"], "JANUS_FAST_ISA")

@@ -1,0 +1,187 @@
+"""Attention over visibility intervals."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from janus_fast import reference
+from janus_fast.ops._operation import Operation, define
+from janus_fast.visibility import FOREVER, Visibility, offsets_of
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scale: float | None = None, *,
+    backend: str = "auto",
+) -> Tensor:  # fmt: skip
+    """Softmax attention of packed sequences, where an interval of times says which keys a query sees.
+
+    Computes, for every head, without storing scores,
+
+        scores = query @ key.T * scale
+        weights = scores.masked_fill(~visibility.dense(), -inf).softmax(-1)
+        return weights @ value        # zeros for a query that sees nothing
+
+    Args:
+        query: [Nq, H, D] float32, float64, bfloat16 or float16; any strides.
+        key: [Nk, H, D], dtype and device of ``query``.
+        value: [Nk, H, D], dtype and device of ``query``.
+        visibility: which query rows see which key rows. Several query sequences may name the same key sequence.
+        scale: factor of the scores; D ** -0.5 by default.
+        backend: "auto" or one of ``janus_fast.backends("attention", device)``.
+    Returns:
+        [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable once in
+        ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads.
+    Raises:
+        ValueError: shapes or devices differ. TypeError: dtypes differ. NotImplementedError: the named backend
+        cannot run this call. RuntimeError: offsets of ``visibility`` that do not fit the rows.
+    """
+    if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] == 0:
+        raise ValueError(f"attention: query must have shape [Nq, H, D], got {list(query.shape)}")
+    if not query.is_floating_point():
+        raise TypeError(f"attention: query must be a floating-point tensor, got {query.dtype}")
+    _, heads, size = query.shape
+    for name, tensor in (("key", key), ("value", value)):
+        if tensor.ndim != 3 or tensor.shape[0] != key.shape[0] or tensor.shape[1:] != query.shape[1:]:
+            rows = "*" if name == "key" else key.shape[0]
+            raise ValueError(
+                f"attention: {name} must have shape [Nk, H, D] = [{rows}, {heads}, {size}], got {list(tensor.shape)}"
+            )
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"attention: {name} must have the dtype of query, {query.dtype}, got {tensor.dtype}")
+        if tensor.device != query.device:
+            raise ValueError(f"attention: {name} must be on the device of query, {query.device}, got {tensor.device}")
+    v = visibility
+    _check_visibility(v, query, key)
+    integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
+    scale = size**-0.5 if scale is None else float(scale)
+    if operation.choose(backend, query) == "reference":
+        return reference.attention(query, key, value, *integers, scale)[0]
+    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        return _Attention.apply(query, key, value, *integers, scale)
+    return operation.native(query, key, value, *integers, scale)[0]
+
+
+def _check_visibility(v: Visibility, query: Tensor, key: Tensor) -> None:
+    lengths = {
+        "query_times": (v.query_times, query.shape[0]),
+        "visible_from": (v.visible_from, key.shape[0]),
+        "visible_until": (v.visible_until, key.shape[0]),
+        "key_sequences": (v.key_sequences, v.query_offsets.numel() - 1),
+        "query_offsets": (v.query_offsets, v.query_offsets.numel()),
+        "key_offsets": (v.key_offsets, v.key_offsets.numel()),
+    }
+    for name, (tensor, length) in lengths.items():
+        if tensor.ndim != 1 or tensor.shape[0] != length or (length == 0 and name.endswith("offsets")):
+            wanted = f"[{length}]" if not name.endswith("offsets") else "[S + 1]"
+            raise ValueError(f"attention: visibility.{name} must have shape {wanted}, got {list(tensor.shape)}")
+        if tensor.dtype != torch.int32:
+            raise TypeError(f"attention: visibility.{name} must be int32, got {tensor.dtype}")
+        if tensor.device != query.device:
+            raise ValueError(
+                f"attention: visibility.{name} must be on the device of query, {query.device}, got {tensor.device}"
+            )
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, *rest):
+        output, lse = operation.native(query, key, value, *rest)
+        ctx.save_for_backward(query, key, value, output, lse, *rest[:-1])
+        ctx.scale = rest[-1]
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        if grad_output.stride(-1) != 1:
+            grad_output = grad_output.contiguous()
+        grads = torch.ops.janus_fast.attention_bwd.default(grad_output, *ctx.saved_tensors, ctx.scale)
+        return (*grads, None, None, None, None, None, None, None)
+
+
+_INTEGERS = (
+    "Tensor query_offsets, Tensor key_offsets, Tensor key_sequences, "
+    "Tensor query_times, Tensor visible_from, Tensor visible_until"
+)
+
+
+def _fake(query, key, value, query_offsets, key_offsets, key_sequences, times, first, until, scale):
+    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    return output, query.new_empty(query.shape[:2], dtype=lse_dtype)
+
+
+def _fake_bwd(grad_output, query, key, value, *rest):
+    return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (query, key, value))
+
+
+def _samples():
+    """(label, (query, key, value, offsets, times, intervals, scale)): each pattern at sizes that divide nothing."""
+    make = torch.Generator().manual_seed(1)
+
+    def normal(rows, heads, size):
+        return torch.randn(rows, heads, size, generator=make)
+
+    def case(query_lengths, key_lengths, sequences, heads, size, pattern, spread=1.0):
+        query_offsets, key_offsets = (
+            offsets_of(torch.tensor(x, dtype=torch.int64)) for x in (query_lengths, key_lengths)
+        )
+        nq, nk = sum(query_lengths), sum(key_lengths)
+        times = torch.randint(0, 9, (nq,), generator=make, dtype=torch.int32)
+        first = torch.randint(0, 7, (nk,), generator=make, dtype=torch.int32)
+        until = first + torch.randint(0, 9, (nk,), generator=make, dtype=torch.int32)
+        if pattern == "all":
+            first, until = torch.zeros_like(first), torch.full_like(until, FOREVER)
+        elif pattern == "causal":
+            times, until = _index(query_lengths), torch.full_like(until, FOREVER)
+            first = _index(key_lengths)
+        elif pattern == "nothing":
+            until = first.clone()
+        q, k, v = normal(nq, heads, size) * spread, normal(nk, heads, size), normal(nk, heads, size)
+        sequences = torch.tensor(sequences, dtype=torch.int32)
+        return q, k, v, query_offsets, key_offsets, sequences, times, first, until, size**-0.5
+
+    yield "encoder", case([5, 31, 1, 12], [5, 31, 1, 12], [0, 1, 2, 3], 4, 32, "all")
+    yield "causal", case([7, 50, 1], [7, 50, 1], [0, 1, 2], 2, 64, "causal")
+    yield "intervals", case([9, 1, 40, 13], [33, 8, 1], [0, 2, 0, 1], 3, 16, "random")
+    yield "shared_keys", case([1, 1, 1, 4, 1], [19, 23], [1, 0, 1, 1, 0], 4, 24, "all")
+    yield "odd_head_size", case([3, 70], [37, 67], [0, 1], 1, 19, "random")
+    yield "one_token", case([1], [1], [0], 1, 8, "all")
+    yield "sees_nothing", case([4, 3], [6, 2], [1, 0], 2, 16, "nothing")
+    yield "empty_sequences", case([0, 5, 0], [4, 0, 3], [0, 1, 2], 2, 16, "random")
+    yield "unused_keys", case([5], [4, 6], [1], 2, 16, "all")
+    yield "no_queries", case([], [3], [], 2, 16, "all")
+    yield "nothing_at_all", case([], [], [], 1, 8, "all")
+    yield "extreme_scores", case([6], [40], [0], 2, 128, "all", spread=40.0)
+    q, k, v, *rest = case([11, 6], [11, 6], [0, 1], 2, 16, "causal")
+    fused = torch.stack([q, k, v], 1)  # [N, 3, H, D], as one projection of all three gives it
+    yield "strided", (fused[:, 0], fused[:, 1], fused[:, 2], *rest)
+
+
+def _index(lengths):
+    return torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths] or [torch.zeros(0, dtype=torch.int32)])
+
+
+def _work(query, key, value, query_offsets, key_offsets, key_sequences, *rest):
+    pairs = int((query_offsets.diff() * key_offsets.diff()[key_sequences.long()]).sum())
+    channels = query.shape[1] * query.shape[2]
+    return (2 * query.numel() + key.numel() + value.numel()) * query.element_size(), 4 * pairs * channels
+
+
+operation = Operation(
+    "attention",
+    schema=f"(Tensor query, Tensor key, Tensor value, {_INTEGERS}, float scale) -> (Tensor output, Tensor lse)",
+    reference=reference.attention,
+    fake=_fake,
+    samples=_samples,
+    work=_work,
+    cpp_dtypes=(torch.float32, torch.float64, torch.bfloat16),
+    gradients=("query", "key", "value"),
+)
+define(
+    "attention_bwd",
+    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, Tensor lse, {_INTEGERS}, float scale)"
+    " -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
+    _fake_bwd,
+)

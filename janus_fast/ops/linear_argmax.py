@@ -1,0 +1,58 @@
+"""Projection to the vocabulary and its most likely token, without logits in memory."""
+
+import torch
+from torch import Tensor
+
+from janus_fast import reference
+from janus_fast.ops._operation import Operation
+from janus_fast.ops.linear_topk import check, samples, work
+
+
+def linear_argmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The most likely token of every row, and its log-probability in nats.
+
+    Computes, without storing logits,
+
+        logits = hidden @ weight.T + bias
+        log_probs, tokens = logits.log_softmax(-1).max(-1)
+
+    Args:
+        hidden: [N, C] float32 or bfloat16 (other floating types: reference); any strides.
+        weight: [V, C], dtype and device of ``hidden``.
+        bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
+        backend: "auto" or one of ``janus_fast.backends("linear_argmax", device)``.
+    Returns:
+        tokens [N] int64 (among equals the lowest) and log_probs [N] float32, accumulated in float32. A row's result
+        does not depend on the other rows of the call.
+    Raises:
+        ValueError: shapes or devices differ. TypeError: dtypes differ. NotImplementedError: the named backend
+        cannot run this call.
+    """
+    hidden, weight = check("linear_argmax", hidden, weight, bias)
+    if operation.choose(backend, hidden) == "reference":
+        tokens, log_probs = reference.linear_argmax(hidden, weight, bias)
+        return tokens, log_probs.float()
+    return operation.native(hidden, weight, bias)
+
+
+def _fake(hidden, weight, bias):
+    rows = hidden.shape[0]
+    return hidden.new_empty(rows, dtype=torch.int64), hidden.new_empty(rows, dtype=torch.float32)
+
+
+def _samples():
+    for label, (hidden, weight, bias, _) in samples():
+        yield label, (hidden, weight, bias)
+
+
+operation = Operation(
+    "linear_argmax",
+    schema="(Tensor hidden, Tensor weight, Tensor? bias) -> (Tensor tokens, Tensor log_probs)",
+    reference=reference.linear_argmax,
+    fake=_fake,
+    samples=_samples,
+    work=lambda hidden, weight, bias: work(hidden, weight, bias, 1),
+    cpp_dtypes=(torch.float32, torch.bfloat16),
+)

@@ -1,0 +1,103 @@
+"""Projection to the vocabulary and its most likely tokens, without logits in memory."""
+
+import torch
+from torch import Tensor
+
+from janus_fast import reference
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation
+
+
+def linear_topk(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, k: int, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The k most likely tokens of every row, best first, and their log-probabilities in nats.
+
+    Computes, without storing logits,
+
+        logits = hidden @ weight.T + bias
+        log_probs, tokens = logits.log_softmax(-1).sort(-1, descending=True, stable=True)
+        return tokens[:, :k], log_probs[:, :k]
+
+    Args:
+        hidden: [N, C] float32 or bfloat16 (other floating types: reference); any strides.
+        weight: [V, C], dtype and device of ``hidden``.
+        bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
+        k: how many tokens, from 1 to V.
+        backend: "auto" or one of ``janus_fast.backends("linear_topk", device)``.
+    Returns:
+        tokens [N, k] int64 (among equals the lowest first) and log_probs [N, k] float32, accumulated in float32;
+        a forbidden token has minus infinity and comes last. A row's result does not depend on the other rows.
+    Raises:
+        ValueError: shapes or devices differ, or k is out of range. TypeError: dtypes differ. NotImplementedError:
+        the named backend cannot run this call.
+    """
+    hidden, weight = check("linear_topk", hidden, weight, bias)
+    if not 1 <= k <= weight.shape[0]:
+        raise ValueError(f"linear_topk: k must be in [1, V = {weight.shape[0]}], got {k}")
+    if operation.choose(backend, hidden) == "reference":
+        tokens, log_probs = reference.linear_topk(hidden, weight, bias, k)
+        return tokens, log_probs.float()
+    return operation.native(hidden, weight, bias, k)
+
+
+def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The checks of a vocabulary projection; returns hidden and weight with contiguous rows."""
+    _check.matrix(op, "hidden", hidden)
+    _check.matrix(op, "weight", weight, hidden.shape[1], "V, C")
+    if weight.shape[0] == 0:
+        raise ValueError(f"{op}: weight must have at least one row, got shape {list(weight.shape)}")
+    _check.same(op, ("hidden", hidden), ("weight", weight))
+    if bias is not None:
+        _check.vector(op, "bias", bias, weight.shape[0], hidden.dtype)
+        _check.same(op, ("hidden", hidden), ("bias", bias))
+    return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in (hidden, weight))
+
+
+def _fake(hidden, weight, bias, k):
+    rows = hidden.shape[0]
+    return hidden.new_empty((rows, k), dtype=torch.int64), hidden.new_empty((rows, k), dtype=torch.float32)
+
+
+def samples():
+    make = torch.Generator().manual_seed(2)
+
+    def case(rows, channels, vocabulary, k, bias=True, spread=1.0):
+        hidden = torch.randn(rows, channels, generator=make) * spread
+        weight = torch.randn(vocabulary, channels, generator=make) * channels**-0.5
+        return hidden, weight, torch.randn(vocabulary, generator=make) if bias else None, k
+
+    yield "decoder", case(37, 64, 1000, 5)
+    yield "one_row", case(1, 128, 777, 3, bias=False)
+    yield "few_rows", case(4, 20, 65, 4)
+    yield "odd_sizes", case(23, 19, 259, 7)
+    yield "one_token", case(3, 8, 1, 1)
+    yield "no_rows", case(0, 16, 40, 2)
+    yield "every_token", case(3, 16, 300, 300)
+    yield "extreme_logits", case(9, 32, 600, 6, spread=60.0)
+    hidden, weight, bias, k = case(6, 16, 530, 4)
+    forbidden = torch.rand(530, generator=make) < 0.5
+    forbidden[256:512] = True
+    yield "forbidden", (hidden, weight, bias.masked_fill(forbidden, float("-inf")), k)
+    few = torch.full((530,), float("-inf"))
+    few[[7, 300]] = 0.0
+    yield "more_than_allowed", (hidden, weight, few, k)
+    integers = torch.randint(-2, 3, (8, 16), generator=make).float()
+    yield "ties", (integers, torch.randint(-1, 2, (900, 16), generator=make).float(), None, 9)
+    yield "strided", (hidden[::2], torch.randn(300, 40, generator=make)[::2, 8:24], None, 3)
+
+
+def work(hidden, weight, bias, k):
+    rows, channels = hidden.shape
+    return (hidden.numel() + weight.numel()) * hidden.element_size() + 12 * rows * k, 2 * rows * weight.numel()
+
+
+operation = Operation(
+    "linear_topk",
+    schema="(Tensor hidden, Tensor weight, Tensor? bias, int k) -> (Tensor tokens, Tensor log_probs)",
+    reference=reference.linear_topk,
+    fake=_fake,
+    samples=samples,
+    work=work,
+    cpp_dtypes=(torch.float32, torch.bfloat16),
+)

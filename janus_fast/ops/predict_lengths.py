@@ -1,0 +1,111 @@
+"""Target lengths from encoder states."""
+
+import torch
+from torch import Tensor
+
+from janus_fast import reference
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation
+from janus_fast.visibility import offsets_of
+
+CANDIDATES = ("window", "topk")
+
+
+def predict_lengths(
+    encoded: Tensor, offsets: Tensor, weight: Tensor, *, beam: int, candidates: str = "window", min_length: int = 2,
+    max_length: int, backend: str = "auto",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The target lengths to try for every source, and their log-probabilities in nats.
+
+    Computes, for every source s,
+
+        mean = encoded[offsets[s] : offsets[s + 1]].mean(0)         # zeros for a source without rows
+        log_probs = (mean @ weight.T).log_softmax(-1)
+        "window": lengths = (log_probs.argmax() - beam // 2 + arange(beam)).clamp(min_length, max_length)
+        "topk":   the beam best lengths in [min_length, max_length], best first, among equals the shorter first
+
+    Args:
+        encoded: [Ns, C] float32 or bfloat16 (other floating types: reference); packed sources.
+        offsets: [S + 1] int32, where each source begins.
+        weight: [L, C], dtype and device of ``encoded``; row l scores the length l, ``bos`` and ``eos`` included.
+        beam: lengths for each source, at most max_length - min_length + 1.
+        candidates: "window" (around the best length, as the original does) or "topk".
+        min_length, max_length: the range of lengths, 0 <= min_length <= max_length < L.
+        backend: "auto" or one of ``janus_fast.backends("predict_lengths", device)``.
+    Returns:
+        lengths [S, beam] int64 and log_probs [S, beam] float32.
+    Raises:
+        ValueError: shapes or devices differ, or a number is out of range. TypeError: dtypes differ.
+        NotImplementedError: the named backend cannot run this call.
+    Source: JANUS (EMNLP 2022), after Mask-Predict (EMNLP 2019).
+    """
+    op = "predict_lengths"
+    _check.matrix(op, "encoded", encoded, letters="Ns, C")
+    _check.matrix(op, "weight", weight, encoded.shape[1], "L, C")
+    _check.same(op, ("encoded", encoded), ("weight", weight))
+    _check.offsets(op, "offsets", offsets)
+    _check.same(op, ("encoded", encoded), ("offsets", offsets), dtype=False)
+    if candidates not in CANDIDATES:
+        raise ValueError(f"{op}: candidates must be one of {CANDIDATES}, got {candidates!r}")
+    if not 0 <= min_length <= max_length:
+        raise ValueError(f"{op}: min_length must be in [0, max_length = {max_length}], got {min_length}")
+    if max_length >= weight.shape[0]:
+        raise ValueError(
+            f"{op}: max_length must be below the number of length classes, {weight.shape[0]}, got {max_length}"
+        )
+    if not 1 <= beam <= max_length - min_length + 1:
+        raise ValueError(
+            f"{op}: beam must be in [1, {max_length - min_length + 1}], the number of lengths from min_length = "
+            f"{min_length} to max_length = {max_length}, got {beam}"
+        )
+    window = candidates == "window"
+    if operation.choose(backend, encoded) == "reference":
+        lengths, log_probs = reference.predict_lengths(encoded, offsets, weight, beam, window, min_length, max_length)
+        return lengths, log_probs.float()
+    encoded, weight = (t if t.stride(-1) == 1 else t.contiguous() for t in (encoded, weight))
+    return operation.native(encoded, offsets, weight, beam, window, min_length, max_length)
+
+
+def _fake(encoded, offsets, weight, beam, window, min_length, max_length):
+    shape = (offsets.shape[0] - 1, beam)
+    return encoded.new_empty(shape, dtype=torch.int64), encoded.new_empty(shape, dtype=torch.float32)
+
+
+def _samples():
+    make = torch.Generator().manual_seed(3)
+
+    def case(lengths, channels, classes, *rest):
+        encoded = torch.randn(sum(lengths), channels, generator=make)
+        weight = torch.randn(classes, channels, generator=make)
+        return encoded, offsets_of(torch.tensor(lengths, dtype=torch.int64)), weight, *rest
+
+    for window in (True, False):
+        name = "window" if window else "topk"
+        yield f"{name}", case([5, 23, 1, 200], 64, 256, 5, window, 2, 255)
+        yield f"{name}_one", case([1], 8, 3, 1, window, 2, 2)
+        yield f"{name}_odd_sizes", case([3, 7], 19, 37, 4, window, 2, 30)
+        yield f"{name}_clamped", case([4] * 9, 5, 6, 4, window, 2, 5)
+        yield f"{name}_no_sources", case([], 16, 40, 3, window, 2, 39)
+        encoded, offsets, weight, *rest = case([6, 4], 16, 33, 6, window, 2, 32)
+        yield f"{name}_ties", (torch.ones_like(encoded), offsets, weight.sign(), *rest)
+        yield f"{name}_strided", (torch.cat([encoded, encoded], 1)[:, 3:19], offsets, weight[:, :16], *rest)
+    encoded, offsets, weight, *rest = case([3, 2], 16, 33, 6, False, 2, 32)
+    yield "empty_source", (encoded, torch.tensor([0, 3, 3, 5], dtype=torch.int32), weight, *rest)
+
+
+def _work(encoded, offsets, weight, beam, *rest):
+    sources = offsets.shape[0] - 1
+    size = (encoded.numel() + weight.numel()) * encoded.element_size() + 12 * sources * beam
+    return size, encoded.numel() + 2 * sources * weight.numel()
+
+
+operation = Operation(
+    "predict_lengths",
+    schema="(Tensor encoded, Tensor offsets, Tensor weight, int beam, bool window, int min_length, int max_length)"
+    " -> (Tensor lengths, Tensor log_probs)",
+    reference=reference.predict_lengths,
+    fake=_fake,
+    samples=_samples,
+    work=_work,
+    cpp_dtypes=(torch.float32, torch.bfloat16),
+)
