@@ -2,9 +2,15 @@
 
 A key ``j`` carries an interval ``[visible_from[j], visible_until[j])``, a query ``i`` a time ``query_times[i]``.
 Within the same sequence, ``i`` sees ``j`` iff ``visible_from[j] <= query_times[i] < visible_until[j]``.
+
+Every builder below is a few integers a row, because all the patterns share one form: a row of the content stream
+looks around at its own time, its key appears at that same time, and only ``visible_until`` tells how long it stays.
+``docs/visibility.md`` explains the idea and shows the patterns.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,7 +29,7 @@ def ranges(lengths: Tensor) -> Tensor:
     return torch.arange(int(lengths.sum()), device=lengths.device) - starts.repeat_interleave(lengths)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Visibility:
     """Which packed query rows see which packed key rows.
 
@@ -33,6 +39,12 @@ class Visibility:
 
     All tensors are int32 on one device: ``query_offsets`` [Q + 1], ``key_offsets`` [K + 1], ``key_sequences`` [Q],
     ``query_times`` [Nq], ``visible_from`` and ``visible_until`` [Nk].
+
+    Self-attention patterns keep one layout: the rows are ``[content rows | query-only rows]`` and the keys are exactly
+    the content rows, that is the first ``num_keys`` rows. Content sequence ``s`` attends to key sequence ``s``; a
+    query stream is a second group of query sequences that names the same key sequences.
+
+    Making one checks types and shapes; ``validate`` also reads the values.
     """
 
     query_offsets: Tensor
@@ -42,6 +54,34 @@ class Visibility:
     visible_from: Tensor
     visible_until: Tensor
 
+    def __post_init__(self) -> None:
+        device = self.query_offsets.device
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            if tensor.dtype != torch.int32 or tensor.dim() != 1 or tensor.device != device:
+                raise ValueError(
+                    f"Visibility: {field.name} must be a 1-D int32 tensor on {device}, "
+                    f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+                )
+        for name in ("query_offsets", "key_offsets"):
+            if getattr(self, name).numel() == 0:
+                raise ValueError(f"Visibility: {name} must have one entry more than there are sequences, got none")
+        if self.key_sequences.numel() != self.query_offsets.numel() - 1:
+            raise ValueError(
+                f"Visibility: key_sequences must have one entry for each of the {self.query_offsets.numel() - 1} "
+                f"query sequences, got {self.key_sequences.numel()}"
+            )
+        if self.visible_until.numel() != self.visible_from.numel():
+            raise ValueError(
+                f"Visibility: visible_until must have as many entries as visible_from ({self.visible_from.numel()}), "
+                f"got {self.visible_until.numel()}"
+            )
+
+    def __repr__(self) -> str:
+        queries = f"{self.num_queries} queries in {self.key_sequences.numel()} sequences"
+        keys = f"{self.num_keys} keys in {self.key_offsets.numel() - 1} sequences"
+        return f"Visibility({queries}, {keys}, {self.query_offsets.device})"
+
     @property
     def num_queries(self) -> int:
         return self.query_times.numel()
@@ -49,6 +89,8 @@ class Visibility:
     @property
     def num_keys(self) -> int:
         return self.visible_from.numel()
+
+    # Builders. All are vectorised over the sentences; lengths are tensors or lists of integers, and may be 0.
 
     @classmethod
     def bidirectional(
@@ -63,6 +105,215 @@ class Visibility:
         first = query_offsets.new_zeros(nk, dtype=torch.int32)
         return cls(query_offsets, key_offsets, key_sequences, times, first, torch.full_like(first, FOREVER))
 
+    @classmethod
+    def causal(cls, lengths: Tensor) -> "Visibility":
+        """Row ``i`` sees keys ``j <= i``: left to right.
+
+        Args:
+            lengths: [S], tokens of each sequence.
+        Source: Transformer (Vaswani et al., 2017), decoder self-attention.
+        """
+        lengths = _integers("causal", "lengths", lengths)
+        return cls._content(lengths, ranges(lengths))
+
+    @classmethod
+    def prefix(cls, lengths: Tensor, prefixes: Tensor) -> "Visibility":
+        """Row ``i`` sees keys ``j <= i`` and the whole prefix, ``j < p``.
+
+        Args:
+            lengths: [S], tokens of each sequence, prefix included.
+            prefixes: [S], ``p`` of each sequence, 0 to its length; 0 is ``causal``, the length is ``bidirectional``.
+        Source: prefix language model (UniLM, Dong et al., 2019; T5, Raffel et al., 2020).
+        """
+        lengths = _integers("prefix", "lengths", lengths)
+        prefixes = _integers("prefix", "prefixes", prefixes, shape_of=("lengths", lengths))
+        if bool((prefixes > lengths).any()):
+            at = int((prefixes > lengths).nonzero()[0])
+            raise ValueError(
+                f"Visibility.prefix: prefixes must not exceed lengths, "
+                f"got {int(prefixes[at])} of {int(lengths[at])} at sequence {at}"
+            )
+        return cls._content(lengths, ranges(lengths).maximum(prefixes.repeat_interleave(lengths) - 1))
+
+    @classmethod
+    def autoregressive(cls, lengths: Tensor) -> "Visibility":
+        """JANUS, AR: a causal content stream and a query stream of the same lengths, which reads the same keys.
+
+        Content row ``i`` and query row ``i`` both see content keys ``j <= i``. Rows: ``[content | queries]``.
+
+        Args:
+            lengths: [S], tokens of each sequence.
+        Source: JANUS (Liang et al., EMNLP 2022).
+        """
+        lengths = _integers("autoregressive", "lengths", lengths)
+        times = ranges(lengths)
+        return cls._content(lengths, times, query_lengths=lengths, query_times=times)
+
+    @classmethod
+    def janus(cls, visible: Tensor, masked: Tensor) -> "Visibility":
+        """JANUS, NAR and AUX in one pass: what is visible, masks, and the true tokens behind the masks.
+
+        With ``b`` masked tokens, the content of a sentence is ``[visible | mask 0 .. b-1 | true 0 .. b-1]``, and every
+        row sees all visible tokens. Besides these,
+
+            visible and mask rows (NAR) see  all masks,
+            true row r            sees  masks c > r   and true tokens c <= r,
+            AUX query r           sees  masks c >= r  and true tokens c < r.
+
+        So every row sees exactly ``visible + b`` keys. Rows: ``[content of all sentences | AUX queries of all]``.
+
+        Args:
+            visible: [S], visible tokens of each sentence.
+            masked: [S], masked tokens of each sentence.
+        Source: JANUS (Liang et al., EMNLP 2022).
+        """
+        return cls._masked("janus", visible, masked, masks_first=True)
+
+    @classmethod
+    def mpnet(cls, visible: Tensor, masked: Tensor) -> "Visibility":
+        """MPNet: permuted prediction that always sees a full sentence, by masks where tokens are yet to come.
+
+        ``visible`` tokens are not predicted, ``masked`` are, in the order given. The content of a sentence is
+        ``[visible | true 0 .. b-1 | mask 0 .. b-1]``; who sees what is as in ``janus``.
+
+        Args:
+            visible: [S], tokens of each sentence that are not predicted.
+            masked: [S], tokens of each sentence that are.
+        Source: MPNet (Song et al., NeurIPS 2020).
+        """
+        return cls._masked("mpnet", visible, masked, masks_first=False)
+
+    @classmethod
+    def xlnet(cls, lengths: Tensor, ranks: Tensor) -> "Visibility":
+        """XLNet: two streams over a factorisation order.
+
+        A target has the rank at which it is predicted, any other token rank -1. Content row ``i`` sees keys of rank at
+        most its own (itself included), the query row of target ``i`` those of a lower rank. Targets of one sentence
+        that share a rank are predicted at once. Rows: ``[content | one query for each target, in token order]``.
+
+        Args:
+            lengths: [S], tokens of each sequence.
+            ranks: [N], the rank of each token, -1 or more.
+        Source: XLNet (Yang et al., NeurIPS 2019); without the memory of earlier segments.
+        """
+        lengths = _integers("xlnet", "lengths", lengths)
+        ranks = _integers("xlnet", "ranks", ranks, at_least=-1)
+        if ranks.numel() != int(lengths.sum()):
+            raise ValueError(
+                f"Visibility.xlnet: ranks must have one entry for each of the {int(lengths.sum())} tokens, "
+                f"got {ranks.numel()}"
+            )
+        target = ranks >= 0
+        targets_before = torch.nn.functional.pad(target.cumsum(0), (1, 0))
+        query_lengths = targets_before[offsets_of(lengths).long()].diff()
+        return cls._content(lengths, ranks + 1, query_lengths=query_lengths, query_times=ranks[target])
+
+    @classmethod
+    def prophetnet(cls, lengths: Tensor, streams: int) -> "Visibility":
+        """ProphetNet: a causal main stream and ``streams`` predicting streams that look further ahead.
+
+        The content of a sentence is ``[main | stream 0 | .. | stream n-1]``, ``T`` rows each. Main row ``i`` sees main
+        ``j <= i``; row ``i`` of stream ``s`` sees main ``j <= max(i - s, 0)`` and itself.
+
+        Args:
+            lengths: [S], ``T`` of each sentence.
+            streams: n, at least 1.
+        Source: ProphetNet (Qi et al., Findings of EMNLP 2020), n-gram prediction.
+        """
+        lengths, stream, index = _streams("prophetnet", lengths, streams)
+        tokens = lengths.repeat_interleave(lengths * (streams + 1))
+        longest = int(lengths.max()) if lengths.numel() else 0
+        if longest * ((streams + 1) * longest + 1) > FOREVER:
+            raise ValueError(
+                f"Visibility.prophetnet: lengths must keep T * ((streams + 1) * T + 1) within {FOREVER}, "
+                f"got T = {longest}"
+            )
+        # Between main tokens i and i + 1 there is one private moment for each row of the predicting streams.
+        step = (streams + 1) * tokens + 1
+        own = (index - stream + 1).clamp(min=0) * step + (stream - 1) * tokens + index + 1
+        times = torch.where(stream == 0, index * step, own)
+        return cls._content(lengths * (streams + 1), times, torch.where(stream == 0, FOREVER, times + 1))
+
+    @classmethod
+    def bang(cls, lengths: Tensor, streams: int) -> "Visibility":
+        """BANG: predicting streams that bridge AR (stream 1) and NAR (the first rows of all streams).
+
+        The content of a sentence is ``[main | stream 1 | .. | stream N]``, ``T`` rows each. Main row ``p`` sees main
+        ``j <= p``. Row ``p`` of stream ``s`` stands for token ``p`` when the ``s - 1`` tokens before it are unknown
+        too: it sees main ``j <= p - s`` and, for each token from there to ``p``, the row that knows as much, which is
+        row ``p - s + k`` of stream ``k``, ``k`` from 1 to ``s``. Rows ``p < s`` see no main row and predict nothing.
+
+        Args:
+            lengths: [S], ``T`` of each sentence.
+            streams: N, at least 1.
+        Source: BANG (Qi et al., ICML 2021), cross-stream visible n-stream self-attention in pre-training.
+        """
+        lengths, stream, index = _streams("bang", lengths, streams)
+        step = streams + 1
+        known = index - stream
+        until = torch.where(stream == 0, FOREVER, (known + 1) * step)
+        return cls._content(lengths * (streams + 1), known * step + stream, until)
+
+    @classmethod
+    def cemat(cls, lengths: Tensor) -> "Visibility":
+        """CeMAT: a bidirectional decoder; every row sees all of its sequence.
+
+        Args:
+            lengths: [S], tokens of each sequence.
+        Source: CeMAT (Li et al., ACL 2022), pre-training and mask-predict; its AR fine-tuning is ``causal``.
+        """
+        lengths = _integers("cemat", "lengths", lengths)
+        return cls.bidirectional(offsets_of(lengths))
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Visibility"]) -> tuple["Visibility", list[tuple[int, int]]]:
+        """Joins patterns that do not see each other into one, so that one forward serves them all.
+
+        Its rows are ``[content rows of all parts | query-only rows of all parts]``: the keys stay the first rows.
+
+        Returns:
+            The joint pattern, and for each part the rows ``(content, query)`` at which its content rows and its
+            query-only rows begin.
+        Raises:
+            ValueError: no parts, parts on several devices, or a part whose keys are not its first rows.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("Visibility.concatenate: parts must have at least one Visibility, got none")
+        num_sequences = [part.key_offsets.numel() - 1 for part in parts]
+        for number, (part, sequences) in enumerate(zip(parts, num_sequences, strict=True)):
+            if part.query_offsets.device != parts[0].query_offsets.device:
+                raise ValueError(
+                    f"Visibility.concatenate: parts must be on one device, "
+                    f"got {parts[0].query_offsets.device} and {part.query_offsets.device}"
+                )
+            own = torch.arange(sequences, dtype=torch.int32, device=part.key_sequences.device)
+            if not (
+                torch.equal(part.query_offsets[: sequences + 1], part.key_offsets)
+                and torch.equal(part.key_sequences[:sequences], own)
+            ):
+                raise ValueError(
+                    f"Visibility.concatenate: parts must have their keys as first rows (self-attention), "
+                    f"got part {number}: {part}"
+                )
+
+        content_lengths = [part.key_offsets.diff() for part in parts]
+        query_lengths = [part.query_offsets[k:].diff() for part, k in zip(parts, num_sequences, strict=True)]
+        first_sequence = list(accumulate(num_sequences, initial=0))
+        sequences = [
+            part.key_sequences[k:] + first for part, k, first in zip(parts, num_sequences, first_sequence, strict=False)
+        ]
+        own = torch.arange(first_sequence[-1], dtype=torch.int32, device=parts[0].key_sequences.device)
+        joint = cls(
+            offsets_of(torch.cat(content_lengths + query_lengths)), offsets_of(torch.cat(content_lengths)),
+            torch.cat([own, *sequences]),
+            torch.cat([p.query_times[: p.num_keys] for p in parts] + [p.query_times[p.num_keys :] for p in parts]),
+            torch.cat([p.visible_from for p in parts]), torch.cat([p.visible_until for p in parts]),
+        )  # fmt: skip
+        content_rows = accumulate((p.num_keys for p in parts), initial=0)
+        query_rows = accumulate((p.num_queries - p.num_keys for p in parts), initial=joint.num_keys)
+        return joint, list(zip(content_rows, query_rows, strict=True))[:-1]
+
     def rows(self, index: Tensor) -> "Visibility":
         """The same keys seen by the query rows ``index`` (ascending) alone."""
         offsets = torch.searchsorted(index, self.query_offsets.to(index.dtype)).to(torch.int32)
@@ -70,6 +321,41 @@ class Visibility:
             offsets, self.key_offsets, self.key_sequences, self.query_times[index], self.visible_from,
             self.visible_until,
         )  # fmt: skip
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Visibility":
+        """The same on another device."""
+        return Visibility(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def validate(self) -> "Visibility":
+        """Checks the values and returns self. Reads every offset: for tests and hand-made patterns, not for each step.
+
+        Raises:
+            ValueError: offsets do not begin at 0, decrease, or do not end at the number of rows; ``key_sequences``
+                names a sequence that does not exist.
+        """
+        for name, offsets, rows in (
+            ("query_offsets", self.query_offsets, self.num_queries),
+            ("key_offsets", self.key_offsets, self.num_keys),
+        ):
+            if int(offsets[0]) != 0 or int(offsets[-1]) != rows:
+                raise ValueError(
+                    f"Visibility: {name} must begin at 0 and end at the number of rows, {rows}, "
+                    f"got {int(offsets[0])} and {int(offsets[-1])}"
+                )
+            falls = (offsets.diff() < 0).nonzero()
+            if falls.numel():
+                at = int(falls[0])
+                raise ValueError(
+                    f"Visibility: {name} must not decrease, got {int(offsets[at])} before {int(offsets[at + 1])} "
+                    f"at sequence {at}"
+                )
+        num_sequences = self.key_offsets.numel() - 1
+        foreign = self.key_sequences[(self.key_sequences < 0) | (self.key_sequences >= num_sequences)]
+        if foreign.numel():
+            raise ValueError(
+                f"Visibility: key_sequences must name one of the {num_sequences} key sequences, got {int(foreign[0])}"
+            )
+        return self
 
     def dense(self) -> Tensor:
         """[Nq, Nk] bool, True where the query sees the key. O(Nq * Nk) memory: for tests and pictures."""
@@ -83,3 +369,85 @@ class Visibility:
             & (self.visible_from[None] <= time)
             & (time < self.visible_until[None])
         )
+
+    def plot(
+        self, ax=None, *, title: str | None = None, query_groups: Sequence[tuple[str, int]] | None = None,
+        key_groups: Sequence[tuple[str, int]] | None = None, query_labels: Sequence[str] | None = None,
+        key_labels: Sequence[str] | None = None,
+    ):  # fmt: skip
+        """Draws who sees whom: a row for each query, a column for each key, coloured by the key's group.
+
+        Args:
+            ax: matplotlib axes; a new figure without.
+            title: above the picture.
+            query_groups, key_groups: ``(name, rows)`` of consecutive rows, for instance
+                ``[("visible", 3), ("masks", 2), ("true", 2)]``; without, the sequences.
+            query_labels, key_labels: a short name for each row.
+        Returns:
+            The matplotlib axes.
+        Raises:
+            ImportError: matplotlib is missing. ValueError: groups or labels do not add up to the rows.
+        """
+        from .visibility_plot import plot
+
+        return plot(self, ax, title, query_groups, key_groups, query_labels, key_labels)
+
+    @classmethod
+    def _content(
+        cls, lengths: Tensor, times: Tensor, until: Tensor | None = None, query_lengths: Tensor | None = None,
+        query_times: Tensor | None = None,
+    ) -> "Visibility":  # fmt: skip
+        """Content rows whose keys appear at the row's own time and stay until ``until``; then a query stream."""
+        key_offsets = offsets_of(lengths)
+        key_sequences = torch.arange(lengths.numel(), dtype=torch.int32, device=lengths.device)
+        times = times.to(torch.int32)
+        until = torch.full_like(times, FOREVER) if until is None else until.to(torch.int32)
+        if query_lengths is None:
+            return cls(key_offsets, key_offsets, key_sequences, times, times, until)
+        query_offsets = offsets_of(torch.cat([lengths, query_lengths]))
+        query_times = torch.cat([times, query_times.to(torch.int32)])
+        return cls(query_offsets, key_offsets, key_sequences.repeat(2), query_times, times, until)
+
+    @classmethod
+    def _masked(cls, builder: str, visible: Tensor, masked: Tensor, masks_first: bool) -> "Visibility":
+        """``janus`` and ``mpnet``: mask c leaves at time c + 1, when true token c appears."""
+        visible = _integers(builder, "visible", visible)
+        masked = _integers(builder, "masked", masked, shape_of=("visible", visible))
+        lengths = visible + 2 * masked
+        b = masked.repeat_interleave(lengths)
+        place = ranges(lengths) - visible.repeat_interleave(lengths)  # below 0: visible; then two blocks of b
+        second = place >= b
+        true = second if masks_first else (place >= 0) & ~second
+        mask = (place >= 0) & ~true
+        swap = torch.where(second, place - b, place) + 1  # c + 1, when true token c takes over from mask c
+        times = torch.where(true, swap, 0)
+        return cls._content(lengths, times, torch.where(mask, swap, FOREVER), masked, ranges(masked))
+
+
+def _integers(
+    builder: str, name: str, value: Tensor, at_least: int = 0, shape_of: tuple[str, Tensor] | None = None
+) -> Tensor:
+    """A builder's argument as an int64 tensor, or a ValueError that says what is wrong with it."""
+    tensor = torch.as_tensor(value, dtype=torch.int64 if isinstance(value, list) and not value else None)
+    if tensor.dim() != 1 or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(
+            f"Visibility.{builder}: {name} must be a 1-D tensor of integers, got {tensor.dtype} {list(tensor.shape)}"
+        )
+    if shape_of is not None and tensor.shape != shape_of[1].shape:
+        raise ValueError(
+            f"Visibility.{builder}: {name} must have one entry for each of the {shape_of[1].numel()} {shape_of[0]}, "
+            f"got {tensor.numel()}"
+        )
+    if tensor.numel() and int(tensor.min()) < at_least:
+        raise ValueError(f"Visibility.{builder}: {name} must be at least {at_least}, got {int(tensor.min())}")
+    return tensor.long()
+
+
+def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths [S]; and of each row of ``[main | stream 1 | .. | stream n]`` its stream and its place in it."""
+    lengths = _integers(builder, "lengths", lengths)
+    if not isinstance(streams, int) or streams < 1:
+        raise ValueError(f"Visibility.{builder}: streams must be an integer of at least 1, got {streams!r}")
+    total = lengths * (streams + 1)
+    row, length = ranges(total), lengths.repeat_interleave(total)
+    return lengths, row // length, row % length
