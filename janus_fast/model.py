@@ -1,0 +1,227 @@
+"""The encoder-decoder Transformer of JANUS over packed rows: no padding, any mixture of streams in one pass.
+
+The model knows nothing of objectives or of decoding. It turns packed tokens, and a :class:`Visibility` saying which
+rows see which, into hidden rows; what the rows mean is the caller's affair.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import ops
+from .config import JanusConfig
+from .visibility import Visibility, ranges
+
+
+class Attention(nn.Module):
+    """Multi-head attention of rows ``x`` over rows ``memory``."""
+
+    def __init__(self, config: JanusConfig):
+        super().__init__()
+        self.shape = (-1, config.attention_heads, config.head_size)
+        self.q_proj = nn.Linear(config.d_model, config.d_model)
+        self.k_proj = nn.Linear(config.d_model, config.d_model)
+        self.v_proj = nn.Linear(config.d_model, config.d_model)
+        self.out_proj = nn.Linear(config.d_model, config.d_model)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.k_proj(memory).view(self.shape), self.v_proj(memory).view(self.shape)
+
+    def attend(self, x: Tensor, key: Tensor, value: Tensor, visibility: Visibility) -> Tensor:
+        # [Nq, C] -> [Nq, H, D] -> [Nq, C]
+        return self.out_proj(ops.attention(self.q_proj(x).view(self.shape), key, value, visibility).flatten(1))
+
+    def forward(self, x: Tensor, memory: Tensor, visibility: Visibility) -> Tensor:
+        return self.attend(x, *self.keys_values(memory), visibility)
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: the feed-forward block, and where norms stand."""
+
+    def __init__(self, config: JanusConfig, ffn_dim: int):
+        super().__init__()
+        self.normalize_before, self.dropout = config.normalize_before, config.dropout
+        self.activation = F.relu if config.activation == "relu" else F.gelu
+        self.self_attn = Attention(config)
+        self.self_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.d_model, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.final_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+
+    def before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        return norm(x) if self.normalize_before else x
+
+    def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
+        x = residual + F.dropout(x, self.dropout, self.training)
+        return x if self.normalize_before else norm(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.fc1(self.before(self.final_layer_norm, x)))
+        return self.after(self.final_layer_norm, x, self.fc2(hidden))
+
+
+class EncoderLayer(Layer):
+    def __init__(self, config: JanusConfig):
+        super().__init__(config, config.encoder_ffn_dim)
+
+    def forward(self, x: Tensor, visibility: Visibility) -> Tensor:
+        normed = self.before(self.self_attn_layer_norm, x)
+        x = self.after(self.self_attn_layer_norm, x, self.self_attn(normed, normed, visibility))
+        return self.feed_forward(x)
+
+
+class DecoderLayer(Layer):
+    def __init__(self, config: JanusConfig):
+        super().__init__(config, config.decoder_ffn_dim)
+        self.encoder_attn = Attention(config)
+        self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+
+    def after_self_attention(self, x: Tensor, attended: Tensor, cross_keys, cross: Visibility) -> Tensor:
+        """The rest of the layer for rows ``x`` whose self-attention gave ``attended``."""
+        x = self.after(self.self_attn_layer_norm, x, attended)
+        normed = self.before(self.encoder_attn_layer_norm, x)
+        x = self.after(self.encoder_attn_layer_norm, x, self.encoder_attn.attend(normed, *cross_keys, cross))
+        return self.feed_forward(x)
+
+    def forward(self, x: Tensor, visibility: Visibility, cross_keys, cross: Visibility, rows: Tensor | None) -> Tensor:
+        normed = self.before(self.self_attn_layer_norm, x)
+        queries = normed if rows is None else normed[rows]
+        attended = self.self_attn(queries, normed[: visibility.num_keys], visibility)
+        return self.after_self_attention(x if rows is None else x[rows], attended, cross_keys, cross)
+
+
+class Positions(nn.Module):
+    """Position vectors [positions, C]: a learned table, or sines and cosines computed once."""
+
+    def __init__(self, config: JanusConfig, size: int):
+        super().__init__()
+        self.size = size
+        if config.positions == "learned":
+            self.weight = nn.Parameter(torch.empty(size, config.d_model))
+        else:
+            # Vaswani et al. 2017, section 3.5, in fairseq's layout: all sines, then all cosines.
+            half = config.d_model // 2
+            step = math.log(10000) / max(half - 1, 1)
+            frequency = torch.exp(torch.arange(half, dtype=torch.float32) * -step)
+            angle = (torch.arange(size, dtype=torch.float32) + config.position_offset)[:, None] * frequency
+            self.register_buffer("weight", torch.cat([angle.sin(), angle.cos()], 1), persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return F.embedding(positions, self.weight)
+
+
+class Stack(nn.Module):
+    """Embeddings and layers of one side."""
+
+    def __init__(self, config: JanusConfig, layers: list[Layer], embed_tokens: nn.Embedding, positions: int):
+        super().__init__()
+        self.dropout = config.dropout
+        self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self.embed_tokens = embed_tokens
+        self.embed_positions = Positions(config, positions)
+        self.layers = nn.ModuleList(layers)
+        self.layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.normalize_before else None
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        x = self.scale * self.embed_tokens(tokens) + self.embed_positions(positions)
+        return F.dropout(x, self.dropout, self.training)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return x if self.layer_norm is None else self.layer_norm(x)
+
+
+class Encoder(Stack):
+    def __init__(self, config: JanusConfig, embed_tokens: nn.Embedding):
+        layers = [EncoderLayer(config) for _ in range(config.encoder_layers)]
+        super().__init__(config, layers, embed_tokens, config.max_source_positions)
+
+    def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        visibility = Visibility.bidirectional(offsets)
+        x = self.embed(tokens, ranges(offsets.diff().long()))
+        for layer in self.layers:
+            x = layer(x, visibility)
+        return self.finish(x)
+
+
+class Decoder(Stack):
+    def __init__(self, config: JanusConfig, embed_tokens: nn.Embedding):
+        layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
+        super().__init__(config, layers, embed_tokens, config.max_target_positions)
+        self.embed_length = nn.Embedding(config.length_classes, config.d_model)
+        self.output_projection = nn.Linear(config.d_model, config.target_vocab_size, bias=False)
+        if config.share_decoder_embeddings:
+            self.output_projection.weight = embed_tokens.weight
+
+    def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Cross-attention keys and values of every layer: computed once a source, used by every pass and candidate."""
+        return [layer.encoder_attn.keys_values(encoded) for layer in self.layers]
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor, visibility: Visibility, cross_keys, cross: Visibility,
+        rows: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        x = self.embed(tokens, positions)
+        for layer, keys in zip(self.layers[:-1], cross_keys, strict=False):
+            x = layer(x, visibility, keys, cross, None)
+        if rows is not None:  # only what is predicted leaves the last layer
+            visibility, cross = visibility.rows(rows), cross.rows(rows)
+        return self.finish(self.layers[-1](x, visibility, cross_keys[-1], cross, rows))
+
+
+class JanusModel(nn.Module):
+    """One encoder-decoder Transformer with an autoregressive, a non-autoregressive and an auxiliary distribution.
+
+    Works on packed rows. ``encode`` -> encoded rows; ``decode`` -> hidden rows of a packed decoder input in which the
+    first ``visibility.num_keys`` rows are both queries and keys (content) and the rest queries alone (query streams).
+    ``logits(hidden)`` projects onto the vocabulary. Parameters bear fairseq's names.
+
+    Source: JANUS (EMNLP 2022), section 3.
+    """
+
+    def __init__(self, config: JanusConfig):
+        super().__init__()
+        self.config = config
+        source = nn.Embedding(config.source_vocab_size, config.d_model)
+        target = source if config.share_all_embeddings else nn.Embedding(config.target_vocab_size, config.d_model)
+        self.encoder = Encoder(config, source)
+        self.decoder = Decoder(config, target)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self):
+        """Xavier-uniform matrices, zero biases, embeddings of variance 1 / C."""
+        for name, parameter in self.named_parameters():
+            if "embed_" in name or "output_projection" in name:
+                nn.init.normal_(parameter, std=self.config.d_model**-0.5)
+            elif parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def encode(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """Source tokens [Ns] int64 packed at ``offsets`` [S + 1] int32 -> encoded rows [Ns, C]."""
+        return self.encoder(tokens, offsets)
+
+    def decode(
+        self, tokens: Tensor, positions: Tensor, visibility: Visibility, encoded: Tensor, cross: Visibility,
+        rows: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Decoder tokens and positions [N] int64 -> hidden rows [N, C], or [R, C] of the ascending ``rows`` [R]."""
+        return self.decoder(tokens, positions, visibility, self.decoder.cross_keys(encoded), cross, rows)
+
+    def length_logits(self, encoded: Tensor, offsets: Tensor) -> Tensor:
+        """Scores of every target length, from the mean over each source's rows: [Ns, C] -> [S, length_classes]."""
+        lengths = offsets.diff().long()
+        sequence = torch.arange(lengths.numel(), device=lengths.device).repeat_interleave(lengths)
+        total = encoded.new_zeros(lengths.numel(), encoded.shape[1]).index_add(0, sequence, encoded)
+        return F.linear(total / lengths[:, None], self.decoder.embed_length.weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        return self.decoder.output_projection.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden rows [N, C] -> vocabulary scores [N, V]."""
+        return F.linear(hidden, self.output_weight)

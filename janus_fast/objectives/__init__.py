@@ -1,0 +1,11 @@
+"""Training objectives, one file a system: what rows a batch has, what they predict, how losses tie them."""
+
+from .autoregressive import autoregressive
+from .cmlm import cmlm
+from .janus import janus
+from .objective import Objective
+from .packed_batch import PackedBatch
+
+OBJECTIVES = {"autoregressive": autoregressive, "cmlm": cmlm, "janus": janus}
+
+__all__ = ["OBJECTIVES", "Objective", "PackedBatch", "autoregressive", "cmlm", "janus"]

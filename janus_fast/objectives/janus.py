@@ -1,0 +1,9 @@
+"""JANUS (EMNLP 2022): AR, NAR and AUX together, tied by symmetric divergences on the masked positions."""
+
+from ..config import JanusConfig
+from .objective import Objective
+
+
+def janus(config: JanusConfig, **options) -> Objective:
+    """L = CE(ar) + 0.5 (CE(nar) + CE(aux)) + 0.1 CE(length) + J(ar, nar) + 3 J(ar, aux) + J(nar, aux)."""
+    return Objective(config, ("ar", "nar", "aux"), **options)

@@ -1,0 +1,64 @@
+"""Which target words are masked in training."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
+POISSON_RATE = 2.0
+
+
+def span_length_probabilities(rate: float = POISSON_RATE, limit: int = 128) -> Tensor:
+    """Poisson probabilities, cut where they fall under 1e-7, normalised; float32 [lengths]."""
+    probabilities, power, factorial = [], 1.0, 1
+    for k in range(limit):
+        probabilities.append(math.exp(-rate) * power / factorial)
+        power *= rate
+        factorial *= k + 1
+        if probabilities[-1] < 1e-7:
+            break
+    return torch.tensor(probabilities, dtype=torch.float32)
+
+
+def span_mask(length: int, ratio: float, generator: torch.Generator, probabilities: Tensor | None = None) -> Tensor:
+    """Masks spans of the words between ``bos`` and ``eos``: bool [length], True = masked.
+
+    Draws spans from a truncated Poisson until ceil(ratio * words) are covered, at random starts that may overlap:
+    about 56% of the words end up masked at ratio 0.7 (as in the original). At least one word is masked if there is one.
+    """
+    probabilities = span_length_probabilities() if probabilities is None else probabilities
+    mask = torch.zeros(length, dtype=torch.bool)
+    words = length - 2
+    if words < 1:
+        return mask
+    budget = math.ceil(torch.tensor(float(words)) * ratio)
+    spans = torch.multinomial(probabilities, budget, True, generator=generator)
+    while (covered := spans.cumsum(0))[-1] < budget:
+        spans = torch.cat([spans, torch.multinomial(probabilities, budget, True, generator=generator)])
+    last = int((covered < budget).sum())
+    spans = spans[: last + 1]
+    spans[last] = budget - (int(covered[last - 1]) if last else 0)
+    spans = spans[spans > 0]
+    starts = torch.randperm(words, generator=generator)[: spans.numel()] + 1
+    for start, span in zip(starts.tolist(), spans.tolist(), strict=False):
+        mask[start : min(start + span, length - 1)] = True
+    if not mask.any():
+        mask[1 + int(torch.randint(words, (1,), generator=generator))] = True
+    return mask
+
+
+def uniform_mask(length: int, ratio: float, generator: torch.Generator, probabilities=None) -> Tensor:
+    """Masks a uniformly drawn number (1 to all) of uniformly drawn words: CMLM (Ghazvininejad et al. 2019).
+
+    ``ratio`` is unused: the number of masks is itself uniform.
+    """
+    mask = torch.zeros(length, dtype=torch.bool)
+    words = length - 2
+    if words >= 1:
+        count = 1 + int(torch.randint(words, (1,), generator=generator))
+        mask[torch.randperm(words, generator=generator)[:count] + 1] = True
+    return mask
+
+
+MASKINGS = {"span": span_mask, "uniform": uniform_mask}

@@ -1,0 +1,79 @@
+"""An objective: from (source, target) pairs to a packed batch, and from its predicted rows to a loss."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..config import JanusConfig
+from .masking import MASKINGS, span_length_probabilities
+from .packed_batch import PackedBatch, pack
+from .streams import autoregressive_streams, join, masked_streams
+
+
+@dataclass
+class Objective:
+    """Which streams a batch is made of and which losses tie them.
+
+    ``masking`` is "span" (the original's) or "uniform" (CMLM's); ``mask_ratio`` the span budget. ``cross_entropy`` and
+    ``divergence`` weigh the terms of :func:`janus_fast.joint_loss`, ``length_weight`` the length cross-entropy.
+    """
+
+    config: JanusConfig
+    streams: tuple[str, ...]
+    masking: str = "span"
+    mask_ratio: float = 0.7
+    label_smoothing: float = 0.1
+    cross_entropy: dict[str, float] | None = None
+    divergence: dict[tuple[str, str], float] | None = None
+    length_weight: float = 0.1
+
+    def __post_init__(self):
+        if self.masking not in MASKINGS:
+            raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
+        if not 0.0 < self.mask_ratio <= 1.0:
+            raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
+
+    def pack(self, sources: list, targets: list, generator: torch.Generator) -> PackedBatch:
+        """Sequences of ids (``bos`` ... ``eos``) -> one packed batch; ``generator`` draws the masks."""
+        source, source_lengths = pack(sources)
+        target, lengths = pack(targets)
+        mask_token, parts = self.config.mask_token_id, []
+        if "ar" in self.streams:
+            parts.append(autoregressive_streams(target, lengths, mask_token))
+        masked = None
+        if "nar" in self.streams:
+            masked = self._draw_masks(target, lengths.tolist(), generator)
+            parts.append(masked_streams(target, lengths, masked, mask_token, auxiliary="aux" in self.streams))
+        batch = join(source, source_lengths, parts)
+        if masked is not None:
+            batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
+            if "ar" in self.streams:  # AR row i predicts token i + 1; the first token of a sentence has no row
+                first = torch.zeros_like(masked).index_fill(0, lengths.cumsum(0) - lengths, True)
+                batch.ar_masked = masked[~first].nonzero().flatten()
+        return batch
+
+    def loss(self, model, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Runs the model once over the batch: the loss, and its unweighted terms by name."""
+        encoded = model.encode(batch.source, batch.source_offsets)
+        hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
+        total, terms = ops.joint_loss(
+            {name: hidden[part] for name, part in batch.parts.items()}, model.output_weight, batch.targets,
+            batch.ar_masked, cross_entropy=self.cross_entropy, divergence=self.divergence,
+            label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+        if batch.lengths is not None:
+            logits = model.length_logits(encoded, batch.source_offsets)
+            terms["length"] = F.cross_entropy(logits.float(), batch.lengths)
+            total = total + self.length_weight * terms["length"]
+        return total, terms
+
+    def _draw_masks(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
+        draw, probabilities = MASKINGS[self.masking], span_length_probabilities()
+        masks = [draw(length, self.mask_ratio, generator, probabilities) for length in lengths]
+        masked = torch.cat(masks) if masks else target.bool()
+        if self.config.predictable_mask:  # the original masks every word that already is the mask token
+            masked |= target == self.config.mask_token_id
+        return masked

@@ -1,0 +1,49 @@
+"""What an objective makes of (source, target) pairs: one packed forward and the rows it predicts."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..visibility import Visibility
+
+
+@dataclass
+class PackedBatch:
+    """Rows of a batch, packed, with what they must predict.
+
+    ``source`` [Ns] int64 lies at ``source_offsets`` [S + 1] int32. Of the decoder rows ``tokens``, ``positions`` [N]
+    int64, the first ``visibility.num_keys`` are keys too. ``rows`` [R] int64, ascending, are the rows that predict;
+    ``parts`` names slices of them (``ar``, ``nar``, ``aux``) and ``targets`` holds each part's tokens.
+    ``ar_masked`` indexes the ``ar`` part at the positions that ``nar`` and ``aux`` predict too, in their order.
+    """
+
+    source: Tensor
+    source_offsets: Tensor
+    tokens: Tensor
+    positions: Tensor
+    visibility: Visibility
+    cross: Visibility
+    rows: Tensor
+    parts: dict[str, slice]
+    targets: dict[str, Tensor]
+    lengths: Tensor | None = None
+    ar_masked: Tensor | None = None
+
+    def to(self, device) -> "PackedBatch":
+        return dataclasses.replace(
+            self,
+            **{
+                name: {k: v.to(device) for k, v in value.items()} if name == "targets" else value.to(device)
+                for name, value in vars(self).items()
+                if name == "targets" or hasattr(value, "to")
+            },
+        )
+
+
+def pack(sequences: list, dtype=torch.int64) -> tuple[Tensor, Tensor]:
+    """Sequences of ids -> (flat ids [N], lengths [S] int64)."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+    flat = [torch.as_tensor(sequence, dtype=dtype) for sequence in sequences]
+    return (torch.cat(flat) if flat else torch.empty(0, dtype=dtype)), lengths

@@ -1,0 +1,1 @@
+"""Training: parallel text in, a model directory out."""

@@ -1,0 +1,102 @@
+"""Parallel text as arrays of ids, and the endless, restartable stream of training batches."""
+
+import queue
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import JanusConfig
+from ..text import Vocabulary
+from ..text.batching import batches_by_tokens
+
+
+@dataclass
+class ParallelData:
+    """Sentence pairs as ids with ``bos`` and ``eos``; ``kept`` are the line numbers that passed the length filter."""
+
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    kept: list[int]
+
+    @classmethod
+    def read(cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig) -> "ParallelData":
+        """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out."""
+        lines = [Path(path).read_text(encoding="utf-8").splitlines() for path in (source, target)]
+        if len(lines[0]) != len(lines[1]):
+            raise ValueError(f"train: {source} and {target} must have as many lines, got {list(map(len, lines))}")
+        data = cls([], [], [])
+        sides = [_encode(text, v, config) for text, v in zip(lines, vocabularies, strict=True)]
+        limits = config.max_source_positions, config.max_target_positions
+        for number, pair in enumerate(zip(*sides, strict=True)):
+            if all(2 < len(ids) <= limit for ids, limit in zip(pair, limits, strict=True)):
+                data.sources.append(pair[0])
+                data.targets.append(pair[1])
+                data.kept.append(number)
+        if not data.kept:
+            raise ValueError(f"train: {source} and {target} must hold at least one usable pair, got none")
+        return data
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+def _encode(lines: list[str], vocabulary: Vocabulary, config: JanusConfig) -> list[np.ndarray]:
+    bos, eos = [config.bos_token_id], [config.eos_token_id]
+    return [np.array(bos + vocabulary.ids(vocabulary.encode(line)) + eos, dtype=np.int64) for line in lines]
+
+
+class BatchStream:
+    """Batches from ``start`` on, packed on a thread of their own.
+
+    Batch number ``n`` depends on (data, objective, max_tokens, seed, n) alone, so that a run that resumes at a batch
+    number sees what the uninterrupted run would have seen.
+    """
+
+    def __init__(self, data: ParallelData, objective, max_tokens: int, seed: int, start: int = 0, prefetch: int = 4):
+        self.data, self.objective, self.max_tokens, self.seed = data, objective, max_tokens, seed
+        self.lengths = np.array([max(len(s), len(t)) for s, t in zip(data.sources, data.targets, strict=True)])
+        self.queue = queue.Queue(maxsize=prefetch)
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._produce, args=(start,), daemon=True)
+        self.thread.start()
+
+    def __iter__(self):
+        while True:
+            item = self.queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self):
+        self.stopped.set()
+
+    def _numbers(self, start: int):
+        number, epoch = 0, 0
+        while True:
+            generator = np.random.default_rng([self.seed, epoch])
+            for batch in batches_by_tokens(self.lengths, self.max_tokens, generator):
+                if number >= start:
+                    yield number, epoch, batch
+                number += 1
+            epoch += 1
+
+    def _produce(self, start: int):
+        try:
+            for number, epoch, index in self._numbers(start):
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+                sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
+                self._put((number, epoch, self.objective.pack(sources, targets, generator)))
+                if self.stopped.is_set():
+                    return
+        except BaseException as error:  # raised again where the batches are used
+            self._put(error)
+
+    def _put(self, item):
+        while not self.stopped.is_set():
+            try:
+                return self.queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue

@@ -1,0 +1,218 @@
+"""The training loop: token batches, Adam with inverse square-root schedule, exact resume."""
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import checkpoint
+from ..model import JanusModel
+from ..objectives import OBJECTIVES
+from .data import BatchStream, ParallelData
+
+
+@dataclass
+class TrainingOptions:
+    """How to train. Durations are counted in updates; ``max_minutes`` stops a run early, resumably."""
+
+    objective: str = "janus"
+    max_tokens: int = 4096
+    accumulate: int = 1
+    max_updates: int = 10_000
+    max_minutes: float = math.inf
+    learning_rate: float = 5e-4
+    warmup_updates: int = 4000
+    decay_updates: int = 0
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    masking: str | None = None
+    seed: int = 1
+    precision: str = "auto"
+    save_interval: int = 500
+    validate_interval: int = 500
+    keep: int = 5
+    log_interval: int = 25
+
+    def __post_init__(self):
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"train: precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        for name in ("max_tokens", "accumulate", "max_updates", "warmup_updates", "save_interval", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)}")
+
+    def rate(self, update: int) -> float:
+        """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.
+
+        With ``decay_updates`` the last that many updates before ``max_updates`` fall linearly to zero.
+        """
+        rate = self.learning_rate * min(update / self.warmup_updates, math.sqrt(self.warmup_updates / update))
+        if self.decay_updates:
+            rate *= min(1.0, max(0.0, (self.max_updates - update + 1) / self.decay_updates))
+        return rate
+
+
+class Trainer:
+    """Trains ``model`` in ``directory``: ``checkpoints/<update>/``, ``metrics.jsonl``.
+
+    The state of a run is (parameters, Adam's moments, update number, batch number): dropout is drawn from
+    (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
+    bit as if it had not been.
+    """
+
+    def __init__(
+        self, model: JanusModel, data: ParallelData, directory: str | Path, options: TrainingOptions, validate=None
+    ):
+        self.model, self.data, self.directory, self.options = model, data, Path(directory), options
+        self.validate = validate
+        settings = {"label_smoothing": options.label_smoothing}
+        if options.masking:
+            settings["masking"] = options.masking
+        self.objective = OBJECTIVES[options.objective](model.config, **settings)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=options.learning_rate, betas=options.adam_betas, eps=1e-9,
+            weight_decay=options.weight_decay, fused=True,
+        )  # fmt: skip
+        self.update, self.batch_number, self.tokens_seen, self.seconds = 0, 0, 0, 0.0
+        self.autocast = options.precision == "bfloat16" or (
+            options.precision == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
+        )
+
+    def train(self) -> None:
+        options = self.options
+        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if latest := latest_checkpoint(self.directory):
+            self.load(latest)
+        stream = BatchStream(self.data, self.objective, options.max_tokens, options.seed, start=self.batch_number)
+        batches = iter(stream)
+        started, start_seconds, window = time.monotonic(), self.seconds, Window()
+        self.model.train()
+        try:
+            while self.update < options.max_updates and self.seconds < options.max_minutes * 60:
+                self.step(batches, window)
+                self.seconds = start_seconds + time.monotonic() - started
+                if self.update % options.log_interval == 0:
+                    self.log({"kind": "train", "lr": options.rate(self.update), **window.means()})
+                    window = Window()
+                if self.validate and self.update % options.validate_interval == 0:
+                    self.model.eval()
+                    self.log({"kind": "valid", **self.validate(self.model, self.objective)})
+                    self.model.train()
+                if self.update % options.save_interval == 0:
+                    self.save()
+            if self.update % options.save_interval:
+                self.save()
+        finally:
+            stream.close()
+
+    def step(self, batches, window: "Window") -> None:
+        """One update over ``accumulate`` batches."""
+        options = self.options
+        torch.manual_seed(options.seed * 1_000_003 + self.update)
+        self.optimizer.zero_grad(set_to_none=False)
+        for _ in range(options.accumulate):
+            number, epoch, batch = next(batches)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+                loss, terms = self.objective.loss(self.model, batch)
+            (loss / options.accumulate).backward()
+            self.batch_number = number + 1
+            tokens = int(batch.source_offsets.numel() - 1) and sum(t.numel() for k, t in batch.targets.items())
+            self.tokens_seen += batch.targets.get("ar", next(iter(batch.targets.values()))).numel()
+            window.add(loss, terms, tokens, epoch)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"train: the gradient must be finite, got norm {norm} at update {self.update + 1}; "
+                "lower the learning rate or raise warmup_updates"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.rate(self.update + 1)
+        self.optimizer.step()
+        self.update += 1
+
+    def log(self, record: dict) -> None:
+        record = {"update": self.update, "seconds": round(self.seconds, 1), "tokens": self.tokens_seen, **record}
+        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def save(self) -> None:
+        """Writes a checkpoint under a temporary name and renames it; then drops the oldest beyond ``keep``."""
+        final = self.directory / "checkpoints" / f"{self.update:08d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            checkpoint.save(self.model, temporary)
+            moments = {}
+            for i, parameter in enumerate(self.parameters):
+                if state := self.optimizer.state.get(parameter):  # none for a parameter that no loss reaches
+                    moments |= {f"{i}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
+            checkpoint.write_tensors(moments, temporary / "optimizer.safetensors")
+            state = {
+                "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
+                "seconds": self.seconds, "options": dataclasses.asdict(self.options),
+            }  # fmt: skip
+            (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            if final.exists():
+                shutil.rmtree(final)
+            temporary.rename(final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for old in checkpoints(self.directory)[: -self.options.keep]:
+            shutil.rmtree(old)
+
+    def load(self, path: Path) -> None:
+        checkpoint.load_unique_state(self.model, checkpoint.read_tensors(path / checkpoint.WEIGHTS), path)
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        moments = checkpoint.read_tensors(path / "optimizer.safetensors")
+        self.update, self.batch_number = state["update"], state["batch_number"]
+        self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
+        for i, parameter in enumerate(self.parameters):
+            if f"{i}.step" in moments:
+                names = ("step", "exp_avg", "exp_avg_sq")
+                self.optimizer.state[parameter] = {name: moments[f"{i}.{name}"] for name in names}
+
+
+class Window:
+    """Means of loss terms since the last log line."""
+
+    def __init__(self):
+        self.sums, self.count, self.tokens, self.epoch, self.began = {}, 0, 0, 0, time.monotonic()
+
+    def add(self, loss, terms, tokens: int, epoch: int) -> None:
+        for name, value in {"loss": loss, **terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.count, self.tokens, self.epoch = self.count + 1, self.tokens + tokens, epoch
+
+    def means(self) -> dict:
+        elapsed = time.monotonic() - self.began
+        means = {name: round(float(value) / self.count, 5) for name, value in self.sums.items()}
+        return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
+
+
+def checkpoints(directory: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(p for p in Path(directory, "checkpoints").glob("[0-9]*") if (p / "state.json").is_file())
+
+
+def latest_checkpoint(directory: str | Path) -> Path | None:
+    return (checkpoints(directory) or [None])[-1]
+
+
+def average(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the parameters of several checkpoints, accumulated in float64."""
+    if not paths:
+        raise ValueError("average: paths must name at least one checkpoint, got none")
+    total = {k: v.double() for k, v in checkpoint.read_tensors(paths[0] / checkpoint.WEIGHTS).items()}
+    for path in paths[1:]:
+        for name, tensor in checkpoint.read_tensors(path / checkpoint.WEIGHTS).items():
+            total[name] += tensor
+    return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
