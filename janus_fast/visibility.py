@@ -8,7 +8,7 @@ looks around at its own time, its key appears at that same time, and only ``visi
 ``docs/visibility.md`` explains the idea and shows the patterns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
@@ -373,7 +373,7 @@ class Visibility:
     def plot(
         self, ax=None, *, title: str | None = None, query_groups: Sequence[tuple[str, int]] | None = None,
         key_groups: Sequence[tuple[str, int]] | None = None, query_labels: Sequence[str] | None = None,
-        key_labels: Sequence[str] | None = None,
+        key_labels: Sequence[str] | None = None, colours: Mapping[str, str] | None = None,
     ):  # fmt: skip
         """Draws who sees whom: a row for each query, a column for each key, coloured by the key's group.
 
@@ -383,6 +383,7 @@ class Visibility:
             query_groups, key_groups: ``(name, rows)`` of consecutive rows, for instance
                 ``[("visible", 3), ("masks", 2), ("true", 2)]``; without, the sequences.
             query_labels, key_labels: a short name for each row.
+            colours: colours of key groups by name; the others take the next of a colour-blind-safe palette.
         Returns:
             The matplotlib axes.
         Raises:
@@ -390,7 +391,7 @@ class Visibility:
         """
         from .visibility_plot import plot
 
-        return plot(self, ax, title, query_groups, key_groups, query_labels, key_labels)
+        return plot(self, ax, title, query_groups, key_groups, query_labels, key_labels, colours)
 
     @classmethod
     def _content(

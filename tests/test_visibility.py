@@ -8,6 +8,7 @@ import torch
 
 from janus_fast.reference.attention import attention
 from janus_fast.visibility import FOREVER, Visibility, offsets_of, ranges
+from janus_fast.visibility_plot import COLOURS, HIDDEN, gallery
 
 # A rule is the truth: it takes the numbers that describe one sentence and returns its mask as two lists of rows,
 # content rows and query-only rows; a row is the set of content positions it sees.
@@ -461,6 +462,22 @@ def test_plot_without_names_shows_the_sequences():
     names = [f"keys {k}" for k in range(2)] + [f"queries {q}" for q in range(4)]
     assert [text.get_text() for text in ax.texts] == names
     Visibility.causal([]).plot()
+
+
+def test_plot_takes_colours_by_name():
+    pytest.importorskip("matplotlib").use("Agg")
+    ax = Visibility.causal([3]).plot(key_groups=[("a", 1), ("b", 1), ("a", 1)], colours={"b": "#123456"})
+    assert [*ax.collections[0].cmap.colors] == [HIDDEN, COLOURS[0], "#123456"]
+
+
+def test_gallery_draws_every_pattern(tmp_path):
+    pytest.importorskip("matplotlib").use("Agg")
+    figure = gallery()
+    figure.savefig(tmp_path / "all.png", dpi=20)
+    titles = " ".join(ax.get_title() for ax in figure.axes)
+    for name in ("NAR + AUX", "JANUS, AR", "causal", "prefix", "bidirectional", "XLNet", "MPNet", "ProphetNet", "BANG"):
+        assert name in titles
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_says_what_is_missing(monkeypatch):
