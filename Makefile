@@ -1,0 +1,52 @@
+# `make help` lists what there is to do. Every verb sets up what it needs in .venv.
+
+PYTHON ?= python3
+# What pip installs as torch. On a plain machine its default build brings several GB of CUDA; to take the CPU build, give
+# the index that has it: make setup TORCH="torch==2.13.0 --index-url URL"
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: .venv/ready  ## make .venv with torch, everything else, and the native library
+
+demo: .venv/ready  ## translate sentences the model has never seen, in both modes
+	@$(BIN)/python -m janus_fast.demo
+
+test: .venv/ready  ## run the tests
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready  ## check style of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+		| xargs -r $(BIN)/clang-format --dry-run -Werror
+
+bench: .venv/ready  ## time the operations
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo 'make: Python 3.10 or newer is needed; name one with: make PYTHON=python3.12' >&2; exit 1; }
+	@command -v $${CXX:-g++} > /dev/null \
+		|| { echo 'make: a C++ compiler is needed; install g++ (Debian, Ubuntu: apt-get install g++)' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
+		|| { echo 'make: Python must have venv (Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	@touch $@
+
+.venv/ready: .venv/torch pyproject.toml setup.py $(NATIVE)
+	$(BIN)/python -m pip install --quiet setuptools wheel ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@touch $@

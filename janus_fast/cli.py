@@ -1,0 +1,87 @@
+"""The command line ``janus-fast``: one module of ``janus_fast.commands`` for each command.
+
+A command's module is imported when the command is called, so that ``janus-fast --help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+import janus_fast
+
+COMMANDS = {  # name: (module with add_arguments and run, one line about it)
+    "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
+    "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
+    "train": ("janus_fast.commands.train", "train a model on parallel text"),
+    "convert": ("janus_fast.commands.convert", "turn a fairseq checkpoint into a model directory"),
+    "corpus": ("janus_fast.text.corpus", "build real parallel text from Debian packages"),
+    "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
+}
+# What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
+MISTAKES = (ValueError, TypeError, OSError, NotImplementedError, FloatingPointError)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser that knows every command by name, and the options of ``command``."""
+    top = Parser(prog="janus-fast", description=janus_fast.__doc__)
+    top.add_argument("--version", action="version", version=f"janus-fast {janus_fast.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        described = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            chosen = import_module(module)
+            chosen.add_arguments(described)
+            described.set_defaults(run=chosen.run)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0 done, 1 a fault of ours, 2 a mistake, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
+    try:
+        arguments = parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, such as `head`, has gone: what it wanted it has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt as interrupt:
+        return _complain(": ".join(["interrupted", *map(str, interrupt.args)]), 130)
+    except SystemExit as leaving:
+        if not isinstance(leaving.code, str):
+            raise
+        return _complain(f"error: {leaving.code}", 2)
+    except MISTAKES as error:
+        if debug:
+            raise
+        return _complain(f"error: {_one_line(error)}", 2)
+    except Exception as error:
+        if debug:
+            raise
+        message = f"{type(error).__name__}: {_one_line(error)}"
+        return _complain(f"a fault of janus-fast itself: {message} (JANUS_FAST_DEBUG=1 shows where)", 1)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"janus-fast: {message}", file=sys.stderr)
+    return status
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

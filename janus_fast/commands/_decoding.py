@@ -1,0 +1,88 @@
+"""Options that `translate` and `evaluate` share: which model, on what, and how it decodes."""
+
+import argparse
+
+MODES = ("ar", "nar")
+
+# Only what the user names is passed on, so that the defaults live in one place, the Translator.
+BOTH = {
+    "num_hypotheses": dict(type=int, metavar="N", help="translations of each sentence, best first (default: 1)"),
+}
+AUTOREGRESSIVE = {
+    "beam_size": dict(type=int, metavar="N", help="hypotheses kept at each step; 1 is greedy (default: 5)"),
+    "length_penalty": dict(type=float, metavar="X", help="scores are divided by length ** X (default: 1.0)"),
+    "max_decoding_length": dict(type=int, metavar="N", help="longest translation, in tokens (default: 256)"),
+    "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
+    "no_repeat_ngram_size": dict(type=int, metavar="N", help="no N tokens appear twice in a row of a translation"),
+    "sampling_topk": dict(type=int, metavar="N", help="draw each token from the N likeliest (default: 1, no drawing)"),
+    "sampling_topp": dict(type=float, metavar="P", help="draw from the likeliest tokens of total probability P"),
+    "sampling_temperature": dict(type=float, metavar="T", help="logits are divided by T before drawing"),
+    "seed": dict(type=int, metavar="N", help="seed of the drawing"),
+}
+NONAUTOREGRESSIVE = {
+    "iterations": dict(type=int, metavar="N", help="passes of the decoder over the whole translation (default: 4)"),
+    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence (default: 3)"),
+    "length_candidates": dict(
+        choices=("window", "topk"), help="lengths around the best, or the best lengths (default: window)"
+    ),
+    "score": dict(
+        choices=("tokens", "canvas"), help="how lengths compare: mean over tokens, or the original's (default: tokens)"
+    ),
+    "adaptive": dict(
+        action=argparse.BooleanOptionalAction, help="stop when a pass changes nothing (default: --adaptive)"
+    ),
+}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model directory")
+    parser.add_argument("--mode", choices=MODES, default="ar", help="left to right, or in parallel (default: ar)")
+    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="sentences (default: 32)")
+    parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    parser.add_argument("--compute-type", default="float32", metavar="TYPE", help="of weights (default: float32)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as torch takes")
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    groups = (
+        ("decoding", BOTH),
+        ("decoding, --mode ar (left to right)", AUTOREGRESSIVE),
+        ("decoding, --mode nar (in parallel)", NONAUTOREGRESSIVE),
+    )
+    for title, options in groups:
+        group = parser.add_argument_group(title)
+        for name, settings in options.items():
+            group.add_argument(flag(name), default=None, **settings)
+
+
+def decoding_options(arguments: argparse.Namespace) -> dict:
+    """The decoding options that were named, ``mode`` included; an option of the other mode is a mistake."""
+    other, other_mode = (NONAUTOREGRESSIVE, "nar") if arguments.mode == "ar" else (AUTOREGRESSIVE, "ar")
+    for name in other:
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"{flag(name)} must go with --mode {other_mode}, got --mode {arguments.mode}")
+    own = {**BOTH, **(AUTOREGRESSIVE if arguments.mode == "ar" else NONAUTOREGRESSIVE)}
+    named = {name: getattr(arguments, name) for name in own if getattr(arguments, name) is not None}
+    return {"mode": arguments.mode, **named}
+
+
+def translator(arguments: argparse.Namespace):
+    from janus_fast import Translator
+
+    return Translator(
+        arguments.model,
+        device=arguments.device,
+        compute_type=arguments.compute_type,
+        intra_threads=arguments.threads,
+    )
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

@@ -1,0 +1,89 @@
+"""``janus-fast translate``: a translation for each line, in order, as soon as it is there."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import _decoding
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _decoding.add_model_arguments(parser)
+    parser.add_argument("files", metavar="FILE", nargs="*", help="text, one sentence a line (default: standard input)")
+    parser.add_argument("--output", "-o", metavar="FILE", help="where to write (default: standard output)")
+    parser.add_argument("--json", action="store_true", help="write one JSON object a line, with scores")
+    _decoding.add_decoding_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    options = _decoding.decoding_options(arguments)
+    if not arguments.json and options.get("num_hypotheses", 1) > 1:
+        raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
+    for file in arguments.files:
+        if arguments.output and Path(arguments.output).exists() and Path(arguments.output).samefile(file):
+            raise ValueError(f"--output must be another file than the one that is read, got {arguments.output}")
+        if not Path(file).exists():
+            raise ValueError(f"FILE must exist, got {file}")
+    total = _count_lines(arguments.files)
+    translator = _decoding.translator(arguments)
+    # Somebody who types wants an answer to each line; everything else is faster in batches.
+    batch_size = 1 if not arguments.files and sys.stdin.isatty() else arguments.batch_size
+    done = 0
+    with ExitStack() as stack:
+        output = sys.stdout
+        if arguments.output:
+            output = stack.enter_context(open(arguments.output, "w", encoding="utf-8", newline="\n"))
+        bar = stack.enter_context(
+            tqdm(total=total, unit=" sentences", disable=not sys.stderr.isatty() or output.isatty())
+        )
+        try:
+            lines = read_lines(arguments.files)
+            for result in translator.translate_iterable(lines, max_batch_size=batch_size, **options):
+                output.write(_line(result, arguments.json) + "\n")
+                output.flush()
+                done += 1
+                bar.update()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the first {done:,} translations are written") from None
+    return 0
+
+
+def _line(result, as_json: bool) -> str:
+    if not as_json:
+        return result.hypotheses[0]
+    record = {"hypotheses": result.hypotheses, "scores": result.scores, "iterations": result.iterations}
+    return json.dumps(record, ensure_ascii=False)
+
+
+def read_lines(files: list[str]) -> Iterator[str]:
+    """The lines of files, or of standard input, one after another; only a line feed ends a line."""
+    if not files:
+        sys.stdin.reconfigure(encoding="utf-8", newline="\n")
+        yield from _lines_of(sys.stdin, "standard input")
+    for file in files:
+        with open(file, encoding="utf-8", newline="\n") as stream:
+            yield from _lines_of(stream, file)
+
+
+def _lines_of(stream, name: str) -> Iterator[str]:
+    try:
+        for line in stream:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} must be UTF-8 text, got {error}") from None
+
+
+def _count_lines(files: list[str]) -> int | None:
+    """How many there are, for the progress bar; None when that cannot be told without reading a pipe."""
+    if not files or not all(Path(file).is_file() for file in files):
+        return None
+    total = 0
+    for file in files:
+        with open(file, "rb") as stream:
+            total += sum(1 for _ in stream)
+    return total
