@@ -12,7 +12,7 @@ def test_set_pairs() -> list[str]:
 
 
 def test_set(pair: str = "en-de") -> tuple[list[str], list[str]]:
-    """Sentences that no shipped model was trained on, and one reference translation of each.
+    """Sentences and a reference translation of each, held out of all that the corpus builder writes for training.
 
     Args:
         pair: source and target language, one of ``test_set_pairs()``.

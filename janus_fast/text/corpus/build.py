@@ -10,11 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from janus_fast.data import test_set, test_set_pairs
+
 from .clean import clean_text, has_placeholder, is_sentence_like, refusal, sentence_pairs
 from .packages import CorpusError, PackageStore
 from .readers import READERS
 from .sources import PAIRS, SOURCES, Source
-from .split import Pair, check_no_leak, deduplicated, out_of_domain, split_pairs, tiers_of
+from .split import (
+    Pair,
+    check_no_leak,
+    deduplicated,
+    normalized,
+    out_of_domain,
+    split_pairs,
+    tiers_of,
+    without_sentences,
+)
 from .write import replacing_contents, statistics, writable_folder, write_report, write_split
 
 
@@ -43,7 +54,8 @@ def prepare(
     (sentences of 4 to ``small_max_words`` words) and ``permissive`` (training text that may be redistributed too),
     ``out/ood_SOURCE/test.*`` for each source held out as another domain, and ``out/corpus.json``, which names every
     package file with its checksum and counts what was kept and refused. Held-out pairs come from permissive sources
-    only and have no near-duplicate in any training set. The same packages give the same files.
+    only and have no near-duplicate in any training set; sentences of the test set that ships with the package
+    (``janus_fast.data``) are never trained on. The same packages give the same files.
 
     Args:
         out: a folder; made if need be. Splits of an earlier run are replaced when this one has everything.
@@ -93,6 +105,8 @@ def prepare(
     unique = deduplicated(collected)
     pool = [pair for pair in unique if not pair.held_out]
     splits = split_pairs(pool, 2 * validation_pairs, 2 * test_pairs)
+    committed = _committed_sentences(pair)
+    splits.update({name: without_sentences(splits[name], committed) for name in ("train", "valid")})
     check_no_leak(splits)
     tiers = tiers_of(splits, small_max_words, small_max_pairs, validation_pairs, test_pairs)
     foreign = out_of_domain([pair for pair in unique if pair.held_out], splits["train"], test_pairs)
@@ -173,6 +187,13 @@ def _chosen_sources(pair: str, permissive_only: bool, only: Iterable[str] | None
     if unknown:
         raise ValueError(f"corpus: only must name sources among {', '.join(known)}, got {', '.join(unknown)}")
     return [source for source in sources if source.name in chosen]
+
+
+def _committed_sentences(pair: str) -> set[str]:
+    """Both sides, normalised, of the test set that ships with the package; newer packages may split differently."""
+    if pair not in test_set_pairs():
+        return set()
+    return {normalized(sentence) for side in test_set(pair) for sentence in side}
 
 
 def _check_counts(**counts: int) -> None:

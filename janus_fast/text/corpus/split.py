@@ -158,6 +158,15 @@ def out_of_domain(held_out: list[Pair], train: list[Pair], count: int) -> dict[s
     return sets
 
 
+def without_sentences(pairs: list[Pair], sentences: set[str]) -> list[Pair]:
+    """The pairs of which neither side, normalised, is among the sentences."""
+    return [
+        pair
+        for pair in pairs
+        if normalized(pair.text) not in sentences and normalized(pair.translation) not in sentences
+    ]
+
+
 def check_no_leak(splits: dict[str, list[Pair]]) -> None:
     """Raise AssertionError if a held-out sentence, normalised, is in the training set."""
     trained = {normalized(pair.text) for pair in splits["train"]}
