@@ -1,3 +1,41 @@
 """Fast decoding and training of JANUS models: one Transformer, autoregressive and non-autoregressive."""
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "JanusConfig": "config",
+    "JanusModel": "model",
+    "TranslationResult": "translator",
+    "Translator": "translator",
+    "Visibility": "visibility",
+    "Vocabulary": "text",
+    "attention": "ops",
+    "backends": "ops",
+    "explain": "ops",
+    "joint_loss": "ops",
+    "linear_argmax": "ops",
+    "linear_topk": "ops",
+    "predict_lengths": "ops",
+    "save": "checkpoint",
+    "update_mask": "ops",
+}
+__all__ = ["load", *_PUBLIC]
+
+
+def load(name_or_path):
+    """A shipped model by name, or a model directory: (JanusModel in evaluation mode, its vocabularies)."""
+    from . import checkpoint, models
+
+    return checkpoint.load(models.locate(name_or_path))
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'janus_fast' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -6,6 +6,7 @@ Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.comp
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 from janus_fast.ops.attention import attention
+from janus_fast.ops.joint_loss import joint_loss
 from janus_fast.ops.linear_argmax import linear_argmax
 from janus_fast.ops.linear_topk import linear_topk
 from janus_fast.ops.predict_lengths import predict_lengths
@@ -17,6 +18,7 @@ __all__ = [
     "backends",
     "explain",
     "isa",
+    "joint_loss",
     "linear_argmax",
     "linear_topk",
     "predict_lengths",

@@ -1,0 +1,187 @@
+"""Non-autoregressive decoding: predict lengths, fill every mask at once, refine (mask-predict)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..model import JanusModel
+from ..objectives.packed_batch import pack
+from ..visibility import Visibility, offsets_of, ranges
+from .hypothesis import Hypothesis, require_choice, require_integer
+
+
+@dataclass
+class NonAutoregressiveOptions:
+    """Options of mask-predict decoding.
+
+    ``iterations`` counts decoder passes. ``length_beam`` candidates of different length are refined at once:
+    ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
+    ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
+    if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
+    ``adaptive`` ends a candidate when two passes in a row predict the same tokens.
+    """
+
+    iterations: int = 4
+    length_beam: int = 3
+    length_candidates: str = "window"
+    score: str = "tokens"
+    adaptive: bool = True
+    num_hypotheses: int = 1
+    return_history: bool = False
+
+    def __post_init__(self):
+        for name in ("iterations", "length_beam", "num_hypotheses"):
+            require_integer(name, getattr(self, name), 1)
+        require_choice("length_candidates", self.length_candidates, ("window", "topk"))
+        require_choice("score", self.score, ("tokens", "canvas"))
+        if self.num_hypotheses > self.length_beam:
+            raise ValueError(
+                f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
+            )
+
+
+@torch.inference_mode()
+def mask_predict(
+    model: JanusModel, sources: list[list[int]], options: NonAutoregressiveOptions
+) -> list[list[Hypothesis]]:
+    """The ``num_hypotheses`` best candidates of every source, best first.
+
+    After pass t of T, the trunc((L - 2) * (1 - t / T)) least certain tokens of a canvas of L are masked again.
+    Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it.
+    """
+    config, device = model.config, model.output_weight.device
+    longest = min(config.max_target_positions, config.length_classes - 1)
+    if options.length_beam > longest - 1:
+        raise ValueError(
+            f"length_beam must be at most the number of target lengths = {longest - 1}, got {options.length_beam}"
+        )
+    source, source_lengths = pack(sources)
+    source_offsets = offsets_of(source_lengths).to(device)
+    encoded = model.encode(source.to(device), source_offsets)
+    lengths, length_log_probs = ops.predict_lengths(
+        encoded, source_offsets, model.decoder.embed_length.weight, beam=options.length_beam,
+        candidates=options.length_candidates, min_length=2, max_length=longest,
+    )  # fmt: skip
+    canvases = _Canvases(model, lengths.flatten(), options.length_beam)
+    cross_keys = model.decoder.cross_keys(encoded)
+    forbidden = _forbidden(model)
+    for iteration in range(options.iterations):
+        if canvases.rows.numel() == 0:
+            break
+        cross = Visibility.bidirectional(canvases.offsets, source_offsets, canvases.sources)
+        hidden = model.decoder(
+            canvases.masked(), canvases.positions, Visibility.bidirectional(canvases.offsets), cross_keys, cross,
+            canvases.rows,
+        )  # fmt: skip
+        predicted, log_probs = ops.linear_argmax(hidden, model.output_weight, forbidden)
+        canvases.update(predicted, log_probs, iteration + 1, options)
+    canvases.retire(torch.ones_like(canvases.candidates, dtype=torch.bool))
+    return [
+        _rank(canvases.results[i * options.length_beam : (i + 1) * options.length_beam], own, options)
+        for i, own in enumerate(length_log_probs.tolist())
+    ]
+
+
+class _Canvases:
+    """The candidates still being refined, packed; finished ones move to ``results`` and leave the batch."""
+
+    def __init__(self, model: JanusModel, lengths: Tensor, beam: int):
+        config, device = model.config, lengths.device
+        self.bos, self.eos, self.mask = config.bos_token_id, config.eos_token_id, config.mask_token_id
+        self.candidates = torch.arange(lengths.numel(), device=device)
+        self.sources = (self.candidates // beam).to(torch.int32)
+        self.lengths = lengths
+        self.results: list[Hypothesis | None] = [None] * lengths.numel()
+        self.histories: list[list[list[int]]] = [[] for _ in self.results]
+        self._layout()
+        inner = (self.positions > 0) & (self.positions < lengths.repeat_interleave(lengths) - 1)
+        self.tokens = torch.full_like(self.positions, self.mask)
+        self.tokens[self.positions == 0] = self.bos
+        self.tokens[self.offsets[1:].long() - 1] = self.eos
+        self.scores = torch.zeros(self.tokens.numel(), device=device)
+        self.rows = inner.nonzero().flatten()
+        self.iteration = 0
+
+    def _layout(self) -> None:
+        self.offsets = offsets_of(self.lengths)
+        self.positions = ranges(self.lengths)
+
+    def masked(self) -> Tensor:
+        return self.tokens.index_fill(0, self.rows, self.mask)
+
+    def update(self, predicted: Tensor, log_probs: Tensor, iteration: int, options: NonAutoregressiveOptions) -> None:
+        if options.return_history and iteration == 1:
+            self._remember()
+        self.iteration = iteration
+        self.tokens, self.scores, self.rows, changed = ops.update_mask(
+            self.tokens, self.scores, self.rows, predicted, log_probs, self.offsets,
+            ratio=1.0 - iteration / options.iterations, mask_token=self.mask,
+        )  # fmt: skip
+        if options.return_history:
+            self._remember()
+        if options.adaptive and iteration < options.iterations:
+            # a canvas without masks left has nothing to predict either
+            left = torch.zeros_like(self.tokens).index_fill(0, self.rows, 1).cumsum(0)
+            left = torch.nn.functional.pad(left, (1, 0))[self.offsets.long()].diff()
+            self.retire(~changed | (left == 0))
+
+    def retire(self, done: Tensor) -> None:
+        """Moves the candidates ``done`` [B] bool out of the batch."""
+        if not done.any():
+            return
+        tokens, scores = (t.split(self.lengths.tolist()) for t in (self.tokens, self.scores))
+        for i in done.nonzero().flatten().tolist():
+            number = int(self.candidates[i])
+            ids, log_probs = tokens[i][1:-1].tolist(), scores[i][1:-1].tolist()
+            history = self.histories[number]
+            if history:  # what is still masked was filled by the last pass
+                history[-1] = ids
+            self.results[number] = Hypothesis(ids, 0.0, log_probs, self.iteration, history)
+        stay = (~done).repeat_interleave(self.lengths)
+        moved = stay.cumsum(0) - 1
+        self.rows = moved[self.rows[stay[self.rows]]]
+        self.tokens, self.scores = self.tokens[stay], self.scores[stay]
+        self.candidates, self.sources, self.lengths = (
+            t[~done] for t in (self.candidates, self.sources, self.lengths)
+        )  # fmt: skip
+        self._layout()
+
+    def _remember(self) -> None:
+        for number, canvas in zip(self.candidates.tolist(), self.masked().split(self.lengths.tolist()), strict=True):
+            self.histories[number].append(canvas[1:-1].tolist())
+
+
+def _forbidden(model: JanusModel) -> Tensor | None:
+    """A bias that keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
+
+    Models converted from the original predict over their whole vocabulary, as the original does.
+    """
+    config = model.config
+    if config.predictable_mask:
+        return None
+    bias = torch.zeros_like(model.output_weight[:, 0])
+    bias[[config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id]] = -math.inf
+    return bias
+
+
+def _rank(
+    candidates: list[Hypothesis], length_log_probs: list[float], options: NonAutoregressiveOptions
+) -> list[Hypothesis]:
+    """Scores the candidates of one source and sorts them, best first; of equal lengths the first alone stays."""
+    best_length = max(range(len(candidates)), key=lambda i: length_log_probs[i])
+    ranked, seen = [], set()
+    for i, candidate in enumerate(candidates):
+        words = len(candidate.ids)
+        if options.score == "canvas":
+            candidate.score = math.fsum(candidate.token_scores) / (words + 2)
+        elif words:
+            candidate.score = math.fsum(candidate.token_scores) / words
+        else:
+            candidate.score = 0.0 if i == best_length else -math.inf
+        if words not in seen:
+            seen.add(words)
+            ranked.append(candidate)
+    return sorted(ranked, key=lambda c: -c.score)[: options.num_hypotheses]

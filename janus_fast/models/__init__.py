@@ -1,0 +1,19 @@
+"""Models that ship with the package, each a directory here."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in _HERE.glob("*/config.json"))
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """The directory of a shipped model, or of one on disk. A directory on disk wins over a shipped name."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if str(name_or_path) in names():
+        return _HERE / str(name_or_path)
+    raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}")

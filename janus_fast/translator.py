@@ -1,0 +1,322 @@
+"""A trained model made ready to decode."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from . import checkpoint, models
+from .decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, sample, score
+from .model import JanusModel
+from .text import Vocabulary
+
+COMPUTE_TYPES = {
+    "default": torch.float32,
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+}
+MODES = ("ar", "nar")
+
+
+@dataclass
+class TranslationResult:
+    """What one source became; every list is best first, one entry a hypothesis.
+
+    ``hypotheses`` are ids, tokens or text, as the source was; without ``bos`` and ``eos``. ``scores`` is what they were
+    ranked by; ``token_scores`` the log-probability (nats) of each of its tokens, and in "ar" mode of the end.
+    ``iterations`` counts decoder passes, ``history`` holds the canvases of every pass (``return_history=True``).
+    """
+
+    hypotheses: list
+    scores: list[float]
+    token_scores: list[list[float]] = field(default_factory=list)
+    iterations: list[int] = field(default_factory=list)
+    history: list[list] = field(default_factory=list)
+
+
+@dataclass
+class ScoringResult:
+    """``tokens`` of a target, its end included, and their log-probabilities (nats)."""
+
+    tokens: list
+    log_probs: list[float]
+
+
+class Translator:
+    """Translates with one model, left to right (``mode="ar"``) or in parallel (``mode="nar"``).
+
+    Args:
+        model: the name of a shipped model, a model directory, or a :class:`~janus_fast.JanusModel`.
+        device: "cpu", or a torch device that the model's operations run on.
+        compute_type: "float32" ("default" and "auto" mean the same), "float64" or "bfloat16".
+        intra_threads: threads of one batch; 0 leaves torch's setting.
+        vocabularies: (source, target) for a model given as an object; needed for tokens and text, not for ids.
+
+    The methods take the options of :class:`~janus_fast.decoding.AutoregressiveOptions` or
+    :class:`~janus_fast.decoding.NonAutoregressiveOptions` by name, according to ``mode``.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | JanusModel,
+        device: str = "cpu",
+        compute_type: str = "default",
+        intra_threads: int = 0,
+        *,
+        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
+    ):
+        if compute_type not in COMPUTE_TYPES:
+            raise ValueError(f"Translator: compute_type must be one of {list(COMPUTE_TYPES)}, got {compute_type!r}")
+        if not isinstance(intra_threads, int) or intra_threads < 0:
+            raise ValueError(f"Translator: intra_threads must be a non-negative integer, got {intra_threads!r}")
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"Translator: device must be one that this torch can use, got {device!r}: {reason}") from None
+        if isinstance(model, JanusModel):
+            for name, parameter in model.named_parameters():
+                if not torch.isfinite(parameter).all():
+                    raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
+            state, config = model.state_dict(), model.config
+            model = JanusModel(config)
+            model.load_state_dict(state)
+        else:
+            model, own = checkpoint.load(models.locate(model))
+            vocabularies = vocabularies or own
+        self.model = model.eval().requires_grad_(False).to(self.device, COMPUTE_TYPES[compute_type])
+        self.compute_type = compute_type
+        self.intra_threads = intra_threads
+        self.config = self.model.config
+        self._vocabularies = vocabularies
+        if vocabularies is not None:
+            sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
+            if tuple(map(len, vocabularies)) != sizes:
+                raise ValueError(
+                    f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
+                )
+
+    @property
+    def source_vocabulary(self) -> Vocabulary:
+        return self._vocabulary(0)
+
+    @property
+    def target_vocabulary(self) -> Vocabulary:
+        return self._vocabulary(1)
+
+    def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
+        """Raw sentences in, hypotheses as text out. Options as in :meth:`generate`."""
+        texts = _list_of("texts", texts, str, "sentences")
+        encoded = [self.source_vocabulary.encode(text) for text in texts]
+        if prefix := options.get("target_prefix"):
+            options["target_prefix"] = [self.target_vocabulary.encode(text or "") for text in prefix]
+        results = self.translate_batch(encoded, mode=mode, **options)
+        decode = self.target_vocabulary.decode
+        return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
+
+    def translate_batch(
+        self, source: list[list[str]], target_prefix: list[list[str]] | None = None, *, mode: str = "ar", **options
+    ) -> list[TranslationResult]:
+        """Tokens in, hypotheses as tokens out. Options as in :meth:`generate`; unknown tokens become ``unk``."""
+        source = _list_of("source", source, (list, tuple), "token lists")
+        bos, eos = [self.config.bos_token_id], [self.config.eos_token_id]
+        ids = [bos + self.source_vocabulary.ids(tokens) + eos for tokens in source]
+        if target_prefix is not None:
+            target_prefix = [self.target_vocabulary.ids(tokens or []) for tokens in target_prefix]
+        results = self.generate(ids, target_prefix, mode=mode, **options)
+        tokens_of = self.target_vocabulary.tokens_of
+        return [
+            dataclasses.replace(
+                r,
+                hypotheses=[tokens_of(ids) for ids in r.hypotheses],
+                history=[[tokens_of(canvas) for canvas in history] for history in r.history],
+            )
+            for r in results
+        ]
+
+    def generate(
+        self,
+        source: list[list[int]],
+        target_prefix: list[list[int]] | None = None,
+        *,
+        mode: str = "ar",
+        max_batch_size: int = 0,
+        batch_type: str = "examples",
+        return_scores: bool = True,
+        **options,
+    ) -> list[TranslationResult]:
+        """Ids in (with ``bos`` and ``eos``, as the model was trained), hypotheses of ids out.
+
+        Args:
+            source: any number of sources; results come in their order and do not depend on each other.
+            target_prefix: for each source the ids that its outputs must begin with ("ar" mode).
+            mode: "ar" or "nar".
+            max_batch_size: sources decoded at once (0: a default of 64 sentences), counted in "examples" or "tokens".
+            return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
+            **options: fields of AutoregressiveOptions or NonAutoregressiveOptions.
+        Raises:
+            ValueError: an option out of range or of the other mode, a source longer than the position table, an id
+                outside the vocabulary.
+        """
+        options = self._options(mode, options)
+        source = _list_of("source", source, (list, tuple), "id lists")
+        for number, ids in enumerate(source):
+            self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
+        prefixes = self._prefixes(mode, target_prefix, len(source))
+        if max_batch_size == 0:
+            max_batch_size, batch_type = 64, "examples"
+        results: list[TranslationResult | None] = [None] * len(source)
+        specials = (self.config.bos_token_id, self.config.eos_token_id)
+        words = [n for n, ids in enumerate(source) if any(token not in specials for token in ids)]
+        for number in set(range(len(source))) - set(words):  # nothing to translate
+            results[number] = TranslationResult([[]], [0.0], [[]], [0], [[]] if _wants_history(options) else [])
+        order = sorted(words, key=lambda n: -len(source[n]))
+        with self._threads():
+            for batch in _batches(order, [len(ids) for ids in source], max_batch_size, batch_type):
+                for number, group in zip(batch, self._decode(source, prefixes, batch, options), strict=True):
+                    results[number] = TranslationResult(
+                        [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
+                        [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
+                    )  # fmt: skip
+        return results
+
+    def translate_iterable(
+        self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
+        read_batch_size: int = 0, **options,
+    ) -> Iterator[TranslationResult]:  # fmt: skip
+        """Translates a stream of sentences lazily, in order; reads ``read_batch_size`` (16 batches) ahead at most."""
+        iterator = iter(texts)
+        while chunk := list(islice(iterator, read_batch_size or 16 * max_batch_size)):
+            yield from self.translate(chunk, max_batch_size=max_batch_size, batch_type=batch_type, **options)
+
+    def translate_file(self, source_path: str | Path, output_path: str | Path, **options) -> int:
+        """Translates a text file line by line; returns the number of lines.
+
+        Lines are written as they are finished: what is done when the run is interrupted is in the file.
+        """
+        written = 0
+        with open(source_path, encoding="utf-8") as source, open(output_path, "w", encoding="utf-8") as output:
+            for result in self.translate_iterable((line.rstrip("\n") for line in source), **options):
+                output.write(result.hypotheses[0] + "\n")
+                output.flush()
+                written += 1
+        return written
+
+    def score_batch(
+        self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
+    ) -> list[ScoringResult]:
+        """The autoregressive log-probabilities of given translations (tokens), each with its end."""
+        source, target = (_list_of(n, v, (list, tuple), "token lists") for n, v in (("source", source), ("target", target)))
+        if len(source) != len(target):
+            raise ValueError(f"score_batch: target must have one entry a source = {len(source)}, got {len(target)}")
+        bos, eos = [self.config.bos_token_id], [self.config.eos_token_id]
+        sides = []
+        for name, vocabulary, batch, size, limit in (
+            ("source", self.source_vocabulary, source, self.config.source_vocab_size, self.config.max_source_positions),
+            ("target", self.target_vocabulary, target, self.config.target_vocab_size, self.config.max_target_positions),
+        ):
+            ids = [bos + vocabulary.ids(tokens) + eos for tokens in batch]
+            for number, sequence in enumerate(ids):
+                self._check_ids(name, number, sequence, size, limit)
+            sides.append(ids)
+        results: list[ScoringResult | None] = [None] * len(source)
+        lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
+        order = sorted(range(len(source)), key=lambda n: -lengths[n])
+        with self._threads():
+            for batch in _batches(order, lengths, max_batch_size or 64, batch_type):
+                scores = score(self.model, *([side[n] for n in batch] for side in sides))
+                for number, log_probs in zip(batch, scores, strict=True):
+                    tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
+                    results[number] = ScoringResult(tokens, log_probs)
+        return results
+
+    def _vocabulary(self, side: int) -> Vocabulary:
+        if self._vocabularies is None:
+            raise ValueError("Translator: vocabularies must be given for tokens and text; without them use generate()")
+        return self._vocabularies[side]
+
+    def _options(self, mode: str, options: dict):
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+        kind = AutoregressiveOptions if mode == "ar" else NonAutoregressiveOptions
+        known = [option.name for option in dataclasses.fields(kind)]
+        if unknown := [name for name in options if name not in known]:
+            raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
+        return kind(**options)
+
+    def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
+        if len(ids) > limit:
+            raise ValueError(f"{name} {number} must have at most {limit} tokens, bos and eos included, got {len(ids)}")
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
+                raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
+
+    def _prefixes(self, mode: str, prefixes, count: int):
+        if prefixes is None:
+            return None
+        if mode != "ar":
+            raise ValueError(f"target_prefix must be None in mode {mode!r}, got {len(prefixes)} prefixes")
+        if len(prefixes) != count:
+            raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(prefixes)}")
+        for number, ids in enumerate(prefixes):
+            limit = self.config.max_target_positions - 2
+            self._check_ids("target_prefix", number, ids, self.config.target_vocab_size, limit)
+        return prefixes
+
+    def _decode(self, source, prefixes, batch: list[int], options):
+        ids = [source[n] for n in batch]
+        if isinstance(options, NonAutoregressiveOptions):
+            return mask_predict(self.model, ids, options)
+        own = None if prefixes is None else [prefixes[n] for n in batch]
+        if options.sampling_topk != 1:
+            return sample(self.model, ids, options, batch, own)
+        return beam_search(self.model, ids, options, own)
+
+    @contextlib.contextmanager
+    def _threads(self):
+        before = torch.get_num_threads()
+        if self.intra_threads:
+            torch.set_num_threads(self.intra_threads)
+        try:
+            yield
+        finally:
+            if self.intra_threads:
+                torch.set_num_threads(before)
+
+
+def _wants_history(options) -> bool:
+    return getattr(options, "return_history", False)
+
+
+def _list_of(name: str, value, kinds, what: str) -> list:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list of {what}, got {type(value).__name__}")
+    value = list(value)
+    for number, item in enumerate(value):
+        if not isinstance(item, kinds):
+            raise TypeError(f"{name} {number} must be one of the {what}, got {type(item).__name__}")
+    return value
+
+
+def _batches(order: list[int], lengths: list[int], max_batch_size: int, batch_type: str) -> Iterator[list[int]]:
+    if batch_type not in ("examples", "tokens"):
+        raise ValueError(f"batch_type must be 'examples' or 'tokens', got {batch_type!r}")
+    if not isinstance(max_batch_size, int) or max_batch_size < 1:
+        raise ValueError(f"max_batch_size must be a positive integer, got {max_batch_size!r}")
+    batch, size = [], 0
+    for number in order:
+        cost = 1 if batch_type == "examples" else lengths[number]
+        if batch and size + cost > max_batch_size:
+            yield batch
+            batch, size = [], 0
+        batch.append(number)
+        size += cost
+    if batch:
+        yield batch
