@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from .build import default_cache, prepare
+from .build import prepare
 from .packages import CorpusError
 from .sources import PAIRS, SOURCES
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``prepare`` to a parser."""
     parser.add_argument("--out", required=True, help="folder to write the corpus to")
     parser.add_argument("--pair", default="en-de", choices=PAIRS, help="languages (default: %(default)s)")
-    parser.add_argument("--cache", help=f"folder that keeps downloaded packages (default: {default_cache()})")
+    parser.add_argument("--cache", help="folder that keeps downloaded packages (default: ~/.cache/janus-fast/packages)")
     parser.add_argument(
         "--permissive-only",
         action="store_true",
