@@ -87,7 +87,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, *rest):
         output, lse = operation.native(query, key, value, *rest)
-        ctx.save_for_backward(query, key, value, output, lse, *rest[:-1])
+        ctx.save_for_backward(query, key, value, lse, *rest[:-1])
         ctx.scale = rest[-1]
         return output
 
@@ -108,12 +108,11 @@ _INTEGERS = (
 
 def _fake(query, key, value, query_offsets, key_offsets, key_sequences, times, first, until, scale):
     lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    return output, query.new_empty(query.shape[:2], dtype=lse_dtype)
+    return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=lse_dtype)
 
 
 def _fake_bwd(grad_output, query, key, value, *rest):
-    return tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (query, key, value))
+    return tuple(t.new_empty(t.shape) for t in (query, key, value))
 
 
 def _samples():
@@ -181,7 +180,7 @@ operation = Operation(
 )
 define(
     "attention_bwd",
-    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor output, Tensor lse, {_INTEGERS}, float scale)"
+    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor lse, {_INTEGERS}, float scale)"
     " -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     _fake_bwd,
 )

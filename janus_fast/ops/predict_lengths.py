@@ -82,7 +82,7 @@ def _samples():
     for window in (True, False):
         name = "window" if window else "topk"
         yield f"{name}", case([5, 23, 1, 200], 64, 256, 5, window, 2, 255)
-        yield f"{name}_one", case([1], 8, 3, 1, window, 2, 2)
+        yield f"{name}_one", case([1], 8, 30, 1, window, 2, 2)
         yield f"{name}_odd_sizes", case([3, 7], 19, 37, 4, window, 2, 30)
         yield f"{name}_clamped", case([4] * 9, 5, 6, 4, window, 2, 5)
         yield f"{name}_no_sources", case([], 16, 40, 3, window, 2, 39)

@@ -63,8 +63,8 @@ def update_mask(
 
 def _fake(tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token):
     next_rows = rows.new_empty(torch.library.get_ctx().new_dynamic_size())
-    changed = torch.empty(offsets.shape[0] - 1, dtype=torch.bool, device=tokens.device)
-    return torch.empty_like(tokens), torch.empty_like(scores), next_rows, changed
+    changed = tokens.new_empty(offsets.shape[0] - 1, dtype=torch.bool)
+    return tokens.new_empty(tokens.shape), scores.new_empty(scores.shape), next_rows, changed
 
 
 def _samples():
@@ -99,8 +99,8 @@ def _work(tokens, scores, rows, *rest):
 
 operation = Operation(
     "update_mask",
-    schema="(Tensor tokens, Tensor scores, Tensor rows, Tensor predicted_tokens, Tensor predicted_scores, Tensor offsets,"
-    " float ratio, int mask_token) -> (Tensor tokens, Tensor scores, Tensor rows, Tensor changed)",
+    schema="(Tensor tokens, Tensor scores, Tensor rows, Tensor predicted_tokens, Tensor predicted_scores,"
+    " Tensor offsets, float ratio, int mask_token) -> (Tensor tokens, Tensor scores, Tensor rows, Tensor changed)",
     reference=reference.update_mask,
     fake=_fake,
     samples=_samples,

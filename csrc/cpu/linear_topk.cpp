@@ -1,0 +1,91 @@
+// Launchers of linear_topk and of linear_argmax, which is its first column.
+#include <optional>
+#include <tuple>
+
+#include "csrc/cpu/launch.h"
+
+namespace janus_fast {
+namespace {
+
+template <typename T>
+const LinearTopkKernels<T>& kernels_for();
+template <>
+const LinearTopkKernels<float>& kernels_for() {
+  return kernels().linear_topk_float;
+}
+template <>
+const LinearTopkKernels<BFloat16>& kernels_for() {
+  return kernels().linear_topk_bfloat16;
+}
+
+// Fills tokens and log_probs, [N, k] elements each.
+template <typename T>
+void launch(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k, Tensor& tokens,
+            Tensor& log_probs) {
+  LinearTopkCall<T> call = {};
+  call.hidden = data<T>(hidden), call.hidden_stride = hidden.stride(0), call.rows = hidden.size(0);
+  call.weight = data<T>(weight), call.weight_stride = weight.stride(0);
+  call.vocabulary = weight.size(0), call.channels = weight.size(1);
+  call.bias = bias ? data<T>(*bias) : nullptr;
+  call.k = k;
+  call.tokens = mutable_data<int64_t>(tokens), call.log_probs = mutable_data<float>(log_probs);
+  if (call.rows == 0) return;
+
+  const int64_t panels = (call.vocabulary + kPanel - 1) / kPanel, kept = k < kPanel ? k : kPanel;
+  const int64_t entries = call.rows * panels;
+  Tensor partial = torch::stable::new_empty(hidden, {entries * (2 + kept)}, ScalarType::Float);
+  Tensor partial_tokens = torch::stable::new_empty(hidden, {entries * kept}, ScalarType::Int);
+  call.panel_max = mutable_data<float>(partial);
+  call.panel_sum = call.panel_max + entries, call.panel_values = call.panel_sum + entries;
+  call.panel_tokens = mutable_data<int32_t>(partial_tokens);
+
+  const auto& table = kernels_for<T>();
+  const double products = static_cast<double>(call.rows) * call.vocabulary * call.channels;
+  const int64_t chunks = (call.rows + kRowChunk - 1) / kRowChunk;
+  parallel(panels * chunks, 2 * products,
+           [&](int64_t begin, int64_t end) { table.panels(call, begin, end, thread_scratch<float>(table.scratch())); });
+  parallel(call.rows, static_cast<double>(entries) * (4 + k),
+           [&](int64_t begin, int64_t end) { table.merge(call, begin, end, thread_scratch<int32_t>(panels)); });
+}
+
+void run(const char* op, const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k,
+         Tensor& tokens, Tensor& log_probs) {
+  check_rows(hidden, op, "hidden", 2);
+  check_rows(weight, op, "weight", 2);
+  STD_TORCH_CHECK(hidden.size(1) == weight.size(1) && hidden.scalar_type() == weight.scalar_type(), op,
+                  ": weight must have the columns and dtype of hidden");
+  STD_TORCH_CHECK(weight.size(0) <= INT32_MAX, op, ": weight must have at most 2^31 - 1 rows, got ", weight.size(0));
+  STD_TORCH_CHECK(k >= 1 && k <= weight.size(0), op, ": k must be in [1, V = ", weight.size(0), "], got ", k);
+  if (bias) check_vector(*bias, op, "bias", hidden.scalar_type(), weight.size(0));
+  switch (hidden.scalar_type()) {
+    case ScalarType::Float:
+      return launch<float>(hidden, weight, bias, k, tokens, log_probs);
+    case ScalarType::BFloat16:
+      return launch<BFloat16>(hidden, weight, bias, k, tokens, log_probs);
+    default:
+      STD_TORCH_CHECK(false, op, ": hidden must be float32 or bfloat16");
+  }
+}
+
+std::tuple<Tensor, Tensor> linear_topk_cpu(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> bias,
+                                           int64_t k) {
+  Tensor tokens = torch::stable::new_empty(hidden, {hidden.size(0), k}, ScalarType::Long);
+  Tensor log_probs = torch::stable::new_empty(hidden, {hidden.size(0), k}, ScalarType::Float);
+  run("linear_topk", hidden, weight, bias, k, tokens, log_probs);
+  return {tokens, log_probs};
+}
+
+std::tuple<Tensor, Tensor> linear_argmax_cpu(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> bias) {
+  Tensor tokens = torch::stable::new_empty(hidden, {hidden.size(0)}, ScalarType::Long);
+  Tensor log_probs = torch::stable::new_empty(hidden, {hidden.size(0)}, ScalarType::Float);
+  run("linear_argmax", hidden, weight, bias, 1, tokens, log_probs);
+  return {tokens, log_probs};
+}
+
+}  // namespace
+}  // namespace janus_fast
+
+STABLE_TORCH_LIBRARY_IMPL(janus_fast, CPU, m) {
+  m.impl("linear_topk", TORCH_BOX(&janus_fast::linear_topk_cpu));
+  m.impl("linear_argmax", TORCH_BOX(&janus_fast::linear_argmax_cpu));
+}

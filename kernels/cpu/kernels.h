@@ -1,0 +1,129 @@
+// What the CPU kernels take, in plain pointers, sizes and strides, and the table of them that each instruction set
+// fills in. Strides count elements; every innermost dimension is contiguous. Kernels allocate nothing: the caller hands
+// in scratch memory of the stated size.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace janus_fast {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// The type in which sums of products of T are accumulated.
+template <typename T>
+struct AccumulatorOf {
+  typedef T type;
+};
+template <>
+struct AccumulatorOf<BFloat16> {
+  typedef float type;
+};
+template <typename T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+// [N, H, D] rows of which a slice may be taken, as from a fused projection.
+template <typename T>
+struct Rows {
+  const T* data;
+  int64_t row_stride, head_stride;
+  const T* at(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
+};
+
+template <typename T>
+struct AttentionCall {
+  Rows<T> query, key, value;
+  const int32_t *query_offsets, *key_offsets, *key_sequences, *query_times, *visible_from, *visible_until;
+  int64_t heads, size;
+  Accumulator<T> scale;
+  // Forward: [Nq, H, D] and [Nq, H], written. Backward: lse is read.
+  T* output;
+  Accumulator<T>* lse;
+  // Backward only. query_order[order_offsets[s]..order_offsets[s + 1]) are the query sequences that attend to key
+  // sequence s, ascending; they fix the order in which their gradients are added.
+  Rows<T> grad_output;
+  const int32_t *order_offsets, *query_order;
+  T *grad_query, *grad_key, *grad_value;
+};
+
+template <typename T>
+struct AttentionKernels {
+  // Accumulators that one thread needs for sequences of up to max_keys keys.
+  size_t (*fwd_scratch)(int64_t max_keys, int64_t size);
+  size_t (*bwd_scratch)(int64_t max_keys, int64_t size);
+  // Tasks [begin, end): fwd numbers (query sequence, head), bwd (key sequence, head), head fastest.
+  void (*fwd)(const AttentionCall<T>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
+  void (*bwd)(const AttentionCall<T>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
+};
+
+// The vocabulary is cut into panels of this many tokens, whatever the number of rows or threads: a row's sums have one
+// order. Each panel leaves, for every row, its maximum, its sum of exponentials and its best tokens.
+constexpr int64_t kPanel = 256;
+constexpr int64_t kRowChunk = 96;
+
+template <typename T>
+struct LinearTopkCall {
+  const T* hidden;
+  int64_t hidden_stride, rows;
+  const T* weight;
+  int64_t weight_stride, vocabulary, channels;
+  const T* bias;  // or null
+  int64_t k;
+  // Partial results: [rows, panels], [rows, panels] and twice [rows, panels, min(k, kPanel)].
+  float *panel_max, *panel_sum, *panel_values;
+  int32_t* panel_tokens;
+  // [rows, k]
+  int64_t* tokens;
+  float* log_probs;
+};
+
+template <typename T>
+struct LinearTopkKernels {
+  size_t (*scratch)();
+  // Tasks [begin, end) number (panel, chunk of kRowChunk rows), chunk fastest.
+  void (*panels)(const LinearTopkCall<T>&, int64_t begin, int64_t end, float* scratch);
+  // Rows [begin, end), once all panels are done; scratch of one integer a panel.
+  void (*merge)(const LinearTopkCall<T>&, int64_t begin, int64_t end, int32_t* scratch);
+};
+
+template <typename T>
+struct PredictLengthsCall {
+  const T* encoded;
+  int64_t encoded_stride;
+  const int32_t* offsets;
+  const T* weight;
+  int64_t weight_stride, classes, channels, beam;
+  bool window;
+  int64_t min_length, max_length;
+  // [S, beam]
+  int64_t* lengths;
+  float* log_probs;
+};
+
+template <typename T>
+struct PredictLengthsKernels {
+  size_t (*scratch)(int64_t classes, int64_t channels);
+  // Sources [begin, end).
+  void (*run)(const PredictLengthsCall<T>&, int64_t begin, int64_t end, float* scratch);
+};
+
+struct Kernels {
+  const char* isa;
+  AttentionKernels<float> attention_float;
+  AttentionKernels<double> attention_double;
+  AttentionKernels<BFloat16> attention_bfloat16;
+  LinearTopkKernels<float> linear_topk_float;
+  LinearTopkKernels<BFloat16> linear_topk_bfloat16;
+  PredictLengthsKernels<float> predict_lengths_float;
+  PredictLengthsKernels<BFloat16> predict_lengths_bfloat16;
+};
+
+extern const Kernels kernels_generic;
+#ifdef __x86_64__
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+}  // namespace janus_fast

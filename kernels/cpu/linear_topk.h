@@ -1,0 +1,136 @@
+// Projection to the vocabulary, its log-sum-exp and its best tokens, panel by panel: logits exist only as a
+// [kRowChunk, kPanel] tile in cache. Every product runs along the channels in one order, panels are cut by token alone
+// and merged in order, so a row's result does not depend on the other rows or on the number of threads.
+#pragma once
+
+#include "kernels/cpu/matmul.h"
+
+namespace janus_fast {
+namespace JANUS_ISA {
+
+inline size_t linear_topk_scratch() { return kRowChunk * kPanel; }
+
+// The best of `count` values, best first, among equals the lowest index first; NaN counts as minus infinity. `tokens`
+// are first_token + index.
+JANUS_INLINE void best_of(const float* values, int64_t count, int32_t first_token, int64_t k, float* best,
+                          int32_t* tokens) {
+  constexpr int64_t kWidth = 4 * kLanes<float>;
+  int64_t held = 0;
+  for (int64_t j = 0; j < count;) {
+    if (held == k && j + kWidth <= count) {  // skip what cannot enter, four vectors at a time
+      const Vec<float> threshold = splat(best[k - 1]);
+      auto enters = (load(values + j) > threshold) | (load(values + j + kLanes<float>) > threshold) |
+                    (load(values + j + 2 * kLanes<float>) > threshold) |
+                    (load(values + j + 3 * kLanes<float>) > threshold);
+      typedef typename VectorOf<int64_t, kLanes<float> / 2>::type Words;
+      Words words = reinterpret_cast<Words>(enters);
+      int64_t any = 0;
+      for (int i = 0; i < kLanes<float> / 2; i++) any |= words[i];
+      if (!any) {
+        j += kWidth;
+        continue;
+      }
+    }
+    const int64_t end = smaller(held == k ? j + kWidth : j + 1, count);
+    for (; j < end; j++) {
+      const float value = values[j] == values[j] ? values[j] : -INFINITY;
+      if (held == k && !(value > best[k - 1])) continue;
+      int64_t place = held < k ? held++ : k - 1;
+      for (; place > 0 && value > best[place - 1]; place--) {
+        best[place] = best[place - 1];
+        tokens[place] = tokens[place - 1];
+      }
+      best[place] = value;
+      tokens[place] = first_token + static_cast<int32_t>(j);
+    }
+  }
+}
+
+// Adds the bias in place; returns the maximum (minus infinity when every token is forbidden or NaN).
+template <typename T>
+JANUS_INLINE float add_bias(float* logits, const T* bias, int64_t count) {
+  Vec<float> top = splat(-INFINITY);
+  int64_t j = 0;
+  for (; j + kLanes<float> <= count; j += kLanes<float>) {
+    Vec<float> s = load(logits + j);
+    if (bias) s += load(bias + j);
+    store(logits + j, s);
+    top = maximum<float>(s, top);
+  }
+  float peak = maximum<float>(top);
+  for (; j < count; j++) {
+    if (bias) logits[j] += widen(bias[j]);
+    if (logits[j] > peak) peak = logits[j];
+  }
+  return peak;
+}
+
+// The sum of exp(logits - peak); with a peak of minus infinity, 0 or NaN.
+JANUS_INLINE float sum_exponentials(const float* logits, int64_t count, float peak) {
+  const float shift = peak == -INFINITY ? 0.0f : peak;
+  Vec<float> total = {};
+  int64_t j = 0;
+  for (; j + kLanes<float> <= count; j += kLanes<float>) total += exponential(load(logits + j) - shift);
+  if (j < count) {
+    Vec<float> rest = splat(-INFINITY);
+    for (int64_t i = 0; j + i < count; i++) rest[i] = logits[j + i];
+    total += exponential(rest - shift);
+  }
+  return sum<float>(total);
+}
+
+template <typename T>
+void linear_topk_panels(const LinearTopkCall<T>& call, int64_t task_begin, int64_t task_end, float* tile) {
+  constexpr int64_t kStep = 64;  // tokens whose weights stay in the second-level cache while the rows pass
+  const int64_t chunks = (call.rows + kRowChunk - 1) / kRowChunk, panels = (call.vocabulary + kPanel - 1) / kPanel;
+  const int64_t kept = smaller(call.k, kPanel);
+  for (int64_t task = task_begin; task < task_end; task++) {
+    const int64_t panel = task / chunks, row = task % chunks * kRowChunk, rows = smaller(kRowChunk, call.rows - row);
+    const int64_t first = panel * kPanel, count = smaller(kPanel, call.vocabulary - first);
+    // [rows, C] x [count, C] -> [rows, count]
+    for (int64_t j = 0; j < count; j += kStep)
+      dot_rows(call.hidden + row * call.hidden_stride, call.hidden_stride, rows,
+               call.weight + (first + j) * call.weight_stride, call.weight_stride, smaller(kStep, count - j),
+               call.channels, tile + j, kPanel);
+    for (int64_t i = 0; i < rows; i++) {
+      float* logits = tile + i * kPanel;
+      const int64_t to = (row + i) * panels + panel;
+      call.panel_max[to] = add_bias(logits, call.bias ? call.bias + first : nullptr, count);
+      call.panel_sum[to] = sum_exponentials(logits, count, call.panel_max[to]);
+      best_of(logits, count, static_cast<int32_t>(first), smaller(kept, count), call.panel_values + to * kept,
+              call.panel_tokens + to * kept);
+    }
+  }
+}
+
+// `taken` holds one integer a panel.
+template <typename T>
+void linear_topk_merge(const LinearTopkCall<T>& call, int64_t row_begin, int64_t row_end, int32_t* taken) {
+  const int64_t panels = (call.vocabulary + kPanel - 1) / kPanel, kept = smaller(call.k, kPanel);
+  for (int64_t row = row_begin; row < row_end; row++) {
+    const float *peaks = call.panel_max + row * panels, *sums = call.panel_sum + row * panels;
+    float peak = -INFINITY, total = 0;
+    for (int64_t p = 0; p < panels; p++) peak = peaks[p] > peak ? peaks[p] : peak;
+    // A panel without an allowed token adds nothing; NaN passes through.
+    for (int64_t p = 0; p < panels; p++)
+      total += peaks[p] == -INFINITY ? sums[p] * 0 : sums[p] * __builtin_expf(peaks[p] - peak);
+    const float log_total = logarithm(total);
+
+    const float* values = call.panel_values + row * panels * kept;
+    const int32_t* tokens = call.panel_tokens + row * panels * kept;
+    for (int64_t p = 0; p < panels; p++) taken[p] = 0;
+    for (int64_t i = 0; i < call.k; i++) {
+      int64_t best = -1;
+      for (int64_t p = 0; p < panels; p++) {
+        if (taken[p] == smaller(kept, call.vocabulary - p * kPanel)) continue;
+        if (best < 0 || values[p * kept + taken[p]] > values[best * kept + taken[best]]) best = p;
+      }
+      const int64_t from = best * kept + taken[best]++;
+      call.tokens[row * call.k + i] = tokens[from];
+      call.log_probs[row * call.k + i] = values[from] - peak - log_total;
+    }
+  }
+}
+
+}  // namespace JANUS_ISA
+}  // namespace janus_fast

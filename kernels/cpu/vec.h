@@ -1,0 +1,144 @@
+// Vectors of JANUS_VECTOR_BYTES through the compiler's vector extensions: one source for every instruction set.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cpu/kernels.h"
+
+#define JANUS_INLINE inline __attribute__((always_inline))
+
+namespace janus_fast {
+namespace JANUS_ISA {
+
+template <typename T, int N>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <typename T>
+constexpr int kLanes = JANUS_VECTOR_BYTES / sizeof(T);
+template <typename T>
+using Vec = typename VectorOf<T, kLanes<T>>::type;
+// As many 32-bit integers as there are lanes of T: times and intervals.
+template <typename T>
+using IntVec = typename VectorOf<int32_t, kLanes<T>>::type;
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <typename T>
+JANUS_INLINE Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
+JANUS_INLINE float widen(float x) { return x; }
+JANUS_INLINE double widen(double x) { return x; }
+JANUS_INLINE float widen(BFloat16 x) {
+  uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  __builtin_memcpy(&y, &bits, 4);
+  return y;
+}
+
+JANUS_INLINE void narrow(float x, float* y) { *y = x; }
+JANUS_INLINE void narrow(double x, double* y) { *y = x; }
+JANUS_INLINE void narrow(float x, BFloat16* y) {  // to nearest, ties to even
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  y->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+template <typename T>
+JANUS_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+JANUS_INLINE Vec<float> load(const BFloat16* p) {
+  typename VectorOf<uint16_t, kLanes<float>>::type half;
+  __builtin_memcpy(&half, p, sizeof(half));
+  typedef typename VectorOf<uint32_t, kLanes<float>>::type Wide;
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(half, Wide) << 16);
+}
+// The first n elements, zeros after them.
+template <typename T>
+JANUS_INLINE Vec<Accumulator<T>> load_first(const T* p, int64_t n) {
+  Vec<Accumulator<T>> v = {};
+  for (int64_t i = 0; i < n; i++) v[i] = widen(p[i]);
+  return v;
+}
+template <typename T>
+JANUS_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof(v));
+}
+
+// Adds the upper half to the lower until four lanes are left.
+JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 4>::type v) { return v; }
+JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 8>::type v) {
+  return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+}
+JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 16>::type v) {
+  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+
+template <typename T>
+JANUS_INLINE T sum(Vec<T> v) {
+  T lanes[kLanes<T>];
+  store(lanes, v);
+  for (int step = kLanes<T> / 2; step >= 1; step /= 2)
+    for (int i = 0; i < step; i++) lanes[i] += lanes[i + step];
+  return lanes[0];
+}
+
+// The sums of four vectors, written next to each other.
+JANUS_INLINE void store_sums(Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d, float* out) {
+  auto p = fold(a), q = fold(b), r = fold(c), s = fold(d);
+  // Each line halves the number of terms: (p0+p2, q0+q2, p1+p3, q1+q3), likewise r and s, then all four.
+  auto pq = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
+  auto rs = __builtin_shufflevector(r, s, 0, 4, 1, 5) + __builtin_shufflevector(r, s, 2, 6, 3, 7);
+  auto sums = __builtin_shufflevector(pq, rs, 0, 1, 4, 5) + __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+  __builtin_memcpy(out, &sums, sizeof(sums));
+}
+JANUS_INLINE void store_sums(Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d, double* out) {
+  out[0] = sum<double>(a), out[1] = sum<double>(b), out[2] = sum<double>(c), out[3] = sum<double>(d);
+}
+
+template <typename T>
+JANUS_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {  // b where either is NaN
+  return a > b ? a : b;
+}
+template <typename T>
+JANUS_INLINE T maximum(Vec<T> v) {
+  T best = v[0];
+  for (int i = 1; i < kLanes<T>; i++) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// exp(x) for x <= 88, within 2 units in the last place; 0 below the smallest normal number; NaN for NaN.
+JANUS_INLINE Vec<float> exponential(Vec<float> x) {
+  const Vec<float> magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  Vec<float> shifted = x * 1.44269504088896341f + magic;
+  Vec<float> n = shifted - magic;
+  Vec<float> r = x - n * 0.693359375f + n * 2.12194440e-4f;  // x - n ln 2, ln 2 in two parts
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  auto power = (reinterpret_cast<IntVec<float>>(shifted) << 23) + 0x3f800000;  // 2^n as a float's bits
+  return x < -87.3f ? Vec<float>{} : p * reinterpret_cast<Vec<float>>(power);
+}
+// Builtins, which call the C library: an inline function of <cmath> could be shared between instruction sets.
+JANUS_INLINE float logarithm(float x) { return __builtin_logf(x); }
+JANUS_INLINE double logarithm(double x) { return __builtin_log(x); }
+JANUS_INLINE Vec<double> exponential(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; i++) x[i] = __builtin_exp(x[i]);
+  return x;
+}
+
+}  // namespace JANUS_ISA
+}  // namespace janus_fast
