@@ -38,7 +38,7 @@ clean:  ## remove .venv and everything built
 .venv/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo 'make: Python 3.10 or newer is needed; name one with: make PYTHON=python3.12' >&2; exit 1; }
-	@command -v $${CXX:-g++} > /dev/null \
+	@command -v $${CXX:-c++} > /dev/null \
 		|| { echo 'make: a C++ compiler is needed; install g++ (Debian, Ubuntu: apt-get install g++)' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
 		|| { echo 'make: Python must have venv (Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
@@ -47,6 +47,6 @@ clean:  ## remove .venv and everything built
 	@touch $@
 
 .venv/ready: .venv/torch pyproject.toml setup.py $(NATIVE)
-	$(BIN)/python -m pip install --quiet setuptools wheel ninja
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' ninja pybind11
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
 	@touch $@

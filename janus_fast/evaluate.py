@@ -18,3 +18,55 @@ def scores(hypotheses: list[str], references: list[str]) -> dict:
         result[name] = round(metric.corpus_score(hypotheses, [references]).score, 2)
         signatures[name] = str(metric.get_signature())
     return {**result, "signatures": signatures}
+
+
+def evaluate(
+    translator, sources: list[str], references: list[str], *, mode: str = "ar", max_batch_size: int = 32, **options
+) -> dict:
+    """Translates ``sources`` once, by the clock, and compares with ``references``.
+
+    ``seconds`` is wall-clock time from text to text, model loading and a warm-up on the first sentences left out.
+    ``tokens`` counts the tokens of the best translations, without ``eos``.
+
+    Args:
+        translator: a :class:`~janus_fast.Translator` with vocabularies.
+        mode, max_batch_size, **options: as for ``Translator.translate``.
+    Returns:
+        A dictionary that JSON can hold: mode, options, bleu, chrf, signatures, sentences, tokens, seconds,
+        sentences_per_second, tokens_per_second.
+    Raises:
+        ValueError: no sentences, not as many references, or an option that the Translator refuses.
+    """
+    if not sources or len(sources) != len(references):
+        raise ValueError(
+            "evaluate: references must be as many as the sources, at least one, "
+            f"got {len(references)} for {len(sources)}"
+        )
+    hypotheses, tokens, seconds = [], 0, 0.0
+    for timed in (False, True):
+        began = time.perf_counter()
+        encoded = [translator.source_vocabulary.encode(text) for text in (sources if timed else sources[:4])]
+        results = translator.translate_batch(encoded, mode=mode, max_batch_size=max_batch_size, **options)
+        best = [result.hypotheses[0] for result in results]
+        hypotheses = [translator.target_vocabulary.decode(words) for words in best]
+        seconds, tokens = time.perf_counter() - began, sum(map(len, best))
+    return {
+        "mode": mode,
+        "options": {**options, "max_batch_size": max_batch_size},
+        **scores(hypotheses, references),
+        "sentences": len(sources),
+        "tokens": tokens,
+        "seconds": round(seconds, 3),
+        "sentences_per_second": round(len(sources) / seconds, 2),
+        "tokens_per_second": round(tokens / seconds, 2),
+    }
+
+
+def milliseconds_per_sentence(translator, sources: list[str], *, mode: str = "ar", **options) -> float:
+    """The median time of one sentence at batch 1, from text to text, after one sentence of warm-up."""
+    times = []
+    for text in [sources[0], *sources]:
+        began = time.perf_counter()
+        translator.translate([text], mode=mode, **options)
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[1:])

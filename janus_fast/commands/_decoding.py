@@ -1,6 +1,7 @@
 """Options that `translate` and `evaluate` share: which model, on what, and how it decodes."""
 
 import argparse
+from pathlib import Path
 
 MODES = ("ar", "nar")
 
@@ -13,8 +14,10 @@ AUTOREGRESSIVE = {
     "length_penalty": dict(type=float, metavar="X", help="scores are divided by length ** X (default: 1.0)"),
     "max_decoding_length": dict(type=int, metavar="N", help="longest translation, in tokens (default: 256)"),
     "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
-    "no_repeat_ngram_size": dict(type=int, metavar="N", help="no N tokens appear twice in a row of a translation"),
-    "sampling_topk": dict(type=int, metavar="N", help="draw each token from the N likeliest (default: 1, no drawing)"),
+    "no_repeat_ngram_size": dict(type=int, metavar="N", help="no N tokens in a row appear twice"),
+    "sampling_topk": dict(
+        type=int, metavar="N", help="draw each token from the N likeliest, 0: from all (default: 1, no drawing)"
+    ),
     "sampling_topp": dict(type=float, metavar="P", help="draw from the likeliest tokens of total probability P"),
     "sampling_temperature": dict(type=float, metavar="T", help="logits are divided by T before drawing"),
     "seed": dict(type=int, metavar="N", help="seed of the drawing"),
@@ -37,9 +40,11 @@ NONAUTOREGRESSIVE = {
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model directory")
     parser.add_argument("--mode", choices=MODES, default="ar", help="left to right, or in parallel (default: ar)")
-    parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="sentences (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences (default: 32)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--compute-type", default="float32", metavar="TYPE", help="of weights (default: float32)")
+    parser.add_argument(
+        "--compute-type", default="default", metavar="TYPE", help="float32 or bfloat16 (default: float32)"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as torch takes")
 
 
@@ -77,11 +82,20 @@ def translator(arguments: argparse.Namespace):
     )
 
 
+def lines_of(path: Path) -> list[str]:
+    """The lines of a UTF-8 file; only a line feed ends a line."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got {error}") from None
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")

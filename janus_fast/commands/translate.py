@@ -12,7 +12,9 @@ from . import _decoding
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _decoding.add_model_arguments(parser)
-    parser.add_argument("files", metavar="FILE", nargs="*", help="text, one sentence a line (default: standard input)")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", default=[], help="text, one sentence a line (default: standard input)"
+    )
     parser.add_argument("--output", "-o", metavar="FILE", help="where to write (default: standard output)")
     parser.add_argument("--json", action="store_true", help="write one JSON object a line, with scores")
     _decoding.add_decoding_arguments(parser)
@@ -25,14 +27,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json and options.get("num_hypotheses", 1) > 1:
         raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
     for file in arguments.files:
-        if arguments.output and Path(arguments.output).exists() and Path(arguments.output).samefile(file):
-            raise ValueError(f"--output must be another file than the one that is read, got {arguments.output}")
         if not Path(file).exists():
             raise ValueError(f"FILE must exist, got {file}")
+        if arguments.output and Path(arguments.output).exists() and Path(arguments.output).samefile(file):
+            raise ValueError(f"--output must be another file than the one that is read, got {arguments.output}")
     total = _count_lines(arguments.files)
     translator = _decoding.translator(arguments)
-    # Somebody who types wants an answer to each line; everything else is faster in batches.
+    # Somebody who types wants an answer to each line; everything else is faster in batches of similar lengths.
     batch_size = 1 if not arguments.files and sys.stdin.isatty() else arguments.batch_size
+    ahead = 1 if batch_size == 1 else 4 * batch_size
     done = 0
     with ExitStack() as stack:
         output = sys.stdout
@@ -42,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm(total=total, unit=" sentences", disable=not sys.stderr.isatty() or output.isatty())
         )
         try:
-            lines = read_lines(arguments.files)
-            for result in translator.translate_iterable(lines, max_batch_size=batch_size, **options):
+            lines = _short_enough(read_lines(arguments.files), translator)
+            results = translator.translate_iterable(lines, max_batch_size=batch_size, read_batch_size=ahead, **options)
+            for result in results:
                 output.write(_line(result, arguments.json) + "\n")
                 output.flush()
                 done += 1
@@ -76,6 +80,14 @@ def _lines_of(stream, name: str) -> Iterator[str]:
             yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} must be UTF-8 text, got {error}") from None
+
+
+def _short_enough(lines: Iterator[str], translator) -> Iterator[str]:
+    limit = translator.config.max_source_positions - 2  # bos and eos
+    for number, line in enumerate(lines, 1):
+        if (length := len(translator.source_vocabulary.encode(line))) > limit:
+            raise ValueError(f"line {number:,} must have at most {limit} tokens, got {length}")
+        yield line
 
 
 def _count_lines(files: list[str]) -> int | None:

@@ -1,0 +1,83 @@
+"""``janus-fast evaluate``: BLEU, chrF and speed of a model, on the committed test set or on files."""
+
+import argparse
+import json
+from pathlib import Path
+
+from . import _decoding
+from ._table import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    _decoding.add_model_arguments(parser)
+    parser.add_argument("--source", metavar="FILE", help="text to translate (default: the test set of --pair)")
+    parser.add_argument("--reference", metavar="FILE", help="its translation, line by line")
+    parser.add_argument("--pair", default="en-de", help="languages of the test set (default: en-de)")
+    parser.add_argument("--limit", type=_decoding.positive, metavar="N", help="use the first N sentences alone")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _decoding.add_decoding_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    options = _decoding.decoding_options(arguments)
+    sources, references, data = _text(arguments)
+    translator = _decoding.translator(arguments)
+
+    from .. import evaluate
+
+    record = {
+        "model": arguments.model,
+        "data": data,
+        **evaluate.evaluate(
+            translator,
+            sources[: arguments.limit],
+            references[: arguments.limit],
+            max_batch_size=arguments.batch_size,
+            **options,
+        ),
+        **_circumstances(translator),
+    }
+    print(json.dumps(record, ensure_ascii=False) if arguments.json else _shown(record))
+    return 0
+
+
+def _text(arguments) -> tuple[list[str], list[str], str]:
+    if bool(arguments.source) != bool(arguments.reference):
+        raise ValueError("--source and --reference must be given together, got one of them")
+    if not arguments.source:
+        from ..data import test_set
+
+        return *test_set(arguments.pair), f"test set {arguments.pair}"
+    sides = [_decoding.lines_of(Path(file)) for file in (arguments.source, arguments.reference)]
+    if len(sides[0]) != len(sides[1]) or not sides[0]:
+        raise ValueError(
+            "--source and --reference must have as many lines, at least one, "
+            f"got {len(sides[0]):,} and {len(sides[1]):,}"
+        )
+    return *sides, arguments.source
+
+
+def _circumstances(translator) -> dict:
+    import torch
+
+    from ..ops import isa
+    from .info import processor
+
+    return {
+        "device": str(translator.device),
+        "compute_type": translator.compute_type,
+        "threads": translator.intra_threads or torch.get_num_threads(),
+        "processor": processor(),
+        "isa": isa(),
+    }
+
+
+def _shown(record: dict) -> str:
+    mode = {"ar": "left to right", "nar": "in parallel"}[record["mode"]]
+    header = ["mode", "BLEU", "chrF", "sentences", "seconds", "sentences/s", "tokens/s"]
+    row = [mode, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
+    row += [f"{record[name]:,.1f}" for name in ("seconds", "sentences_per_second", "tokens_per_second")]
+    options = " ".join(f"{name}={value}" for name, value in record["options"].items())
+    where = f"{record['processor']}, {record['threads']} threads, kernels: {record['isa'] or 'reference'}"
+    signatures = "\n".join(f"{name}: {value}" for name, value in record["signatures"].items())
+    return f"{record['model']} on {record['data']}: {options}\n\n{table(header, [row])}\n\n{signatures}\n{where}"

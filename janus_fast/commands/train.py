@@ -1,0 +1,250 @@
+"""``janus-fast train``: from parallel text to a model directory. Run again, it goes on where it was."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+
+from ..config import JanusConfig
+
+MODEL_HELP = {
+    "d_model": "width of the model",
+    "encoder_layers": "layers of the encoder",
+    "decoder_layers": "layers of the decoder",
+    "attention_heads": "heads of every attention",
+    "encoder_ffn_dim": "width of the encoder's feed-forward blocks",
+    "decoder_ffn_dim": "width of the decoder's feed-forward blocks",
+    "max_source_positions": "longest source, in tokens",
+    "max_target_positions": "longest target, in tokens",
+    "length_classes": "target lengths that the length predictor tells apart",
+    "activation": "relu or gelu",
+    "positions": "learned or sinusoidal",
+    "normalize_before": "norms before each block instead of behind it",
+    "dropout": "share of activations dropped in training",
+}
+TRAINING_HELP = {
+    "objective": "janus, autoregressive or cmlm",
+    "max_tokens": "tokens in a batch",
+    "accumulate": "batches to an update",
+    "max_updates": "updates in all",
+    "max_minutes": "stop after this long, resumably",
+    "learning_rate": "highest learning rate",
+    "warmup_updates": "updates until the highest learning rate",
+    "decay_updates": "updates at the end in which the rate falls to zero",
+    "adam_betas": "Adam's decay rates",
+    "weight_decay": "AdamW's weight decay",
+    "clip_norm": "longest gradient",
+    "label_smoothing": "share of the target given to all tokens alike",
+    "masking": "span or uniform (the objective's own)",
+    "seed": "of weights, order, masks and dropout",
+    "precision": "auto, float32 or bfloat16",
+    "save_interval": "updates between checkpoints",
+    "validate_interval": "updates between validations",
+    "keep": "checkpoints kept, and averaged at the end",
+    "log_interval": "updates between lines of metrics.jsonl",
+}
+# What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
+CHANGEABLE = (
+    "max_updates", "max_minutes", "decay_updates", "save_interval", "validate_interval", "keep", "log_interval",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..training.trainer import TrainingOptions
+
+    parser.add_argument("--out", required=True, metavar="DIR", help="the model directory; run again to go on in it")
+    text = parser.add_argument_group("text, one sentence a line, UTF-8")
+    text.add_argument("--data", metavar="DIR", help="a folder with train.en, train.de, valid.en, valid.de")
+    text.add_argument("--pair", default="en-de", help="source and target language in --data (default: en-de)")
+    for name in ("source", "target", "valid-source", "valid-target"):
+        text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
+    text.add_argument("--valid-sentences", type=int, default=200, metavar="N", help="translated to validate")
+    text.add_argument("--vocabulary", metavar="FILE", help="a sentencepiece model (default: train one on the text)")
+    text.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="of the one to train")
+    text.add_argument("--init", metavar="DIR", help="begin with the weights of this model directory or checkpoint")
+    for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
+        group = parser.add_argument_group(title)
+        for field in dataclasses.fields(owner):
+            if field.name in texts:
+                _add_field(group, field.name, field.default, texts[field.name])
+
+
+def _add_field(group, name: str, default, text: str) -> None:
+    if default is dataclasses.MISSING or isinstance(default, bool):
+        settings = {"action": "store_true"}
+    elif isinstance(default, tuple):
+        settings = {"type": float, "nargs": len(default), "metavar": "X", "default": default}
+    else:
+        settings = {"type": str if default is None else type(default), "metavar": "X", "default": default}
+    shown = settings.get("default")
+    suffix = "" if shown is None or shown == math.inf else f" (default: {shown})"
+    group.add_argument("--" + name.replace("_", "-"), help=text + suffix, **settings)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from .. import checkpoint
+    from ..model import JanusModel
+    from ..training.data import ParallelData
+    from ..training.trainer import TrainingOptions, average, checkpoints
+
+    files = _files(arguments)
+    options = TrainingOptions(**{name: getattr(arguments, name) for name in TRAINING_HELP})
+    out = Path(arguments.out)
+    settings = {
+        "model": {name: getattr(arguments, name) for name in MODEL_HELP},
+        "training": dataclasses.asdict(options),
+        "text": {name: _checksum(files[name]) for name in ("source", "target")},
+        "start": {name: getattr(arguments, name) for name in ("vocabulary", "vocabulary_size", "init")},
+    }
+    resumed = _goes_on(out, settings)
+    vocabulary = _vocabulary(arguments, files, out, resumed)
+    config = JanusConfig(len(vocabulary), len(vocabulary), **settings["model"])
+
+    torch.manual_seed(options.seed)
+    model = JanusModel(config)
+    if arguments.init:
+        weights = Path(arguments.init) / checkpoint.WEIGHTS
+        checkpoint.load_unique_state(model, checkpoint.read_tensors(weights), weights)
+    vocabularies = (vocabulary, vocabulary)
+    data = ParallelData.read(files["source"], files["target"], vocabularies, config)
+    parameters = sum(p.numel() for p in model.parameters())
+    _say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {len(vocabulary):,} tokens")
+    validation = _validation(arguments, files, vocabularies, config)
+    trainer = _train(model, data, out, options, validation)
+
+    checkpoint.load_unique_state(model, average(kept := checkpoints(out)[-options.keep :]), out)
+    checkpoint.save(model.eval(), out, vocabularies)
+    figures = validation(model, trainer.objective) if validation else {}
+    _say(_line(trainer.update, figures) + f"  (mean of the last {len(kept)} checkpoints)")
+    _say(f"the model is in {out}")
+    return 0
+
+
+def _files(arguments) -> dict[str, Path | None]:
+    """Where the text is, by role; every file is there."""
+    given = {name: getattr(arguments, name) for name in ("source", "target", "valid_source", "valid_target")}
+    if arguments.data:
+        if clash := [name for name, file in given.items() if file]:
+            raise ValueError(f"--{clash[0].replace('_', '-')} must be left out with --data, got {given[clash[0]]}")
+        languages = arguments.pair.split("-")
+        if len(languages) != 2:
+            raise ValueError(f"--pair must be two languages such as en-de, got {arguments.pair}")
+        splits = ("train", languages[0]), ("train", languages[1]), ("valid", languages[0]), ("valid", languages[1])
+        paths = [Path(arguments.data) / f"{split}.{language}" for split, language in splits]
+        given = dict(zip(given, paths, strict=True))
+        if not given["valid_source"].exists() and not given["valid_target"].exists():
+            given["valid_source"] = given["valid_target"] = None
+    if not given["source"] or not given["target"]:
+        raise ValueError("--data, or --source and --target, must name the text to train on, got none")
+    if bool(given["valid_source"]) != bool(given["valid_target"]):
+        raise ValueError("--valid-source and --valid-target must be given together, got one of them")
+    for file in filter(None, given.values()):
+        if not Path(file).is_file():
+            raise ValueError(f"text must be in files that exist, got {file}")
+    return {name: Path(file) if file else None for name, file in given.items()}
+
+
+def _goes_on(out: Path, settings: dict) -> bool:
+    """Whether ``out`` holds a run to go on with, which must be made of the same things; a new one is noted there."""
+    path, settings = out / "train.json", json.loads(json.dumps(settings))
+    if not any(out.glob("checkpoints/[0-9]*")):
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return False
+    if not path.exists():
+        raise ValueError(f"--out must be a directory of this command, got {out}, which has checkpoints of another")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["text"] != settings["text"]:
+        raise ValueError(f"--source and --target must hold the text that the run in {out} began with; it has changed")
+    for part in ("model", "training", "start"):
+        for name, value in settings[part].items():
+            expected = before[part].get(name)
+            if name not in CHANGEABLE and expected != value:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be {expected}, as when the run in {out} began, got {value}")
+    return True
+
+
+def _vocabulary(arguments, files, out: Path, resumed: bool):
+    """The run's own vocabulary, in ``out``: the one it has, a copy of --vocabulary, or one made of the text."""
+    from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+    path = out / "sentencepiece.model"
+    if resumed:
+        return Vocabulary.from_sentencepiece(path)
+    if arguments.vocabulary:
+        vocabulary = Vocabulary.from_sentencepiece(arguments.vocabulary)
+        first = tuple(vocabulary.tokens[: len(SPECIAL_TOKENS)])
+        if first != SPECIAL_TOKENS:
+            raise ValueError(f"--vocabulary must begin with {' '.join(SPECIAL_TOKENS)}, got {' '.join(first)}")
+        vocabulary.save(out, "sentencepiece")
+        return vocabulary
+    _say(f"training a vocabulary of {arguments.vocabulary_size:,} tokens")
+    try:
+        return Vocabulary.train([files["source"], files["target"]], path, arguments.vocabulary_size)
+    except RuntimeError as error:
+        reason = str(error).rsplit("] ", 1)[-1]
+        raise ValueError(f"--vocabulary-size must suit the text, got {arguments.vocabulary_size}: {reason}") from None
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _validation(arguments, files, vocabularies, config):
+    from ..training.data import ParallelData
+    from ..training.validation import Validation
+
+    if not files["valid_source"]:
+        return None
+    data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config)
+    lines = [files[name].read_text(encoding="utf-8").split("\n") for name in ("valid_source", "valid_target")]
+    chosen = data.kept[: arguments.valid_sentences]
+    sources, references = ([side[number] for number in chosen] for side in lines)
+    return Validation(data, sources, references, vocabularies)
+
+
+def _train(model, data, out: Path, options, validation):
+    from tqdm import tqdm
+
+    from ..training.trainer import Trainer, checkpoints
+
+    bar = tqdm(total=options.max_updates, unit=" updates", disable=not sys.stderr.isatty())
+
+    class Reporting(Trainer):
+        def step(self, batches, window):
+            super().step(batches, window)
+            bar.update(self.update - bar.n)
+
+        def log(self, record):
+            super().log(record)
+            if record["kind"] == "valid":
+                bar.write(_line(self.update, record), file=sys.stderr)
+            else:
+                bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
+
+    trainer = Reporting(model, data, out, options, validation)
+    if done := checkpoints(out):
+        bar.update(int(done[-1].name))
+        _say(f"going on from update {int(done[-1].name):,}")
+    try:
+        with bar:
+            trainer.train()
+    except KeyboardInterrupt:
+        saved = int(done[-1].name) if (done := checkpoints(out)) else 0
+        raise KeyboardInterrupt(f"run the same command again to go on from update {saved:,}") from None
+    return trainer
+
+
+def _line(update: int, figures: dict) -> str:
+    shown = [f"{name} {figures[name]:.2f}" for name in ("loss", "bleu_ar", "bleu_nar") if name in figures]
+    return "  ".join([f"update {update:,}", *shown])
+
+
+def _say(message: str) -> None:
+    print(f"janus-fast: {message}", file=sys.stderr, flush=True)

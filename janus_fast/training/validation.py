@@ -1,0 +1,52 @@
+"""How far a model has come, on sentences it is not trained on: losses, and BLEU of each mode it is trained for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .. import evaluate
+from ..text.batching import batches_by_tokens
+from .data import ParallelData
+
+
+@dataclass
+class Validation:
+    """``validate`` of a :class:`~janus_fast.training.trainer.Trainer`.
+
+    The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
+    ``sources`` against ``references``, decoded greedily left to right and in four passes in parallel.
+    """
+
+    data: ParallelData
+    sources: list[str]
+    references: list[str]
+    vocabularies: tuple
+    max_tokens: int = 4096
+
+    def __call__(self, model, objective) -> dict:
+        return {**self.losses(model, objective), **self.bleu(model, objective.streams)}
+
+    @torch.no_grad()
+    def losses(self, model, objective) -> dict[str, float]:
+        lengths = np.array([len(target) for target in self.data.targets])
+        generator, sums = torch.Generator().manual_seed(0), {}
+        for index in batches_by_tokens(lengths, self.max_tokens):
+            sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
+            loss, terms = objective.loss(model, objective.pack(sources, targets, generator))
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(index)
+        return {name: round(value / len(self.data), 4) for name, value in sums.items()}
+
+    def bleu(self, model, streams: tuple[str, ...]) -> dict[str, float]:
+        from ..translator import Translator
+
+        if not self.sources:
+            return {}
+        translator, result = Translator(model, vocabularies=self.vocabularies), {}
+        for mode, options in (("ar", {"beam_size": 1}), ("nar", {"iterations": 4})):
+            if mode in streams:
+                results = translator.translate(self.sources, mode=mode, **options)
+                hypotheses = [translation.hypotheses[0] for translation in results]
+                result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]
+        return result
