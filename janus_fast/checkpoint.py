@@ -55,9 +55,9 @@ def unique_state(model: JanusModel) -> dict[str, torch.Tensor]:
 def load_unique_state(model: JanusModel, state: dict[str, torch.Tensor], origin) -> None:
     expected = unique_state(model)
     if missing := sorted(set(expected) - set(state)):
-        raise ValueError(f"checkpoint: {origin} must hold every parameter of its config.json, got no {missing[0]!r}")
+        raise ValueError(f"checkpoint: {origin} must hold every parameter of the model, got no {missing[0]!r}")
     if unknown := sorted(set(state) - set(expected)):
-        raise ValueError(f"checkpoint: {origin} must hold the parameters of its config.json alone, got {unknown[0]!r}")
+        raise ValueError(f"checkpoint: {origin} must hold the parameters of the model alone, got {unknown[0]!r}")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise ValueError(

@@ -1,0 +1,231 @@
+"""Checkpoints of the authors' fairseq code, read without fairseq."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_unique_state, unique_state
+from ..config import JanusConfig
+from ..model import JanusModel
+from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
+from .torch_file import Record, StoredTensor, open_torch_file
+
+# fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
+POSITION_OFFSET = 2
+UNK = 3
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+POSITIONS = ("encoder.embed_positions", "decoder.embed_positions")
+# Settings that must be off, and why. The first two are known from the state dict, too.
+ONE_EMBEDDING_PATH = "the original applies it to autoregressive inputs only, so its two modes see different embeddings"
+UNSUPPORTED = {
+    "layernorm_embedding": ONE_EMBEDDING_PATH,
+    "project_in_dim": ONE_EMBEDDING_PATH,
+    "quant_noise_pq": ONE_EMBEDDING_PATH,
+    "quant_noise_scalar": ONE_EMBEDDING_PATH,
+    "adaptive_input": "adaptive embeddings are not part of JanusModel",
+    "adaptive_softmax_cutoff": "an adaptive output is not part of JanusModel",
+    "no_cross_attention": "JanusModel attends to the source",
+    "cross_self_attention": "JanusModel attends to the source and to the target one after the other",
+    "no_token_positional_embeddings": "JanusModel has positions",
+}
+
+
+def load(
+    checkpoint: str | Path, source_dict: str | Path | None = None, target_dict: str | Path | None = None
+) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:
+    """Converts a fairseq checkpoint of JANUS: the model, in float32 and evaluation mode, and its vocabularies.
+
+    The file is read by a restricted unpickler: nothing that it names is imported or called, and the optimizer's state
+    is not read at all. The mask token of the model is ``unk``, as in the original.
+
+    Args:
+        checkpoint: a file written by the original's training command, in float32, float16 or bfloat16.
+        source_dict, target_dict: its ``dict.<language>.txt``; both or neither.
+    Returns:
+        The model, and ``(source, target)`` vocabularies, which are one object where the model shares them (None
+        without dictionaries).
+    Raises:
+        FileNotFoundError: no such file. ValueError: not a whole checkpoint, an unsafe pickle, another architecture, a
+            setting that :class:`~janus_fast.JanusModel` does not have, NaN weights, a dictionary of another size.
+    """
+    if (source_dict is None) != (target_dict is None):
+        missing = "source_dict" if source_dict is None else "target_dict"
+        raise ValueError(f"convert: {missing} must be given, too, when the other dictionary is, got None")
+    with open_torch_file(checkpoint) as contents:
+        if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
+            raise ValueError(f"convert: {checkpoint} must be a fairseq checkpoint, got no 'model' in it")
+        settings = _settings(contents, checkpoint)
+        try:
+            state = {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents["model"].items()}
+        except Exception as error:  # a damaged archive fails in every way there is
+            raise ValueError(f"convert: {checkpoint} must be a whole checkpoint, got {error!r}") from None
+    model = _convert(
+        state, checkpoint, attention_heads=settings["encoder_attention_heads"],
+        activation=settings.get("activation_fn", "relu"), scale_embedding=not settings.get("no_scale_embedding"),
+        dropout=settings.get("dropout", 0.1), max_source_positions=settings.get("max_source_positions", 1024),
+        max_target_positions=settings.get("max_target_positions", 1024), allow_prenorm=False,
+    )  # fmt: skip
+    if source_dict is None:
+        return model, None
+    source, target = read_dictionary(source_dict), read_dictionary(target_dict)
+    for vocabulary, path, size in (
+        (source, source_dict, model.config.source_vocab_size),
+        (target, target_dict, model.config.target_vocab_size),
+    ):
+        if len(vocabulary) != size:
+            raise ValueError(
+                f"convert: {path} must hold the checkpoint's {size} tokens, 4 special ones included, "
+                f"got {len(vocabulary)}"
+            )
+    if model.config.share_all_embeddings and source.tokens != target.tokens:
+        raise ValueError(
+            f"convert: target_dict must equal source_dict when embeddings are shared, got {source_dict}, {target_dict}"
+        )
+    return model, (source, source if source.tokens == target.tokens else target)
+
+
+def from_state_dict(
+    state_dict: Mapping[str, Tensor], *, attention_heads: int, activation: str = "relu", scale_embedding: bool = True,
+    dropout: float = 0.1, max_source_positions: int = 1024, max_target_positions: int = 1024,
+    allow_prenorm: bool = False,
+) -> JanusModel:  # fmt: skip
+    """Makes a model of a fairseq state dict of JANUS: sizes, norms, positions and shared embeddings as its tensors say.
+
+    Args:
+        state_dict: fairseq's names and tensors of any float dtype.
+        attention_heads, activation, scale_embedding, dropout: what tensors do not tell.
+        max_source_positions, max_target_positions: sizes of sinusoidal position tables; a learned one has its own.
+        allow_prenorm: accept a pre-norm model, whose autoregressive outputs then differ from the original's.
+    Returns:
+        The model, in float32 and evaluation mode, on the CPU.
+    Raises:
+        ValueError: tensors missing, unknown, of the wrong shape or not finite, or a model that JanusModel is not.
+    """
+    return _convert(
+        state_dict, "state_dict", attention_heads=attention_heads, activation=activation,
+        scale_embedding=scale_embedding, dropout=dropout, max_source_positions=max_source_positions,
+        max_target_positions=max_target_positions, allow_prenorm=allow_prenorm,
+    )  # fmt: skip
+
+
+def read_dictionary(path: str | Path) -> Vocabulary:
+    """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"convert: {path} does not exist")
+    tokens = list(SPECIAL_TOKENS[: UNK + 1])
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"convert: {path} must be UTF-8 text, got {error}") from None
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+        token, space, count = line.rstrip("\r").rpartition(" ")
+        if not space or not count.isdigit():
+            raise ValueError(f"convert: {path} must hold lines 'token count', got {line!r} in line {number}")
+        tokens.append(token)
+    try:
+        return Vocabulary(tokens)
+    except ValueError as error:
+        raise ValueError(f"convert: {path}: {error}") from None
+
+
+def _settings(contents: dict, origin) -> dict:
+    """The model's settings, from ``cfg`` (omegaconf) or ``args`` (argparse), checked for what JanusModel lacks."""
+    settings = contents.get("args")
+    if settings is None and isinstance(config := _unwrap(contents.get("cfg")), dict):
+        settings = _unwrap(config.get("model"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"convert: {origin} must hold the model's settings, got neither 'cfg' nor 'args'")
+    settings = {name: _unwrap(value) for name, value in settings.items()}
+    if "janus" not in str(settings.get("arch")):
+        raise ValueError(f"convert: {origin} must be a checkpoint of JANUS, got architecture {settings.get('arch')!r}")
+    for name, reason in UNSUPPORTED.items():
+        if settings.get(name):
+            raise ValueError(f"convert: {origin}: {name} must be off ({reason}), got {settings[name]!r}")
+    heads = [settings.get(f"{side}_attention_heads") for side in ("encoder", "decoder")]
+    if heads[0] != heads[1] or heads[0] is None:
+        raise ValueError(f"convert: {origin}: encoder and decoder must have the same attention_heads, got {heads}")
+    return settings
+
+
+def _unwrap(node):
+    """What an omegaconf node holds; an argparse namespace is a record of its settings already."""
+    return node.get("_content", node.get("_val", node)) if isinstance(node, Record) else node
+
+
+def _convert(
+    state: Mapping[str, Tensor], origin, *, attention_heads, activation, scale_embedding, dropout,
+    max_source_positions, max_target_positions, allow_prenorm,
+) -> JanusModel:  # fmt: skip
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(f"convert: {origin}: {name} must be a tensor, got {type(tensor).__name__}")
+        for part in ("layernorm_embedding", "project_in_dim"):
+            if f".{part}." in name:
+                raise ValueError(f"convert: {origin}: {part} must be absent ({ONE_EMBEDDING_PATH}), got {name!r}")
+    if "decoder.embed_length.weight" not in state:
+        raise ValueError(
+            f"convert: {origin} must be a JANUS model, which predicts lengths, got no 'decoder.embed_length.weight'"
+        )
+    prenorm = {f"{side}.layer_norm.weight" in state for side in ("encoder", "decoder")}
+    if len(prenorm) == 2:
+        raise ValueError(
+            f"convert: {origin}: encoder and decoder must both be pre-norm or both post-norm, got one each"
+        )
+    if prenorm == {True} and not allow_prenorm:
+        raise ValueError(
+            f"convert: {origin} must be post-norm, got pre-norm: the original's pre-norm autoregressive stream enters "
+            "cross-attention without its norm, so those weights would give other outputs here"
+        )
+    learned = {f"{name}.weight" in state for name in POSITIONS}
+    if len(learned) == 2:
+        raise ValueError(
+            f"convert: {origin}: encoder and decoder must have the same kind of positions, got learned and sinusoidal"
+        )
+    learned = learned == {True}
+
+    def size(name: str, dim: int) -> int:
+        if name not in state:
+            raise ValueError(f"convert: {origin} must hold every parameter of the model, got no {name!r}")
+        if state[name].dim() != 2:
+            raise ValueError(f"convert: {origin}: {name} must be a matrix, got shape {list(state[name].shape)}")
+        return state[name].shape[dim]
+
+    def layers(side: str) -> int:
+        numbers = [int(match[1]) for name in state if (match := re.match(rf"{side}\.layers\.(\d+)\.", name))]
+        return 1 + max(numbers, default=-1)
+
+    vocab_sizes = [size(name, 0) for name in EMBEDDINGS]
+    tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
+    config = JanusConfig(
+        source_vocab_size=vocab_sizes[0],
+        target_vocab_size=vocab_sizes[1],
+        d_model=size(EMBEDDINGS[1], 1),
+        encoder_layers=layers("encoder"),
+        decoder_layers=layers("decoder"),
+        attention_heads=attention_heads,
+        encoder_ffn_dim=size("encoder.layers.0.fc1.weight", 0),
+        decoder_ffn_dim=size("decoder.layers.0.fc1.weight", 0),
+        max_source_positions=size(f"{POSITIONS[0]}.weight", 0) - POSITION_OFFSET if learned else max_source_positions,
+        max_target_positions=size(f"{POSITIONS[1]}.weight", 0) - POSITION_OFFSET if learned else max_target_positions,
+        length_classes=size("decoder.embed_length.weight", 0),
+        activation=activation,
+        positions="learned" if learned else "sinusoidal",
+        position_offset=0 if learned else POSITION_OFFSET,
+        normalize_before=prenorm == {True},
+        share_all_embeddings=all(tied),
+        share_decoder_embeddings=tied[2],
+        scale_embedding=scale_embedding,
+        dropout=dropout,
+        mask_token_id=UNK,
+    )
+    model = JanusModel(config)
+    aliases = set(EMBEDDINGS) - set(unique_state(model))
+    ignored = {"encoder.version", "decoder.version", *(f"{name}._float_tensor" for name in POSITIONS), *aliases}
+    state = {name: tensor for name, tensor in state.items() if name not in ignored}
+    if learned:
+        state |= {f"{name}.weight": state[f"{name}.weight"][POSITION_OFFSET:] for name in POSITIONS}
+    load_unique_state(model, state, origin)
+    return model.eval()
