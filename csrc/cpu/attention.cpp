@@ -99,17 +99,13 @@ std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Tensor& query, const Tensor& key,
-                                            const Tensor& value, const Tensor& lse, const Integers& integers,
-                                            double scale) {
+                                            const Tensor& value, const Integers& integers, double scale) {
   const char* op = "attention_bwd";
   auto call = prepare<T>(op, query, key, value, integers, scale);
   check_operand(grad_output, query, op, "grad_output", query.size(0));
-  STD_TORCH_CHECK(lse.is_contiguous() && lse.numel() == query.size(0) * query.size(1), op,
-                  ": lse must be a contiguous [Nq, H]");
   Tensor grad_query = torch::stable::new_empty(query, query.sizes());
   Tensor grad_key = torch::stable::new_empty(key, key.sizes());
   Tensor grad_value = torch::stable::new_empty(value, value.sizes());
-  call.lse = const_cast<Accumulator<T>*>(data<Accumulator<T>>(lse));  // read only
   call.grad_output = rows_of<T>(grad_output);
   call.grad_query = mutable_data<T>(grad_query), call.grad_key = mutable_data<T>(grad_key);
   call.grad_value = mutable_data<T>(grad_value);
@@ -150,20 +146,19 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, const Tensor& query, const Tensor& key,
-                                                     const Tensor& value, const Tensor& lse,
-                                                     const Tensor& query_offsets, const Tensor& key_offsets,
-                                                     const Tensor& key_sequences, const Tensor& query_times,
-                                                     const Tensor& visible_from, const Tensor& visible_until,
-                                                     double scale) {
+                                                     const Tensor& value, const Tensor& query_offsets,
+                                                     const Tensor& key_offsets, const Tensor& key_sequences,
+                                                     const Tensor& query_times, const Tensor& visible_from,
+                                                     const Tensor& visible_until, double scale) {
   const Integers integers = {query_offsets, key_offsets, key_sequences, query_times, visible_from, visible_until};
   STD_TORCH_CHECK(query.dim() == 3, "attention_bwd: query must have 3 dimensions, got ", query.dim());
   switch (query.scalar_type()) {
     case ScalarType::Float:
-      return backward<float>(grad_output, query, key, value, lse, integers, scale);
+      return backward<float>(grad_output, query, key, value, integers, scale);
     case ScalarType::Double:
-      return backward<double>(grad_output, query, key, value, lse, integers, scale);
+      return backward<double>(grad_output, query, key, value, integers, scale);
     case ScalarType::BFloat16:
-      return backward<BFloat16>(grad_output, query, key, value, lse, integers, scale);
+      return backward<BFloat16>(grad_output, query, key, value, integers, scale);
     default:
       STD_TORCH_CHECK(false, "attention_bwd: query must be float32, float64 or bfloat16");
   }

@@ -86,10 +86,9 @@ def _check_visibility(v: Visibility, query: Tensor, key: Tensor) -> None:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, *rest):
-        output, lse = operation.native(query, key, value, *rest)
-        ctx.save_for_backward(query, key, value, lse, *rest[:-1])
+        ctx.save_for_backward(query, key, value, *rest[:-1])
         ctx.scale = rest[-1]
-        return output
+        return operation.native(query, key, value, *rest)[0]
 
     @staticmethod
     @once_differentiable
@@ -180,7 +179,7 @@ operation = Operation(
 )
 define(
     "attention_bwd",
-    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, Tensor lse, {_INTEGERS}, float scale)"
+    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, {_INTEGERS}, float scale)"
     " -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     _fake_bwd,
 )

@@ -61,34 +61,38 @@ size_t attention_fwd_scratch(int64_t max_keys, int64_t size) {
   return kQueryBlock * stride + kQueryBlock * size + 2 * stride;  // scores, output, intervals
 }
 
-// Scores -> exponentials of (score - maximum), in place, over the keys [begin, end). Returns their sum; *maximum is
-// the largest score, *any whether the query sees a key.
+// What turns a row's exponentials into weights, and its log-sum-exp; 0 and minus infinity when it sees no key.
 template <typename S>
-JANUS_INLINE S softmax_row(S* scores, const Intervals& intervals, int64_t begin, int64_t end, int32_t time, S scale,
-                           S* maximum_out, bool* any) {
-  constexpr int64_t kWidth = kLanes<S>;
+struct Softmax {
+  S inverse_total, lse;
+};
+
+// Scores -> exponentials of (scaled score - their maximum), in place, over the keys [begin, end).
+template <typename S>
+JANUS_INLINE Softmax<S> softmax_row(S* scores, const Intervals& intervals, int64_t begin, int64_t end, int32_t time,
+                                    S scale) {
   const Vec<S> lowest = splat(-static_cast<S>(INFINITY));
   Vec<S> top = lowest;
-  decltype(top < top) seen_any = {};
-  for (int64_t j = 0; j < end - begin; j += kWidth) {
+  decltype(top < top) seen = {};
+  for (int64_t j = 0; j < end - begin; j += kLanes<S>) {
     auto sees = intervals.seen<S>(begin + j, time);
     Vec<S> s = sees ? load(scores + j) * scale : lowest;
-    seen_any |= sees;
+    seen |= sees;
     top = maximum<S>(s, top);
     store(scores + j, s);
   }
-  *any = false;
-  for (int64_t i = 0; i < kWidth; i++) *any |= seen_any[i] != 0;
+  bool any = false;
+  for (int64_t i = 0; i < kLanes<S>; i++) any |= seen[i] != 0;
   S peak = maximum<S>(top);
   if (peak == -static_cast<S>(INFINITY)) peak = 0;
   Vec<S> total = {};
-  for (int64_t j = 0; j < end - begin; j += kWidth) {
+  for (int64_t j = 0; j < end - begin; j += kLanes<S>) {
     Vec<S> p = exponential(load(scores + j) - peak);
     store(scores + j, p);
     total += p;
   }
-  *maximum_out = peak;
-  return sum<S>(total);
+  if (!any) return {0, -static_cast<S>(INFINITY)};
+  return {1 / sum<S>(total), peak + logarithm(sum<S>(total))};
 }
 
 template <typename T>
@@ -113,14 +117,12 @@ void attention_fwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
       if (begin < end)
         dot_rows(call.query.at(row, head), call.query.row_stride, rows, call.key.at(key_begin + begin, head),
                  call.key.row_stride, end - begin, size, scores, stride);
-      S totals[kQueryBlock];
+      S inverse_totals[kQueryBlock];
       for (int64_t i = 0; i < rows; i++) {
-        S peak;
-        bool any;
-        const S total =
-            softmax_row(scores + i * stride, intervals, begin, end, call.query_times[row + i], call.scale, &peak, &any);
-        totals[i] = any ? 1 / total : 0;
-        call.lse[(row + i) * call.heads + head] = any ? peak + logarithm(total) : -static_cast<S>(INFINITY);
+        const auto row_softmax =
+            softmax_row(scores + i * stride, intervals, begin, end, call.query_times[row + i], call.scale);
+        inverse_totals[i] = row_softmax.inverse_total;
+        call.lse[(row + i) * call.heads + head] = row_softmax.lse;
       }
       // [rows, keys] x [keys, D] -> [rows, D]
       for (int64_t i = 0; i < rows * size; i++) output[i] = 0;
@@ -129,7 +131,7 @@ void attention_fwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
                     end - begin, output, size);
       for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < size; c++)
-          narrow(output[i * size + c] * totals[i], call.output + ((row + i) * call.heads + head) * size + c);
+          narrow(output[i * size + c] * inverse_totals[i], call.output + ((row + i) * call.heads + head) * size + c);
     }
   }
 }
@@ -177,16 +179,15 @@ void attention_bwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
           dot_rows(call.grad_output.at(row, head), call.grad_output.row_stride, rows, call.value.at(first, head),
                    call.value.row_stride, count, size, grad_scores, stride);
           for (int64_t i = 0; i < rows; i++) {
-            const Vec<S> lowest = splat(-static_cast<S>(INFINITY));
-            const S stored = call.lse[(row + i) * call.heads + head];
-            const S lse = stored == -static_cast<S>(INFINITY) ? 0 : stored;  // a query that sees nothing
             S *w = weights + i * stride, *g = grad_scores + i * stride;
+            const int32_t time = call.query_times[row + i];
+            // Once more from the scores: as exact as the forward pass, which a stored log-sum-exp of large scores
+            // isn't.
+            const S inverse_total = softmax_row(w, intervals, begin, end, time, call.scale).inverse_total;
             Vec<S> products = {};
             for (int64_t j = 0; j < count; j += kLanes<S>) {
-              auto sees = intervals.seen<S>(begin + j, call.query_times[row + i]);
-              const Vec<S> s = sees ? load(w + j) * call.scale : lowest;
-              const Vec<S> p = exponential(s - lse);
-              const Vec<S> grad = sees ? load(g + j) : Vec<S>{};
+              const Vec<S> p = load(w + j) * inverse_total;
+              const Vec<S> grad = intervals.seen<S>(begin + j, time) ? load(g + j) : Vec<S>{};
               store(w + j, p);
               store(g + j, grad);
               products += p * grad;

@@ -38,7 +38,7 @@ struct AttentionCall {
   const int32_t *query_offsets, *key_offsets, *key_sequences, *query_times, *visible_from, *visible_until;
   int64_t heads, size;
   Accumulator<T> scale;
-  // Forward: [Nq, H, D] and [Nq, H], written. Backward: lse is read.
+  // Forward only: [Nq, H, D] and [Nq, H].
   T* output;
   Accumulator<T>* lse;
   // Backward only. query_order[order_offsets[s]..order_offsets[s + 1]) are the query sequences that attend to key
