@@ -294,10 +294,9 @@ def test_converted_checkpoint():
     inputs = torch.cat([F.pad(torch.full((n - 2,), golden.UNK), (1, 1)) for n in target_lengths.tolist()])
     ends = target_lengths.cumsum(0)
     inputs[ends - 1] = 2
-    offsets, source_offsets = offsets_of(target_lengths), offsets_of(data["src_lengths"])
+    offsets = offsets_of(target_lengths)
     positions = torch.cat([torch.arange(n) for n in target_lengths.tolist()])
     with torch.no_grad():
-        hidden = model.decode(
-            inputs, positions, Visibility.bidirectional(offsets), encoded, Visibility.bidirectional(offsets, source_offsets)
-        )  # fmt: skip
+        cross = Visibility.bidirectional(offsets, offsets_of(data["src_lengths"]))
+        hidden = model.decode(inputs, positions, Visibility.bidirectional(offsets), encoded, cross)
     assert_close(model.logits(hidden), golden.packed(expected["nar_logits"], target_lengths.tolist()))
