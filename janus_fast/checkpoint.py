@@ -1,6 +1,10 @@
 """Models on disk: ``config.json``, ``model.safetensors`` and the vocabularies, in one directory."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,23 +18,39 @@ from .text import Vocabulary
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def write_atomically(path: str | Path, write) -> None:
-    """Calls ``write(temporary path)`` and renames the result to ``path``: a failure leaves the old file as it was."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def replacing(directory: str | Path) -> Iterator[Path]:
+    """A temporary directory whose files take the places of their namesakes in ``directory``, weights last.
+
+    They do so once all of them are safely on disk: a failure before leaves everything as it was.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=directory))
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporary
+        files = sorted(temporary.iterdir(), key=lambda file: file.name == WEIGHTS)
+        for path in files:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        for path in files:
+            os.replace(path, directory / path.name)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
-    """``tensors`` as a safetensors file; a tensor that shares another's memory must be left out by the caller."""
+    """``tensors`` as a safetensors file; a tensor that shares another's memory must be left out by the caller.
+
+    Raises:
+        OSError: the file cannot be written, for instance to a full disk; what ``path`` held before is still there.
+    """
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(contiguous, temporary, metadata={"format": "pt"}))
+    with replacing(Path(path).parent) as temporary:
+        try:
+            save_file(contiguous, temporary / Path(path).name, metadata={"format": "pt"})
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"checkpoint: {path} must be on a disk that takes it, got {error}") from error
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -63,30 +83,33 @@ def load_unique_state(model: JanusModel, state: dict[str, torch.Tensor], origin)
             raise ValueError(
                 f"checkpoint: {origin}: {name} must have shape {list(expected[name].shape)}, got {list(tensor.shape)}"
             )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point():
+            raise ValueError(f"checkpoint: {origin}: {name} must hold floating-point numbers, got {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
             raise ValueError(f"checkpoint: {origin}: {name} must hold finite numbers alone, got NaN or infinity")
         with torch.no_grad():
             expected[name].copy_(tensor)
 
 
 def save(model: JanusModel, directory: str | Path, vocabularies=None, *, dtype: torch.dtype | None = None) -> None:
-    """Writes a model (weights last, each file atomically) and its ``(source, target)`` vocabularies.
+    """Writes a model and its ``(source, target)`` vocabularies; all of it, or nothing if anything fails.
 
     ``dtype`` converts the weights on disk, e.g. ``torch.bfloat16`` for a file of half the size.
+
+    Raises:
+        OSError: something cannot be written; a model that ``directory`` held before is still there.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if vocabularies is not None:
-        source, target = vocabularies
-        if source is target:
-            source.save(directory, "sentencepiece" if source.processor is not None else "vocabulary")
-        else:
-            source.save(directory, "source")
-            target.save(directory, "target")
-    text = model.config.to_json()
-    write_atomically(directory / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    state = unique_state(model)
-    write_tensors({k: v if dtype is None else v.to(dtype) for k, v in state.items()}, directory / WEIGHTS)
+    with replacing(directory) as temporary:
+        if vocabularies is not None:
+            source, target = vocabularies
+            if source is target:
+                source.save(temporary, "sentencepiece" if source.processor is not None else "vocabulary")
+            else:
+                source.save(temporary, "source")
+                target.save(temporary, "target")
+        (temporary / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
+        state = unique_state(model)
+        write_tensors({k: v if dtype is None else v.to(dtype) for k, v in state.items()}, temporary / WEIGHTS)
 
 
 def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:

@@ -1,0 +1,243 @@
+"""Models on disk: what comes back is what was saved, and a failure leaves what was there."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from janus_fast import checkpoint
+from janus_fast.config import JanusConfig
+from janus_fast.model import JanusModel
+from janus_fast.text import Vocabulary
+
+SIZES = {
+    "source_vocab_size": 11, "target_vocab_size": 11, "d_model": 8, "encoder_layers": 1, "decoder_layers": 2,
+    "attention_heads": 2, "encoder_ffn_dim": 12, "decoder_ffn_dim": 16, "max_source_positions": 9,
+    "max_target_positions": 10, "length_classes": 10,
+}  # fmt: skip
+
+
+def make(seed=0, **changes) -> JanusModel:
+    torch.manual_seed(seed)
+    return JanusModel(JanusConfig(**{**SIZES, **changes}))
+
+
+def vocabulary(*words) -> Vocabulary:
+    return Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *words])
+
+
+def assert_same(first: JanusModel, second: JanusModel):
+    assert first.config == second.config
+    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]), name
+
+
+def files(directory) -> set[str]:
+    return set(os.listdir(directory))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_all_embeddings": False, "target_vocab_size": 13},
+        {"share_all_embeddings": False, "share_decoder_embeddings": False},
+        {"normalize_before": True, "positions": "sinusoidal", "activation": "gelu", "position_offset": 2},
+    ],
+    ids=["shared", "shared_output", "separate", "prenorm"],
+)
+def test_round_trip(tmp_path, changes):
+    model = make(**changes)
+    checkpoint.save(model, tmp_path / "new" / "model")
+    again, vocabularies = checkpoint.load(tmp_path / "new" / "model")
+    assert_same(model, again)
+    assert vocabularies is None and not again.training
+    assert files(tmp_path / "new" / "model") == {"config.json", "model.safetensors"}
+
+
+def test_shared_tensors_are_stored_once(tmp_path):
+    model = make()
+    checkpoint.save(model, tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == dict(model.named_parameters()).keys()
+    again, _ = checkpoint.load(tmp_path)
+    assert again.decoder.embed_tokens.weight is again.encoder.embed_tokens.weight
+    assert again.decoder.output_projection.weight is again.encoder.embed_tokens.weight
+
+
+def test_bfloat16_on_disk(tmp_path):
+    model = make()
+    checkpoint.save(model, tmp_path, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+    again, _ = checkpoint.load(tmp_path)
+    assert_same(model.bfloat16().float(), again)
+
+
+def test_vocabularies(tmp_path):
+    shared = vocabulary("a", "b")
+    checkpoint.save(make(), tmp_path / "shared", (shared, shared))
+    source, target = checkpoint.load(tmp_path / "shared")[1]
+    assert source is target and source.tokens == shared.tokens
+    checkpoint.save(make(), tmp_path / "two", (shared, vocabulary("ä", "b c")))
+    source, target = checkpoint.load(tmp_path / "two")[1]
+    assert source.tokens[5:] == ["a", "b"] and target.tokens[5:] == ["ä", "b c"]
+
+
+def test_saving_over_a_model_of_another_size(tmp_path):
+    checkpoint.save(make(), tmp_path)
+    larger = make(decoder_layers=3)
+    checkpoint.save(larger, tmp_path)
+    assert_same(larger, checkpoint.load(tmp_path)[0])
+
+
+# What cannot be read
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    checkpoint.save(make(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_missing_files(saved):
+    with pytest.raises(FileNotFoundError, match=r"nowhere must be a model directory with config\.json, which is not"):
+        checkpoint.load(saved / "nowhere")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors does not exist"):
+        checkpoint.load(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must be a model directory with config\.json, which is not there"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 2000, -1])
+def test_truncated_weights(saved, keep):
+    data = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(data[:keep])
+    with pytest.raises(ValueError, match=r"model\.safetensors must be a whole safetensors file, got"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config\.json must hold a JSON object"),
+        ("[]", r'must hold "model_type": "janus"'),
+        ('{"model_type": "bert", "hidden_size": 8}', r'config\.json must hold "model_type": "janus"; it belongs to'),
+        ('{"model_type": "janus", "width": 8}', r"config\.json must hold known keys only, got \['width'\]"),
+        ('{"model_type": "janus", "source_vocab_size": 8}', r"config\.json: .*target_vocab_size"),
+    ],
+)
+def test_foreign_configurations(saved, text, message):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(saved)
+
+
+def rewrite(path: Path, change) -> None:
+    tensors = load_file(path / "model.safetensors")
+    change(tensors)
+    save_file(tensors, path / "model.safetensors")
+
+
+NAME = "decoder.layers.1.fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(NAME), f"must hold every parameter of the model, got no '{NAME}'"),
+        (lambda t: t.update(extra=t[NAME] + 0), "must hold the parameters of the model alone, got 'extra'"),
+        (lambda t: t.update({NAME: t[NAME][1:]}), rf"{NAME} must have shape \[16, 8\], got \[15, 8\]"),
+        (lambda t: t.update({NAME: t[NAME].long()}), rf"{NAME} must hold floating-point numbers, got torch\.int64"),
+        (lambda t: t[NAME].view(-1)[5:6].fill_(float("nan")), f"{NAME} must hold finite numbers alone, got NaN or inf"),
+        (lambda t: t[NAME].view(-1)[5:6].fill_(float("inf")), f"{NAME} must hold finite numbers alone, got NaN or inf"),
+    ],
+    ids=["missing", "unknown", "shape", "dtype", "nan", "infinity"],
+)
+def test_weights_that_are_refused(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(ValueError, match=rf"model\.safetensors.*{message}"):
+        checkpoint.load(saved)
+
+
+def test_safetensors_of_another_system(saved):
+    save_file({"bert.embeddings.weight": torch.ones(3, 4)}, saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors must hold every parameter of the model, got no"):
+        checkpoint.load(saved)
+
+
+# A disk that fills while saving
+
+
+def assert_untouched(directory: Path, model: JanusModel, tokens: list[str]):
+    again, (source, target) = checkpoint.load(directory)
+    assert_same(model, again)
+    assert source is target and source.tokens == tokens
+    assert files(directory) == {"config.json", "model.safetensors", "vocabulary.json"}
+
+
+@pytest.mark.parametrize("fails", ["vocabulary", "config", "weights", "sync"])
+def test_full_disk_leaves_the_old_model(tmp_path, monkeypatch, fails):
+    old, words = make(0), vocabulary("a", "b")
+    checkpoint.save(old, tmp_path, (words, words))
+
+    def full(*args, **kwargs):
+        if fails == "weights":  # after a part of the file
+            Path(args[1]).write_bytes(b"part of a file")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if fails == "sync":
+        monkeypatch.setattr(os, "fsync", full)
+    elif fails == "weights":
+        monkeypatch.setattr(checkpoint, "save_file", full)
+    else:
+        monkeypatch.setattr(*{"vocabulary": (Vocabulary, "save"), "config": (JanusConfig, "to_json")}[fails], full)
+    other = vocabulary("c", "d")
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint.save(make(1, decoder_layers=3), tmp_path, (other, other))
+    monkeypatch.undo()
+    assert_untouched(tmp_path, old, words.tokens)
+
+
+def test_file_size_limit_leaves_the_old_model(tmp_path):
+    """A real failure of the operating system: no file may grow beyond 20 kB, the weights of the new model would."""
+    pytest.importorskip("resource")
+    old, words = make(0), vocabulary("a", "b")
+    checkpoint.save(old, tmp_path, (words, words))
+    sizes = {**SIZES, "d_model": 64}
+    program = f"""
+import resource
+from janus_fast import checkpoint
+from janus_fast.config import JanusConfig
+from janus_fast.model import JanusModel
+model = JanusModel(JanusConfig(**{json.dumps(sizes)}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    checkpoint.save(model, {str(tmp_path)!r})
+except OSError as error:
+    print("refused:", error)
+"""
+    root = Path(checkpoint.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert "refused: checkpoint: " in run.stdout and "model.safetensors must be on a disk that takes it" in run.stdout
+    assert_untouched(tmp_path, old, words.tokens)
+
+
+def test_interruption_leaves_the_old_model(tmp_path, monkeypatch):
+    old, words = make(0), vocabulary("a", "b")
+    checkpoint.save(old, tmp_path, (words, words))
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(make(1), tmp_path)
+    assert_untouched(tmp_path, old, words.tokens)

@@ -1,0 +1,321 @@
+"""The fairseq converter: what it makes of a checkpoint, what it refuses, and that it runs nothing."""
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import golden
+import pytest
+import torch
+
+from janus_fast import checkpoint
+from janus_fast.convert import fairseq
+from janus_fast.convert.torch_file import PlainUnpickler, Record, Storage, StoredTensor, open_torch_file
+
+DICTIONARIES = (golden.GOLDEN / "checkpoint" / "dict.de.txt", golden.GOLDEN / "checkpoint" / "dict.en.txt")
+LEGACY = {"_use_new_zipfile_serialization": False}
+
+
+def settings(**changes) -> argparse.Namespace:
+    values = {
+        "arch": "janus_transformer_iwslt_de_en", "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "activation_fn": "relu", "dropout": 0.3, "layernorm_embedding": False, "quant_noise_pq": 0,
+    }  # fmt: skip
+    return argparse.Namespace(**values | changes)
+
+
+def state(**changes) -> dict[str, torch.Tensor]:
+    """The golden weights; a change to None takes a tensor out."""
+    return {k: v for k, v in (golden.tensors("weights") | changes).items() if v is not None}
+
+
+def save(path, weights=None, args=None, **options):
+    torch.save({"args": args or settings(), "model": state() if weights is None else weights}, path, **options)
+    return path
+
+
+# What it makes
+
+
+def test_checkpoint_of_the_original():
+    model, (source, target) = fairseq.load(golden.CHECKPOINT, *DICTIONARIES)
+    expected = golden.group("checkpoint/expected", "weights/")
+    for name, tensor in model.state_dict().items():
+        offset = fairseq.POSITION_OFFSET if "embed_positions" in name else 0
+        assert torch.equal(tensor, expected[name][offset:]), name
+    config = model.config
+    assert (config.d_model, config.encoder_ffn_dim, config.decoder_ffn_dim) == (16, 24, 24)
+    assert (config.attention_heads, config.encoder_layers, config.decoder_layers) == (2, 1, 1)
+    assert (config.max_source_positions, config.max_target_positions, config.length_classes) == (40, 40, 256)
+    assert (config.dropout, config.activation, config.mask_token_id) == (0.3, "relu", 3)
+    assert config.share_all_embeddings and not model.training and not config.normalize_before
+    assert source is target
+    assert source.tokens[:6] == ["<s>", "<pad>", "</s>", "<unk>", "w000", "w001"]
+    assert len(source) == 120
+
+
+def test_without_dictionaries():
+    model, vocabularies = fairseq.load(golden.CHECKPOINT)
+    assert vocabularies is None and model.config.d_model == 16
+
+
+def test_converted_model_survives_saving(tmp_path):
+    model, vocabularies = fairseq.load(golden.CHECKPOINT, *DICTIONARIES)
+    checkpoint.save(model, tmp_path / "model", vocabularies)
+    again, (source, target) = checkpoint.load(tmp_path / "model")
+    assert again.config == model.config and source.tokens == target.tokens == vocabularies[0].tokens
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_formats_and_dtypes(tmp_path, options, dtype):
+    weights = {name: tensor.to(dtype) for name, tensor in state().items()}
+    model, _ = fairseq.load(save(tmp_path / "model.pt", weights, **options))
+    assert torch.equal(model.decoder.layers[1].fc2.weight, weights["decoder.layers.1.fc2.weight"].float())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_separate_embeddings_and_sinusoidal_positions():
+    separate = fairseq.from_state_dict(
+        golden.group("variants", "separate_embeddings/weights/"), attention_heads=2, activation="gelu"
+    )
+    names = dict(separate.named_parameters()).keys()
+    assert {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight"} <= names
+    sinusoidal = fairseq.from_state_dict(
+        golden.group("variants", "sinusoidal/weights/"), attention_heads=2, max_target_positions=77
+    )
+    assert sinusoidal.config.positions == "sinusoidal" and sinusoidal.config.position_offset == 2
+    assert (sinusoidal.config.max_source_positions, sinusoidal.config.max_target_positions) == (1024, 77)
+
+
+def test_tied_output_alone():
+    decoder = torch.randn(50, 64)
+    model = fairseq.from_state_dict(
+        state(**{"decoder.embed_tokens.weight": decoder, "decoder.output_projection.weight": decoder.clone()}),
+        attention_heads=4,
+    )
+    assert not model.config.share_all_embeddings and model.config.share_decoder_embeddings
+    assert (model.config.source_vocab_size, model.config.target_vocab_size) == (120, 50)
+    assert model.decoder.output_projection.weight is model.decoder.embed_tokens.weight
+
+
+def test_state_dict_is_left_alone():
+    weights = state()
+    before = {name: tensor.clone() for name, tensor in weights.items()}
+    fairseq.from_state_dict(weights, attention_heads=4)
+    assert weights.keys() == before.keys()
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+# What it reads
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+def test_tensors_of_every_layout(tmp_path, options):
+    base = torch.arange(60.0).view(3, 4, 5)
+    shared = torch.arange(7)
+    contents = {
+        "slice": base[1:, ::2], "transposed": base.transpose(0, 2), "scalar": torch.tensor(2.5), "bool": base > 20,
+        "empty": torch.empty(0, 3), "parameter": torch.nn.Parameter(base[2]), "tail": shared[4:], "whole": shared,
+        "ordered": collections.OrderedDict(a=[1, (2.5, None)], b={True}), "default": collections.defaultdict(list, c=2),
+        "record": argparse.Namespace(x=1),
+    }  # fmt: skip
+    torch.save(contents, tmp_path / "file.pt", **options)
+    with open_torch_file(tmp_path / "file.pt") as read:
+        for name, value in contents.items():
+            if isinstance(value, torch.Tensor):
+                assert isinstance(read[name], StoredTensor)
+                assert torch.equal(read[name].load(), value.detach()) and read[name].load().dtype == value.dtype
+        assert read["ordered"] == contents["ordered"] and read["default"] == {"c": 2}
+        assert read["record"] == {"x": 1} and type(read["record"]) is not argparse.Namespace
+
+
+def test_optimizer_state_is_not_read(tmp_path):
+    contents = {"args": settings(), "model": state(), "last_optimizer_state": {"state": torch.full((1000,), 1.25)}}
+    torch.save(contents, tmp_path / "model.pt")
+    damaged = tmp_path / "damaged.pt"
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive, zipfile.ZipFile(damaged, "w") as copy:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        dropped = [name for name, size in sizes.items() if size == 4000]
+        assert len(dropped) == 1
+        for name in sizes.keys() - dropped:
+            copy.writestr(name, archive.read(name))
+    fairseq.load(damaged)
+
+
+# What it refuses
+
+
+class Call:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function, *arguments):
+        self.reduced = (function, arguments)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize("place", ["model", "last_optimizer_state"])
+@pytest.mark.parametrize("function", [os.system, eval, os.mkdir, getattr], ids=lambda function: function.__name__)
+def test_unsafe_pickles_are_refused_and_run_nothing(tmp_path, options, place, function):
+    trace = tmp_path / "trace"
+    arguments = {os.system: (f"touch {trace}",), eval: (f"open({str(trace)!r}, 'w')",), os.mkdir: (str(trace),)}
+    contents = {"args": settings(), "model": state(), "last_optimizer_state": {}}
+    contents[place]["weight"] = Call(function, *arguments.get(function, ("text", "upper")))
+    torch.save(contents, tmp_path / "evil.pt", **options)
+    refusal = rf"tensors and plain values alone, got \w+\.{function.__name__} \(nothing was executed\)"
+    with pytest.raises(ValueError, match=refusal):
+        fairseq.load(tmp_path / "evil.pt")
+    assert not trace.exists()
+
+
+def unpickle(program: bytes):
+    return PlainUnpickler(io.BytesIO(program), None).load()
+
+
+def test_classes_of_known_packages_are_records_and_are_not_called():
+    """``argparse._sys.exit("a")``, as a pickle: a name inside a known package, which leads out of it."""
+    made = unpickle(b"\x80\x04" + b"\x8c\x08argparse" + b"\x8c\x09_sys.exit" + b"\x93" + b"\x8c\x01a\x85R.")
+    assert isinstance(made, Record) and made == {"args": ("a",)}
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_truncated_files(tmp_path, options, share):
+    path = save(tmp_path / "model.pt", **options)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.pt must be a whole (file written by torch\.save|checkpoint), got"):
+        fairseq.load(path)
+
+
+def test_damaged_numbers(tmp_path):
+    path = save(tmp_path / "model.pt")
+    data = bytearray(path.read_bytes())
+    at = data.index(state()["encoder.layers.0.fc1.weight"].numpy().tobytes())
+    data[at + 100] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="must be a whole checkpoint, got BadZipFile"):
+        fairseq.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text\n", b"PK\x03\x04 not a zip", pickle.dumps({"model": {}}), b"\x80\x02."]
+)
+def test_files_of_another_kind(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt must be a whole file written by torch\.save"):
+        fairseq.load(tmp_path / "model.pt")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.pt does not exist"):
+        fairseq.load(tmp_path / "nothing.pt")
+    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.txt does not exist"):
+        fairseq.load(golden.CHECKPOINT, tmp_path / "nothing.txt", DICTIONARIES[1])
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([1, 2], "must be a fairseq checkpoint, got no 'model'"),
+        ({"weights": {}}, "must be a fairseq checkpoint, got no 'model'"),
+        ({"model": {}}, "must hold the model's settings, got neither 'cfg' nor 'args'"),
+    ],
+)
+def test_other_checkpoints(tmp_path, contents, message):
+    torch.save(contents, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=message):
+        fairseq.load(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "transformer"}, "must be a checkpoint of JANUS, got architecture 'transformer'"),
+        ({"layernorm_embedding": True}, "layernorm_embedding must be off .*two modes see different embeddings"),
+        ({"quant_noise_pq": 0.1}, "quant_noise_pq must be off .* got 0.1"),
+        ({"cross_self_attention": True}, "cross_self_attention must be off"),
+        ({"decoder_attention_heads": 8}, r"must have the same attention_heads, got \[4, 8\]"),
+        ({"encoder_attention_heads": 7, "decoder_attention_heads": 7}, "d_model must be a multiple of attention_heads"),
+        ({"activation_fn": "tanh"}, "activation must be one of .* got 'tanh'"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        fairseq.load(save(tmp_path / "model.pt", args=settings(**changes)))
+
+
+EMBEDDING = "encoder.embed_tokens.weight"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder.layers.0.fc2.bias": None}, "must hold every parameter of the model, got no 'decoder.layers.0.fc2.b"),
+        ({"encoder.layers.0.fc1.weight": None}, "must hold every parameter of the model, got no 'encoder.layers.0.fc1"),
+        ({EMBEDDING: None}, f"must hold every parameter of the model, got no '{EMBEDDING}'"),
+        ({"decoder.embed_length.weight": None}, "must be a JANUS model, which predicts lengths"),
+        ({"decoder.extra": torch.ones(1)}, "must hold the parameters of the model alone, got 'decoder.extra'"),
+        ({"encoder.layernorm_embedding.weight": torch.ones(64)}, "layernorm_embedding must be absent .*two modes"),
+        ({"decoder.project_in_dim.weight": torch.ones(64, 32)}, "project_in_dim must be absent .*two modes"),
+        ({"decoder.layer_norm.weight": torch.ones(64)}, "must both be pre-norm or both post-norm"),
+        ({"encoder.embed_positions.weight": None}, "must have the same kind of positions"),
+        ({"encoder.embed_positions.weight": torch.ones(2, 64)}, "max_source_positions must be a positive integer, got"),
+        ({"decoder.embed_length.weight": torch.ones(256)}, r"decoder\.embed_length\.weight must be a matrix"),
+        ({"encoder.layers.1.fc1.weight": torch.ones(9, 64)}, r"must have shape \[128, 64\], got \[9, 64\]"),
+        ({"decoder.layers.0.fc1.bias": torch.full((128,), float("nan"))}, r"fc1\.bias must hold finite numbers alone"),
+        ({EMBEDDING: torch.full((120, 64), float("inf"))}, "must hold finite numbers alone"),
+        ({"decoder.layers.0.fc1.bias": torch.ones(128, dtype=torch.int64)}, r"fc1\.bias must hold "),
+        ({"decoder.layers.0.fc1.bias": [0.0]}, "fc1.bias must be a tensor, got list"),
+    ],
+)
+def test_state_dicts_that_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        fairseq.from_state_dict(state(**changes), attention_heads=4)
+
+
+def test_prenorm_is_refused_unless_asked_for():
+    weights = golden.group("variants", "prenorm/weights/")
+    with pytest.raises(ValueError, match="must be post-norm, got pre-norm: .* cross-attention without its norm"):
+        fairseq.from_state_dict(weights, attention_heads=2)
+    assert fairseq.from_state_dict(weights, attention_heads=2, allow_prenorm=True).config.normalize_before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("one_word", r"must hold lines 'token count', got 'one_word' in line 117"),
+        ("word many", r"must hold lines 'token count', got 'word many' in line 117"),
+        ("w000 1", "tokens must be distinct, got 'w000' twice"),
+        ("more 1", "must hold the checkpoint's 120 tokens, 4 special ones included, got 121"),
+    ],
+)
+def test_dictionaries_that_are_refused(tmp_path, line, message):
+    path = tmp_path / "dict.txt"
+    path.write_text(DICTIONARIES[0].read_text() + line + "\n")
+    with pytest.raises(ValueError, match=rf"dict\.txt.*{message}"):
+        fairseq.load(golden.CHECKPOINT, path, DICTIONARIES[1])
+
+
+def test_dictionaries_belong_together(tmp_path):
+    with pytest.raises(ValueError, match="target_dict must be given, too, when the other dictionary is, got None"):
+        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0])
+    lines = DICTIONARIES[0].read_text().splitlines()
+    (tmp_path / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(ValueError, match="target_dict must equal source_dict when embeddings are shared"):
+        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0], tmp_path / "dict.txt")
+
+
+def test_tensors_outside_their_numbers():
+    """A file that claims more than it holds: refused before any memory is asked for."""
+    storage = Storage(torch.float32, 4, lambda first, count: b"\0" * count)
+    for offset, size, stride in ((0, (5,), (1,)), (2, (3,), (1,)), (0, (10**9,), (0,)), (-1, (2,), (1,))):
+        with pytest.raises(ValueError, match="outside its 4 numbers"):
+            StoredTensor(storage, offset, size, stride).load()
