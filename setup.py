@@ -21,7 +21,9 @@ ISA_FLAGS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512",
 }
-FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi"
+FLAGS = (
+    "-std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi"
+)
 
 
 def build_file(output: Path) -> str:
@@ -32,7 +34,8 @@ def build_file(output: Path) -> str:
     library = Path(torch.__file__).parent / "lib"
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
-        f"flags = {FLAGS} -DTORCH_TARGET_VERSION=0x020b000000000000 -I{ROOT} -isystem {include}",
+        f"flags = {FLAGS} -DTORCH_TARGET_VERSION=0x020b000000000000 -I{ROOT} -isystem {include} $",
+        f"  -ffile-prefix-map={ROOT}=. -ffile-prefix-map={include}=torch",
         "rule compile",
         "  command = $cxx $flags $isa -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",

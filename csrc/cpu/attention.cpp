@@ -34,9 +34,9 @@ Rows<T> rows_of(const Tensor& tensor) {
 
 void check_operand(const Tensor& tensor, const Tensor& query, const char* op, const char* name, int64_t rows) {
   check_rows(tensor, op, name, 3);
-  STD_TORCH_CHECK(tensor.size(0) == rows && tensor.size(1) == query.size(1) && tensor.size(2) == query.size(2) &&
-                      tensor.scalar_type() == query.scalar_type(),
-                  op, ": ", name, " must have ", rows, " rows and the heads, head size and dtype of query");
+  JANUS_CHECK(tensor.size(0) == rows && tensor.size(1) == query.size(1) && tensor.size(2) == query.size(2) &&
+                  tensor.scalar_type() == query.scalar_type(),
+              op, ": ", name, " must have ", rows, " rows and the heads, head size and dtype of query");
 }
 
 // Checks everything that both directions read, and fills in their common part.
@@ -57,8 +57,8 @@ AttentionCall<T> prepare(const char* op, const Tensor& query, const Tensor& key,
   check_vector(integers.visible_until, op, "visible_until", ScalarType::Int, key.size(0));
   call.key_sequences = data<int32_t>(integers.key_sequences);
   for (int64_t s = 0; s < sequences; s++)
-    STD_TORCH_CHECK(call.key_sequences[s] >= 0 && call.key_sequences[s] < key_sequences, op,
-                    ": key_sequences must be in [0, ", key_sequences, "), got ", call.key_sequences[s]);
+    JANUS_CHECK(call.key_sequences[s] >= 0 && call.key_sequences[s] < key_sequences, op,
+                ": key_sequences must be in [0, ", key_sequences, "), got ", call.key_sequences[s]);
   call.query_times = data<int32_t>(integers.query_times);
   call.visible_from = data<int32_t>(integers.visible_from);
   call.visible_until = data<int32_t>(integers.visible_until);
@@ -132,7 +132,7 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
                                          const Tensor& key_sequences, const Tensor& query_times,
                                          const Tensor& visible_from, const Tensor& visible_until, double scale) {
   const Integers integers = {query_offsets, key_offsets, key_sequences, query_times, visible_from, visible_until};
-  STD_TORCH_CHECK(query.dim() == 3, "attention: query must have 3 dimensions, got ", query.dim());
+  JANUS_CHECK(query.dim() == 3, "attention: query must have 3 dimensions, got ", query.dim());
   switch (query.scalar_type()) {
     case ScalarType::Float:
       return forward<float>(query, key, value, integers, scale);
@@ -141,7 +141,7 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
     case ScalarType::BFloat16:
       return forward<BFloat16>(query, key, value, integers, scale);
     default:
-      STD_TORCH_CHECK(false, "attention: query must be float32, float64 or bfloat16");
+      fail("attention: query must be float32, float64 or bfloat16");
   }
 }
 
@@ -151,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, 
                                                      const Tensor& query_times, const Tensor& visible_from,
                                                      const Tensor& visible_until, double scale) {
   const Integers integers = {query_offsets, key_offsets, key_sequences, query_times, visible_from, visible_until};
-  STD_TORCH_CHECK(query.dim() == 3, "attention_bwd: query must have 3 dimensions, got ", query.dim());
+  JANUS_CHECK(query.dim() == 3, "attention_bwd: query must have 3 dimensions, got ", query.dim());
   switch (query.scalar_type()) {
     case ScalarType::Float:
       return backward<float>(grad_output, query, key, value, integers, scale);
@@ -160,7 +160,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, 
     case ScalarType::BFloat16:
       return backward<BFloat16>(grad_output, query, key, value, integers, scale);
     default:
-      STD_TORCH_CHECK(false, "attention_bwd: query must be float32, float64 or bfloat16");
+      fail("attention_bwd: query must be float32, float64 or bfloat16");
   }
 }
 

@@ -5,11 +5,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <sstream>
+#include <stdexcept>
 
 #include "csrc/cpu/isa.h"
 
@@ -17,6 +18,18 @@ namespace janus_fast {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// A RuntimeError in Python that says just this: no function, file or line of ours.
+template <typename... Args>
+[[noreturn]] void fail(const Args&... args) {
+  std::ostringstream message;
+  (message << ... << args);
+  throw std::runtime_error(message.str());
+}
+#define JANUS_CHECK(condition, ...)      \
+  do {                                   \
+    if (!(condition)) fail(__VA_ARGS__); \
+  } while (0)
 
 // Work below this many floating-point operations (some 50 us) is not worth waking a second thread for.
 constexpr double kParallelWork = 1e6;
@@ -51,29 +64,29 @@ S* thread_scratch(size_t elements) {
 }
 
 inline void check_rows(const Tensor& tensor, const char* op, const char* name, int64_t dim) {
-  STD_TORCH_CHECK(tensor.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", tensor.dim());
-  STD_TORCH_CHECK(tensor.size(dim - 1) <= 1 || tensor.stride(dim - 1) == 1, op, ": ", name,
-                  " must have a contiguous last dimension, got stride ", tensor.stride(dim - 1));
+  JANUS_CHECK(tensor.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", tensor.dim());
+  JANUS_CHECK(tensor.size(dim - 1) <= 1 || tensor.stride(dim - 1) == 1, op, ": ", name,
+              " must have a contiguous last dimension, got stride ", tensor.stride(dim - 1));
 }
 
 inline void check_vector(const Tensor& tensor, const char* op, const char* name, ScalarType dtype, int64_t length) {
-  STD_TORCH_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.scalar_type() == dtype, op, ": ", name,
-                  " must be a contiguous vector of its documented dtype");
-  STD_TORCH_CHECK(length < 0 || tensor.numel() == length, op, ": ", name, " must have ", length, " elements, got ",
-                  tensor.numel());
+  JANUS_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.scalar_type() == dtype, op, ": ", name,
+              " must be a contiguous vector of its documented dtype");
+  JANUS_CHECK(length < 0 || tensor.numel() == length, op, ": ", name, " must have ", length, " elements, got ",
+              tensor.numel());
 }
 
 // Offsets of packed sequences: at least one, ascending from 0 to `rows`.
 inline const int32_t* check_offsets(const Tensor& tensor, const char* op, const char* name, int64_t rows) {
   check_vector(tensor, op, name, ScalarType::Int, -1);
   const int64_t last = tensor.numel() - 1;
-  STD_TORCH_CHECK(last >= 0, op, ": ", name, " must hold at least the offset 0, got no element");
+  JANUS_CHECK(last >= 0, op, ": ", name, " must hold at least the offset 0, got no element");
   const auto* offsets = static_cast<const int32_t*>(tensor.const_data_ptr());
-  STD_TORCH_CHECK(offsets[0] == 0 && offsets[last] == rows, op, ": ", name, " must go from 0 to the number of rows, ",
-                  rows, ", got ", offsets[0], " to ", offsets[last]);
+  JANUS_CHECK(offsets[0] == 0 && offsets[last] == rows, op, ": ", name, " must go from 0 to the number of rows, ", rows,
+              ", got ", offsets[0], " to ", offsets[last]);
   for (int64_t s = 0; s < last; s++)
-    STD_TORCH_CHECK(offsets[s] <= offsets[s + 1], op, ": ", name, " must ascend, got ", offsets[s], " before ",
-                    offsets[s + 1]);
+    JANUS_CHECK(offsets[s] <= offsets[s + 1], op, ": ", name, " must ascend, got ", offsets[s], " before ",
+                offsets[s + 1]);
   return offsets;
 }
 

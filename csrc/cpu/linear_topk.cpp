@@ -52,10 +52,10 @@ void run(const char* op, const Tensor& hidden, const Tensor& weight, const std::
          Tensor& tokens, Tensor& log_probs) {
   check_rows(hidden, op, "hidden", 2);
   check_rows(weight, op, "weight", 2);
-  STD_TORCH_CHECK(hidden.size(1) == weight.size(1) && hidden.scalar_type() == weight.scalar_type(), op,
-                  ": weight must have the columns and dtype of hidden");
-  STD_TORCH_CHECK(weight.size(0) <= INT32_MAX, op, ": weight must have at most 2^31 - 1 rows, got ", weight.size(0));
-  STD_TORCH_CHECK(k >= 1 && k <= weight.size(0), op, ": k must be in [1, V = ", weight.size(0), "], got ", k);
+  JANUS_CHECK(hidden.size(1) == weight.size(1) && hidden.scalar_type() == weight.scalar_type(), op,
+              ": weight must have the columns and dtype of hidden");
+  JANUS_CHECK(weight.size(0) <= INT32_MAX, op, ": weight must have at most 2^31 - 1 rows, got ", weight.size(0));
+  JANUS_CHECK(k >= 1 && k <= weight.size(0), op, ": k must be in [1, V = ", weight.size(0), "], got ", k);
   if (bias) check_vector(*bias, op, "bias", hidden.scalar_type(), weight.size(0));
   switch (hidden.scalar_type()) {
     case ScalarType::Float:
@@ -63,7 +63,7 @@ void run(const char* op, const Tensor& hidden, const Tensor& weight, const std::
     case ScalarType::BFloat16:
       return launch<BFloat16>(hidden, weight, bias, k, tokens, log_probs);
     default:
-      STD_TORCH_CHECK(false, op, ": hidden must be float32 or bfloat16");
+      fail(op, ": hidden must be float32 or bfloat16");
   }
 }
 

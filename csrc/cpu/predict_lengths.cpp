@@ -27,12 +27,12 @@ std::tuple<Tensor, Tensor> predict_lengths_cpu(const Tensor& encoded, const Tens
   const char* op = "predict_lengths";
   check_rows(encoded, op, "encoded", 2);
   check_rows(weight, op, "weight", 2);
-  STD_TORCH_CHECK(encoded.size(1) == weight.size(1) && encoded.scalar_type() == weight.scalar_type(), op,
-                  ": weight must have the columns and dtype of encoded");
-  STD_TORCH_CHECK(0 <= min_length && min_length <= max_length && max_length < weight.size(0), op,
-                  ": lengths must be in [0, ", weight.size(0), "), got ", min_length, " to ", max_length);
-  STD_TORCH_CHECK(1 <= beam && beam <= max_length - min_length + 1, op, ": beam must be in [1, ",
-                  max_length - min_length + 1, "], got ", beam);
+  JANUS_CHECK(encoded.size(1) == weight.size(1) && encoded.scalar_type() == weight.scalar_type(), op,
+              ": weight must have the columns and dtype of encoded");
+  JANUS_CHECK(0 <= min_length && min_length <= max_length && max_length < weight.size(0), op,
+              ": lengths must be in [0, ", weight.size(0), "), got ", min_length, " to ", max_length);
+  JANUS_CHECK(1 <= beam && beam <= max_length - min_length + 1, op, ": beam must be in [1, ",
+              max_length - min_length + 1, "], got ", beam);
   const int32_t* starts = check_offsets(offsets, op, "offsets", encoded.size(0));
   const int64_t sources = offsets.numel() - 1;
   Tensor lengths = torch::stable::new_empty(encoded, {sources, beam}, ScalarType::Long);
@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> predict_lengths_cpu(const Tensor& encoded, const Tens
              log_probs);
       break;
     default:
-      STD_TORCH_CHECK(false, op, ": encoded must be float32 or bfloat16");
+      fail(op, ": encoded must be float32 or bfloat16");
   }
   return {lengths, log_probs};
 }

@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> update_mask_cpu(const Tensor& tokens,
   check_vector(rows, op, "rows", ScalarType::Long, -1);
   check_vector(predicted_tokens, op, "predicted_tokens", ScalarType::Long, masked);
   check_vector(predicted_scores, op, "predicted_scores", ScalarType::Float, masked);
-  STD_TORCH_CHECK(0 <= ratio && ratio <= 1, op, ": ratio must be in [0, 1], got ", ratio);
+  JANUS_CHECK(0 <= ratio && ratio <= 1, op, ": ratio must be in [0, 1], got ", ratio);
 
   UpdateMaskCall call = {};
   call.offsets = check_offsets(offsets, op, "offsets", count);
@@ -28,8 +28,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> update_mask_cpu(const Tensor& tokens,
   call.count = count, call.masked = masked, call.canvases = offsets.numel() - 1;
   call.mask_token = mask_token, call.ratio = static_cast<float>(ratio);
   for (int64_t m = 0; m < masked; m++)
-    STD_TORCH_CHECK(call.rows[m] >= 0 && call.rows[m] < count && (m == 0 || call.rows[m - 1] < call.rows[m]), op,
-                    ": rows must ascend within [0, ", count, "), got ", call.rows[m], " at ", m);
+    JANUS_CHECK(call.rows[m] >= 0 && call.rows[m] < count && (m == 0 || call.rows[m - 1] < call.rows[m]), op,
+                ": rows must ascend within [0, ", count, "), got ", call.rows[m], " at ", m);
 
   Tensor new_tokens = torch::stable::new_empty(tokens, {count});
   Tensor new_scores = torch::stable::new_empty(scores, {count});

@@ -50,8 +50,17 @@ def attention(
             raise TypeError(f"attention: {name} must have the dtype of query, {query.dtype}, got {tensor.dtype}")
         if tensor.device != query.device:
             raise ValueError(f"attention: {name} must be on the device of query, {query.device}, got {tensor.device}")
-    v = visibility
-    _check_visibility(v, query, key)
+    v = visibility  # its own types and shapes were checked when it was made
+    for name, rows, tensor in (("num_queries", v.num_queries, query), ("num_keys", v.num_keys, key)):
+        if rows != tensor.shape[0]:
+            which = "query" if tensor is query else "key"
+            raise ValueError(
+                f"attention: visibility.{name} must be the number of rows of {which}, {tensor.shape[0]}, got {rows}"
+            )
+    if v.query_offsets.device != query.device:
+        raise ValueError(
+            f"attention: visibility must be on the device of query, {query.device}, got {v.query_offsets.device}"
+        )
     integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
     scale = size**-0.5 if scale is None else float(scale)
     if operation.choose(backend, query) == "reference":
@@ -60,27 +69,6 @@ def attention(
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         return _Attention.apply(query, key, value, *integers, scale)
     return operation.native(query, key, value, *integers, scale)[0]
-
-
-def _check_visibility(v: Visibility, query: Tensor, key: Tensor) -> None:
-    lengths = {
-        "query_times": (v.query_times, query.shape[0]),
-        "visible_from": (v.visible_from, key.shape[0]),
-        "visible_until": (v.visible_until, key.shape[0]),
-        "key_sequences": (v.key_sequences, v.query_offsets.numel() - 1),
-        "query_offsets": (v.query_offsets, v.query_offsets.numel()),
-        "key_offsets": (v.key_offsets, v.key_offsets.numel()),
-    }
-    for name, (tensor, length) in lengths.items():
-        if tensor.ndim != 1 or tensor.shape[0] != length or (length == 0 and name.endswith("offsets")):
-            wanted = f"[{length}]" if not name.endswith("offsets") else "[S + 1]"
-            raise ValueError(f"attention: visibility.{name} must have shape {wanted}, got {list(tensor.shape)}")
-        if tensor.dtype != torch.int32:
-            raise TypeError(f"attention: visibility.{name} must be int32, got {tensor.dtype}")
-        if tensor.device != query.device:
-            raise ValueError(
-                f"attention: visibility.{name} must be on the device of query, {query.device}, got {tensor.device}"
-            )
 
 
 class _Attention(torch.autograd.Function):

@@ -29,7 +29,9 @@ struct Intervals {
     for (int64_t j = count; j < padded; j++) from[j] = kNever, until[j] = INT32_MIN;
   }
 
-  // The smallest range of keys outside which no query of a block sees anything.
+  // A range of keys outside which no query of a block sees anything. It begins at a whole vector: a key keeps its lane
+  // whatever the other queries of the block see, so a query's result depends on its own keys alone, to the bit.
+  template <typename S>
   void range(const int32_t* times, int64_t rows, int64_t* begin, int64_t* end) const {
     int32_t earliest = times[0], latest = times[0];
     for (int64_t i = 1; i < rows; i++) {
@@ -39,7 +41,7 @@ struct Intervals {
     int64_t first = 0, last = keys;
     while (first < last && !(from[first] <= latest && earliest < until[first])) first++;
     while (first < last && !(from[last - 1] <= latest && earliest < until[last - 1])) last--;
-    *begin = first, *end = last;
+    *begin = first / kLanes<S> * kLanes<S>, *end = last;
   }
 
   // All bits set in the lanes of the keys j.. that a query of this time sees.
@@ -112,7 +114,7 @@ void attention_fwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
     for (int64_t row = call.query_offsets[sequence]; row < call.query_offsets[sequence + 1]; row += kQueryBlock) {
       const int64_t rows = smaller(kQueryBlock, call.query_offsets[sequence + 1] - row);
       int64_t begin, end;
-      intervals.range(call.query_times + row, rows, &begin, &end);
+      intervals.range<S>(call.query_times + row, rows, &begin, &end);
       // [rows, D] x [keys, D] -> [rows, keys]
       if (begin < end)
         dot_rows(call.query.at(row, head), call.query.row_stride, rows, call.key.at(key_begin + begin, head),
@@ -170,7 +172,7 @@ void attention_bwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
         const int64_t rows = smaller(kQueryBlock, sequence_end - row);
         for (int64_t i = 0; i < rows * size; i++) grad_query[i] = 0;
         int64_t begin, end;
-        intervals.range(call.query_times + row, rows, &begin, &end);
+        intervals.range<S>(call.query_times + row, rows, &begin, &end);
         if (begin < end) {
           const int64_t first = key_begin + begin, count = end - begin;
           // [rows, D] x [keys, D] -> [rows, keys], twice

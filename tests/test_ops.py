@@ -1,0 +1,369 @@
+"""Operations: what the definitions agree with, independence of rows, gradients, compilation, backends, errors."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from janus_fast import ops, reference
+from janus_fast.ops import _native, _operation
+from janus_fast.visibility import Visibility, offsets_of
+
+
+def offsets(*lengths):
+    return offsets_of(torch.tensor(lengths, dtype=torch.int64))
+
+
+@pytest.fixture(params=_native.isas())
+def isa(request):
+    with _native.use_isa(request.param):
+        yield request.param
+
+
+def shared_keys(dtype=torch.float32, heads=2, size=8):
+    """Four query sequences over two key sequences, each key visible for a while."""
+    torch.manual_seed(0)
+    query_offsets, key_offsets = offsets(3, 1, 5, 2), offsets(6, 9)
+    first = torch.randint(0, 4, (15,), dtype=torch.int32)
+    times = torch.randint(0, 6, (11,), dtype=torch.int32)
+    times[7] = 100  # sees nothing
+    visibility = Visibility(
+        query_offsets, key_offsets, torch.tensor([1, 0, 1, 1], dtype=torch.int32),
+        times, first, first + 4,
+    )  # fmt: skip
+    rows = [torch.randn(n, heads, size, dtype=dtype, requires_grad=True) for n in (11, 15, 15)]
+    return rows, visibility
+
+
+# Definitions
+
+
+def test_attention_is_torchs_with_the_dense_mask():
+    (query, key, value), visibility = shared_keys(torch.float64)
+    mask = visibility.dense()
+    by_torch = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (query, key, value)), attn_mask=mask)
+    expected = by_torch.transpose(0, 1).masked_fill(~mask.any(1)[:, None, None], 0.0)
+    assert mask.any(1).tolist() == [row != 7 for row in range(11)]
+    torch.testing.assert_close(ops.attention(query, key, value, visibility, backend="reference"), expected)
+
+
+def test_linear_topk_is_torchs():
+    hidden, weight, bias = torch.randn(7, 16), torch.randn(90, 16), torch.randn(90)
+    best = F.linear(hidden, weight, bias).log_softmax(-1).topk(5)
+    tokens, log_probs = ops.linear_topk(hidden, weight, bias, k=5)
+    assert torch.equal(tokens, best.indices)
+    torch.testing.assert_close(log_probs, best.values)
+
+
+# Independence
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 13, 97, 200])
+def test_projected_rows_do_not_depend_on_each_other(rows, isa):
+    torch.manual_seed(rows)
+    hidden, weight, bias = torch.randn(200, 70), torch.randn(1100, 70), torch.randn(1100)
+    together = ops.linear_topk(hidden, weight, bias, k=4)
+    apart = ops.linear_topk(hidden[:rows], weight, bias, k=4)
+    assert all(torch.equal(a[:rows], b) for a, b in zip(together, apart, strict=True))
+    best = ops.linear_argmax(hidden[200 - rows :], weight, bias)
+    assert all(torch.equal(a[200 - rows :, 0], b) for a, b in zip(together, best, strict=True))
+
+
+def test_predicted_lengths_do_not_depend_on_other_sources(isa):
+    torch.manual_seed(0)
+    encoded, weight = torch.randn(90, 24), torch.randn(64, 24)
+    together = ops.predict_lengths(encoded, offsets(*[3] * 30), weight, beam=4, max_length=63)
+    for s in range(30):
+        alone = ops.predict_lengths(encoded[3 * s : 3 * s + 3], offsets(3), weight, beam=4, max_length=63)
+        assert all(torch.equal(a[s : s + 1], b) for a, b in zip(together, alone, strict=True))
+
+
+def test_attention_of_a_row_depends_on_its_own_keys_alone(isa):
+    """What a cache needs: one row against the keys so far equals that row of one causal pass over all, to the bit."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(75, 2, 24) for _ in range(3))
+    times = torch.arange(75, dtype=torch.int32)
+    only = torch.zeros(1, dtype=torch.int32)
+    causal = Visibility(offsets(75), offsets(75), only, times, times, torch.full_like(times, 1000))
+    together = ops.attention(query, key, value, causal)
+    for t in range(75):
+        seen = Visibility.bidirectional(offsets(1), offsets(t + 1), only)
+        alone = ops.attention(query[t : t + 1], key[: t + 1], value[: t + 1], seen)
+        assert torch.equal(alone, together[t : t + 1]), t
+
+
+# Gradients and compilation
+
+
+def test_attention_gradients_are_those_of_its_function():
+    rows, visibility = shared_keys(torch.float64)
+    torch.autograd.gradcheck(lambda *x: ops.attention(*x, visibility, backend="cpp"), rows)
+
+
+def test_second_derivative_is_refused():
+    rows, visibility = shared_keys()
+    output = ops.attention(*rows, visibility, backend="cpp")
+    (gradient,) = torch.autograd.grad(output.square().sum(), rows[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_attention_compiles_without_a_graph_break():
+    rows, visibility = shared_keys()
+    compiled = torch.compile(ops.attention, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (ops.attention, compiled):
+        output = function(*rows, visibility)
+        results.append([output, *torch.autograd.grad(output.sin().sum(), rows)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+# The mask update
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_update_mask_keeps_its_arguments_and_tells_changes(backend):
+    tokens, scores = torch.tensor([0, 9, 9, 2, 0, 3, 2]), torch.zeros(7)
+    rows, predicted = torch.tensor([1, 2, 5]), torch.tensor([9, 8, 3])
+    before = [t.clone() for t in (tokens, scores)]
+    out = ops.update_mask(
+        tokens, scores, rows, predicted, torch.tensor([-1.0, -2.0, -3.0]), offsets(4, 3), ratio=0.5, mask_token=3,
+        backend=backend,
+    )  # fmt: skip
+    assert torch.equal(tokens, before[0]) and torch.equal(scores, before[1])
+    assert out[0].tolist() == [0, 9, 8, 2, 0, 3, 2]
+    assert out[1].tolist() == [0, -1, -2, 0, 0, -3, 0]
+    assert out[2].tolist() == [2, 5]  # the less certain of two words; a predicted mask, though trunc(1 * 0.5) is 0
+    assert out[3].tolist() == [True, False]
+
+
+# Bad numbers
+
+
+def test_not_a_number_shows_in_every_result(isa):
+    hidden = torch.tensor([[float("nan"), 1.0], [1.0, 1.0]])
+    tokens, log_probs = ops.linear_topk(hidden, torch.randn(300, 2), k=3)
+    assert log_probs[0].isnan().all() and not log_probs[1].isnan().any()
+    assert ((tokens >= 0) & (tokens < 300)).all()
+    lengths, log_probs = ops.predict_lengths(hidden[:1], offsets(1), torch.randn(9, 2), beam=2, max_length=8)
+    assert log_probs.isnan().all() and ((lengths >= 2) & (lengths <= 8)).all()
+    query = torch.full((2, 1, 4), float("nan"))
+    assert ops.attention(query, query, query, Visibility.bidirectional(offsets(2))).isnan().all()
+
+
+def test_every_token_forbidden_gives_nan():
+    bias = torch.full((300,), float("-inf"))
+    for backend in ("cpp", "reference"):
+        tokens, log_probs = ops.linear_topk(torch.randn(2, 4), torch.randn(300, 4), bias, k=2, backend=backend)
+        assert log_probs.isnan().all() and tokens.tolist() == [[0, 1], [0, 1]]
+
+
+# Backends
+
+
+def test_backends_in_order():
+    assert _native.missing is None, _native.missing
+    assert ops.backends("attention", "cpu") == ("cpp", "reference")
+    assert ops.backends("attention", "cuda") == ("reference",)
+    with pytest.raises(ValueError, match=r"operation must be one of \['attention', .*got 'atention'"):
+        ops.backends("atention")
+
+
+def test_explain_names_the_choice_and_the_reason():
+    assert ops.explain("attention") == f"attention on cpu, float32:\n  cpp ({ops.isa()}): chosen\n  reference: can run"
+    half = ops.explain("linear_topk", torch.zeros(2, 3, dtype=torch.float16))
+    assert "cpp: no: it takes float32, bfloat16, not torch.float16" in half and "reference: chosen" in half
+
+
+def test_half_precision_runs_through_the_reference():
+    hidden, weight = torch.randn(3, 8), torch.randn(20, 8)
+    expected = reference.linear_argmax(hidden.half(), weight.half(), None)
+    tokens, log_probs = ops.linear_argmax(hidden.half(), weight.half())
+    assert torch.equal(tokens, expected[0]) and log_probs.dtype == torch.float32
+
+
+def test_without_the_native_library(monkeypatch):
+    monkeypatch.setattr(_native, "missing", f"the native library _C.so is not built; {_native.HOW_TO_BUILD}")
+    (query, key, value), visibility = shared_keys()
+    expected = reference.attention(query, key, value, *vars(visibility).values(), 8**-0.5)[0]
+    assert torch.equal(ops.attention(query, key, value, visibility), expected)
+    assert ops.backends("attention") == ("reference",)
+    assert "cpp: no: the native library _C.so is not built" in ops.explain("attention")
+    with pytest.raises(NotImplementedError, match="got 'cpp': .* not built; build it with: pip install"):
+        ops.attention(query, key, value, visibility, backend="cpp")
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def test_instruction_set_from_the_environment():
+    assert set(_native.isas()) <= {"avx512", "avx2", "generic"} and _native.isas()[-1] == "generic"
+    code = "import janus_fast.ops as ops; print(ops.isa())"
+    for name in _native.isas():
+        assert python(code, JANUS_FAST_ISA=name).stdout.strip() == name
+    run = python(code, JANUS_FAST_ISA="sse9")
+    assert run.returncode != 0
+    assert f"JANUS_FAST_ISA must be one of {_native.isas()} on this processor, got 'sse9'" in run.stderr
+
+
+# Errors: each is provoked and read.
+
+Q, K = torch.zeros(4, 2, 8), torch.zeros(4, 2, 8)
+V4 = Visibility.bidirectional(offsets(4))
+H, W = torch.zeros(3, 8), torch.zeros(10, 8)
+
+
+def lengths(encoded=H, where=None, weight=W, **options):
+    where = offsets(3) if where is None else where
+    return ops.predict_lengths(encoded, where, weight, **{"beam": 2, "max_length": 9, **options})
+
+
+def update(ratio=0.5, rows=(1,), count=4, where=None, scores=None):
+    tokens, m = torch.zeros(count, dtype=torch.int64), len(rows)
+    scores = torch.zeros(count) if scores is None else scores
+    where = offsets(count) if where is None else where
+    rows, predicted = torch.tensor(rows, dtype=torch.int64), torch.zeros(m, dtype=torch.int64)
+    return ops.update_mask(tokens, scores, rows, predicted, torch.zeros(m), where, ratio=ratio, mask_token=3)
+
+
+ERRORS = {
+    "query shape": (
+        lambda: ops.attention(Q[0], K, K, V4), ValueError,
+        "attention: query must have shape [Nq, H, D], got [2, 8]",
+    ),
+    "key shape": (
+        lambda: ops.attention(Q, torch.zeros(4, 2, 6), K, V4), ValueError,
+        "attention: key must have shape [Nk, H, D] = [*, 2, 8], got [4, 2, 6]",
+    ),
+    "value rows": (
+        lambda: ops.attention(Q, K, K[:3], V4), ValueError,
+        "attention: value must have shape [Nk, H, D] = [4, 2, 8], got [3, 2, 8]",
+    ),
+    "integer query": (
+        lambda: ops.attention(Q.int(), K, K, V4), TypeError,
+        "attention: query must be a floating-point tensor, got torch.int32",
+    ),
+    "key dtype": (
+        lambda: ops.attention(Q, K.double(), K, V4), TypeError,
+        "attention: key must have the dtype of query, torch.float32, got torch.float64",
+    ),
+    "key device": (
+        lambda: ops.attention(Q, K.to("meta"), K, V4), ValueError,
+        "attention: key must be on the device of query, cpu, got meta",
+    ),
+    "visibility of other rows": (
+        lambda: ops.attention(Q[:3], K, K, V4), ValueError,
+        "attention: visibility.num_queries must be the number of rows of query, 3, got 4",
+    ),
+    "visibility of other keys": (
+        lambda: ops.attention(Q, K[:2], K[:2], V4), ValueError,
+        "attention: visibility.num_keys must be the number of rows of key, 2, got 4",
+    ),
+    "visibility device": (
+        lambda: ops.attention(Q.to("meta"), K.to("meta"), K.to("meta"), V4), ValueError,
+        "attention: visibility must be on the device of query, meta, got cpu",
+    ),
+    "offsets that do not fit": (
+        lambda: ops.attention(Q, K, K, Visibility(*[offsets(3)] * 2, *list(vars(V4).values())[2:])), RuntimeError,
+        "attention: query_offsets must go from 0 to the number of rows, 4, got 0 to 3",
+    ),
+    "key sequence that is not there": (
+        lambda: ops.attention(Q, K, K, Visibility.bidirectional(offsets(4), None, torch.ones(1).int())), RuntimeError,
+        "attention: key_sequences must be in [0, 1), got 1",
+    ),
+    "unknown backend": (
+        lambda: ops.attention(Q, K, K, V4, backend="fast"), ValueError,
+        "attention: backend must be one of ('auto', 'cpp', 'reference') on cpu, got 'fast'",
+    ),
+    "backend without the dtype": (
+        lambda: ops.attention(Q.half(), K.half(), K.half(), V4, backend="cpp"), NotImplementedError,
+        "attention: backend must be able to run this call, got 'cpp': "
+        "it takes float32, float64, bfloat16, not torch.float16",
+    ),
+    "hidden shape": (
+        lambda: ops.linear_argmax(H[0], W), ValueError,
+        "linear_argmax: hidden must have shape [N, C], got [8]",
+    ),
+    "weight columns": (
+        lambda: ops.linear_topk(H, W[:, :6], k=1), ValueError,
+        "linear_topk: weight must have shape [V, C] = [*, 8], got [10, 6]",
+    ),
+    "no vocabulary": (
+        lambda: ops.linear_argmax(H, W[:0]), ValueError,
+        "linear_argmax: weight must have at least one row, got shape [0, 8]",
+    ),
+    "weight dtype": (
+        lambda: ops.linear_argmax(H, W.double()), TypeError,
+        "linear_argmax: weight must have the dtype of hidden, torch.float32, got torch.float64",
+    ),
+    "bias shape": (
+        lambda: ops.linear_argmax(H, W, torch.zeros(9)), ValueError,
+        "linear_argmax: bias must have shape [10], got shape [9]",
+    ),
+    "k": (
+        lambda: ops.linear_topk(H, W, k=11), ValueError,
+        "linear_topk: k must be in [1, V = 10], got 11",
+    ),
+    "candidates": (
+        lambda: lengths(candidates="best"), ValueError,
+        "predict_lengths: candidates must be one of ('window', 'topk'), got 'best'",
+    ),
+    "beam": (
+        lambda: lengths(beam=9), ValueError,
+        "predict_lengths: beam must be in [1, 8], the number of lengths from min_length = 2 to max_length = 9, got 9",
+    ),
+    "max_length": (
+        lambda: lengths(max_length=10), ValueError,
+        "predict_lengths: max_length must be below the number of length classes, 10, got 10",
+    ),
+    "min_length": (
+        lambda: lengths(min_length=-1), ValueError,
+        "predict_lengths: min_length must be in [0, max_length = 9], got -1",
+    ),
+    "source offsets": (
+        lambda: lengths(where=offsets(2)), RuntimeError,
+        "predict_lengths: offsets must go from 0 to the number of rows, 3, got 0 to 2",
+    ),
+    "offsets dtype": (
+        lambda: lengths(where=offsets(3).long()), TypeError,
+        "predict_lengths: offsets must be torch.int32, got torch.int64",
+    ),
+    "ratio": (
+        lambda: update(ratio=1.5), ValueError,
+        "update_mask: ratio must be in [0, 1], got 1.5",
+    ),
+    "scores shape": (
+        lambda: update(scores=torch.zeros(3)), ValueError,
+        "update_mask: scores must have shape [4], got shape [3]",
+    ),
+    "rows out of range": (
+        lambda: update(rows=(1, 4)), RuntimeError,
+        "update_mask: rows must ascend within [0, 4), got 4 at 1",
+    ),
+    "rows out of order": (
+        lambda: update(rows=(2, 1)), RuntimeError,
+        "update_mask: rows must ascend within [0, 4), got 1 at 1",
+    ),
+    "offsets that descend": (
+        lambda: update(where=torch.tensor([0, 3, 2, 4], dtype=torch.int32)), RuntimeError,
+        "update_mask: offsets must ascend, got 3 before 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_error_says_what_is_wrong(case):
+    call, kind, message = ERRORS[case]
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value).splitlines()[0] == message
+
+
+def test_registered_operations_have_their_front_page():
+    assert set(_operation.OPERATIONS) <= set(ops.__all__)
