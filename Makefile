@@ -20,7 +20,7 @@ demo: .venv/ready  ## translate sentences the model has never seen, in both mode
 	@$(BIN)/python -m janus_fast.demo
 
 test: .venv/ready  ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest
 
 lint: .venv/ready  ## check style of Python and C++
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line ``janus-fast``: one module of ``janus_fast.commands`` for each command.
+"""The command line ``janus-fast``: one module for each command, most of them in ``janus_fast.commands``.
 
 A command's module is imported when the command is called, so that ``janus-fast --help`` answers at once.
 """
@@ -11,6 +11,7 @@ from importlib import import_module
 import janus_fast
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
+    "demo": ("janus_fast.demo", "see a trained model translate, in both modes"),
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
     "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel text"),

@@ -1,7 +1,6 @@
 """Options that `translate` and `evaluate` share: which model, on what, and how it decodes."""
 
 import argparse
-from pathlib import Path
 
 MODES = ("ar", "nar")
 
@@ -80,15 +79,6 @@ def translator(arguments: argparse.Namespace):
         compute_type=arguments.compute_type,
         intra_threads=arguments.threads,
     )
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a UTF-8 file; only a line feed ends a line."""
-    try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text, got {error}") from None
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def flag(name: str) -> str:

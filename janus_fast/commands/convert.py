@@ -5,8 +5,8 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a fairseq checkpoint, *.pt")
-    parser.add_argument("--source-dict", required=True, metavar="FILE", help="fairseq's dict.SOURCE.txt")
-    parser.add_argument("--target-dict", required=True, metavar="FILE", help="fairseq's dict.TARGET.txt")
+    parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
+    parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
     parser.add_argument("--out", required=True, metavar="DIR", help="the model directory to write")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights on disk")
 
@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     checkpoint.save(model, arguments.out, vocabularies, dtype=getattr(torch, arguments.dtype))
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{arguments.out}: {parameters:,} parameters, {len(vocabularies[1]):,} target tokens")
+    print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     return 0

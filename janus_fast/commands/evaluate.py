@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
+from ..text.lines import lines_of
 from . import _decoding
 from ._table import table
 
@@ -48,7 +48,7 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
         from ..data import test_set
 
         return *test_set(arguments.pair), f"test set {arguments.pair}"
-    sides = [_decoding.lines_of(Path(file)) for file in (arguments.source, arguments.reference)]
+    sides = [lines_of(file) for file in (arguments.source, arguments.reference)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:
         raise ValueError(
             "--source and --reference must have as many lines, at least one, "

@@ -197,13 +197,14 @@ def _checksum(path: Path) -> str:
 
 
 def _validation(arguments, files, vocabularies, config):
+    from ..text.lines import lines_of
     from ..training.data import ParallelData
     from ..training.validation import Validation
 
     if not files["valid_source"]:
         return None
     data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config)
-    lines = [files[name].read_text(encoding="utf-8").split("\n") for name in ("valid_source", "valid_target")]
+    lines = [lines_of(files[name]) for name in ("valid_source", "valid_target")]
     chosen = data.kept[: arguments.valid_sentences]
     sources, references = ([side[number] for number in chosen] for side in lines)
     return Validation(data, sources, references, vocabularies)

@@ -11,6 +11,7 @@ import torch
 from ..config import JanusConfig
 from ..text import Vocabulary
 from ..text.batching import batches_by_tokens
+from ..text.lines import lines_of
 
 
 @dataclass
@@ -24,7 +25,7 @@ class ParallelData:
     @classmethod
     def read(cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig) -> "ParallelData":
         """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out."""
-        lines = [Path(path).read_text(encoding="utf-8").splitlines() for path in (source, target)]
+        lines = [lines_of(path) for path in (source, target)]
         if len(lines[0]) != len(lines[1]):
             raise ValueError(f"train: {source} and {target} must have as many lines, got {list(map(len, lines))}")
         data = cls([], [], [])

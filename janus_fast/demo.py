@@ -1,0 +1,107 @@
+"""A look at a trained model: quality and speed of both modes on sentences it has never seen, and how words fill in."""
+
+import argparse
+import os
+import sys
+import time
+
+CONFIGURATIONS = (  # label, mode, options
+    ("left to right, beam 5", "ar", {"beam_size": 5}),
+    ("left to right, greedy", "ar", {"beam_size": 1}),
+    ("in parallel, 4 passes", "nar", {"iterations": 4}),
+    ("in parallel, 10 passes", "nar", {"iterations": 10}),
+)
+COLUMNS = (("mode", -24), ("BLEU", 6), ("chrF", 6), ("sentences/s", 12), ("ms/sentence at batch 1", 23))
+MASK = "░░"
+BOLD, DIM, NEW, PLAIN = "\033[1m", "\033[2m", "\033[1;32m", "\033[0m"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="en-de-small", help="default: en-de-small")
+    parser.add_argument("--pair", default="en-de", help="languages of the test set (default: en-de)")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N sentences alone (default: all)")
+    parser.add_argument("--passes", type=int, default=6, metavar="N", help="shown for each sentence (default: 6)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from janus_fast import Translator
+
+    from .commands.info import processor
+    from .data import test_set
+    from .ops import isa
+
+    sources, references = (side[: arguments.limit] for side in test_set(arguments.pair))
+    translator = Translator(arguments.model)
+    parameters = sum(p.numel() for p in translator.model.parameters())
+    _say(
+        f"{arguments.model}: {parameters / 1e6:.1f} million parameters, {processor()}, kernels: {isa() or 'reference'}"
+    )
+    _say(f"{len(sources):,} sentences that the model has never seen, {arguments.pair}\n")
+    quality_and_speed(translator, sources, references)
+    _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")
+    chosen = [n for n, text in enumerate(sources) if 8 <= len(text.split()) <= 12][:5]
+    for number in chosen or range(min(5, len(sources))):
+        show_passes(translator, sources[number], references[number], arguments.passes)
+    return 0
+
+
+def quality_and_speed(translator, sources: list[str], references: list[str]) -> None:
+    """One line of the table a configuration, printed as it is measured."""
+    from .evaluate import evaluate, milliseconds_per_sentence
+
+    _row([name for name, _ in COLUMNS], BOLD)
+    sample = sources[:: max(1, len(sources) // 25)]
+    for label, mode, options in CONFIGURATIONS:
+        record = evaluate(translator, sources, references, mode=mode, **options)
+        latency = milliseconds_per_sentence(translator, sample, mode=mode, **options)
+        figures = [f"{record[name]:.1f}" for name in ("bleu", "chrf", "sentences_per_second")]
+        _row([label, *figures, f"{latency:.1f}"])
+
+
+def show_passes(translator, source: str, reference: str, passes: int) -> None:
+    """The source, its reference, and the best canvas before the first and after each pass."""
+    result = translator.translate([source], mode="nar", iterations=passes, return_history=True)[0]
+    mask = translator.target_vocabulary.tokens[translator.config.mask_token_id]
+    _say(f"\n  {_styled(source, BOLD)}")
+    before: list[str] = []
+    for number, canvas in enumerate(result.history[0]):
+        _say(f"  pass {number}  {canvas_text(canvas, before, mask)}")
+        before = canvas
+        if sys.stdout.isatty():
+            time.sleep(0.2)  # for the eye
+    _say(f"  human   {_styled(reference, DIM)}")
+
+
+def canvas_text(canvas: list[str], before: list[str], mask: str) -> str:
+    """Tokens as words: masks as blocks, tokens that were not there before in colour."""
+    parts = []
+    for place, token in enumerate(canvas):
+        if token == mask:
+            parts.append(" " + _styled(MASK, DIM))
+            continue
+        space, text = (" ", token[1:]) if token.startswith("▁") else ("", token)
+        changed = before and before[place] != token
+        parts.append(space + (_styled(text, NEW) if changed else text))
+    return "".join(parts).strip()
+
+
+def _row(cells: list[str], style: str = "") -> None:
+    padded = (
+        f"{cell:<{-width}}" if width < 0 else f"{cell:>{width}}"
+        for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+    )
+    _say(_styled("".join(padded), style))
+
+
+def _styled(text: str, style: str) -> str:
+    return f"{style}{text}{PLAIN}" if style and sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    from .cli import main
+
+    sys.exit(main(["demo", *sys.argv[1:]]))

@@ -1,0 +1,406 @@
+"""Every command of ``janus-fast``, on a model that is small and untrained: what it says, not how well."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import sacrebleu
+import torch
+
+import janus_fast
+from janus_fast import checkpoint, cli, demo, models
+from janus_fast.commands import train
+from janus_fast.commands._table import table
+from janus_fast.config import JanusConfig
+from janus_fast.data import test_set
+from janus_fast.model import JanusModel
+from janus_fast.text import Vocabulary
+
+LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
+SHORT = ["--max-decoding-length", "6"]
+SIZES = "--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16 " \
+        "--decoder-ffn-dim 16 --vocabulary-size 300 --max-target-positions 64".split()  # fmt: skip
+SCHEDULE = "--max-tokens 400 --warmup-updates 2 --save-interval 2 --validate-interval 2 --log-interval 1".split()
+COMMANDS = ["translate", "evaluate", "train", "convert", "corpus", "info", "demo"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("cli") / "model"
+    directory.mkdir()
+    text = directory.parent / "text"
+    text.write_text("\n".join(side for pair in zip(*test_set(), strict=True) for side in pair), encoding="utf-8")
+    vocabulary = Vocabulary.train([text], directory.parent / "sentencepiece.model", 400)
+    torch.manual_seed(0)
+    config = JanusConfig(
+        400, 400, d_model=16, encoder_layers=1, decoder_layers=1, attention_heads=2, encoder_ffn_dim=16,
+        decoder_ffn_dim=16, max_target_positions=48, length_classes=32,
+    )  # fmt: skip
+    checkpoint.save(JanusModel(config), directory, (vocabulary, vocabulary))
+    return str(directory)
+
+
+@pytest.fixture
+def text(tmp_path) -> str:
+    path = tmp_path / "text.en"
+    path.write_bytes("".join(line + "\n" for line in LINES).encode())
+    return str(path)
+
+
+@pytest.fixture
+def parallel(tmp_path):
+    """A folder as ``janus-fast corpus`` prepares one."""
+    for language, side in zip(("en", "de"), test_set(), strict=True):
+        (tmp_path / f"train.{language}").write_text("\n".join(side[:200]) + "\n", encoding="utf-8")
+        (tmp_path / f"valid.{language}").write_text("\n".join(side[200:210]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(*arguments, capsys=None) -> str:
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out if capsys else ""
+
+
+def process(*arguments, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "janus_fast", *map(str, arguments)]
+    # a test run in the background ignores SIGINT, and its children would too
+    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore, **options)
+
+
+# translate
+
+
+@pytest.mark.parametrize("options", [["--mode", "ar", "--beam-size", 2, *SHORT], ["--mode", "nar", "--iterations", 2]])
+def test_translate_keeps_the_order_and_empty_lines(model, text, options, capsys):
+    names = [str(name).lstrip("-").replace("-", "_") for name in options[::2]]
+    values = [int(v) if str(v).isdigit() else v for v in options[1::2]]
+    translator = janus_fast.Translator(model)
+    alone = [translator.translate([line], **dict(zip(names, values, strict=True)))[0].hypotheses[0] for line in LINES]
+    assert alone[1] == "" and alone[-1] == "" and alone[0] != ""
+    assert run("translate", model, text, "--batch-size", 2, *options, capsys=capsys).split("\n") == [*alone, ""]
+
+
+def test_translate_reads_standard_input_and_several_files(model, text, tmp_path, monkeypatch, capsys):
+    from_file = run("translate", model, text, *SHORT, capsys=capsys)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(LINES[:3]).encode()), encoding="ascii"))
+    from_input = run("translate", model, *SHORT, capsys=capsys)  # no line feed behind the last line
+    assert from_input.split("\n")[:3] == from_file.split("\n")[:3] and from_input.count("\n") == 3
+    output = tmp_path / "out.de"
+    assert run("translate", model, text, text, "-o", output, *SHORT, capsys=capsys) == ""
+    assert output.read_text(encoding="utf-8") == 2 * from_file
+
+
+def test_only_a_line_feed_ends_a_line(model, tmp_path, capsys):
+    path = tmp_path / "text"
+    path.write_bytes("one\u2028two\x0cthree\x1cfour\r\nfive\n".encode())
+    assert run("translate", model, path, *SHORT, capsys=capsys).count("\n") == 2
+
+
+def test_translate_json(model, text, capsys):
+    records = run("translate", model, text, "--mode", "nar", "--num-hypotheses", 2, "--json", capsys=capsys)
+    records = [json.loads(line) for line in records.splitlines()]
+    assert len(records) == len(LINES)
+    for line, record in zip(LINES, records, strict=True):
+        assert set(record) == {"hypotheses", "scores", "iterations"}
+        assert (
+            len(record["hypotheses"])
+            == len(record["scores"])
+            == len(record["iterations"])
+            == (2 if line.strip() else 1)
+        )
+        assert record["scores"] == sorted(record["scores"], reverse=True)
+
+
+def test_interrupted_translation_is_on_disk(model, tmp_path):
+    source, output = tmp_path / "many.en", tmp_path / "many.de"
+    source.write_text("".join(f"Row {n} of the table\n" for n in range(50_000)), encoding="utf-8")
+    with process("translate", model, source, "-o", output, "--batch-size", 2, "--beam-size", 1, *SHORT) as child:
+        deadline = time.monotonic() + 120
+        while not (output.exists() and output.stat().st_size > 200):
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        error = child.stderr.read()
+    assert child.returncode == 130
+    finished = output.read_text(encoding="utf-8")
+    lines = finished.splitlines()
+    assert finished.endswith("\n") and 0 < len(lines) < 50_000
+    assert error == f"janus-fast: interrupted: the first {len(lines):,} translations are written\n"
+    translator = janus_fast.Translator(model)
+    expected = translator.translate([f"Row {n} of the table" for n in range(5)], beam_size=1, max_decoding_length=6)
+    assert lines[:5] == [result.hypotheses[0] for result in expected]
+
+
+def test_a_reader_that_leaves_is_no_error(model, tmp_path):
+    source = tmp_path / "many.en"
+    source.write_text("A table\n" * 2000, encoding="utf-8")
+    with process("translate", model, source, "--batch-size", 1, *SHORT, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline().endswith("\n")
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode == 141
+
+
+# evaluate
+
+
+@pytest.mark.parametrize("mode", ["ar", "nar"])
+def test_evaluate_json(model, tmp_path, mode, capsys):
+    for name, lines in zip(("source", "reference"), test_set(), strict=True):
+        (tmp_path / name).write_text("\n".join(lines[:9]) + "\n", encoding="utf-8")
+    files = "--source", tmp_path / "source", "--reference", tmp_path / "reference"
+    options = ["--mode", mode, *(SHORT if mode == "ar" else ["--length-beam", "2"])]
+    record = json.loads(run("evaluate", model, *files, *options, "--json", capsys=capsys))
+    numbers = "bleu", "chrf", "seconds", "sentences_per_second", "tokens_per_second"
+    assert all(isinstance(record[name], float) for name in numbers)
+    assert record["mode"] == mode and record["sentences"] == 9 and record["tokens"] > 0
+    assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["seconds"], rel=0.05)
+    assert record["signatures"] == {
+        "bleu": f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}",
+        "chrf": f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}",
+    }
+    hypotheses = run("translate", model, tmp_path / "source", *options, capsys=capsys).splitlines()
+    assert record["bleu"] == round(sacrebleu.corpus_bleu(hypotheses, [test_set()[1][:9]]).score, 2)
+    assert record["chrf"] == round(sacrebleu.corpus_chrf(hypotheses, [test_set()[1][:9]]).score, 2)
+
+
+def test_evaluate_uses_the_test_set_and_prints_a_table(model, capsys):
+    shown = run("evaluate", model, "--limit", 5, "--mode", "nar", "--iterations", 1, capsys=capsys)
+    assert "test set en-de: iterations=1" in shown and "in parallel" in shown and "nrefs:1" in shown
+    record = json.loads(run("evaluate", model, "--limit", 5, "--mode", "nar", "--json", capsys=capsys))
+    assert record["sentences"] == 5 and record["data"] == "test set en-de"
+
+
+def test_a_perfect_translation_scores_100():
+    from janus_fast.evaluate import scores
+
+    references = test_set()[1][:20]
+    assert scores(references, references) | {"signatures": None} == {"bleu": 100.0, "chrf": 100.0, "signatures": None}
+    with pytest.raises(ValueError, match="references must be as many as the translations, at least one, got 0 for 0"):
+        scores([], [])
+
+
+# train
+
+
+def test_train_resume_translate(parallel, tmp_path, capsys):
+    data = ["--data", parallel, *SIZES, *SCHEDULE]
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run("train", "--out", straight, *data, "--max-updates", 6)
+    said = capsys.readouterr().err
+    assert "update 2  loss" in said and "bleu_ar" in said and "bleu_nar" in said and "mean of the last 3" in said
+    run("train", "--out", resumed, *data, "--max-updates", 4)
+    run("train", "--out", resumed, *data, "--max-updates", 6)
+    assert "going on from update 4" in capsys.readouterr().err
+    weights = [
+        checkpoint.read_tensors(out / "checkpoints" / "00000006" / "model.safetensors") for out in (straight, resumed)
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [r["update"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "bleu_ar", "bleu_nar"} <= set(records[-1]) and records[-1]["kind"] == "valid"
+
+    final = checkpoint.read_tensors(straight / "model.safetensors")
+    kept = sorted((straight / "checkpoints").iterdir())
+    each = [checkpoint.read_tensors(path / "model.safetensors") for path in kept]
+    for name, tensor in final.items():
+        torch.testing.assert_close(tensor, sum(state[name] for state in each) / len(each))
+    assert run("translate", straight, parallel / "valid.en", *SHORT, capsys=capsys).count("\n") == 10
+
+
+def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--objective", "cmlm"]
+    run(*command, "--max-updates", 2)
+    assert "bleu_ar" not in capsys.readouterr().err
+    for change, message in (
+        (["--seed", 2], "--seed must be 1, as when the run in .* began, got 2"),
+        (["--d-model", 32], "--d-model must be 16, as when the run in .* began, got 32"),
+        (["--vocabulary-size", 310], "--vocabulary-size must be 300, as when the run in .* began, got 310"),
+    ):
+        assert cli.main([*map(str, command), *map(str, change)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    (parallel / "train.en").write_text((parallel / "train.en").read_text() + "One more.\n")
+    assert cli.main([*map(str, command)]) == 2
+    assert "must hold the text that the run in" in capsys.readouterr().err
+
+
+def test_train_from_files_with_a_vocabulary_and_weights(parallel, tmp_path, model, capsys):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    start = ["--vocabulary", f"{model}/sentencepiece.model", "--init", model]
+    sizes = [*SIZES, "--max-target-positions", "48", "--length-classes", "32"]
+    learning = [*SCHEDULE, "--max-updates", 1, "--learning-rate", "0", "--weight-decay", "0"]
+    run("train", "--out", tmp_path / "out", *files, *start, *sizes, *learning)
+    assert f"the model is in {tmp_path / 'out'}" in capsys.readouterr().err
+    before, after = (checkpoint.read_tensors(f"{d}/model.safetensors") for d in (model, tmp_path / "out"))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_every_setting_of_a_run_has_a_flag():
+    from dataclasses import fields
+
+    from janus_fast.training.trainer import TrainingOptions
+
+    assert {field.name for field in fields(TrainingOptions)} == set(train.TRAINING_HELP)
+    ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
+    ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}
+    fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}
+    assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(train.MODEL_HELP)
+
+
+# convert, info, demo
+
+
+def test_convert(tmp_path, capsys):
+    golden = os.path.join(os.path.dirname(__file__), "data", "golden", "checkpoint")
+    dictionaries = ["--source-dict", f"{golden}/dict.en.txt", "--target-dict", f"{golden}/dict.de.txt"]
+    out = tmp_path / "model"
+    shown = run("convert", f"{golden}/checkpoint_last.pt", *dictionaries, "--out", out, capsys=capsys)
+    converted, (source, target) = janus_fast.load(out)
+    assert f"{converted.config.target_vocab_size:,} target tokens" in shown
+    source_file = tmp_path / "text"
+    source_file.write_text(" ".join(source.tokens[5:9]) + "\n", encoding="utf-8")
+    words = run("translate", out, source_file, *SHORT, capsys=capsys).split()
+    assert words and set(words) <= set(target.tokens)
+
+
+def test_info(capsys, monkeypatch):
+    monkeypatch.setattr(models, "names", lambda: ["some-model"])
+    record = json.loads(run("info", "--json", capsys=capsys))
+    assert record["janus_fast"] == janus_fast.__version__ and record["torch"] == torch.__version__
+    assert record["models"] == ["some-model"] and record["threads"] >= 1 and record["processor"]
+    assert set(record["backends"]) == set(janus_fast.ops.OPERATIONS)
+    assert all("reference" in found for found in record["backends"].values())
+    shown = run("info", capsys=capsys)
+    assert record["processor"] in shown and "some-model" in shown and "update_mask" in shown
+
+
+def test_demo(model, capsys):
+    shown = run("demo", model, "--limit", 12, "--passes", 3, capsys=capsys)
+    labels = [label for label, _, _ in demo.CONFIGURATIONS]
+    assert all(re.search(rf"^{label}( +\d+\.\d){{4}}$", shown, re.M) for label in labels)
+    assert "pass 0  ░░" in shown and "\033" not in shown
+    sentences = shown.split("\n\n")[-5:]  # each with its last pass above the reference
+    assert all("░" not in sentence.splitlines()[-2] and "░" in sentence for sentence in sentences)
+
+
+def test_a_canvas_shows_what_is_masked_and_what_is_new(monkeypatch):
+    before, after = ["▁Die", "<mask>", "<mask>", "."], ["▁Die", "▁Tab", "elle", "<mask>"]
+    assert demo.canvas_text(after, before, "<mask>") == "Die Tabelle ░░"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    new, dim, plain = demo.NEW, demo.DIM, demo.PLAIN
+    expected = f"Die {new}Tab{plain}{new}elle{plain} {dim}░░{plain}"
+    assert demo.canvas_text(after, before, "<mask>") == expected
+
+
+def test_table():
+    lines = table(["name", "size"], [["a", "1,000"], ["long name", "7.5"]]).splitlines()
+    assert lines == ["name        size", "─────────  ─────", "a          1,000", "long name    7.5"]
+
+
+# what goes wrong
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["translate", "MODEL", "TEXT", "--mode", "nar", "--beam-size", "3"],
+         "--beam-size must go with --mode ar, got --mode nar"),
+        (["translate", "MODEL", "TEXT", "--iterations", "3"], "--iterations must go with --mode nar, got --mode ar"),
+        (["translate", "MODEL", "TEXT", "--num-hypotheses", "2"], "--num-hypotheses must be 1 without --json, got 2"),
+        (["translate", "MODEL", "TEXT", "--beam-size", "0"], "beam_size must be an integer of at least 1, got 0"),
+        (["translate", "MODEL", "TEXT", "-o", "TEXT"], "--output must be another file than the one that is read"),
+        (["translate", "MODEL", "missing.txt"], "FILE must exist, got missing.txt"),
+        (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
+        (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
+        (["translate", "MODEL", "LONG"], "line 2 must have at most 254 tokens, got"),
+        (["translate", "missing", "TEXT"], "model must be a model directory or one of"),
+        (["translate", "BROKEN", "TEXT"], "must be a whole safetensors file"),
+        (["translate", "MODEL", "TEXT", "--device", "abacus"], "device must be"),
+        (["evaluate", "MODEL", "--source", "TEXT"], "--source and --reference must be given together, got one"),
+        (["evaluate", "MODEL", "--source", "TEXT", "--reference", "LONG"],
+         "--source and --reference must have as many lines, at least one, got 7 and 2"),
+        (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of en-de, got 'en-xx'"),
+        (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
+         "text must be in files that exist, got missing"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "LONG", "--vocabulary", "VOCABULARY"],
+         "must have as many lines, got"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary-size", "99999"],
+         "--vocabulary-size must suit the text, got 99999"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "magic"],
+         "train: objective must be one of"),
+        (["convert", "TEXT", "--out", "new"], "convert: "),
+        (["corpus", "--out", "new", "--only", "nothing"], "corpus: only must name sources among"),
+    ],
+)  # fmt: skip
+def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JANUS_FAST_DEBUG", raising=False)
+    (tmp_path / "LATIN").write_bytes(b"\xe4\xf6\xfc\n")
+    (tmp_path / "LONG").write_text("short\n" + "word " * 300 + "\n")
+    if "BROKEN" in arguments:
+        shutil.copytree(model, tmp_path / "BROKEN")
+        (tmp_path / "BROKEN" / "model.safetensors").write_bytes(b"half a file")
+    arguments = [
+        {"MODEL": model, "TEXT": text, "VOCABULARY": f"{model}/sentencepiece.model"}.get(argument, argument)
+        for argument in arguments
+    ]
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    last = said.err.splitlines()[-1]
+    assert last.startswith("janus-fast: error: ") and message in last and "Traceback" not in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "janus-fast: error: the following arguments are required: COMMAND (see janus-fast --help)\n"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
+        (["translate", "m", "--mode", "both"], "argument --mode: invalid choice: 'both'"),
+        (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read(arguments, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_a_fault_of_ours_says_so_and_debug_shows_it(model, text, monkeypatch, capsys):
+    monkeypatch.setattr(janus_fast.Translator, "translate_iterable", lambda *a, **k: 1 // 0)
+    monkeypatch.delenv("JANUS_FAST_DEBUG", raising=False)
+    assert cli.main(["translate", model, text]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("janus-fast: a fault of janus-fast itself: ZeroDivisionError: ") and error.count("\n") == 1
+    monkeypatch.setenv("JANUS_FAST_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["translate", model, text])
+    with pytest.raises(FileNotFoundError):
+        cli.main(["translate", "missing", text])
+
+
+def test_help_is_quick_and_complete():
+    program = "import sys; from janus_fast.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n" \
+              "assert 'torch' not in sys.modules and 'sentencepiece' not in sys.modules"  # fmt: skip
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^ +{command}\b", shown, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert leaving.value.code == 0 and shown.startswith(f"usage: janus-fast {command} ")
