@@ -6,6 +6,7 @@ every torch from 2.11 on.
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,21 +27,26 @@ FLAGS = (
 )
 
 
+def path(location: Path) -> str:
+    """A path as ninja wants it."""
+    return str(location).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
 def build_file(output: Path) -> str:
     """The text of build.ninja."""
     import torch
 
     include = Path(torch.__file__).parent / "include"
     library = Path(torch.__file__).parent / "lib"
+    folders = ["-I", ROOT, "-isystem", include, f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={include}=torch"]
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
-        f"flags = {FLAGS} -DTORCH_TARGET_VERSION=0x020b000000000000 -I{ROOT} -isystem {include} $",
-        f"  -ffile-prefix-map={ROOT}=. -ffile-prefix-map={include}=torch",
+        f"flags = {FLAGS} -DTORCH_TARGET_VERSION=0x020b000000000000 {shlex.join(map(str, folders))}",
         "rule compile",
         "  command = $cxx $flags $isa -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "rule link",
-        f"  command = $cxx -shared -o $out $in -Wl,--no-as-needed -L{library} -ltorch -ltorch_cpu -lc10",
+        f"  command = $cxx -shared -o $out $in -Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10",
     ]
     objects = []
     isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else ("generic",)
@@ -48,8 +54,8 @@ def build_file(output: Path) -> str:
     sources += [(ROOT / f"kernels/cpu/isa/{isa}.cpp", ISA_FLAGS[isa]) for isa in isas]
     for source, flags in sources:
         objects.append("_".join(source.relative_to(ROOT).with_suffix(".o").parts))
-        lines += [f"build {objects[-1]}: compile {source}", f"  isa = {flags}"]
-    return "\n".join([*lines, f"build {output}: link {' '.join(objects)}", ""])
+        lines += [f"build {objects[-1]}: compile {path(source)}", f"  isa = {flags}"]
+    return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
 class BuildNative(build_ext):
