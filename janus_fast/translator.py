@@ -80,7 +80,7 @@ class Translator:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"Translator: device must be one that this torch can use, got {device!r}: {reason}") from None
+            raise ValueError(f"Translator: device must be usable by this torch, got {device!r}: {reason}") from None
         if isinstance(model, JanusModel):
             for name, parameter in model.named_parameters():
                 if not torch.isfinite(parameter).all():
@@ -213,7 +213,8 @@ class Translator:
         self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
         """The autoregressive log-probabilities of given translations (tokens), each with its end."""
-        source, target = (_list_of(n, v, (list, tuple), "token lists") for n, v in (("source", source), ("target", target)))
+        source = _list_of("source", source, (list, tuple), "token lists")
+        target = _list_of("target", target, (list, tuple), "token lists")
         if len(source) != len(target):
             raise ValueError(f"score_batch: target must have one entry a source = {len(source)}, got {len(target)}")
         bos, eos = [self.config.bos_token_id], [self.config.eos_token_id]

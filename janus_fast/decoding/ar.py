@@ -53,9 +53,7 @@ class AutoregressiveOptions:
         if self.sampling_topk != 1 and self.beam_size != 1:
             raise ValueError(f"beam_size must be 1 when sampling_topk is not 1, got {self.beam_size}")
         if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
-            raise ValueError(
-                f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}"
-            )
+            raise ValueError(f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}")
 
 
 @torch.inference_mode()
@@ -202,9 +200,7 @@ def _continuations(
     if step >= longest:  # nothing but the end may follow
         ids = torch.full_like(tokens[:, :1], config.eos_token_id)
         return ids, _log_probs_of(model, hidden, ids[:, 0])[:, None]
-    banned = {config.pad_token_id, config.bos_token_id} | (
-        set() if config.predictable_mask else {config.mask_token_id}
-    )
+    banned = {config.pad_token_id, config.bos_token_id} | (set() if config.predictable_mask else {config.mask_token_id})
     if step < options.min_decoding_length:
         banned.add(config.eos_token_id)
     repeats = _repeated_ngrams(tokens, options.no_repeat_ngram_size)

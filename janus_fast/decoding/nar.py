@@ -103,7 +103,7 @@ class _Canvases:
         self.tokens[self.offsets[1:].long() - 1] = self.eos
         self.scores = torch.zeros(self.tokens.numel(), device=device)
         self.rows = inner.nonzero().flatten()
-        self.iteration = 0
+        self.passes = torch.zeros_like(lengths)
 
     def _layout(self) -> None:
         self.offsets = offsets_of(self.lengths)
@@ -113,20 +113,18 @@ class _Canvases:
         return self.tokens.index_fill(0, self.rows, self.mask)
 
     def update(self, predicted: Tensor, log_probs: Tensor, iteration: int, options: NonAutoregressiveOptions) -> None:
+        predicts = self._masks_left() > 0
+        self.passes += predicts
         if options.return_history and iteration == 1:
-            self._remember()
-        self.iteration = iteration
+            self._remember(predicts)
         self.tokens, self.scores, self.rows, changed = ops.update_mask(
             self.tokens, self.scores, self.rows, predicted, log_probs, self.offsets,
             ratio=1.0 - iteration / options.iterations, mask_token=self.mask,
         )  # fmt: skip
         if options.return_history:
-            self._remember()
-        if options.adaptive and iteration < options.iterations:
-            # a canvas without masks left has nothing to predict either
-            left = torch.zeros_like(self.tokens).index_fill(0, self.rows, 1).cumsum(0)
-            left = torch.nn.functional.pad(left, (1, 0))[self.offsets.long()].diff()
-            self.retire(~changed | (left == 0))
+            self._remember(predicts)
+        done = self._masks_left() == 0
+        self.retire(done | ~changed if options.adaptive else done)
 
     def retire(self, done: Tensor) -> None:
         """Moves the candidates ``done`` [B] bool out of the batch."""
@@ -139,19 +137,25 @@ class _Canvases:
             history = self.histories[number]
             if history:  # what is still masked was filled by the last pass
                 history[-1] = ids
-            self.results[number] = Hypothesis(ids, 0.0, log_probs, self.iteration, history)
+            self.results[number] = Hypothesis(ids, 0.0, log_probs, int(self.passes[i]), history)
         stay = (~done).repeat_interleave(self.lengths)
         moved = stay.cumsum(0) - 1
         self.rows = moved[self.rows[stay[self.rows]]]
         self.tokens, self.scores = self.tokens[stay], self.scores[stay]
-        self.candidates, self.sources, self.lengths = (
-            t[~done] for t in (self.candidates, self.sources, self.lengths)
-        )  # fmt: skip
+        self.candidates, self.sources, self.lengths, self.passes = (
+            t[~done] for t in (self.candidates, self.sources, self.lengths, self.passes)
+        )
         self._layout()
 
-    def _remember(self) -> None:
-        for number, canvas in zip(self.candidates.tolist(), self.masked().split(self.lengths.tolist()), strict=True):
-            self.histories[number].append(canvas[1:-1].tolist())
+    def _masks_left(self) -> Tensor:
+        """How many places of each canvas are masked: [B]."""
+        masks = torch.zeros_like(self.tokens).index_fill(0, self.rows, 1).cumsum(0)
+        return torch.nn.functional.pad(masks, (1, 0))[self.offsets.long()].diff()
+
+    def _remember(self, which: Tensor) -> None:
+        canvases = self.masked().split(self.lengths.tolist())
+        for i in which.nonzero().flatten().tolist():
+            self.histories[int(self.candidates[i])].append(canvases[i][1:-1].tolist())
 
 
 def _forbidden(model: JanusModel) -> Tensor | None:

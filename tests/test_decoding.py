@@ -1,0 +1,284 @@
+"""Both decoding modes against slow definitions: uncached forwards, exhaustive search, one candidate at a time."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, mask_predict
+from janus_fast.visibility import Visibility, offsets_of
+
+BOS, PAD, EOS, UNK, MASK = range(5)
+
+
+def make_model(vocabulary=40, seed=0, **options):
+    """A small random model whose distributions are peaked enough to have clear winners."""
+    torch.manual_seed(seed)
+    sizes = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    limits = {"max_source_positions": 32, "max_target_positions": 24, "length_classes": 24}
+    model = JanusModel(JanusConfig(vocabulary, vocabulary, **{**sizes, **limits, **options}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)
+    return model.eval()
+
+
+def make_sources(count, seed=1, vocabulary=40, longest=12):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [[BOS, *torch.randint(5, vocabulary, (n,), generator=generator).tolist(), EOS] for n in lengths]
+
+
+@pytest.fixture(scope="module", params=["post-norm", "pre-norm"])
+def translator(request):
+    return Translator(make_model(normalize_before=request.param == "pre-norm"), compute_type="float64")
+
+
+MODES = {
+    "greedy": {"mode": "ar", "beam_size": 1, "max_decoding_length": 22},
+    "beam": {"mode": "ar", "beam_size": 4, "num_hypotheses": 4, "length_penalty": 0.6, "max_decoding_length": 14},
+    "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 20},
+    "nar": {"mode": "nar", "iterations": 5, "length_beam": 3, "num_hypotheses": 3},
+    "nar, fixed": {"mode": "nar", "iterations": 4, "length_beam": 4, "adaptive": False, "length_candidates": "topk"},
+    "nar, canvas": {"mode": "nar", "iterations": 3, "length_beam": 5, "score": "canvas", "return_history": True},
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_results_do_not_depend_on_the_batch(translator, name):
+    sources = make_sources(11)
+    together = translator.generate(sources, **MODES[name])
+    for options in ({"max_batch_size": 1}, {"max_batch_size": 20, "batch_type": "tokens"}):
+        for one, other in zip(together, translator.generate(sources, **options, **MODES[name]), strict=True):
+            assert one.hypotheses == other.hypotheses
+            assert one.iterations == other.iterations and one.history == other.history
+            assert one.scores == pytest.approx(other.scores, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["greedy", "beam", "no repeats"])
+def test_cached_steps_equal_the_uncached_forward(translator, name):
+    model = translator.model
+    tokens = [f"t{i}" for i in range(40)]
+    vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *tokens[5:]])
+    scorer = Translator(model, compute_type="float64", vocabularies=(vocabulary, vocabulary))
+    sources = make_sources(6)
+    for source, result in zip(sources, translator.generate(sources, **MODES[name]), strict=True):
+        for ids, scores in zip(result.hypotheses, result.token_scores, strict=True):
+            batch = [vocabulary.tokens_of(source[1:-1])], [vocabulary.tokens_of(ids)]
+            # computed in float64, handed out in float32
+            assert scores == pytest.approx(scorer.score_batch(*batch)[0].log_probs, abs=2e-6)
+
+
+def uncached_log_probs(model, source, prefix):
+    """log P(next token | source, prefix) from one full forward over the two streams of ``prefix``."""
+    source, content = torch.tensor(source), torch.tensor([BOS, *prefix])
+    n = len(content)
+    offsets = torch.tensor([0, len(source)], dtype=torch.int32)
+    visibility = Visibility.autoregressive(torch.tensor([n]))
+    cross = Visibility.bidirectional(visibility.query_offsets, offsets, torch.zeros(2, dtype=torch.int32))
+    both = torch.cat([content, torch.full_like(content, model.config.mask_token_id)])
+    positions = torch.arange(n).repeat(2)
+    hidden = model.decode(both, positions, visibility, model.encode(source, offsets), cross)
+    return model.logits(hidden[-1:]).log_softmax(-1)[0]
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
+    translator = Translator(make_model(vocabulary=8, seed=3), compute_type="float64")
+    source, longest = [BOS, 5, 7, 6, EOS], 3
+    words = [UNK, 5, 6, 7]
+    found = {}
+    for length in range(1, longest + 1):
+        for ids in itertools.product(words, repeat=length):
+            steps = [*ids, EOS]
+            log_probs = [uncached_log_probs(translator.model, source, ids[:i])[t] for i, t in enumerate(steps)]
+            found[ids] = float(sum(log_probs)) / len(steps) ** length_penalty
+    best = sorted(found, key=found.get, reverse=True)[:10]
+    options = {"beam_size": 100, "num_hypotheses": 10, "max_decoding_length": longest}
+    result = translator.generate([source], length_penalty=length_penalty, **options)[0]
+    assert [tuple(h) for h in result.hypotheses] == best
+    assert result.scores == pytest.approx([found[ids] for ids in best], abs=1e-6)
+
+
+def test_lengths_ngrams_and_prefixes_are_respected(translator):
+    sources = make_sources(8)
+    for result in translator.generate(sources, beam_size=3, min_decoding_length=6, max_decoding_length=9):
+        assert 6 <= len(result.hypotheses[0]) <= 9
+    for result in translator.generate(sources, beam_size=3, no_repeat_ngram_size=1):
+        assert len(set(result.hypotheses[0])) == len(result.hypotheses[0])
+    prefixes = [[7, 9], [], [11], [6, 6, 8], [], [], [5], [39]]
+    results = translator.generate(sources, prefixes, beam_size=3, num_hypotheses=2, max_decoding_length=8)
+    free = translator.generate(sources, beam_size=3, num_hypotheses=2, max_decoding_length=8)
+    for prefix, result, other in zip(prefixes, results, free, strict=True):
+        assert all(h[: len(prefix)] == prefix for h in result.hypotheses)
+        assert prefix or result.hypotheses == other.hypotheses
+
+
+def test_sampling_is_seeded_and_follows_the_distribution():
+    translator = Translator(make_model(vocabulary=9, seed=5), compute_type="float64")
+    source = [BOS, 6, 8, EOS]
+    options = {"beam_size": 1, "sampling_topk": 0, "max_decoding_length": 1, "min_decoding_length": 1}
+    count = 3000
+    samples = translator.generate([source], num_hypotheses=count, **options, seed=7)[0]
+    assert samples.hypotheses == translator.generate([source], num_hypotheses=count, **options, seed=7)[0].hypotheses
+    assert samples.hypotheses != translator.generate([source], num_hypotheses=count, **options, seed=8)[0].hypotheses
+    allowed = torch.tensor([UNK, 5, 6, 7, 8])
+    expected = uncached_log_probs(translator.model, source, [])[allowed].softmax(-1)
+    drawn = torch.bincount(torch.tensor(samples.hypotheses).flatten(), minlength=9)[allowed]
+    assert int(drawn.sum()) == count
+    # five standard deviations of a binomial count
+    assert ((drawn - count * expected).abs() < 5 * (count * expected * (1 - expected)).sqrt() + 1).all()
+    best = int(allowed[expected.argmax()])
+    for narrow in ({"sampling_topp": 1e-6}, {"sampling_temperature": 1e-3}):
+        assert translator.generate([source], **options, **narrow)[0].hypotheses == [[best]]
+    top2 = allowed[expected.topk(2).indices].tolist()
+    drawn = translator.generate([source], num_hypotheses=200, **{**options, "sampling_topk": 2})[0].hypotheses
+    assert {h[0] for h in drawn} == set(top2)
+
+
+def slow_mask_predict(model, source, length, iterations):
+    """One candidate of one source, no packing, no early stop: (ids, log-probabilities)."""
+    source = torch.tensor(source)
+    source_offsets = torch.tensor([0, len(source)], dtype=torch.int32)
+    encoded = model.encode(source, source_offsets)
+    offsets = offsets_of(torch.tensor([length]))
+    tokens = torch.tensor([BOS] + [MASK] * (length - 2) + [EOS])
+    scores = torch.zeros(length, dtype=torch.float64)
+    visibility, cross = Visibility.bidirectional(offsets), Visibility.bidirectional(offsets, source_offsets)
+    for t in range(iterations):
+        masked = tokens == MASK
+        hidden = model.decode(tokens, torch.arange(length), visibility, encoded, cross)
+        logits = model.logits(hidden)
+        logits[:, [BOS, PAD, EOS, MASK]] = -math.inf
+        best = logits.log_softmax(-1).max(-1)
+        tokens, scores = torch.where(masked, best.indices, tokens), torch.where(masked, best.values, scores)
+        if t + 1 < iterations:
+            count = int(torch.tensor(float(length - 2)) * (1 - (t + 1) / iterations))
+            order = sorted(range(1, length - 1), key=lambda i: float(scores[i]))
+            tokens[order[:count]] = MASK
+    return tokens[1:-1].tolist(), scores[1:-1].tolist()
+
+
+def test_refinement_equals_its_definition(translator):
+    model = translator.model
+    options = NonAutoregressiveOptions(iterations=4, length_beam=3, num_hypotheses=3, adaptive=False)
+    sources = make_sources(6)
+    with torch.inference_mode():
+        for source, group in zip(sources, mask_predict(model, sources, options), strict=True):
+            for hypothesis in group:
+                if not hypothesis.ids:
+                    continue
+                ids, scores = slow_mask_predict(model, source, len(hypothesis.ids) + 2, 4)
+                assert hypothesis.ids == ids
+                # scores are stored in float32
+                assert hypothesis.token_scores == pytest.approx(scores, abs=1e-5)
+                assert hypothesis.score == pytest.approx(sum(scores) / len(scores), abs=1e-5)
+
+
+def test_adaptive_stop_returns_a_fixed_point(translator):
+    sources = make_sources(12)
+    full = translator.generate(sources, mode="nar", iterations=12, adaptive=False)
+    adaptive = translator.generate(sources, mode="nar", iterations=12, return_history=True)
+    assert sum(r.iterations[0] for r in adaptive) < sum(r.iterations[0] for r in full)
+    assert max(r.iterations[0] for r in full) == 12
+    for result in adaptive:
+        assert MASK not in result.hypotheses[0]
+        if result.hypotheses[0]:
+            assert result.history[0][0] == [MASK] * len(result.hypotheses[0])
+            assert result.history[0][-1] == result.hypotheses[0]
+            assert len(result.history[0]) == result.iterations[0] + 1
+
+
+def test_empty_input_gives_empty_output(translator):
+    for mode in ("ar", "nar"):
+        assert translator.generate([], mode=mode) == []
+        source = make_sources(1)[0]
+        empty, other = translator.generate([[BOS, EOS], source], mode=mode)
+        assert empty.hypotheses == [[]] and empty.scores == [0.0]
+        assert other.hypotheses == translator.generate([source], mode=mode)[0].hypotheses
+
+
+def test_an_empty_candidate_wins_only_as_the_most_likely_length():
+    model = make_model()
+    with torch.no_grad():
+        model.decoder.embed_length.weight.zero_()
+    # all lengths equally likely: the first class, clamped to 2, is the most likely one
+    result = Translator(model).generate(make_sources(1), mode="nar", length_beam=3, num_hypotheses=3)[0]
+    assert result.hypotheses[0] == [] and result.scores[0] == 0.0
+    with torch.no_grad():
+        encoded = model.encode(torch.tensor(make_sources(1)[0]), torch.tensor([0, len(make_sources(1)[0])]).int())
+        model.decoder.embed_length.weight[3] = encoded.mean(0)
+    options = {"mode": "nar", "length_beam": 5, "num_hypotheses": 5}
+    result = Translator(model).generate(make_sources(1), **options)[0]
+    assert result.hypotheses[0] != [] and result.scores[-1] == -math.inf
+    assert Translator(model).generate(make_sources(1), **options, score="canvas")[0].hypotheses[0] == []
+
+
+ERRORS = [
+    ({"mode": "beam"}, "mode must be one of ('ar', 'nar'), got 'beam'"),
+    ({"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
+    ({"beam_size": 2, "num_hypotheses": 3}, "num_hypotheses must be at most beam_size = 2, got 3"),
+    ({"beam_size": 2, "sampling_topk": 5}, "beam_size must be 1 when sampling_topk is not 1, got 2"),
+    ({"sampling_topp": 0.0}, "sampling_topp must be in (0, 1], got 0.0"),
+    ({"sampling_temperature": 0.0}, "sampling_temperature must be positive, got 0.0"),
+    (
+        {"min_decoding_length": 9, "max_decoding_length": 8},
+        "min_decoding_length must be at most max_decoding_length = 8",
+    ),
+    ({"iterations": 4}, "options of mode 'ar' must be among"),
+    ({"mode": "nar", "beam_size": 4}, "options of mode 'nar' must be among"),
+    ({"mode": "nar", "iterations": 0}, "iterations must be an integer of at least 1, got 0"),
+    ({"mode": "nar", "length_beam": 23}, "length_beam must be at most the number of target lengths = 22, got 23"),
+    ({"mode": "nar", "length_candidates": "best"}, "length_candidates must be one of ('window', 'topk'), got 'best'"),
+    ({"mode": "nar", "score": "sum"}, "score must be one of ('tokens', 'canvas'), got 'sum'"),
+    ({"mode": "nar", "target_prefix": [[5]]}, "target_prefix must be None in mode 'nar'"),
+    ({"target_prefix": []}, "target_prefix must have one entry a source = 1, got 0"),
+    ({"source": [[0, *[7] * 31, 2]]}, "source 0 must have at most 32 tokens, bos and eos included, got 33"),
+    ({"source": [[0, 7, 2], [0, 40, 2]]}, "source 1 must hold ids in [0, 40), got 40"),
+    ({"source": [[0, 7.5, 2]]}, "source 0 must hold ids in [0, 40), got 7.5"),
+    ({"batch_type": "words", "max_batch_size": 3}, "batch_type must be 'examples' or 'tokens', got 'words'"),
+    ({"max_batch_size": -1}, "max_batch_size must be a positive integer, got -1"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), ERRORS, ids=[message[:40] for _, message in ERRORS])
+def test_a_mistake_gets_one_clear_error(options, message):
+    translator = Translator(make_model())
+    with pytest.raises(ValueError) as error:
+        translator.generate(**{"source": [[BOS, 7, EOS]], **options})
+    assert str(error.value).startswith(message)
+
+
+def test_mistakes_of_construction_and_of_types():
+    model = make_model()
+    for options, message in [
+        ({"compute_type": "int7"}, "Translator: compute_type must be one of"),
+        ({"device": "warp"}, "Translator: device must be usable by this torch, got 'warp'"),
+        ({"intra_threads": -1}, "Translator: intra_threads must be a non-negative integer, got -1"),
+        (
+            {"vocabularies": (Vocabulary(["<unk>"]),) * 2},
+            "Translator: vocabularies must have the model's sizes (40, 40)",
+        ),
+    ]:
+        with pytest.raises(ValueError) as error:
+            Translator(model, **options)
+        assert str(error.value).startswith(message)
+    with pytest.raises(ValueError, match="vocabularies must be given for tokens and text"):
+        Translator(model).translate(["text"])
+    with pytest.raises(TypeError, match="source must be a list of id lists, got str"):
+        Translator(model).generate("text")
+    with pytest.raises(FileNotFoundError, match="model must be a model directory or one of"):
+        Translator("no-such-model")
+    with torch.no_grad():
+        model.encoder.layers[0].fc1.weight[3, 4] = math.nan
+    with pytest.raises(
+        ValueError, match=r"model must hold finite weights alone, got NaN or infinity in encoder\.layers\.0"
+    ):
+        Translator(model)
+
+
+def test_options_are_checked_when_made():
+    with pytest.raises(ValueError, match="seed must be an integer"):
+        AutoregressiveOptions(seed=-1)
