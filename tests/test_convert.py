@@ -13,7 +13,7 @@ import torch
 
 from janus_fast import checkpoint
 from janus_fast.convert import fairseq
-from janus_fast.convert.torch_file import PlainUnpickler, Record, Storage, StoredTensor, open_torch_file
+from janus_fast.convert.torch_file import Record, Storage, StoredTensor, open_torch_file, unpickle
 
 DICTIONARIES = (golden.GOLDEN / "checkpoint" / "dict.de.txt", golden.GOLDEN / "checkpoint" / "dict.en.txt")
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -175,14 +175,17 @@ def test_unsafe_pickles_are_refused_and_run_nothing(tmp_path, options, place, fu
     assert not trace.exists()
 
 
-def unpickle(program: bytes):
-    return PlainUnpickler(io.BytesIO(program), None).load()
-
-
 def test_classes_of_known_packages_are_records_and_are_not_called():
     """``argparse._sys.exit("a")``, as a pickle: a name inside a known package, which leads out of it."""
-    made = unpickle(b"\x80\x04" + b"\x8c\x08argparse" + b"\x8c\x09_sys.exit" + b"\x93" + b"\x8c\x01a\x85R.")
+    program = b"\x80\x04\x8c\x08argparse\x8c\x09_sys.exit\x93\x8c\x01a\x85R."
+    made, _ = unpickle(io.BytesIO(program))
     assert isinstance(made, Record) and made == {"args": ("a",)}
+
+
+def test_object_numbers_beyond_the_file():
+    """Four bytes of a damaged pickle would make the unpickler ask for 32 GB."""
+    with pytest.raises(ValueError, match="a pickle of 9 bytes that numbers 2147483647 objects"):
+        unpickle(io.BytesIO(b"\x80\x02Nr\xff\xff\xff\x7f."))
 
 
 @pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])

@@ -7,6 +7,7 @@ packages that training code leaves in its checkpoints become inert records; any 
 import io
 import math
 import pickle
+import pickletools
 import sys
 import zipfile
 from collections import OrderedDict
@@ -21,8 +22,7 @@ from torch import Tensor
 # torch/serialization.py, before torch 1.6: three pickles, the first of which is this number, stand before the contents.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 INERT_PACKAGES = ("argparse", "omegaconf", "fairseq", "typing", "enum", "numpy", "_codecs")
-BUILTINS = {"dict": dict, "list": list, "tuple": tuple, "set": set, "int": int, "long": int, "float": float,
-            "bool": bool, "str": str, "unicode": str}  # fmt: skip
+BUILTIN_TYPES = ("dict", "list", "tuple", "int", "long", "float", "bool", "str", "unicode")  # named, never called
 STORAGES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
     "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -83,6 +83,20 @@ class RefusedName(Exception):
     """The pickle named something that is neither plain data nor known to be inert."""
 
 
+def unpickle(file, read: Callable[[str, int, int], bytes] | None = None) -> tuple[object, dict[str, int]]:
+    """The object whose pickle begins at ``file``'s place, and the bytes of an element of every storage it names.
+
+    ``read`` as in :class:`PlainUnpickler`.
+    """
+    begin = file.tell()
+    highest = max((arg for op, arg, _ in pickletools.genops(file) if op.name.endswith("PUT")), default=0)
+    if int(highest) > file.tell() - begin:  # the unpickler would make a table of that size
+        raise ValueError(f"a pickle of {file.tell() - begin} bytes that numbers {highest} objects")
+    file.seek(begin)
+    unpickler = PlainUnpickler(file, read)
+    return unpickler.load(), unpickler.itemsizes
+
+
 class PlainUnpickler(pickle.Unpickler):
     """Unpickles tensors (as :class:`StoredTensor`), plain containers and inert records; nothing else.
 
@@ -90,14 +104,14 @@ class PlainUnpickler(pickle.Unpickler):
     unpickling: what it does to a record's class stays there.
     """
 
-    def __init__(self, file, read: Callable[[str, int, int], bytes]):
+    def __init__(self, file, read: Callable[[str, int, int], bytes] | None):
         super().__init__(file)
         self.read = read
         self.itemsizes: dict[str, int] = {}
 
     def find_class(self, module: str, name: str):
-        if module in ("builtins", "__builtin__") and name in BUILTINS:
-            return BUILTINS[name]
+        if module in ("builtins", "__builtin__") and name == "set":
+            return set
         if module == "collections" and name in ("OrderedDict", "defaultdict"):
             return OrderedDict if name == "OrderedDict" else self._default_dict
         if module == "torch" and name in STORAGES:
@@ -108,7 +122,8 @@ class PlainUnpickler(pickle.Unpickler):
             return self._tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return self._parameter
-        if module.partition(".")[0] in INERT_PACKAGES:
+        named = module in ("builtins", "__builtin__") and name in BUILTIN_TYPES
+        if named or module.partition(".")[0] in INERT_PACKAGES:
             return type(name, (Record,), {"__module__": module})
         raise RefusedName(f"{module}.{name}")
 
@@ -176,7 +191,7 @@ def _open_zip(archive: zipfile.ZipFile):
                 numbers.seek(first)
             return numbers.read(count)
 
-    return PlainUnpickler(io.BytesIO(archive.read(pickles[0])), read).load()
+    return unpickle(io.BytesIO(archive.read(pickles[0])), read)[0]
 
 
 def _open_legacy(file):
@@ -187,17 +202,16 @@ def _open_legacy(file):
         file.seek(start + first)
         return file.read(min(count, size - first))
 
-    if PlainUnpickler(file, read).load() != LEGACY_MAGIC:
+    if unpickle(file)[0] != LEGACY_MAGIC:
         raise ValueError("neither a zip archive nor the older format's first number")
     for _ in range(2):  # protocol version, sizes of C types
-        PlainUnpickler(file, read).load()
-    unpickler = PlainUnpickler(file, read)
-    contents = unpickler.load()
-    for key in PlainUnpickler(file, read).load():
+        unpickle(file)
+    contents, itemsizes = unpickle(file, read)
+    for key in unpickle(file)[0]:
         header = file.read(8)  # number of elements; then the elements
         if len(header) < 8:
             raise ValueError("the end of the file among the tensors")
-        size = int.from_bytes(header, "little", signed=True) * unpickler.itemsizes[key]
+        size = int.from_bytes(header, "little", signed=True) * itemsizes[key]
         places[key] = file.tell(), size
         file.seek(size, io.SEEK_CUR)
     return contents
