@@ -27,8 +27,7 @@ FLAGS = (
 )
 
 
-def path(location: Path) -> str:
-    """A path as ninja wants it."""
+def path(location: Path) -> str:  # as ninja wants it
     return str(location).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
@@ -36,8 +35,8 @@ def build_file(output: Path) -> str:
     """The text of build.ninja."""
     import torch
 
-    include = Path(torch.__file__).parent / "include"
-    library = Path(torch.__file__).parent / "lib"
+    include, library = (Path(torch.__file__).parent / name for name in ("include", "lib"))
+    link = f"-Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10"
     folders = ["-I", ROOT, "-isystem", include, f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={include}=torch"]
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
@@ -46,15 +45,14 @@ def build_file(output: Path) -> str:
         "  command = $cxx $flags $isa -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "rule link",
-        f"  command = $cxx -shared -o $out $in -Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10",
+        f"  command = $cxx -shared -o $out $in {link}",
     ]
-    objects = []
     isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else ("generic",)
     sources = [(p, "") for p in sorted(ROOT.glob("csrc/cpu/*.cpp"))]
     sources += [(ROOT / f"kernels/cpu/isa/{isa}.cpp", ISA_FLAGS[isa]) for isa in isas]
-    for source, flags in sources:
-        objects.append("_".join(source.relative_to(ROOT).with_suffix(".o").parts))
-        lines += [f"build {objects[-1]}: compile {path(source)}", f"  isa = {flags}"]
+    objects = ["_".join(source.relative_to(ROOT).with_suffix(".o").parts) for source, _ in sources]
+    for (source, flags), name in zip(sources, objects, strict=True):
+        lines += [f"build {name}: compile {path(source)}", f"  isa = {flags}"]
     return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
@@ -63,10 +61,9 @@ class BuildNative(build_ext):
         return fullname.replace(".", "/") + ".so"
 
     def build_extension(self, ext):
-        output = Path(self.get_ext_fullpath(ext.name)).resolve()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(self.build_temp).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        output, folder = Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve()
+        for directory in (output.parent, folder):
+            directory.mkdir(parents=True, exist_ok=True)
         (folder / "build.ninja").write_text(build_file(output))
         ninja = shutil.which("ninja") or Path(sys.executable).parent / "ninja"
         subprocess.run([ninja, "-C", folder], check=True)

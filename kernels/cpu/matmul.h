@@ -48,13 +48,16 @@ JANUS_INLINE void dot_tile_of(int64_t rows, const TA* a, int64_t lda, const TB* 
   }
 }
 
+constexpr int64_t kBlockBytes = 12 * 1024;
+
 // out[i][j] = a[i] . b[j]:  [m, depth] x [n, depth] -> [m, n]. Writes round_up(n, 4) columns of out.
 template <typename TA, typename TB, typename S = Accumulator<TA>>
 void dot_rows(const TA* a, int64_t lda, int64_t m, const TB* b, int64_t ldb, int64_t n, int64_t depth, S* out,
               int64_t ldo) {
-  constexpr int64_t kBlock = 3 * kDotRows;  // rows of A that stay in the first-level cache while B streams past
-  for (int64_t block = 0; block < m; block += kBlock) {
-    const int64_t block_end = smaller(block + kBlock, m);
+  // Rows of A that stay in the first-level cache while B streams past.
+  const int64_t rows = larger(kBlockBytes / (kDotRows * larger(depth, 1) * int64_t{sizeof(TA)}), 1) * kDotRows;
+  for (int64_t block = 0; block < m; block += rows) {
+    const int64_t block_end = smaller(block + rows, m);
     for (int64_t j = 0; j < n; j += 4) {
       const TB* columns[4];
       for (int64_t c = 0; c < 4; c++) columns[c] = b + smaller(j + c, n - 1) * ldb;
