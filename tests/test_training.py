@@ -1,0 +1,236 @@
+"""Objectives, batches and the training loop: what is packed, that it learns, that a resumed run is the same run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from janus_fast import JanusConfig, JanusModel, joint_loss
+from janus_fast.checkpoint import WEIGHTS, read_tensors
+from janus_fast.objectives import OBJECTIVES
+from janus_fast.text.batching import batches_by_tokens
+from janus_fast.training.data import BatchStream, ParallelData
+from janus_fast.training.trainer import Trainer, TrainingOptions, average, checkpoints, latest_checkpoint
+
+SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+
+
+def make_config(**options):
+    return JanusConfig(30, 30, **{**SIZES, "max_source_positions": 24, "max_target_positions": 24, **options})
+
+
+def make_model(**options):
+    torch.manual_seed(3)
+    return JanusModel(make_config(**options))
+
+
+def make_data(count=40, seed=0):
+    """A toy language: the target is the source in reverse, shifted by one."""
+    generator = np.random.default_rng(seed)
+    sources = [np.array([0, *generator.integers(5, 29, generator.integers(1, 9)), 2]) for _ in range(count)]
+    targets = [np.array([0, *(s[1:-1][::-1] + 1), 2]) for s in sources]
+    return ParallelData(sources, targets, list(range(count)))
+
+
+def options_of(**options):
+    return TrainingOptions(
+        **{"max_tokens": 60, "learning_rate": 3e-3, "warmup_updates": 10, "log_interval": 5, **options}
+    )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, objective, accumulate):
+    shared = {"objective": objective, "accumulate": accumulate, "save_interval": 5, "keep": 3}
+    Trainer(make_model(), make_data(), tmp_path / "whole", options_of(max_updates=12, **shared)).train()
+
+    Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=7, **shared)).train()
+    # the run is cut off at update 9, after its last checkpoint at 7: it goes on from there
+    cut = Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=12, **shared))
+    steps, step = [], cut.step
+
+    def interrupted(*arguments):
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        steps.append(step(*arguments))
+
+    cut.step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=12, **shared)).train()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        whole, parts = (latest_checkpoint(tmp_path / run) / name for run in ("whole", "parts"))
+        assert whole.read_bytes() == parts.read_bytes()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_learns_and_writes_what_it_did(tmp_path, objective):
+    options = options_of(objective=objective, max_updates=60, save_interval=20, keep=2)
+    trainer = Trainer(make_model(dropout=0.0), make_data(), tmp_path, options)
+    trainer.train()
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["update"] == 60 and records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["00000040", "00000060"]
+    mean = average(checkpoints(tmp_path))
+    both = [read_tensors(path / WEIGHTS) for path in checkpoints(tmp_path)]
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (both[0][name] + both[1][name]) / 2)
+
+
+def test_accumulating_halves_equals_the_whole_batch(tmp_path):
+    """Two batches of equal numbers of rows give the gradient of their union (no dropout, AR: no masks to draw)."""
+    model = make_model(dropout=0.0)
+    data = make_data(8, seed=2)
+    data.targets = [np.array([0, *range(5, 9), 2])] * 8
+    objective = OBJECTIVES["autoregressive"](model.config)
+    generator = torch.Generator()
+
+    def gradient(groups):
+        model.zero_grad()
+        for group in groups:
+            sides = ([side[i] for i in group] for side in (data.sources, data.targets))
+            (objective.loss(model, objective.pack(*sides, generator))[0] / len(groups)).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(gradient([[0, 1, 2, 3], [4, 5, 6, 7]]), gradient([range(8)]), atol=1e-6, rtol=1e-4)
+
+
+def test_the_stream_starts_anywhere_and_covers_every_pair():
+    data, objective = make_data(), OBJECTIVES["janus"](make_config())
+    stream = BatchStream(data, objective, 60, seed=5)
+    first = [item for item, _ in zip(iter(stream), range(20), strict=False)]
+    stream.close()
+    later = BatchStream(data, objective, 60, seed=5, start=12)
+    number, epoch, batch = next(iter(later))
+    later.close()
+    assert (number, epoch) == first[12][:2]
+    assert torch.equal(batch.tokens, first[12][2].tokens) and torch.equal(batch.rows, first[12][2].rows)
+    epochs = [sum(b.source_offsets.numel() - 1 for _, e, b in first if e == epoch) for epoch in (0, 1)]
+    assert epochs[0] == len(data)
+    order = [[b.tokens.tolist() for _, e, b in first if e == epoch] for epoch in (0, 1)]
+    assert order[0] != order[1]
+
+
+def test_an_error_while_packing_reaches_the_training_loop():
+    data = make_data(4)
+    data.targets[2] = "no ids"
+    stream = BatchStream(data, OBJECTIVES["janus"](make_config()), 10_000, seed=1)
+    with pytest.raises((TypeError, ValueError)):
+        next(iter(stream))
+
+
+def test_batches_keep_to_the_token_count():
+    lengths = np.random.default_rng(1).integers(1, 50, 300)
+    for generator in (None, np.random.default_rng(2)):
+        batches = batches_by_tokens(lengths, 120, generator)
+        assert sorted(i for batch in batches for i in batch) == list(range(300))
+        assert all(lengths[batch].sum() <= 120 for batch in batches)
+    assert [len(batch) for batch in batches_by_tokens(np.array([200, 3]), 100)] == [1, 1]
+
+
+def test_the_rate_warms_up_and_decays():
+    options = TrainingOptions(learning_rate=1.0, warmup_updates=100, max_updates=1000, decay_updates=200)
+    assert options.rate(1) == 0.01 and options.rate(100) == 1.0 and options.rate(400) == 0.5
+    assert options.rate(800) == math.sqrt(100 / 800)
+    assert options.rate(900) == pytest.approx(math.sqrt(100 / 900) * 101 / 200) and options.rate(1000) < 0.002
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    Trainer(make_model(), make_data(), tmp_path, options_of(max_updates=5, save_interval=5)).train()
+    options = options_of(max_updates=10, learning_rate=1e30, clip_norm=math.inf, save_interval=5)
+    with pytest.raises(FloatingPointError, match="train: the gradient must be finite, got norm (nan|inf) at update"):
+        Trainer(make_model(), make_data(), tmp_path, options).train()
+    assert latest_checkpoint(tmp_path).name == "00000005"
+
+
+def test_text_is_read_and_pairs_that_do_not_fit_are_left_out(tmp_path):
+    from janus_fast import Vocabulary
+
+    vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b"])
+    (tmp_path / "s").write_text("a b\n\na\nb\n")
+    (tmp_path / "t").write_text("b a\na\n" + "a " * 40 + "\nb\n")
+    data = ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
+    assert data.kept == [0, 3] and data.sources[0].tolist() == [0, 5, 6, 2] and data.targets[0].tolist() == [0, 6, 5, 2]
+    (tmp_path / "t").write_text("b a\n")
+    with pytest.raises(ValueError, match=r"must have as many lines, got \[4, 1\]"):
+        ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
+    (tmp_path / "t").write_text("\n\n\n\n")
+    with pytest.raises(ValueError, match="must hold at least one usable pair, got none"):
+        ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
+
+
+def test_sentences_do_not_see_each_other():
+    """The hidden rows of a sentence are the same alone and in a batch, for every stream."""
+    model = make_model().double().eval()
+    data, objective = make_data(5), OBJECTIVES["janus"](make_config())
+    masks = [
+        objective._draw_masks(torch.tensor(t), [len(t)], torch.Generator().manual_seed(i))
+        for i, t in enumerate(data.targets)
+    ]
+
+    def hidden(numbers):
+        objective._draw_masks = lambda *_: torch.cat([masks[n] for n in numbers])
+        batch = objective.pack([data.sources[n] for n in numbers], [data.targets[n] for n in numbers], None)
+        encoded = model.encode(batch.source, batch.source_offsets)
+        rows = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
+        return {name: rows[part] for name, part in batch.parts.items()}
+
+    together = hidden(range(5))
+    alone = [hidden([n]) for n in range(5)]
+    for name, rows in together.items():
+        torch.testing.assert_close(rows, torch.cat([one[name] for one in alone]), atol=1e-12, rtol=1e-12)
+
+
+def test_joint_loss_is_its_definition_and_empty_rows_give_zero():
+    torch.manual_seed(0)
+    weight = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    hidden = {
+        name: torch.randn(n, 6, dtype=torch.float64, requires_grad=True)
+        for name, n in (("ar", 7), ("nar", 3), ("aux", 3))
+    }
+    targets = {name: torch.randint(11, rows.shape[:1]) for name, rows in hidden.items()}
+    ar_masked = torch.tensor([1, 4, 6])
+    total, terms = joint_loss(hidden, weight, targets, ar_masked)
+    p = {name: (rows @ weight.T).softmax(-1) for name, rows in hidden.items()}
+    p["ar "] = p["ar"][ar_masked]
+
+    def ce(name):
+        nll = -p[name][range(len(p[name])), targets[name]].log().mean()
+        return 0.9 * nll - 0.1 * p[name].log().mean()
+
+    def kl(a, b):
+        divergences = (torch.nn.functional.kl_div(q.log(), r, reduction="sum") / 3 for q, r in ((a, b), (b, a)))
+        return sum(divergences) / 2
+
+    expected = ce("ar") + 0.5 * (ce("nar") + ce("aux")) + kl(p["ar "], p["nar"]) + 3 * kl(p["ar "], p["aux"])
+    expected = expected + kl(p["nar"], p["aux"])
+    torch.testing.assert_close(total, expected)
+    torch.autograd.gradcheck(lambda w: joint_loss(hidden, w, targets, ar_masked)[0], weight)
+
+    empty = {name: rows[:0] for name, rows in hidden.items()}
+    none = {name: t[:0] for name, t in targets.items()}
+    total, terms = joint_loss(empty, weight, none, ar_masked[:0])
+    assert total.item() == 0.0 and all(value.item() == 0.0 for value in terms.values())
+    for change, message in [
+        ({"ar_masked": None}, "joint_loss: ar_masked must be given when a divergence names 'ar', got None"),
+        ({"ar_masked": ar_masked[:2]}, "joint_loss: streams 'ar' and 'nar' must predict the same rows, got 2 and 3"),
+        ({"targets": none}, r"joint_loss: targets\['ar'\] must have shape \[7\], got \[0\]"),
+        ({"cross_entropy": {"mlm": 1.0}}, "joint_loss: hidden must hold every stream that a term names, got no 'mlm'"),
+        ({"weight": weight[:, :5]}, r"joint_loss: hidden\['ar'\] must have shape \[N, C\] = \[\*, 5\], got \[7, 6\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            joint_loss(**{"hidden": hidden, "weight": weight, "targets": targets, "ar_masked": ar_masked, **change})
+
+
+def test_options_are_checked():
+    for options, message in [
+        ({"objective": "gan"}, "train: objective must be one of"),
+        ({"precision": "int8"}, "train: precision must be auto, float32 or bfloat16, got 'int8'"),
+        ({"max_tokens": 0}, "train: max_tokens must be at least 1, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TrainingOptions(**options)
+    with pytest.raises(ValueError, match="objective: masking must be one of"):
+        OBJECTIVES["janus"](make_config(), masking="all")
