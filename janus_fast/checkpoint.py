@@ -48,7 +48,11 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(Path(path).parent) as temporary:
         try:
-            save_file(contiguous, temporary / Path(path).name, metadata={"format": "pt"})
+            file = temporary / Path(path).name
+            file.touch()
+            mode = file.stat().st_mode  # save_file makes a file that its owner alone can read
+            save_file(contiguous, file, metadata={"format": "pt"})
+            file.chmod(mode)
         except (SafetensorError, OSError) as error:
             raise OSError(f"checkpoint: {path} must be on a disk that takes it, got {error}") from error
 

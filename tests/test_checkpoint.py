@@ -241,3 +241,9 @@ def test_interruption_leaves_the_old_model(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(make(1), tmp_path)
     assert_untouched(tmp_path, old, words.tokens)
+
+
+def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
+    (tmp_path / "other").touch()
+    checkpoint.write_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
