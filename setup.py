@@ -1,7 +1,6 @@
 """Builds the native library janus_fast/_C.so with ninja; everything else about the package is in pyproject.toml.
 
-The library holds no Python code: torch loads it, through its stable interface, so one build serves every Python and
-every torch from 2.11 on.
+Torch loads it through its stable interface: one build serves every Python and every torch from 2.11 on.
 """
 
 import os
