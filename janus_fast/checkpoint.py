@@ -16,6 +16,7 @@ from .model import JanusModel
 from .text import Vocabulary
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+VOCABULARIES = ("sentencepiece", "vocabulary", "source", "target")
 
 
 @contextmanager
@@ -114,6 +115,12 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, dtype: 
         (temporary / CONFIG).write_text(model.config.to_json(), encoding="utf-8")
         state = unique_state(model)
         write_tensors({k: v if dtype is None else v.to(dtype) for k, v in state.items()}, temporary / WEIGHTS)
+        written = {file.name for file in temporary.iterdir()}
+    if vocabularies is not None:  # those of a model that was here before
+        for name in VOCABULARIES:
+            for file in (directory / f"{name}.model", directory / f"{name}.json"):
+                if file.name not in written:
+                    file.unlink(missing_ok=True)
 
 
 def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:

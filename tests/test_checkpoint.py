@@ -247,3 +247,14 @@ def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):
     (tmp_path / "other").touch()
     checkpoint.write_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_the_vocabularies_of_an_older_model_do_not_linger(tmp_path):
+    model = make(source_vocab_size=7, target_vocab_size=7)
+    one = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b"])
+    other = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "c", "d"])
+    checkpoint.save(model, tmp_path, (one, one))
+    checkpoint.save(model, tmp_path, (one, other))
+    assert [v.tokens[-1] for v in checkpoint.load(tmp_path)[1]] == ["b", "d"]
+    checkpoint.save(model, tmp_path, (other, other))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "vocabulary.json"]

@@ -34,6 +34,7 @@ TRAINING_HELP = {
     "learning_rate": "highest learning rate",
     "warmup_updates": "updates until the highest learning rate",
     "decay_updates": "updates at the end in which the rate falls to zero",
+    "divergence_warmup_updates": "updates until the divergences have their full weight",
     "adam_betas": "Adam's decay rates",
     "weight_decay": "AdamW's weight decay",
     "clip_norm": "longest gradient",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import JanusConfig
+from ..ops.joint_loss import DIVERGENCE
 from .masking import MASKINGS, span_length_probabilities
 from .packed_batch import PackedBatch, pack
 from .streams import autoregressive_streams, join, masked_streams
@@ -55,13 +56,17 @@ class Objective:
                 batch.ar_masked = masked[~first].nonzero().flatten()
         return batch
 
-    def loss(self, model, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model, batch: PackedBatch, divergence_scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the model once over the batch: the loss, and its unweighted terms by name."""
+        divergence = self.divergence
+        if divergence_scale != 1.0:
+            own = divergence or {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= set(self.streams)}
+            divergence = {pair: divergence_scale * weight for pair, weight in own.items()}
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
         total, terms = ops.joint_loss(
             {name: hidden[part] for name, part in batch.parts.items()}, model.output_weight, batch.targets,
-            batch.ar_masked, cross_entropy=self.cross_entropy, divergence=self.divergence,
+            batch.ar_masked, cross_entropy=self.cross_entropy, divergence=divergence,
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
         if batch.lengths is not None:

@@ -28,6 +28,7 @@ class TrainingOptions:
     learning_rate: float = 5e-4
     warmup_updates: int = 4000
     decay_updates: int = 0
+    divergence_warmup_updates: int = 0
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -48,6 +49,14 @@ class TrainingOptions:
         for name in ("max_tokens", "accumulate", "max_updates", "warmup_updates", "save_interval", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)}")
+
+    def divergence_scale(self, update: int) -> float:
+        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to 1.
+
+        In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
+        towards NAR and AUX distributions that know nothing yet.
+        """
+        return min(1.0, update / self.divergence_warmup_updates) if self.divergence_warmup_updates else 1.0
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.
@@ -122,7 +131,7 @@ class Trainer:
         for _ in range(options.accumulate):
             number, epoch, batch = next(batches)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-                loss, terms = self.objective.loss(self.model, batch)
+                loss, terms = self.objective.loss(self.model, batch, options.divergence_scale(self.update + 1))
             (loss / options.accumulate).backward()
             self.batch_number = number + 1
             tokens = int(batch.source_offsets.numel() - 1) and sum(t.numel() for k, t in batch.targets.items())
@@ -160,7 +169,8 @@ class Trainer:
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
                 "seconds": self.seconds, "options": dataclasses.asdict(self.options),
             }  # fmt: skip
-            (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+            with checkpoint.replacing(temporary) as folder:
+                (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
             if final.exists():
                 shutil.rmtree(final)
             temporary.rename(final)
