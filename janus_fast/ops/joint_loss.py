@@ -66,6 +66,7 @@ def joint_loss(
         sizes = [ar_masked.numel() if s == "ar" else hidden[s].shape[0] for s in (first, second)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"joint_loss: streams {first!r} and {second!r} must predict the same rows, got {sizes[0]} and {sizes[1]}"
+                f"joint_loss: streams {first!r} and {second!r} must predict the same rows, "
+                f"got {sizes[0]} and {sizes[1]}"
             )
     return reference_joint_loss(hidden, weight, targets, ar_masked, cross_entropy, divergence, label_smoothing)
