@@ -104,6 +104,7 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, dtype: 
     Raises:
         OSError: something cannot be written; a model that ``directory`` held before is still there.
     """
+    directory = Path(directory)
     with replacing(directory) as temporary:
         if vocabularies is not None:
             source, target = vocabularies

@@ -20,7 +20,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
-MISTAKES = (ValueError, TypeError, OSError, NotImplementedError, FloatingPointError)
+MISTAKES = (ValueError, OSError, NotImplementedError, FloatingPointError)
 
 
 class Parser(argparse.ArgumentParser):
