@@ -224,8 +224,34 @@ def test_joint_loss_is_its_definition_and_empty_rows_give_zero():
             joint_loss(**{"hidden": hidden, "weight": weight, "targets": targets, "ar_masked": ar_masked, **change})
 
 
+def test_the_auxiliary_stream_and_the_divergences_can_be_left_out(tmp_path):
+    data, model = make_data(6), make_model(dropout=0.0)
+
+    def terms(scale=1.0, **options):
+        objective = OBJECTIVES["janus"](model.config, **options)
+        batch = objective.pack(data.sources, data.targets, torch.Generator().manual_seed(1))
+        return objective.loss(model, batch, scale)
+
+    full, whole = terms()
+    half, _ = terms(0.5)
+    none, plain = terms(0.0)
+    torch.testing.assert_close(half, (full + none) / 2)
+    assert [name for name in whole if name.startswith("kl")] == ["kl_ar_nar", "kl_ar_aux", "kl_nar_aux"]
+    assert not any(name.startswith("kl") for name in plain)
+    torch.testing.assert_close(none, plain["ar_ce"] + 0.5 * (plain["nar_ce"] + plain["aux_ce"]) + 0.1 * plain["length"])
+    total, without = terms(auxiliary=False)
+    torch.testing.assert_close(
+        total, without["ar_ce"] + without["nar_ce"] + without["kl_ar_nar"] + 0.1 * without["length"]
+    )
+    for name in ("ar_ce", "nar_ce", "kl_ar_nar"):  # another order of the rows, the same distributions
+        torch.testing.assert_close(without[name], whole[name])
+    options = TrainingOptions(divergence_weight=0.5, divergence_warmup_updates=10)
+    assert [options.divergence_scale(n) for n in (1, 10, 99)] == [0.05, 0.5, 0.5]
+
+
 def test_options_are_checked():
     for options, message in [
+        ({"objective": "cmlm", "without_auxiliary": True}, "train: without_auxiliary must be left out with objective"),
         ({"objective": "gan"}, "train: objective must be one of"),
         ({"precision": "int8"}, "train: precision must be auto, float32 or bfloat16, got 'int8'"),
         ({"max_tokens": 0}, "train: max_tokens must be at least 1, got 0"),

@@ -34,6 +34,8 @@ TRAINING_HELP = {
     "learning_rate": "highest learning rate",
     "warmup_updates": "updates until the highest learning rate",
     "decay_updates": "updates at the end in which the rate falls to zero",
+    "without_auxiliary": "leave JANUS's auxiliary stream out",
+    "divergence_weight": "factor of JANUS's divergences",
     "divergence_warmup_updates": "updates until the divergences have their full weight",
     "adam_betas": "Adam's decay rates",
     "weight_decay": "AdamW's weight decay",

@@ -61,7 +61,7 @@ class Objective:
         divergence = self.divergence
         if divergence_scale != 1.0:
             own = divergence or {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= set(self.streams)}
-            divergence = {pair: divergence_scale * weight for pair, weight in own.items()}
+            divergence = {pair: divergence_scale * weight for pair, weight in own.items() if divergence_scale}
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
         total, terms = ops.joint_loss(

@@ -28,6 +28,8 @@ class TrainingOptions:
     learning_rate: float = 5e-4
     warmup_updates: int = 4000
     decay_updates: int = 0
+    without_auxiliary: bool = False
+    divergence_weight: float = 1.0
     divergence_warmup_updates: int = 0
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
@@ -46,17 +48,20 @@ class TrainingOptions:
             raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"train: precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        if self.without_auxiliary and self.objective != "janus":
+            raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
         for name in ("max_tokens", "accumulate", "max_updates", "warmup_updates", "save_interval", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)}")
 
     def divergence_scale(self, update: int) -> float:
-        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to 1.
+        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.
 
         In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
         towards NAR and AUX distributions that know nothing yet.
         """
-        return min(1.0, update / self.divergence_warmup_updates) if self.divergence_warmup_updates else 1.0
+        warmup = self.divergence_warmup_updates
+        return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.
@@ -85,6 +90,8 @@ class Trainer:
         settings = {"label_smoothing": options.label_smoothing}
         if options.masking:
             settings["masking"] = options.masking
+        if options.without_auxiliary:
+            settings["auxiliary"] = False
         self.objective = OBJECTIVES[options.objective](model.config, **settings)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
