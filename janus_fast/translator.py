@@ -202,8 +202,11 @@ class Translator:
         Lines are written as they are finished: what is done when the run is interrupted is in the file.
         """
         written = 0
-        with open(source_path, encoding="utf-8") as source, open(output_path, "w", encoding="utf-8") as output:
-            for result in self.translate_iterable((line.rstrip("\n") for line in source), **options):
+        with (
+            open(source_path, encoding="utf-8", newline="\n") as source,  # only a line feed ends a line
+            open(output_path, "w", encoding="utf-8", newline="\n") as output,
+        ):
+            for result in self.translate_iterable((line.rstrip("\r\n") for line in source), **options):
                 output.write(result.hypotheses[0] + "\n")
                 output.flush()
                 written += 1

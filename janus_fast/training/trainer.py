@@ -125,6 +125,8 @@ class Trainer:
                     self.model.train()
                 if self.update % options.save_interval == 0:
                     self.save()
+                if not window.count:  # the time of validating and saving is not training's
+                    window = Window()
             if self.update % options.save_interval:
                 self.save()
         finally:
