@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -150,6 +151,7 @@ class Translator:
         max_batch_size: int = 0,
         batch_type: str = "examples",
         return_scores: bool = True,
+        first_number: int = 0,
         **options,
     ) -> list[TranslationResult]:
         """Ids in (with ``bos`` and ``eos``, as the model was trained), hypotheses of ids out.
@@ -160,6 +162,8 @@ class Translator:
             mode: "ar" or "nar".
             max_batch_size: sources decoded at once (0: a default of 64 sentences), counted in "examples" or "tokens".
             return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
+            first_number: the number of the first source, in error messages and for the random numbers of sampling;
+                what somebody passes who cuts a stream into several calls.
             **options: fields of AutoregressiveOptions or NonAutoregressiveOptions.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
@@ -167,20 +171,22 @@ class Translator:
         """
         options = self._options(mode, options)
         source = _list_of("source", source, (list, tuple), "id lists")
-        for number, ids in enumerate(source):
+        for number, ids in enumerate(source, first_number):
             self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
-        prefixes = self._prefixes(mode, target_prefix, len(source))
+        prefixes = self._prefixes(target_prefix, len(source), options)
         if max_batch_size == 0:
             max_batch_size, batch_type = 64, "examples"
         results: list[TranslationResult | None] = [None] * len(source)
         specials = (self.config.bos_token_id, self.config.eos_token_id)
-        words = [n for n, ids in enumerate(source) if any(token not in specials for token in ids)]
+        words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = TranslationResult([[]], [0.0], [[]], [0], [[]] if _wants_history(options) else [])
         order = sorted(words, key=lambda n: -len(source[n]))
         with self._threads():
             for batch in _batches(order, [len(ids) for ids in source], max_batch_size, batch_type):
-                for number, group in zip(batch, self._decode(source, prefixes, batch, options), strict=True):
+                for number, group in zip(
+                    batch, self._decode(source, prefixes, batch, first_number, options), strict=True
+                ):
                     results[number] = TranslationResult(
                         [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
                         [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
@@ -191,22 +197,58 @@ class Translator:
         self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
         read_batch_size: int = 0, **options,
     ) -> Iterator[TranslationResult]:  # fmt: skip
-        """Translates a stream of sentences lazily, in order; reads ``read_batch_size`` (16 batches) ahead at most."""
-        iterator = iter(texts)
-        while chunk := list(islice(iterator, read_batch_size or 16 * max_batch_size)):
-            yield from self.translate(chunk, max_batch_size=max_batch_size, batch_type=batch_type, **options)
+        """Translates a stream of sentences lazily, in order; reads ``read_batch_size`` (16 batches) ahead at most.
 
-    def translate_file(self, source_path: str | Path, output_path: str | Path, **options) -> int:
+        Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
+        translated; then the error is raised.
+        """
+        max_batch_size = max_batch_size or 32
+        ahead = read_batch_size or 16 * max_batch_size
+        options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
+        iterator, number, error = iter(texts), 0, None
+        while error is None:
+            chunk, error = self._read(iterator, number, ahead)
+            yield from self.translate(chunk, first_number=number, **options)
+            if error is None and len(chunk) < ahead:
+                return
+            number += len(chunk)
+        raise error
+
+    def _read(self, texts: Iterator[str], number: int, count: int) -> tuple[list[str], Exception | None]:
+        """Up to ``count`` sentences that can be translated, and the error that ended them."""
+        chunk = []
+        try:
+            for text in islice(texts, count):
+                tokens = len(self.source_vocabulary.encode(text)) + 2
+                self._check_length("source", number + len(chunk), tokens, self.config.max_source_positions)
+                chunk.append(text)
+        except Exception as error:
+            return chunk, error
+        return chunk, None
+
+    def translate_file(
+        self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
+        **options,
+    ) -> int:  # fmt: skip
         """Translates a text file line by line; returns the number of lines.
 
-        Lines are written as they are finished: what is done when the run is interrupted is in the file.
+        Lines are written when they and the ``read_batch_size`` (4 batches) read with them are finished: what is
+        written when the run is interrupted stays.
         """
+        if Path(output_path).exists() and Path(output_path).samefile(source_path):
+            raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
+        max_batch_size = max_batch_size or 32
         written = 0
         with (
             open(source_path, encoding="utf-8", newline="\n") as source,  # only a line feed ends a line
             open(output_path, "w", encoding="utf-8", newline="\n") as output,
         ):
-            for result in self.translate_iterable((line.rstrip("\r\n") for line in source), **options):
+            for result in self.translate_iterable(
+                (line.rstrip("\r\n") for line in source),
+                max_batch_size=max_batch_size,
+                read_batch_size=read_batch_size or 4 * max_batch_size,
+                **options,
+            ):
                 output.write(result.hypotheses[0] + "\n")
                 output.flush()
                 written += 1
@@ -255,32 +297,42 @@ class Translator:
             raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
         return kind(**options)
 
+    def _check_length(self, name: str, number: int, length: int, limit: int) -> None:
+        if length > limit:
+            raise ValueError(f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}")
+
     def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
-        if len(ids) > limit:
-            raise ValueError(f"{name} {number} must have at most {limit} tokens, bos and eos included, got {len(ids)}")
+        self._check_length(name, number, len(ids), limit)
         for token in ids:
-            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
+            if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
                 raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
 
-    def _prefixes(self, mode: str, prefixes, count: int):
+    def _prefixes(self, prefixes, count: int, options) -> list | None:
         if prefixes is None:
             return None
-        if mode != "ar":
-            raise ValueError(f"target_prefix must be None in mode {mode!r}, got {len(prefixes)} prefixes")
+        if isinstance(options, NonAutoregressiveOptions):
+            raise ValueError(f"target_prefix must be None in mode 'nar', got {len(prefixes)} prefixes")
+        prefixes = _list_of("target_prefix", prefixes, (list, tuple), "id lists")
         if len(prefixes) != count:
             raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(prefixes)}")
+        config = self.config
+        limit = min(options.max_decoding_length, config.max_target_positions - 1)
         for number, ids in enumerate(prefixes):
-            limit = self.config.max_target_positions - 2
-            self._check_ids("target_prefix", number, ids, self.config.target_vocab_size, limit)
+            if len(ids) > limit:
+                raise ValueError(f"target_prefix {number} must have at most {limit} tokens, got {len(ids)}")
+            self._check_ids("target_prefix", number, ids, config.target_vocab_size, limit)
+            for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
+                if token in ids:
+                    raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
         return prefixes
 
-    def _decode(self, source, prefixes, batch: list[int], options):
+    def _decode(self, source, prefixes, batch: list[int], first_number: int, options):
         ids = [source[n] for n in batch]
         if isinstance(options, NonAutoregressiveOptions):
             return mask_predict(self.model, ids, options)
         own = None if prefixes is None else [prefixes[n] for n in batch]
         if options.sampling_topk != 1:
-            return sample(self.model, ids, options, batch, own)
+            return sample(self.model, ids, options, [first_number + n for n in batch], own)
         return beam_search(self.model, ids, options, own)
 
     @contextlib.contextmanager
@@ -302,7 +354,7 @@ def _wants_history(options) -> bool:
 def _list_of(name: str, value, kinds, what: str) -> list:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {what}, got {type(value).__name__}")
-    value = list(value)
+    value = [item.tolist() if hasattr(item, "tolist") else item for item in value]  # arrays and tensors of ids
     for number, item in enumerate(value):
         if not isinstance(item, kinds):
             raise TypeError(f"{name} {number} must be one of the {what}, got {type(item).__name__}")

@@ -1,5 +1,6 @@
 """Autoregressive decoding: greedy and beam search, sampling, and scoring of given targets."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,12 @@ from ..objectives.packed_batch import pack
 from ..objectives.streams import autoregressive_streams, join
 from ..visibility import offsets_of
 from .cache import StepDecoder
-from .hypothesis import Hypothesis, require_integer
+from .hypothesis import Hypothesis, require_integer, require_number
+
+NO_OUTPUT = (
+    "generate: every source must have an output of finite score, got one without: its logits are not finite, "
+    "or the length and n-gram options forbid every token"
+)
 
 
 @dataclass
@@ -46,10 +52,14 @@ class AutoregressiveOptions:
                 f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
                 f"got {self.min_decoding_length}"
             )
-        if not 0.0 < self.sampling_topp <= 1.0:
-            raise ValueError(f"sampling_topp must be in (0, 1], got {self.sampling_topp!r}")
-        if not self.sampling_temperature > 0.0:
-            raise ValueError(f"sampling_temperature must be positive, got {self.sampling_temperature!r}")
+        require_number("length_penalty", self.length_penalty, above=-math.inf)
+        require_number("sampling_topp", self.sampling_topp, above=0, most=1)
+        require_number("sampling_temperature", self.sampling_temperature, above=0)
+        if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
+            raise ValueError(
+                "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1, got 1; "
+                "0 samples from all tokens"
+            )
         if self.sampling_topk != 1 and self.beam_size != 1:
             raise ValueError(f"beam_size must be 1 when sampling_topk is not 1, got {self.beam_size}")
         if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
@@ -70,7 +80,7 @@ def beam_search(
     source, lengths = pack(sources)
     offsets = offsets_of(lengths).to(device)
     decoder = StepDecoder(model, model.encode(source.to(device), offsets), offsets)
-    longest = min(options.max_decoding_length, config.max_target_positions - 1)
+    longest = _longest(model, options)
     prefixes = prefixes or [[]] * len(sources)
     finished: list[list[Hypothesis]] = [[] for _ in sources]
     # hypotheses lie sentence after sentence, as many for each; before the first step there is one a sentence
@@ -118,6 +128,8 @@ def beam_search(
         totals = totals.masked_fill(tokens[:, -1] == config.eos_token_id, float("-inf"))
         decoder.reorder(rows)
         active = still_active
+    if not all(finished):
+        raise FloatingPointError(NO_OUTPUT)
     # sorted is stable: of equal scores the one that finished first wins
     return [sorted(group, key=lambda h: -h.score)[: options.num_hypotheses] for group in finished]
 
@@ -137,7 +149,7 @@ def sample(
     source, lengths = pack(sources)
     offsets = offsets_of(lengths).to(device)
     decoder = StepDecoder(model, model.encode(source.to(device), offsets), offsets)
-    longest = min(options.max_decoding_length, config.max_target_positions - 1)
+    longest = _longest(model, options)
     prefixes = [prefix for prefix in prefixes or [[]] * len(sources) for _ in range(count)]
     generators = [np.random.default_rng([options.seed, n, k]) for n in numbers for k in range(count)]
     owners = torch.arange(len(sources), dtype=torch.int32, device=device).repeat_interleave(count)
@@ -150,6 +162,8 @@ def sample(
         ids, log_probs = _continuations(model, hidden, tokens, step, longest, options)
         _force_prefixes(model, hidden, ids, log_probs, [prefixes[r] for r in active.tolist()], 1, step)
         weights = (log_probs.double() / options.sampling_temperature).softmax(-1)  # best first
+        if not weights.isfinite().all():
+            raise FloatingPointError(NO_OUTPUT)
         cumulative = weights.cumsum(-1)
         weights = weights.masked_fill(cumulative - weights >= options.sampling_topp, 0.0)
         uniform = torch.tensor([generators[r].random() for r in active.tolist()], device=device, dtype=torch.float64)
@@ -187,6 +201,17 @@ def score(model: JanusModel, sources: list[list[int]], targets: list[list[int]])
     log_probs = F.log_softmax(model.logits(hidden).float(), -1)
     scores = log_probs.gather(1, batch.targets["ar"][:, None])[:, 0]
     return [part.tolist() for part in scores.split((lengths - 1).tolist())]
+
+
+def _longest(model: JanusModel, options: AutoregressiveOptions) -> int:
+    """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
+    table = model.config.max_target_positions - 1
+    if options.min_decoding_length > table:
+        raise ValueError(
+            f"min_decoding_length must be at most the model's longest output = {table}, "
+            f"got {options.min_decoding_length}"
+        )
+    return min(options.max_decoding_length, table)
 
 
 def _continuations(

@@ -1,5 +1,6 @@
 """What a decoding mode returns, and the checks of options that modes share."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -22,6 +23,13 @@ class Hypothesis:
 def require_integer(name: str, value, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def require_number(name: str, value, *, above: float, most: float = math.inf) -> None:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not above < value <= most:
+        rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
+        raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
 
 
 def require_choice(name: str, value, choices: tuple) -> None:

@@ -21,7 +21,8 @@ class NonAutoregressiveOptions:
     ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
     ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
     if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
-    ``adaptive`` ends a candidate when two passes in a row predict the same tokens.
+    ``adaptive`` ends a candidate when two passes in a row predict the same tokens. Lengths that fall together at an end
+    of the range are one candidate: there may be fewer than ``num_hypotheses``.
     """
 
     iterations: int = 4
@@ -37,6 +38,8 @@ class NonAutoregressiveOptions:
             require_integer(name, getattr(self, name), 1)
         require_choice("length_candidates", self.length_candidates, ("window", "topk"))
         require_choice("score", self.score, ("tokens", "canvas"))
+        require_choice("adaptive", self.adaptive, (True, False))
+        require_choice("return_history", self.return_history, (True, False))
         if self.num_hypotheses > self.length_beam:
             raise ValueError(
                 f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
@@ -65,7 +68,12 @@ def mask_predict(
         encoded, source_offsets, model.decoder.embed_length.weight, beam=options.length_beam,
         candidates=options.length_candidates, min_length=2, max_length=longest,
     )  # fmt: skip
-    canvases = _Canvases(model, lengths.flatten(), options.length_beam)
+    _require_finite("length", length_log_probs)
+    # of equal lengths of a source the first alone is refined
+    same = lengths[:, :, None] == lengths[:, None, :]
+    distinct = same.int().argmax(-1) == torch.arange(options.length_beam, device=device)
+    owners = distinct.nonzero()[:, 0].to(torch.int32)
+    canvases = _Canvases(model, lengths[distinct], owners)
     cross_keys = model.decoder.cross_keys(encoded)
     forbidden = _forbidden(model)
     for iteration in range(options.iterations):
@@ -77,22 +85,24 @@ def mask_predict(
             canvases.rows,
         )  # fmt: skip
         predicted, log_probs = ops.linear_argmax(hidden, model.output_weight, forbidden)
+        _require_finite("prediction", log_probs)
         canvases.update(predicted, log_probs, iteration + 1, options)
     canvases.retire(torch.ones_like(canvases.candidates, dtype=torch.bool))
-    return [
-        _rank(canvases.results[i * options.length_beam : (i + 1) * options.length_beam], own, options)
-        for i, own in enumerate(length_log_probs.tolist())
-    ]
+    groups: list[list[Hypothesis]] = [[] for _ in sources]
+    for owner, candidate in zip(owners.tolist(), canvases.results, strict=True):
+        groups[owner].append(candidate)
+    most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
+    return [_rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]
 
 
 class _Canvases:
     """The candidates still being refined, packed; finished ones move to ``results`` and leave the batch."""
 
-    def __init__(self, model: JanusModel, lengths: Tensor, beam: int):
+    def __init__(self, model: JanusModel, lengths: Tensor, sources: Tensor):
         config, device = model.config, lengths.device
         self.bos, self.eos, self.mask = config.bos_token_id, config.eos_token_id, config.mask_token_id
         self.candidates = torch.arange(lengths.numel(), device=device)
-        self.sources = (self.candidates // beam).to(torch.int32)
+        self.sources = sources
         self.lengths = lengths
         self.results: list[Hypothesis | None] = [None] * lengths.numel()
         self.histories: list[list[list[int]]] = [[] for _ in self.results]
@@ -158,10 +168,16 @@ class _Canvases:
             self.histories[int(self.candidates[i])].append(canvases[i][1:-1].tolist())
 
 
+def _require_finite(what: str, log_probs: Tensor) -> None:
+    if not log_probs.isfinite().all():
+        raise FloatingPointError(f"generate: every {what} must have a finite score, got NaN or infinity")
+
+
 def _forbidden(model: JanusModel) -> Tensor | None:
     """A bias that keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
 
-    Models converted from the original predict over their whole vocabulary, as the original does.
+    Scores are log-probabilities among the other tokens. Models converted from the original predict over their whole
+    vocabulary, as the original does.
     """
     config = model.config
     if config.predictable_mask:
@@ -171,21 +187,14 @@ def _forbidden(model: JanusModel) -> Tensor | None:
     return bias
 
 
-def _rank(
-    candidates: list[Hypothesis], length_log_probs: list[float], options: NonAutoregressiveOptions
-) -> list[Hypothesis]:
-    """Scores the candidates of one source and sorts them, best first; of equal lengths the first alone stays."""
-    best_length = max(range(len(candidates)), key=lambda i: length_log_probs[i])
-    ranked, seen = [], set()
-    for i, candidate in enumerate(candidates):
+def _rank(candidates: list[Hypothesis], most_likely_length: int, options: NonAutoregressiveOptions) -> list[Hypothesis]:
+    """Scores the candidates of one source and sorts them, best first."""
+    for candidate in candidates:
         words = len(candidate.ids)
         if options.score == "canvas":
             candidate.score = math.fsum(candidate.token_scores) / (words + 2)
         elif words:
             candidate.score = math.fsum(candidate.token_scores) / words
         else:
-            candidate.score = 0.0 if i == best_length else -math.inf
-        if words not in seen:
-            seen.add(words)
-            ranked.append(candidate)
-    return sorted(ranked, key=lambda c: -c.score)[: options.num_hypotheses]
+            candidate.score = 0.0 if most_likely_length == 2 else -math.inf
+    return sorted(candidates, key=lambda c: -c.score)[: options.num_hypotheses]

@@ -1,0 +1,132 @@
+"""The public face of decoding: text, tokens, files, streams, threads."""
+
+import pytest
+import torch
+from test_decoding import make_model
+
+from janus_fast import Translator, Vocabulary, load, save
+
+TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(5, 40))]
+TEXTS = ["w7 w8", "", "w30 w31 w32 w33", "w5", "w9 never-seen w11"]
+
+
+@pytest.fixture(scope="module")
+def translator():
+    vocabulary = Vocabulary(TOKENS)
+    return Translator(make_model(), vocabularies=(vocabulary, vocabulary))
+
+
+@pytest.mark.parametrize("mode", ["ar", "nar"])
+def test_text_tokens_and_ids_agree(translator, mode):
+    texts = translator.translate(TEXTS, mode=mode, num_hypotheses=2)
+    tokens = translator.translate_batch([text.split() for text in TEXTS], mode=mode, num_hypotheses=2)
+    index = {token: i for i, token in enumerate(TOKENS)}
+    ids = translator.generate(
+        [[0, *(index.get(t, 3) for t in x.split()), 2] for x in TEXTS], mode=mode, num_hypotheses=2
+    )
+    for text, token, one in zip(texts, tokens, ids, strict=True):
+        assert text.hypotheses == [" ".join(h) for h in token.hypotheses]
+        assert token.hypotheses == [[TOKENS[i] for i in h] for h in one.hypotheses]
+        assert text.scores == token.scores == one.scores
+    assert texts[1].hypotheses == [""] and texts[1].scores == [0.0]
+
+
+def test_a_stream_is_translated_lazily_and_in_order(translator):
+    taken = []
+
+    def source():
+        for text in TEXTS * 20:
+            taken.append(text)
+            yield text
+
+    stream = translator.translate_iterable(source(), max_batch_size=2, read_batch_size=6, beam_size=2)
+    first = next(stream)
+    assert len(taken) == 6
+    expected = [r.hypotheses for r in translator.translate(TEXTS, beam_size=2)] * 20
+    assert [first.hypotheses, *(r.hypotheses for r in stream)] == expected
+
+
+def test_a_file_is_translated_line_by_line_and_what_is_done_stays(translator, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.write_bytes("w7 w8\r\n\nw5\u2028w6\nw9".encode())
+    assert translator.translate_file(source, output, mode="nar") == 4
+    lines = ["w7 w8", "", "w5\u2028w6", "w9"]  # a line feed alone ends a line
+    assert output.read_text().split("\n") == [*(r.hypotheses[0] for r in translator.translate(lines, mode="nar")), ""]
+
+    source.write_text("w7 w8\n" * 4 + "w5 " * 40 + "\n")
+    with pytest.raises(ValueError, match="source 4 must have at most 32 tokens, bos and eos included, got 42"):
+        translator.translate_file(source, output)
+    assert len(output.read_text().splitlines()) == 4  # what comes before the mistake is translated
+    with pytest.raises(ValueError, match="output_path must be another file than source_path"):
+        translator.translate_file(source, source)
+    assert source.read_text().startswith("w7 w8")
+    source.write_text("w7 w8\n" * 3)
+    assert translator.translate_file(source, output, max_batch_size=0) == 3
+
+
+def test_an_interrupted_stream_keeps_what_came_before(translator):
+    def source():
+        yield from TEXTS
+        raise OSError("the line is dead")
+
+    stream = translator.translate_iterable(source(), beam_size=1)
+    assert [r.hypotheses for r in translator.translate(TEXTS, beam_size=1)] == [next(stream).hypotheses for _ in TEXTS]
+    with pytest.raises(OSError, match="the line is dead"):
+        next(stream)
+
+
+def test_samples_do_not_depend_on_how_a_stream_is_cut(translator):
+    options = {"beam_size": 1, "sampling_topk": 0, "max_decoding_length": 6, "num_hypotheses": 2, "seed": 3}
+    texts = ["w7 w8"] * 7
+    whole = [r.hypotheses for r in translator.translate(texts, **options)]
+    for size in (1, 2, 5):
+        stream = translator.translate_iterable(texts, max_batch_size=size, read_batch_size=size, **options)
+        assert [r.hypotheses for r in stream] == whole
+    assert len({tuple(h) for h in whole}) > 1
+
+
+def test_ids_may_be_arrays(translator):
+    expected = translator.generate([[0, 7, 9, 2]])[0].hypotheses
+    for ids in (torch.tensor([[0, 7, 9, 2]]), [torch.tensor([0, 7, 9, 2])], torch.tensor([[0, 7, 9, 2]]).numpy()):
+        assert translator.generate(ids)[0].hypotheses == expected
+
+
+def test_prefixes_as_tokens_and_as_text(translator):
+    text = translator.translate(["w7 w8"], target_prefix=["w9 w10"], beam_size=2, max_decoding_length=6)[0]
+    tokens = translator.translate_batch([["w7", "w8"]], [["w9", "w10"]], beam_size=2, max_decoding_length=6)[0]
+    assert text.hypotheses[0].startswith("w9 w10") and text.hypotheses[0].split() == tokens.hypotheses[0]
+
+
+def test_scores_of_given_translations(translator):
+    best = translator.translate_batch([["w7", "w8"]], beam_size=4, max_decoding_length=12)[0]
+    result = translator.score_batch([["w7", "w8"], ["w9"]], [best.hypotheses[0], []])
+    assert result[0].tokens == [*best.hypotheses[0], "</s>"] and result[1].tokens == ["</s>"]
+    assert result[0].log_probs == pytest.approx(best.token_scores[0], abs=1e-4)
+    assert translator.score_batch([], []) == []
+    with pytest.raises(ValueError, match="score_batch: target must have one entry a source = 1, got 2"):
+        translator.score_batch([["w7"]], [["w7"], ["w8"]])
+    with pytest.raises(ValueError, match="target 0 must have at most 24 tokens, bos and eos included, got 32"):
+        translator.score_batch([["w7"]], [["w7"] * 30])
+
+
+def test_threads_are_used_and_put_back(translator):
+    before, seen = torch.get_num_threads(), []
+    one = Translator(translator.model, intra_threads=before + 1)
+    encode = one.model.encode
+    one.model.encode = lambda *arguments: seen.append(torch.get_num_threads()) or encode(*arguments)
+    one.generate([[0, 7, 2]])
+    assert seen == [before + 1] and torch.get_num_threads() == before
+
+
+def test_a_saved_model_translates_alike(translator, tmp_path):
+    vocabularies = (translator.source_vocabulary, translator.target_vocabulary)
+    save(translator.model, tmp_path / "model", vocabularies)
+    expected = [r.hypotheses for r in translator.translate(TEXTS)]
+    assert [r.hypotheses for r in Translator(tmp_path / "model").translate(TEXTS)] == expected
+    model, vocabularies = load(str(tmp_path / "model"))
+    assert [r.hypotheses for r in Translator(model, vocabularies=vocabularies).translate(TEXTS)] == expected
+    # a Translator works on a copy: what is done to the model afterwards does not reach it
+    copy = Translator(model, vocabularies=vocabularies)
+    with torch.no_grad():
+        model.output_weight.zero_()
+    assert [r.hypotheses for r in copy.translate(TEXTS)] == expected
