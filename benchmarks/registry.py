@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_fast.visibility import Visibility, offsets_of, ranges
+from janus_fast.packing import offsets_of, ranges
+from janus_fast.visibility import Visibility
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import ops
 from .config import JanusConfig
-from .visibility import Visibility, ranges
+from .packing import ranges
+from .visibility import Visibility
 
 
 class Attention(nn.Module):

@@ -15,18 +15,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .packing import offsets_of, ranges
+
 FOREVER = 2**31 - 1
-
-
-def offsets_of(lengths: Tensor) -> Tensor:
-    """Where each packed sequence begins: ``[S]`` lengths -> ``[S + 1]`` int32 offsets."""
-    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-
-
-def ranges(lengths: Tensor) -> Tensor:
-    """``[0, 1, .., l0 - 1, 0, 1, .., l1 - 1, ...]``: the index of every packed row within its sequence."""
-    starts = lengths.cumsum(0) - lengths
-    return torch.arange(int(lengths.sum()), device=lengths.device) - starts.repeat_interleave(lengths)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,8 @@ import torch
 
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, mask_predict
-from janus_fast.visibility import Visibility, offsets_of
+from janus_fast.packing import offsets_of
+from janus_fast.visibility import Visibility
 
 BOS, PAD, EOS, UNK, MASK = range(5)
 

@@ -13,7 +13,8 @@ from janus_fast import ops
 from janus_fast.convert import fairseq
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.objectives.masking import span_length_probabilities, span_mask
-from janus_fast.visibility import Visibility, offsets_of
+from janus_fast.packing import offsets_of
+from janus_fast.visibility import Visibility
 
 LOSSES = {
     "ar_ce": "ar_ce", "ar_nll": "ar_nll", "nar_ce": "content_ce", "nar_nll": "content_nll", "aux_ce": "query_ce",

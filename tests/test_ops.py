@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from janus_fast import ops, reference
 from janus_fast.ops import _native, _operation
-from janus_fast.visibility import Visibility, offsets_of
+from janus_fast.packing import offsets_of
+from janus_fast.visibility import Visibility
 
 
 def offsets(*lengths):

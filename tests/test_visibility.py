@@ -6,8 +6,9 @@ import random
 import pytest
 import torch
 
+from janus_fast.packing import offsets_of, ranges
 from janus_fast.reference.attention import attention
-from janus_fast.visibility import FOREVER, Visibility, offsets_of, ranges
+from janus_fast.visibility import FOREVER, Visibility
 from janus_fast.visibility_plot import COLOURS, HIDDEN, gallery
 
 # A rule is the truth: it takes the numbers that describe one sentence and returns its mask as two lists of rows,

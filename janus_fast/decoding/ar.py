@@ -10,9 +10,8 @@ from torch import Tensor
 
 from .. import ops
 from ..model import JanusModel
-from ..objectives.packed_batch import pack
 from ..objectives.streams import autoregressive_streams, join
-from ..visibility import offsets_of
+from ..packing import offsets_of, pack
 from .cache import StepDecoder
 from .hypothesis import Hypothesis, require_integer, require_number
 

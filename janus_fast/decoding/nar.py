@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .. import ops
 from ..model import JanusModel
-from ..objectives.packed_batch import pack
-from ..visibility import Visibility, offsets_of, ranges
+from ..packing import offsets_of, pack, ranges
+from ..visibility import Visibility
 from .hypothesis import Hypothesis, require_choice, require_integer
 
 

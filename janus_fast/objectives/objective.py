@@ -9,8 +9,9 @@ from torch import Tensor
 from .. import ops
 from ..config import JanusConfig
 from ..ops.joint_loss import DIVERGENCE
+from ..packing import pack
 from .masking import MASKINGS, span_length_probabilities
-from .packed_batch import PackedBatch, pack
+from .packed_batch import PackedBatch
 from .streams import autoregressive_streams, join, masked_streams
 
 

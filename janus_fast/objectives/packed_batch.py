@@ -3,7 +3,6 @@
 import dataclasses
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..visibility import Visibility
@@ -40,10 +39,3 @@ class PackedBatch:
                 if name == "targets" or hasattr(value, "to")
             },
         )
-
-
-def pack(sequences: list, dtype=torch.int64) -> tuple[Tensor, Tensor]:
-    """Sequences of ids -> (flat ids [N], lengths [S] int64)."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
-    flat = [torch.as_tensor(sequence, dtype=dtype) for sequence in sequences]
-    return (torch.cat(flat) if flat else torch.empty(0, dtype=dtype)), lengths

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..visibility import Visibility, offsets_of, ranges
+from ..packing import offsets_of, ranges
+from ..visibility import Visibility
 from .packed_batch import PackedBatch
 
 

@@ -6,7 +6,8 @@ from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
 from janus_fast.ops._operation import Operation, define
-from janus_fast.visibility import FOREVER, Visibility, offsets_of
+from janus_fast.packing import offsets_of
+from janus_fast.visibility import FOREVER, Visibility
 
 
 def attention(

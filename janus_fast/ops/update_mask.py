@@ -6,7 +6,7 @@ from torch import Tensor
 from janus_fast import reference
 from janus_fast.ops import _check
 from janus_fast.ops._operation import Operation
-from janus_fast.visibility import offsets_of
+from janus_fast.packing import offsets_of
 
 
 def update_mask(
