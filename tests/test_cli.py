@@ -75,6 +75,12 @@ def process(*arguments, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore, **options)
 
 
+def assert_same_weights(first, second, atol: float) -> None:
+    one, other = (checkpoint.read_tensors(f"{directory}/model.safetensors") for directory in (first, second))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=atol)
+
+
 # translate
 
 
@@ -216,6 +222,25 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     assert run("translate", straight, parallel / "valid.en", *SHORT, capsys=capsys).count("\n") == 10
 
 
+def test_a_run_that_was_cut_ends_in_the_model_of_one_that_was_not(parallel, tmp_path):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    command = [*files, *SIZES, *SCHEDULE, "--keep", 2]
+    run("train", "--out", tmp_path / "whole", *command, "--max-updates", 6)
+    run("train", "--out", tmp_path / "parts", *command, "--max-updates", 5)
+    run("train", "--out", tmp_path / "parts", *command, "--max-updates", 6)
+    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(model, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert cli.main(["train", "--out", str(out), "--data", str(parallel), *SIZES]) == 2
+    assert f"got {out}, which holds a finished model\n" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
     command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--objective", "cmlm"]
     run(*command, "--max-updates", 2)
@@ -236,11 +261,31 @@ def test_train_from_files_with_a_vocabulary_and_weights(parallel, tmp_path, mode
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
     start = ["--vocabulary", f"{model}/sentencepiece.model", "--init", model]
     sizes = [*SIZES, "--max-target-positions", "48", "--length-classes", "32"]
-    learning = [*SCHEDULE, "--max-updates", 1, "--learning-rate", "0", "--weight-decay", "0"]
+    learning = [*SCHEDULE, "--max-updates", 1, "--learning-rate", "1e-30", "--weight-decay", "0"]
     run("train", "--out", tmp_path / "out", *files, *start, *sizes, *learning)
     assert f"the model is in {tmp_path / 'out'}" in capsys.readouterr().err
-    before, after = (checkpoint.read_tensors(f"{d}/model.safetensors") for d in (model, tmp_path / "out"))
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert_same_weights(model, tmp_path / "out", atol=1e-29)
+
+
+def test_weights_to_begin_with_bring_their_vocabulary(parallel, tmp_path, model, capsys):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    sizes = [*SIZES, "--max-target-positions", "48", "--length-classes", "32"]
+    learning = [*SCHEDULE, "--learning-rate", "1e-30", "--weight-decay", "0"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    run("train", "--out", first, *files, *sizes, *learning, "--init", model, "--max-updates", 2)
+    from_checkpoint = [*files, *sizes, *learning, "--init", first / "checkpoints" / "00000002"]
+    run("train", "--out", second, *from_checkpoint, "--max-updates", 2)
+    for directory in (first, second):
+        assert (directory / "sentencepiece.model").read_bytes() == open(f"{model}/sentencepiece.model", "rb").read()
+        assert_same_weights(model, directory, atol=1e-29)
+    shutil.rmtree(first)  # a run that goes on has its own
+    run("train", "--out", second, *from_checkpoint, "--max-updates", 4)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(f"{model}/model.safetensors", bare)
+    assert cli.main([str(word) for word in ["train", "--out", tmp_path / "out", *files, *sizes, "--init", bare]]) == 2
+    message = "--init must have its sentencepiece.model beside it or go with --vocabulary, got"
+    assert f"error: {message} {bare}\n" in capsys.readouterr().err
 
 
 def test_every_setting_of_a_run_has_a_flag():

@@ -65,6 +65,35 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, objective, accumulate):
         assert whole.read_bytes() == parts.read_bytes()
 
 
+def test_a_run_that_was_cut_short_keeps_what_an_uncut_one_keeps(tmp_path):
+    def train(directory, max_updates):
+        options = options_of(max_updates=max_updates, save_interval=10, keep=2)
+        Trainer(make_model(), make_data(), directory, options).train()
+        return [int(path.name) for path in checkpoints(directory)]
+
+    assert train(tmp_path / "whole", 33) == [20, 30, 33]
+    assert train(tmp_path / "parts", 25) == [10, 20, 25]
+    assert train(tmp_path / "parts", 26) == [10, 20, 26]
+    assert train(tmp_path / "parts", 33) == [20, 30, 33]
+    whole, parts = (average(checkpoints(tmp_path / run)[-2:]) for run in ("whole", "parts"))
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_auto_precision_is_the_processors_and_stays_that_of_the_run(tmp_path, monkeypatch):
+    def train(max_updates, bfloat16, **options):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16, raising=False)
+        options = options_of(max_updates=max_updates, save_interval=2, **options)
+        trainer = Trainer(make_model(), make_data(), tmp_path, options)
+        trainer.train()
+        return trainer.precision
+
+    assert train(2, bfloat16=True) == "bfloat16"
+    assert json.loads((latest_checkpoint(tmp_path) / "state.json").read_text())["precision"] == "bfloat16"
+    assert train(4, bfloat16=False) == "bfloat16"  # resumed on a processor without
+    with pytest.raises(ValueError, match="train: precision must be bfloat16, as when the run began, got float32"):
+        train(6, bfloat16=False, precision="float32")
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_learns_and_writes_what_it_did(tmp_path, objective):
     options = options_of(objective=objective, max_updates=60, save_interval=20, keep=2)
@@ -105,6 +134,7 @@ def test_the_stream_starts_anywhere_and_covers_every_pair():
     later = BatchStream(data, objective, 60, seed=5, start=12)
     number, epoch, batch = next(iter(later))
     later.close()
+    assert not stream.thread.is_alive() and not later.thread.is_alive()
     assert (number, epoch) == first[12][:2]
     assert torch.equal(batch.tokens, first[12][2].tokens) and torch.equal(batch.rows, first[12][2].rows)
     epochs = [sum(b.source_offsets.numel() - 1 for _, e, b in first if e == epoch) for epoch in (0, 1)]
@@ -255,9 +285,23 @@ def test_options_are_checked():
         ({"objective": "gan"}, "train: objective must be one of"),
         ({"precision": "int8"}, "train: precision must be auto, float32 or bfloat16, got 'int8'"),
         ({"max_tokens": 0}, "train: max_tokens must be at least 1, got 0"),
+        ({"log_interval": 0}, "train: log_interval must be at least 1, got 0"),
+        ({"validate_interval": 0}, "train: validate_interval must be at least 1, got 0"),
+        ({"decay_updates": -1}, "train: decay_updates must be at least 0, got -1"),
+        ({"divergence_warmup_updates": -1}, "train: divergence_warmup_updates must be at least 0, got -1"),
+        ({"learning_rate": math.inf}, "train: learning_rate must be positive and finite, got inf"),
+        ({"learning_rate": math.nan}, "train: learning_rate must be positive and finite, got nan"),
+        ({"clip_norm": 0.0}, "train: clip_norm must be positive, got 0.0"),
+        ({"max_minutes": 0}, "train: max_minutes must be positive, got 0"),
+        ({"weight_decay": -1.0}, "train: weight_decay must be at least 0 and finite, got -1.0"),
+        ({"divergence_weight": math.inf}, "train: divergence_weight must be at least 0 and finite, got inf"),
+        ({"label_smoothing": 5.0}, r"train: label_smoothing must be in \[0, 1\), got 5.0"),
+        ({"adam_betas": (0.9, 1.0)}, r"train: adam_betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"seed": -1}, r"train: seed must be in \[0, 2 \*\* 32\), got -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             TrainingOptions(**options)
+    TrainingOptions(clip_norm=math.inf, label_smoothing=0.0, weight_decay=0.0, seed=0)
     with pytest.raises(ValueError, match="objective: masking must be one of"):
         OBJECTIVES["janus"](make_config(), masking="all")
 

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("source", "target", "valid-source", "valid-target"):
         text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
     text.add_argument("--valid-sentences", type=int, default=200, metavar="N", help="translated to validate")
-    text.add_argument("--vocabulary", metavar="FILE", help="a sentencepiece model (default: train one on the text)")
+    text.add_argument("--vocabulary", metavar="FILE", help="a sentencepiece model (default: of --init, or of the text)")
     text.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="of the one to train")
     text.add_argument("--init", metavar="DIR", help="begin with the weights of this model directory or checkpoint")
     for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     torch.manual_seed(options.seed)
     model = JanusModel(config)
-    if arguments.init:
+    if arguments.init and not resumed:
         weights = Path(arguments.init) / checkpoint.WEIGHTS
         checkpoint.load_unique_state(model, checkpoint.read_tensors(weights), weights)
     vocabularies = (vocabulary, vocabulary)
@@ -154,8 +154,15 @@ def _files(arguments) -> dict[str, Path | None]:
 
 def _goes_on(out: Path, settings: dict) -> bool:
     """Whether ``out`` holds a run to go on with, which must be made of the same things; a new one is noted there."""
+    from ..checkpoint import WEIGHTS
+
     path, settings = out / "train.json", json.loads(json.dumps(settings))
     if not any(out.glob("checkpoints/[0-9]*")):
+        if (out / WEIGHTS).exists():
+            raise ValueError(
+                "--out must be a new directory or one with a run to go on with, "
+                f"got {out}, which holds a finished model"
+            )
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return False
@@ -174,14 +181,14 @@ def _goes_on(out: Path, settings: dict) -> bool:
 
 
 def _vocabulary(arguments, files, out: Path, resumed: bool):
-    """The run's own vocabulary, in ``out``: the one it has, a copy of --vocabulary, or one made of the text."""
+    """The run's own vocabulary, in ``out``: the one it has, a copy of --vocabulary or --init's, or one of the text."""
     from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
 
     path = out / "sentencepiece.model"
     if resumed:
         return Vocabulary.from_sentencepiece(path)
-    if arguments.vocabulary:
-        vocabulary = Vocabulary.from_sentencepiece(arguments.vocabulary)
+    if given := arguments.vocabulary or _vocabulary_of(arguments.init):
+        vocabulary = Vocabulary.from_sentencepiece(given)
         first = tuple(vocabulary.tokens[: len(SPECIAL_TOKENS)])
         if first != SPECIAL_TOKENS:
             raise ValueError(f"--vocabulary must begin with {' '.join(SPECIAL_TOKENS)}, got {' '.join(first)}")
@@ -193,6 +200,16 @@ def _vocabulary(arguments, files, out: Path, resumed: bool):
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1]
         raise ValueError(f"--vocabulary-size must suit the text, got {arguments.vocabulary_size}: {reason}") from None
+
+
+def _vocabulary_of(init: str | None) -> Path | None:
+    """The vocabulary that the weights of --init were made for: in the model directory, or two above a checkpoint."""
+    if not init:
+        return None
+    for directory in (Path(init), Path(init).resolve().parent.parent):
+        if (directory / "sentencepiece.model").is_file():
+            return directory / "sentencepiece.model"
+    raise ValueError(f"--init must have its sentencepiece.model beside it or go with --vocabulary, got {init}")
 
 
 def _checksum(path: Path) -> str:
@@ -220,19 +237,15 @@ def _train(model, data, out: Path, options, validation):
 
     bar = tqdm(total=options.max_updates, unit=" updates", disable=not sys.stderr.isatty())
 
-    class Reporting(Trainer):
-        def step(self, batches, window):
-            super().step(batches, window)
-            bar.update(self.update - bar.n)
+    def show(record: dict):
+        if record["kind"] == "valid":
+            bar.write(_line(record["update"], record), file=sys.stderr)
+        else:
+            bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
 
-        def log(self, record):
-            super().log(record)
-            if record["kind"] == "valid":
-                bar.write(_line(self.update, record), file=sys.stderr)
-            else:
-                bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
-
-    trainer = Reporting(model, data, out, options, validation)
+    trainer = Trainer(
+        model, data, out, options, validation, on_step=lambda update: bar.update(update - bar.n), on_log=show
+    )
     if done := checkpoints(out):
         bar.update(int(done[-1].name))
         _say(f"going on from update {int(done[-1].name):,}")

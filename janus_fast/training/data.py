@@ -73,6 +73,7 @@ class BatchStream:
 
     def close(self):
         self.stopped.set()
+        self.thread.join()
 
     def _numbers(self, start: int):
         number, epoch = 0, 0

@@ -15,6 +15,20 @@ from ..model import JanusModel
 from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
 
+RULES = (  # options, what they must, and whether they do
+    (
+        "max_tokens accumulate max_updates warmup_updates save_interval validate_interval keep log_interval",
+        "be at least 1", lambda x: x >= 1,
+    ),
+    ("decay_updates divergence_warmup_updates", "be at least 0", lambda x: x >= 0),
+    ("learning_rate", "be positive and finite", lambda x: 0 < x < math.inf),
+    ("max_minutes clip_norm", "be positive", lambda x: x > 0),
+    ("weight_decay divergence_weight", "be at least 0 and finite", lambda x: 0 <= x < math.inf),
+    ("label_smoothing", "be in [0, 1)", lambda x: 0 <= x < 1),
+    ("adam_betas", "be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x)),
+    ("seed", "be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32),
+)  # fmt: skip
+
 
 @dataclass
 class TrainingOptions:
@@ -50,9 +64,10 @@ class TrainingOptions:
             raise ValueError(f"train: precision must be auto, float32 or bfloat16, got {self.precision!r}")
         if self.without_auxiliary and self.objective != "janus":
             raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
-        for name in ("max_tokens", "accumulate", "max_updates", "warmup_updates", "save_interval", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train: {name} must be at least 1, got {getattr(self, name)}")
+        for names, rule, holds in RULES:
+            for name in names.split():
+                if not holds(getattr(self, name)):  # NaN holds nothing
+                    raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
 
     def divergence_scale(self, update: int) -> float:
         """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.
@@ -79,14 +94,15 @@ class Trainer:
 
     The state of a run is (parameters, Adam's moments, update number, batch number): dropout is drawn from
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
-    bit as if it had not been.
+    bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
     """
 
     def __init__(
-        self, model: JanusModel, data: ParallelData, directory: str | Path, options: TrainingOptions, validate=None
-    ):
+        self, model: JanusModel, data: ParallelData, directory: str | Path, options: TrainingOptions, validate=None,
+        *, on_step=lambda update: None, on_log=lambda record: None,
+    ):  # fmt: skip
         self.model, self.data, self.directory, self.options = model, data, Path(directory), options
-        self.validate = validate
+        self.validate, self.on_step, self.on_log = validate, on_step, on_log
         settings = {"label_smoothing": options.label_smoothing}
         if options.masking:
             settings["masking"] = options.masking
@@ -99,9 +115,9 @@ class Trainer:
             weight_decay=options.weight_decay, fused=True,
         )  # fmt: skip
         self.update, self.batch_number, self.tokens_seen, self.seconds = 0, 0, 0, 0.0
-        self.autocast = options.precision == "bfloat16" or (
-            options.precision == "auto" and torch.backends.cpu.get_cpu_capability() == "AVX512_BF16"
-        )
+        self.precision = options.precision
+        if self.precision == "auto":
+            self.precision = "bfloat16" if computes_bfloat16() else "float32"
 
     def train(self) -> None:
         options = self.options
@@ -115,6 +131,7 @@ class Trainer:
         try:
             while self.update < options.max_updates and self.seconds < options.max_minutes * 60:
                 self.step(batches, window)
+                self.on_step(self.update)
                 self.seconds = start_seconds + time.monotonic() - started
                 if self.update % options.log_interval == 0:
                     self.log({"kind": "train", "lr": options.rate(self.update), **window.means()})
@@ -139,11 +156,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=False)
         for _ in range(options.accumulate):
             number, epoch, batch = next(batches)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
                 loss, terms = self.objective.loss(self.model, batch, options.divergence_scale(self.update + 1))
             (loss / options.accumulate).backward()
             self.batch_number = number + 1
-            tokens = int(batch.source_offsets.numel() - 1) and sum(t.numel() for k, t in batch.targets.items())
+            tokens = sum(targets.numel() for targets in batch.targets.values())
             self.tokens_seen += batch.targets.get("ar", next(iter(batch.targets.values()))).numel()
             window.add(loss, terms, tokens, epoch)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
@@ -161,9 +178,14 @@ class Trainer:
         record = {"update": self.update, "seconds": round(self.seconds, 1), "tokens": self.tokens_seen, **record}
         with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self.on_log(record)
 
     def save(self) -> None:
-        """Writes a checkpoint under a temporary name and renames it; then drops the oldest beyond ``keep``."""
+        """Writes a checkpoint under a temporary name and renames it.
+
+        Beside it stay the newest ``keep`` of the regular ones, those at multiples of ``save_interval``. One that was
+        written because a run was cut short thus goes with the next, and the run ends as if it had not been cut.
+        """
         final = self.directory / "checkpoints" / f"{self.update:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -176,7 +198,7 @@ class Trainer:
             checkpoint.write_tensors(moments, temporary / "optimizer.safetensors")
             state = {
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
-                "seconds": self.seconds, "options": dataclasses.asdict(self.options),
+                "seconds": self.seconds, "precision": self.precision, "options": dataclasses.asdict(self.options),
             }  # fmt: skip
             with checkpoint.replacing(temporary) as folder:
                 (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -185,12 +207,19 @@ class Trainer:
             temporary.rename(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for old in checkpoints(self.directory)[: -self.options.keep]:
+        saved = checkpoints(self.directory)
+        regular = [path for path in saved if is_regular(path)]
+        for old in {*saved} - {*regular[-self.options.keep :], final}:
             shutil.rmtree(old)
 
     def load(self, path: Path) -> None:
+        state = read_state(path)
+        if self.options.precision not in ("auto", state["precision"]):
+            raise ValueError(
+                f"train: precision must be {state['precision']}, as when the run began, got {self.options.precision}"
+            )
+        self.precision = state["precision"]  # also where "auto" would choose another on this processor
         checkpoint.load_unique_state(self.model, checkpoint.read_tensors(path / checkpoint.WEIGHTS), path)
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         moments = checkpoint.read_tensors(path / "optimizer.safetensors")
         self.update, self.batch_number = state["update"], state["batch_number"]
         self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
@@ -217,6 +246,11 @@ class Window:
         return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16 numbers; without, they are slower than float32."""
+    return hasattr(torch.cpu, "_is_avx512_bf16_supported") and torch.cpu._is_avx512_bf16_supported()
+
+
 def checkpoints(directory: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     return sorted(p for p in Path(directory, "checkpoints").glob("[0-9]*") if (p / "state.json").is_file())
@@ -224,6 +258,16 @@ def checkpoints(directory: str | Path) -> list[Path]:
 
 def latest_checkpoint(directory: str | Path) -> Path | None:
     return (checkpoints(directory) or [None])[-1]
+
+
+def read_state(path: Path) -> dict:
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a checkpoint was due by the options it was written under, rather than written at a run's end."""
+    state = read_state(path)
+    return state["update"] % state["options"]["save_interval"] == 0
 
 
 def average(paths: list[Path]) -> dict[str, torch.Tensor]:
