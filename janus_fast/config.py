@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 ACTIVATIONS = ("relu", "gelu")
 POSITIONS = ("learned", "sinusoidal")
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,15 @@ class JanusConfig:
         )
         for name in positive.split():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise ValueError(f"JanusConfig: {name} must be a positive integer, got {value!r}")
+        if not _is_integer(self.position_offset) or self.position_offset < 0:
+            raise ValueError(
+                f"JanusConfig: position_offset must be a non-negative integer, got {self.position_offset!r}"
+            )
+        for name in ("normalize_before", "share_all_embeddings", "share_decoder_embeddings", "scale_embedding"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"JanusConfig: {name} must be true or false, got {getattr(self, name)!r}")
         if self.d_model % self.attention_heads:
             raise ValueError(
                 f"JanusConfig: d_model must be a multiple of attention_heads = {self.attention_heads}, "
@@ -65,8 +77,12 @@ class JanusConfig:
             raise ValueError(f"JanusConfig: activation must be one of {ACTIVATIONS}, got {self.activation!r}")
         if self.positions not in POSITIONS:
             raise ValueError(f"JanusConfig: positions must be one of {POSITIONS}, got {self.positions!r}")
-        if not 0.0 <= self.dropout < 1.0:
+        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"JanusConfig: dropout must be in [0, 1), got {self.dropout!r}")
+        if not isinstance(self.layer_norm_eps, (int, float)) or not 0.0 < self.layer_norm_eps < math.inf:
+            raise ValueError(
+                f"JanusConfig: layer_norm_eps must be a positive, finite number, got {self.layer_norm_eps!r}"
+            )
         if self.share_all_embeddings and self.source_vocab_size != self.target_vocab_size:
             raise ValueError(
                 "JanusConfig: target_vocab_size must equal source_vocab_size when share_all_embeddings is set, "
@@ -76,11 +92,17 @@ class JanusConfig:
             raise ValueError("JanusConfig: share_decoder_embeddings must be true when share_all_embeddings is set")
         for name in ("bos", "pad", "eos", "unk", "mask"):
             value = getattr(self, f"{name}_token_id")
-            if not 0 <= value < self.target_vocab_size:
+            if not _is_integer(value) or not 0 <= value < self.target_vocab_size:
                 raise ValueError(
-                    f"JanusConfig: {name}_token_id must be in [0, target_vocab_size = {self.target_vocab_size}), "
-                    f"got {value}"
+                    f"JanusConfig: {name}_token_id must be an integer in "
+                    f"[0, target_vocab_size = {self.target_vocab_size}), got {value!r}"
                 )
+        ids = [self.bos_token_id, self.pad_token_id, self.eos_token_id, self.unk_token_id]
+        if len({*ids, self.mask_token_id}) < 5 - self.predictable_mask:
+            raise ValueError(
+                "JanusConfig: bos, pad, eos, unk and mask_token_id must be distinct, save mask and unk, "
+                f"got {[*ids, self.mask_token_id]}"
+            )
 
     @property
     def head_size(self) -> int:
@@ -98,7 +120,7 @@ class JanusConfig:
     def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"JanusConfig: {origin} must hold a JSON object, got {error}") from None
         if not isinstance(values, dict) or values.pop("model_type", None) != "janus":
             raise ValueError(f'JanusConfig: {origin} must hold "model_type": "janus"; it belongs to another system')

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,21 @@ def saved(tmp_path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_loading_draws_nothing_and_gives_what_building_gives(tmp_path, positions):
+    model = make(positions=positions, position_offset=2).eval()
+    checkpoint.save(model, tmp_path)
+    state = torch.get_rng_state()
+    again, _ = checkpoint.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(tensor.device.type == "cpu" for tensor in (*again.parameters(), *again.buffers()))
+    for (name, ours), (_, theirs) in zip(model.named_buffers(), again.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    tokens, offsets = torch.tensor([0, 5, 7, 2, 0, 6, 2]), torch.tensor([0, 4, 7], dtype=torch.int32)
+    assert torch.equal(model.encode(tokens, offsets), again.encode(tokens, offsets))
+    assert all(parameter.requires_grad for parameter in again.parameters())
+
+
 def test_missing_files(saved):
     with pytest.raises(FileNotFoundError, match=r"nowhere must be a model directory with config\.json, which is not"):
         checkpoint.load(saved / "nowhere")
@@ -142,6 +158,57 @@ def test_foreign_configurations(saved, text, message):
         checkpoint.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_norm_eps": "x"}, "layer_norm_eps must be a positive, finite number, got 'x'"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps must be a positive, finite number, got inf"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps must be a positive, finite number, got 0"),
+        ({"dropout": "x"}, r"dropout must be in \[0, 1\), got 'x'"),
+        ({"bos_token_id": 1.5}, r"bos_token_id must be an integer in \[0, target_vocab_size = 11\), got 1\.5"),
+        ({"mask_token_id": 0}, r"must be distinct, save mask and unk, got \[0, 1, 2, 3, 0\]"),
+        ({"unk_token_id": 2}, r"must be distinct, save mask and unk, got \[0, 1, 2, 2, 4\]"),
+        ({"unk_token_id": 2, "mask_token_id": 2}, r"must be distinct, save mask and unk, got \[0, 1, 2, 2, 2\]"),
+        ({"position_offset": "x"}, "position_offset must be a non-negative integer, got 'x'"),
+        ({"position_offset": -1}, "position_offset must be a non-negative integer, got -1"),
+        ({"normalize_before": "no"}, "normalize_before must be true or false, got 'no'"),
+        ({"scale_embedding": 1}, "scale_embedding must be true or false, got 1"),
+        ({"encoder_ffn_dim": 10**13}, r"fc1\.bias must have shape \[10000000000000\], got \[12\]"),
+        ({"encoder_ffn_dim": 10**19}, "must be of a size that a model can have, got"),
+        ({"encoder_layers": 10**9}, r"got no 'encoder\.layers\.999999999\.fc1\.weight'"),
+        ({"positions": "sinusoidal", "max_source_positions": 10**15}, "must be of a size that a model can have, got"),
+    ],
+)
+def test_configurations_that_are_refused(saved, changes, message):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load(saved)
+
+
+def test_mask_may_be_the_unknown_word(saved):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**values, "mask_token_id": values["unk_token_id"]}))
+    assert checkpoint.load(saved)[0].config.predictable_mask
+
+
+@pytest.mark.parametrize("content", [b'["<s>", "<pa', b'["\xff"]'], ids=["truncated", "latin"])
+def test_damaged_text_names_its_file(saved, content):
+    (saved / "vocabulary.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"vocabulary\.json must hold a JSON list of tokens, got "):
+        checkpoint.load(saved)
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.json must (hold a JSON object|be UTF-8 text), got "):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_vocabulary_of_one_side_alone_is_refused(saved, side):
+    vocabulary("a").save(saved, side)
+    with pytest.raises(ValueError, match=f"must hold a source and a target vocabulary, got {side}'s alone"):
+        checkpoint.load(saved)
+
+
 def rewrite(path: Path, change) -> None:
     tensors = load_file(path / "model.safetensors")
     change(tensors)
@@ -159,9 +226,13 @@ NAME = "decoder.layers.1.fc1.weight"
         (lambda t: t.update({NAME: t[NAME][1:]}), rf"{NAME} must have shape \[16, 8\], got \[15, 8\]"),
         (lambda t: t.update({NAME: t[NAME].long()}), rf"{NAME} must hold floating-point numbers, got torch\.int64"),
         (lambda t: t[NAME].view(-1)[5:6].fill_(float("nan")), f"{NAME} must hold finite numbers alone, got NaN or inf"),
+        (
+            lambda t: t.update({NAME: torch.full((16, 8), 1e300, dtype=torch.float64)}),
+            f"{NAME} must hold finite numbers alone, got",
+        ),
         (lambda t: t[NAME].view(-1)[5:6].fill_(float("inf")), f"{NAME} must hold finite numbers alone, got NaN or inf"),
     ],
-    ids=["missing", "unknown", "shape", "dtype", "nan", "infinity"],
+    ids=["missing", "unknown", "shape", "dtype", "nan", "overflow", "infinity"],
 )
 def test_weights_that_are_refused(saved, change, message):
     rewrite(saved, change)
@@ -241,6 +312,44 @@ def test_interruption_leaves_the_old_model(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(make(1), tmp_path)
     assert_untouched(tmp_path, old, words.tokens)
+
+
+def test_an_interruption_waits_for_the_renames(tmp_path, monkeypatch):
+    words, other, new = vocabulary("a", "b"), vocabulary("c", "d"), make(1)
+    checkpoint.save(make(0), tmp_path, (words, words))
+    replace = os.replace
+
+    def interrupted(source, target):
+        if Path(target).parent == tmp_path:
+            signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(new, tmp_path, (other, other))
+    assert_untouched(tmp_path, new, other.tokens)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_crash_during_the_renames_is_noticed(tmp_path, monkeypatch, after):
+    """Whatever a file system did before the machine stopped: no mixture of two models can be loaded."""
+    words, other, replace = vocabulary("a", "b"), vocabulary("c", "d"), os.replace
+    checkpoint.save(make(0), tmp_path, (words, words))
+    done = []
+
+    def crashing(source, target):
+        if Path(target).parent == tmp_path:
+            if len(done) == after:
+                raise OSError(errno.EIO, "Input/output error")
+            done.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", crashing)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.save(make(1), tmp_path, (other, other))
+    with pytest.raises(FileNotFoundError, match="must be a model directory|does not exist"):
+        checkpoint.load(tmp_path)
 
 
 def test_weights_can_be_read_by_whom_the_umask_allows(tmp_path):

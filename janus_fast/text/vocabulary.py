@@ -54,7 +54,10 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Vocabulary":
-        tokens = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            tokens = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens, got {error}") from None
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens")
         return cls(tokens)
