@@ -44,12 +44,23 @@ def parser(command: str | None) -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments of a command; options may stand before, between and behind its files."""
+    top = parser(next((word for word in argv if not word.startswith("-")), None))
+    arguments, rest = top.parse_known_args(argv)
+    if rest and hasattr(arguments, "files") and not any(word.startswith("-") for word in rest):
+        arguments.files, rest = [*arguments.files, *rest], []  # argparse takes files in one place alone
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 1 a fault of ours, 2 a mistake, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
     try:
-        arguments = parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+        arguments = parse(argv)
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status

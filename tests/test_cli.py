@@ -125,6 +125,29 @@ def test_translate_json(model, text, capsys):
         assert record["scores"] == sorted(record["scores"], reverse=True)
 
 
+def test_scores_that_are_not_finite_are_null_in_json(model, text, monkeypatch, capsys):
+    result = janus_fast.TranslationResult(["a", "b", ""], [-0.5, float("nan"), -float("inf")], iterations=[1, 1, 0])
+    monkeypatch.setattr(janus_fast.Translator, "translate_iterable", lambda *a, **k: iter([result]))
+    shown = run("translate", model, text, "--mode", "nar", "--json", capsys=capsys)
+    record = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert record == {"hypotheses": ["a", "b", ""], "scores": [-0.5, None, None], "iterations": [1, 1, 0]}
+
+
+def test_options_may_stand_anywhere(model, text, tmp_path, capsys):
+    other = tmp_path / "other.en"
+    other.write_text("Row\n", encoding="utf-8")
+    expected = run("translate", model, text, other, *SHORT, "--beam-size", 1, capsys=capsys)
+    for order in ([*SHORT, text, other], [text, *SHORT, other]):
+        assert run("translate", model, *order, "--beam-size", 1, capsys=capsys) == expected
+        assert run("translate", "--beam-size", 1, model, *order, capsys=capsys) == expected
+    with pytest.raises(SystemExit):
+        cli.main(["translate", model, "--bogus", text])
+    assert "error: unrecognized arguments: --bogus" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["info", text])
+    assert f"error: unrecognized arguments: {text}" in capsys.readouterr().err
+
+
 def test_interrupted_translation_is_on_disk(model, tmp_path):
     source, output = tmp_path / "many.en", tmp_path / "many.de"
     source.write_text("".join(f"Row {n} of the table\n" for n in range(50_000)), encoding="utf-8")
@@ -365,6 +388,7 @@ def test_table():
         (["translate", "MODEL", "TEXT", "-o", "TEXT"], "--output must be another file than the one that is read"),
         (["translate", "MODEL", "missing.txt"], "FILE must exist, got missing.txt"),
         (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
+        (["translate", "MODEL", "TEXT", "-o", "/dev/full"], "/dev/full: No space left on device"),
         (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
         (["translate", "MODEL", "LONG"], "line 2 must have at most 254 tokens, got"),
         (["translate", "missing", "TEXT"], "model must be a model directory or one of"),

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from . import _decoding
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     ahead = 1 if batch_size == 1 else 4 * batch_size
     done = 0
     with ExitStack() as stack:
+        stack.enter_context(_naming(arguments.output or "standard output"))
         output = sys.stdout
         if arguments.output:
             output = stack.enter_context(open(arguments.output, "w", encoding="utf-8", newline="\n"))
@@ -57,11 +59,23 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """A fault that the system reports without a file, such as a full disk, is one of ``file``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename or not error.strerror:
+            raise
+        raise OSError(error.errno, error.strerror, file) from None
+
+
 def _line(result, as_json: bool) -> str:
     if not as_json:
         return result.hypotheses[0]
-    record = {"hypotheses": result.hypotheses, "scores": result.scores, "iterations": result.iterations}
-    return json.dumps(record, ensure_ascii=False)
+    scores = [score if math.isfinite(score) else None for score in result.scores]
+    record = {"hypotheses": result.hypotheses, "scores": scores, "iterations": result.iterations}
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
 def read_lines(files: list[str]) -> Iterator[str]:
