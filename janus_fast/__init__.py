@@ -19,6 +19,10 @@ _PUBLIC = {
     "save": "checkpoint",
     "update_mask": "ops",
 }
+_ROOMS = (  # modules, imported when they are first named
+    "checkpoint", "config", "convert", "data", "decoding", "evaluate", "model", "models", "objectives", "ops",
+    "reference", "text", "training", "translator", "visibility",
+)  # fmt: skip
 __all__ = ["load", *_PUBLIC]
 
 
@@ -30,12 +34,14 @@ def load(name_or_path):
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'janus_fast' has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'janus_fast' has no attribute {name!r}")
     return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -1,1 +1,9 @@
 """Other people's checkpoints."""
+
+
+def __getattr__(name):
+    if name != "fairseq":
+        raise AttributeError(f"module 'janus_fast.convert' has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module(".fairseq", __name__)
