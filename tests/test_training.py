@@ -279,6 +279,26 @@ def test_the_auxiliary_stream_and_the_divergences_can_be_left_out(tmp_path):
     assert [options.divergence_scale(n) for n in (1, 10, 99)] == [0.05, 0.5, 0.5]
 
 
+def test_two_encoder_passes_differ_by_dropout_alone():
+    data = make_data(6)
+
+    def terms(passes, dropout, objective="janus"):
+        model = make_model(dropout=dropout)
+        objective = OBJECTIVES[objective](model.config, encoder_passes=passes)
+        batch = objective.pack(data.sources, data.targets, torch.Generator().manual_seed(1))
+        torch.manual_seed(2)
+        return objective.loss(model, batch)[1]
+
+    for objective in OBJECTIVES:
+        one, two = (terms(passes, 0.0, objective) for passes in (1, 2))
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], two[name])
+    assert terms(1, 0.3)["kl_ar_nar"] != terms(2, 0.3)["kl_ar_nar"]
+    with pytest.raises(ValueError, match="objective: encoder_passes must be 1 or 2, got 3"):
+        OBJECTIVES["janus"](make_config(), encoder_passes=3)
+
+
 def test_options_are_checked():
     for options, message in [
         ({"objective": "cmlm", "without_auxiliary": True}, "train: without_auxiliary must be left out with objective"),

@@ -20,7 +20,8 @@ class Objective:
     """Which streams a batch is made of and which losses tie them.
 
     ``masking`` is "span" (the original's) or "uniform" (CMLM's); ``mask_ratio`` the span budget. ``cross_entropy`` and
-    ``divergence`` weigh the terms of :func:`janus_fast.joint_loss`, ``length_weight`` the length cross-entropy.
+    ``divergence`` weigh the terms of :func:`janus_fast.joint_loss`, ``length_weight`` the length cross-entropy. With
+    ``encoder_passes=2`` the AR and the NAR streams read the source under dropouts of their own, as in the original.
     """
 
     config: JanusConfig
@@ -31,16 +32,19 @@ class Objective:
     cross_entropy: dict[str, float] | None = None
     divergence: dict[tuple[str, str], float] | None = None
     length_weight: float = 0.1
+    encoder_passes: int = 1
 
     def __post_init__(self):
         if self.masking not in MASKINGS:
             raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
         if not 0.0 < self.mask_ratio <= 1.0:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
+        if self.encoder_passes not in (1, 2):
+            raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
 
     def pack(self, sources: list, targets: list, generator: torch.Generator) -> PackedBatch:
         """Sequences of ids (``bos`` ... ``eos``) -> one packed batch; ``generator`` draws the masks."""
-        source, source_lengths = pack(sources)
+        source, source_lengths = pack(list(sources) * self.encoder_passes)
         target, lengths = pack(targets)
         mask_token, parts = self.config.mask_token_id, []
         if "ar" in self.streams:
@@ -49,7 +53,7 @@ class Objective:
         if "nar" in self.streams:
             masked = self._draw_masks(target, lengths.tolist(), generator)
             parts.append(masked_streams(target, lengths, masked, mask_token, auxiliary="aux" in self.streams))
-        batch = join(source, source_lengths, parts)
+        batch = join(source, source_lengths, parts, self.encoder_passes)
         if masked is not None:
             batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
             if "ar" in self.streams:  # AR row i predicts token i + 1; the first token of a sentence has no row
@@ -71,7 +75,7 @@ class Objective:
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
         if batch.lengths is not None:
-            logits = model.length_logits(encoded, batch.source_offsets)
+            logits = model.length_logits(encoded, batch.source_offsets)[-batch.lengths.numel() :]
             terms["length"] = F.cross_entropy(logits.float(), batch.lengths)
             total = total + self.length_weight * terms["length"]
         return total, terms

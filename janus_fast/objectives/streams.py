@@ -87,20 +87,24 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
     )
 
 
-def join(source: Tensor, source_lengths: Tensor, parts: list[Streams]) -> PackedBatch:
-    """One packed batch of all parts: the content rows of each, then the query rows of each."""
+def join(source: Tensor, source_lengths: Tensor, parts: list[Streams], encoder_passes: int = 1) -> PackedBatch:
+    """One packed batch of all parts: the content rows of each, then the query rows of each.
+
+    With two encoder passes ``source`` holds the sentences twice: every other part attends to the second copy.
+    """
     source_offsets = offsets_of(source_lengths)
     visibility, _ = Visibility.concatenate(part.visibility for part in parts)
     # cross-attention: query sequences in the packing order, each naming its sentence's source
-    count = source_lengths.numel()
-    contents = [(part, 0) for part in parts]
-    queries = [(part, 1) for part in parts if part.tokens[1].numel() or part.names[1]]
+    count = source_lengths.numel() // encoder_passes
+    copies = [n % encoder_passes for n in range(len(parts))]
+    contents = [(part, 0, copy) for part, copy in zip(parts, copies, strict=True)]
+    queries = [(part, 1, copy) for part, _, copy in contents if part.tokens[1].numel() or part.names[1]]
     order = contents + queries
-    sentences = torch.arange(count, dtype=torch.int32).repeat(len(order))
+    sentences = torch.cat([torch.arange(count, dtype=torch.int32) + copy * count for _, _, copy in order])
     cross = Visibility.bidirectional(visibility.query_offsets, source_offsets, sentences)
 
     rows, slices, targets, start, first = [], {}, {}, 0, 0
-    for part, kind in order:
+    for part, kind, _ in order:
         size = part.tokens[kind].numel()
         index = torch.arange(size) if kind else part.predicted.nonzero().flatten()
         if name := part.names[kind]:
@@ -112,8 +116,8 @@ def join(source: Tensor, source_lengths: Tensor, parts: list[Streams]) -> Packed
     return PackedBatch(
         source=source,
         source_offsets=source_offsets,
-        tokens=torch.cat([part.tokens[kind] for part, kind in order]),
-        positions=torch.cat([part.positions[kind] for part, kind in order]),
+        tokens=torch.cat([part.tokens[kind] for part, kind, _ in order]),
+        positions=torch.cat([part.positions[kind] for part, kind, _ in order]),
         visibility=visibility,
         cross=cross,
         rows=torch.cat(rows),

@@ -45,6 +45,7 @@ class TrainingOptions:
     without_auxiliary: bool = False
     divergence_weight: float = 1.0
     divergence_warmup_updates: int = 0
+    encoder_passes: int = 1
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -103,7 +104,7 @@ class Trainer:
     ):  # fmt: skip
         self.model, self.data, self.directory, self.options = model, data, Path(directory), options
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
-        settings = {"label_smoothing": options.label_smoothing}
+        settings = {"label_smoothing": options.label_smoothing, "encoder_passes": options.encoder_passes}
         if options.masking:
             settings["masking"] = options.masking
         if options.without_auxiliary:
