@@ -39,7 +39,7 @@ clean:  ## remove .venv and everything built
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo 'make: Python 3.10 or newer is needed; name one with: make PYTHON=python3.12' >&2; exit 1; }
 	@command -v $${CXX:-c++} > /dev/null \
-		|| { echo 'make: a C++ compiler is needed; install g++ (Debian, Ubuntu: apt-get install g++)' >&2; exit 1; }
+		|| { echo 'make: a C++ compiler is needed; install g++ 12 or newer (Debian, Ubuntu: apt-get install g++)' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
 		|| { echo 'make: Python must have venv (Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
