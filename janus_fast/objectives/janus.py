@@ -7,7 +7,7 @@ from .objective import Objective
 def janus(config: JanusConfig, *, auxiliary: bool = True, **options) -> Objective:
     """L = CE(ar) + 0.5 (CE(nar) + CE(aux)) + 0.1 CE(length) + J(ar, nar) + 3 J(ar, aux) + J(nar, aux).
 
-    Without the auxiliary stream, CE(ar) + CE(nar) + 0.1 CE(length) + J(ar, nar): a third less work.
+    Without the auxiliary stream, CE(ar) + CE(nar) + 0.1 CE(length) + J(ar, nar): fewer rows.
     """
     if auxiliary:
         return Objective(config, ("ar", "nar", "aux"), **options)
