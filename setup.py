@@ -1,6 +1,6 @@
 """Builds the native library janus_fast/_C.so with ninja; everything else about the package is in pyproject.toml.
 
-Torch loads it through its stable interface: one build serves every Python and every torch from 2.11 on.
+Torch loads it through its stable interface: one build is meant to serve every torch from 2.11 on (tried with 2.13).
 """
 
 import os
