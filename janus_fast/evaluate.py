@@ -56,7 +56,7 @@ def evaluate(
         **scores(hypotheses, references),
         "sentences": len(sources),
         "tokens": tokens,
-        "seconds": round(seconds, 3),
+        "seconds": round(seconds, 6),
         "sentences_per_second": round(len(sources) / seconds, 2),
         "tokens_per_second": round(tokens / seconds, 2),
     }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_fast import checkpoint
+from janus_fast import checkpoint, parameters
 from janus_fast.config import JanusConfig
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
@@ -76,10 +76,61 @@ def test_shared_tensors_are_stored_once(tmp_path):
 
 def test_bfloat16_on_disk(tmp_path):
     model = make()
-    checkpoint.save(model, tmp_path, dtype=torch.bfloat16)
+    checkpoint.save(model, tmp_path, quantization="bfloat16")
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
     again, _ = checkpoint.load(tmp_path)
     assert_same(model.bfloat16().float(), again)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share_all_embeddings": False, "target_vocab_size": 13},
+        {"share_all_embeddings": False, "share_decoder_embeddings": False},
+        {"normalize_before": True, "positions": "sinusoidal"},
+    ],
+)
+def test_parameters_are_the_models(changes):
+    model = make(**changes)
+    own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert parameters.shapes(model.config) == own
+    assert parameters.count(model.config) == sum(p.numel() for p in model.parameters())
+    linear = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} | {
+        f"{side}.embed_tokens.weight" for side in ("encoder", "decoder")
+    }
+    assert {name for name in own if parameters.is_matrix(name)} == linear & own.keys()
+
+
+def test_int8_on_disk(tmp_path):
+    model = make()
+    with torch.no_grad():
+        model.encoder.embed_tokens.weight[3] = 0  # a row without a largest number
+    checkpoint.save(model, tmp_path, quantization="int8")
+    stored, own = load_file(tmp_path / "model.safetensors"), dict(model.named_parameters())
+    matrices = {name for name in own if parameters.is_matrix(name)}
+    assert stored.keys() == own.keys() | {f"{name}_scale" for name in matrices}
+    again = dict(checkpoint.load(tmp_path)[0].named_parameters())
+    for name, parameter in own.items():
+        if name not in matrices:
+            assert torch.equal(stored[name], parameter) and torch.equal(again[name], parameter)
+            continue
+        scale = stored[f"{name}_scale"]
+        assert stored[name].dtype == torch.int8 and stored[name].shape == parameter.shape
+        assert torch.equal(stored[name].abs().amax(1), 127 * (parameter.abs().amax(1) > 0))
+        # the nearest of the 255 numbers: half a step away at most, and the rounding of a product
+        assert ((again[name] - parameter).abs() <= scale[:, None] * 0.50001).all()
+    assert not again["encoder.embed_tokens.weight"][3].any()
+    # what is stored as int8 is so once more, to the bit
+    checkpoint.save(checkpoint.load(tmp_path)[0], tmp_path / "again", quantization="int8")
+    twice = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(twice[name], tensor) for name, tensor in stored.items() if tensor.dtype == torch.int8)
+
+
+def test_a_quantization_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"save: quantization must be one of \('float32', .*, got 'int4'"):
+        checkpoint.save(make(), tmp_path, quantization="int4")
+    assert not files(tmp_path)
 
 
 def test_vocabularies(tmp_path):
@@ -173,10 +224,9 @@ def test_foreign_configurations(saved, text, message):
         ({"position_offset": -1}, "position_offset must be a non-negative integer, got -1"),
         ({"normalize_before": "no"}, "normalize_before must be true or false, got 'no'"),
         ({"scale_embedding": 1}, "scale_embedding must be true or false, got 1"),
-        ({"encoder_ffn_dim": 10**13}, r"fc1\.bias must have shape \[10000000000000\], got \[12\]"),
-        ({"encoder_ffn_dim": 10**19}, "must be of a size that a model can have, got"),
+        ({"encoder_ffn_dim": 10**19}, r"fc1\.weight must have shape \[10000000000000000000, 8\], got \[12, 8\]"),
         ({"encoder_layers": 10**9}, r"got no 'encoder\.layers\.999999999\.fc1\.weight'"),
-        ({"positions": "sinusoidal", "max_source_positions": 10**15}, "must be of a size that a model can have, got"),
+        ({"positions": "sinusoidal"}, r"parameters of the model alone, got 'decoder\.embed_positions\.weight'"),
     ],
 )
 def test_configurations_that_are_refused(saved, changes, message):
@@ -184,6 +234,14 @@ def test_configurations_that_are_refused(saved, changes, message):
     (saved / "config.json").write_text(json.dumps({**values, **changes}))
     with pytest.raises(ValueError, match=message):
         checkpoint.load(saved)
+
+
+def test_a_table_that_no_memory_holds(tmp_path):
+    checkpoint.save(make(positions="sinusoidal"), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "max_source_positions": 10**15}))
+    with pytest.raises(ValueError, match="must be of a size that a model can have, got"):
+        checkpoint.load(tmp_path)
 
 
 def test_mask_may_be_the_unknown_word(saved):
@@ -224,7 +282,7 @@ NAME = "decoder.layers.1.fc1.weight"
         (lambda t: t.pop(NAME), f"must hold every parameter of the model, got no '{NAME}'"),
         (lambda t: t.update(extra=t[NAME] + 0), "must hold the parameters of the model alone, got 'extra'"),
         (lambda t: t.update({NAME: t[NAME][1:]}), rf"{NAME} must have shape \[16, 8\], got \[15, 8\]"),
-        (lambda t: t.update({NAME: t[NAME].long()}), rf"{NAME} must hold floating-point numbers, got torch\.int64"),
+        (lambda t: t.update({NAME: t[NAME].long()}), rf"{NAME} must hold floating-point numbers, got I64"),
         (lambda t: t[NAME].view(-1)[5:6].fill_(float("nan")), f"{NAME} must hold finite numbers alone, got NaN or inf"),
         (
             lambda t: t.update({NAME: torch.full((16, 8), 1e300, dtype=torch.float64)}),
@@ -238,6 +296,31 @@ def test_weights_that_are_refused(saved, change, message):
     rewrite(saved, change)
     with pytest.raises(ValueError, match=rf"model\.safetensors.*{message}"):
         checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(f"{NAME}_scale"), f"must hold every parameter of the model, got no '{NAME}_scale'"),
+        (lambda t: t.update({NAME: t[NAME].float()}), f"parameters of the model alone, got '{NAME}_scale'"),
+        (lambda t: t.update({f"{NAME}_scale": torch.ones(8)}), rf"{NAME}_scale must have shape \[16\], got \[8\]"),
+        (lambda t: t[f"{NAME}_scale"][5:6].fill_(float("nan")), f"{NAME}_scale must hold finite numbers alone, got"),
+        (
+            lambda t: t.update({f"{NAME}_scale": torch.ones(16, dtype=torch.int8)}),
+            f"{NAME}_scale must hold floating-point numbers, got I8",
+        ),
+        (
+            lambda t: t.update({"decoder.layers.1.fc1.bias": torch.ones(16, dtype=torch.int8)}),
+            r"fc1\.bias must hold floating-point numbers, got I8",
+        ),
+    ],
+    ids=["no scale", "scale alone", "shape", "nan", "int8 scale", "int8 bias"],
+)
+def test_int8_weights_that_are_refused(tmp_path, change, message):
+    checkpoint.save(make(), tmp_path, quantization="int8")
+    rewrite(tmp_path, change)
+    with pytest.raises(ValueError, match=rf"model\.safetensors.*{message}"):
+        checkpoint.load(tmp_path)
 
 
 def test_safetensors_of_another_system(saved):

@@ -339,6 +339,20 @@ def test_convert(tmp_path, capsys):
     assert words and set(words) <= set(target.tokens)
 
 
+@pytest.mark.parametrize("quantization, share", [("bfloat16", 0.6), ("int8", 0.65)])
+def test_convert_a_model_directory(model, tmp_path, quantization, share, capsys):
+    out = tmp_path / "out"
+    shown = run("convert", model, "--out", out, "--quantization", quantization, capsys=capsys)
+    assert shown == f"{out}: 16,288 parameters, 400 target tokens\n"
+    before, after = (os.path.getsize(f"{directory}/model.safetensors") for directory in (model, out))
+    assert after < share * before
+    assert sorted(os.listdir(out)) == sorted(os.listdir(model))
+    checkpoint.save(janus_fast.load(model)[0], tmp_path / "saved", quantization=quantization)
+    assert (tmp_path / "saved" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert cli.main(["convert", model, "--out", str(out), "--source-dict", "dict.txt"]) == 2
+    assert "error: --source-dict must be left out with a model directory, got dict.txt" in capsys.readouterr().err
+
+
 def test_info(capsys, monkeypatch):
     monkeypatch.setattr(models, "names", lambda: ["some-model"])
     record = json.loads(run("info", "--json", capsys=capsys))

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = JanusModel(config)
     if arguments.init and not resumed:
         weights = Path(arguments.init) / checkpoint.WEIGHTS
-        checkpoint.load_unique_state(model, checkpoint.read_tensors(weights), weights)
+        checkpoint.load_unique_state(model, checkpoint.read_state(weights, config), weights)
     vocabularies = (vocabulary, vocabulary)
     data = ParallelData.read(files["source"], files["target"], vocabularies, config)
     parameters = sum(p.numel() for p in model.parameters())

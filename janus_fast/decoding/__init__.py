@@ -1,15 +1,15 @@
-"""Decoding modes, one file each: ``ar`` (beam search, sampling) and ``nar`` (mask-predict)."""
+"""Decoding modes, one file each: ``ar`` (beam search, sampling) and ``nar`` (mask-predict); both need torch."""
 
-from .ar import AutoregressiveOptions, beam_search, sample, score
 from .hypothesis import Hypothesis
-from .nar import NonAutoregressiveOptions, mask_predict
+from .options import AutoregressiveOptions, NonAutoregressiveOptions
 
-__all__ = [
-    "AutoregressiveOptions",
-    "Hypothesis",
-    "NonAutoregressiveOptions",
-    "beam_search",
-    "mask_predict",
-    "sample",
-    "score",
-]
+_FUNCTIONS = {"beam_search": "ar", "sample": "ar", "score": "ar", "mask_predict": "nar"}  # imported when first named
+__all__ = ["AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", *_FUNCTIONS]
+
+
+def __getattr__(name):
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'janus_fast.decoding' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)

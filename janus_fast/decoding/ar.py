@@ -1,8 +1,5 @@
 """Autoregressive decoding: greedy and beam search, sampling, and scoring of given targets."""
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,56 +10,13 @@ from ..model import JanusModel
 from ..objectives.streams import autoregressive_streams, join
 from ..packing import offsets_of, pack
 from .cache import StepDecoder
-from .hypothesis import Hypothesis, require_integer, require_number
+from .hypothesis import Hypothesis
+from .options import AutoregressiveOptions
 
 NO_OUTPUT = (
     "generate: every source must have an output of finite score, got one without: its logits are not finite, "
     "or the length and n-gram options forbid every token"
 )
-
-
-@dataclass
-class AutoregressiveOptions:
-    """Options of autoregressive decoding; names and meanings are CTranslate2's.
-
-    ``max_decoding_length`` and ``min_decoding_length`` count tokens without ``eos``. A hypothesis scores
-    sum(log p) / length ** length_penalty, ``eos`` included in both. ``sampling_topk`` other than 1 samples (0: from the
-    whole vocabulary), needs ``beam_size=1``, and gives ``num_hypotheses`` independent samples.
-    """
-
-    beam_size: int = 5
-    num_hypotheses: int = 1
-    length_penalty: float = 1.0
-    max_decoding_length: int = 256
-    min_decoding_length: int = 1
-    no_repeat_ngram_size: int = 0
-    sampling_topk: int = 1
-    sampling_topp: float = 1.0
-    sampling_temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, least in (("beam_size", 1), ("num_hypotheses", 1), ("max_decoding_length", 1)):
-            require_integer(name, getattr(self, name), least)
-        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk", "seed"):
-            require_integer(name, getattr(self, name), 0)
-        if self.min_decoding_length > self.max_decoding_length:
-            raise ValueError(
-                f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
-                f"got {self.min_decoding_length}"
-            )
-        require_number("length_penalty", self.length_penalty, above=-math.inf)
-        require_number("sampling_topp", self.sampling_topp, above=0, most=1)
-        require_number("sampling_temperature", self.sampling_temperature, above=0)
-        if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
-            raise ValueError(
-                "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1, got 1; "
-                "0 samples from all tokens"
-            )
-        if self.sampling_topk != 1 and self.beam_size != 1:
-            raise ValueError(f"beam_size must be 1 when sampling_topk is not 1, got {self.beam_size}")
-        if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
-            raise ValueError(f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}")
 
 
 @torch.inference_mode()
@@ -79,7 +33,7 @@ def beam_search(
     source, lengths = pack(sources)
     offsets = offsets_of(lengths).to(device)
     decoder = StepDecoder(model, model.encode(source.to(device), offsets), offsets)
-    longest = _longest(model, options)
+    longest = options.longest(config)
     prefixes = prefixes or [[]] * len(sources)
     finished: list[list[Hypothesis]] = [[] for _ in sources]
     # hypotheses lie sentence after sentence, as many for each; before the first step there is one a sentence
@@ -148,7 +102,7 @@ def sample(
     source, lengths = pack(sources)
     offsets = offsets_of(lengths).to(device)
     decoder = StepDecoder(model, model.encode(source.to(device), offsets), offsets)
-    longest = _longest(model, options)
+    longest = options.longest(config)
     prefixes = [prefix for prefix in prefixes or [[]] * len(sources) for _ in range(count)]
     generators = [np.random.default_rng([options.seed, n, k]) for n in numbers for k in range(count)]
     owners = torch.arange(len(sources), dtype=torch.int32, device=device).repeat_interleave(count)
@@ -200,17 +154,6 @@ def score(model: JanusModel, sources: list[list[int]], targets: list[list[int]])
     log_probs = F.log_softmax(model.logits(hidden).float(), -1)
     scores = log_probs.gather(1, batch.targets["ar"][:, None])[:, 0]
     return [part.tolist() for part in scores.split((lengths - 1).tolist())]
-
-
-def _longest(model: JanusModel, options: AutoregressiveOptions) -> int:
-    """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
-    table = model.config.max_target_positions - 1
-    if options.min_decoding_length > table:
-        raise ValueError(
-            f"min_decoding_length must be at most the model's longest output = {table}, "
-            f"got {options.min_decoding_length}"
-        )
-    return min(options.max_decoding_length, table)
 
 
 def _continuations(

@@ -1,6 +1,5 @@
-"""What a decoding mode returns, and the checks of options that modes share."""
+"""What a decoding mode returns."""
 
-import math
 from dataclasses import dataclass, field
 
 
@@ -18,20 +17,3 @@ class Hypothesis:
     token_scores: list[float]
     iterations: int
     history: list[list[int]] = field(default_factory=list)
-
-
-def require_integer(name: str, value, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def require_number(name: str, value, *, above: float, most: float = math.inf) -> None:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not above < value <= most:
-        rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
-        raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
-
-
-def require_choice(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

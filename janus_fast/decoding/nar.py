@@ -1,7 +1,6 @@
 """Non-autoregressive decoding: predict lengths, fill every mask at once, refine (mask-predict)."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,40 +9,8 @@ from .. import ops
 from ..model import JanusModel
 from ..packing import offsets_of, pack, ranges
 from ..visibility import Visibility
-from .hypothesis import Hypothesis, require_choice, require_integer
-
-
-@dataclass
-class NonAutoregressiveOptions:
-    """Options of mask-predict decoding.
-
-    ``iterations`` counts decoder passes. ``length_beam`` candidates of different length are refined at once:
-    ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
-    ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
-    if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
-    ``adaptive`` ends a candidate when two passes in a row predict the same tokens. Lengths that fall together at an end
-    of the range are one candidate: there may be fewer than ``num_hypotheses``.
-    """
-
-    iterations: int = 4
-    length_beam: int = 3
-    length_candidates: str = "window"
-    score: str = "tokens"
-    adaptive: bool = True
-    num_hypotheses: int = 1
-    return_history: bool = False
-
-    def __post_init__(self):
-        for name in ("iterations", "length_beam", "num_hypotheses"):
-            require_integer(name, getattr(self, name), 1)
-        require_choice("length_candidates", self.length_candidates, ("window", "topk"))
-        require_choice("score", self.score, ("tokens", "canvas"))
-        require_choice("adaptive", self.adaptive, (True, False))
-        require_choice("return_history", self.return_history, (True, False))
-        if self.num_hypotheses > self.length_beam:
-            raise ValueError(
-                f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
-            )
+from .hypothesis import Hypothesis
+from .options import NonAutoregressiveOptions
 
 
 @torch.inference_mode()
@@ -56,11 +23,7 @@ def mask_predict(
     Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it.
     """
     config, device = model.config, model.output_weight.device
-    longest = min(config.max_target_positions, config.length_classes - 1)
-    if options.length_beam > longest - 1:
-        raise ValueError(
-            f"length_beam must be at most the number of target lengths = {longest - 1}, got {options.length_beam}"
-        )
+    longest = options.longest(config)
     source, source_lengths = pack(sources)
     source_offsets = offsets_of(source_lengths).to(device)
     encoded = model.encode(source.to(device), source_offsets)

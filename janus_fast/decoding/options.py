@@ -1,0 +1,119 @@
+"""What each decoding mode can be told, checked when made."""
+
+import math
+from dataclasses import dataclass
+
+from ..config import JanusConfig
+
+
+@dataclass
+class AutoregressiveOptions:
+    """Options of autoregressive decoding; names and meanings are CTranslate2's.
+
+    ``max_decoding_length`` and ``min_decoding_length`` count tokens without ``eos``. A hypothesis scores
+    sum(log p) / length ** length_penalty, ``eos`` included in both. ``sampling_topk`` other than 1 samples (0: from the
+    whole vocabulary), needs ``beam_size=1``, and gives ``num_hypotheses`` independent samples.
+    """
+
+    beam_size: int = 5
+    num_hypotheses: int = 1
+    length_penalty: float = 1.0
+    max_decoding_length: int = 256
+    min_decoding_length: int = 1
+    no_repeat_ngram_size: int = 0
+    sampling_topk: int = 1
+    sampling_topp: float = 1.0
+    sampling_temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("beam_size", 1), ("num_hypotheses", 1), ("max_decoding_length", 1)):
+            _require_integer(name, getattr(self, name), least)
+        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk", "seed"):
+            _require_integer(name, getattr(self, name), 0)
+        if self.min_decoding_length > self.max_decoding_length:
+            raise ValueError(
+                f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
+                f"got {self.min_decoding_length}"
+            )
+        _require_number("length_penalty", self.length_penalty, above=-math.inf)
+        _require_number("sampling_topp", self.sampling_topp, above=0, most=1)
+        _require_number("sampling_temperature", self.sampling_temperature, above=0)
+        if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
+            raise ValueError(
+                "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1, got 1; "
+                "0 samples from all tokens"
+            )
+        if self.sampling_topk != 1 and self.beam_size != 1:
+            raise ValueError(f"beam_size must be 1 when sampling_topk is not 1, got {self.beam_size}")
+        if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
+            raise ValueError(f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}")
+
+    def longest(self, config: JanusConfig) -> int:
+        """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
+        table = config.max_target_positions - 1
+        if self.min_decoding_length > table:
+            raise ValueError(
+                f"min_decoding_length must be at most the model's longest output = {table}, "
+                f"got {self.min_decoding_length}"
+            )
+        return min(self.max_decoding_length, table)
+
+
+@dataclass
+class NonAutoregressiveOptions:
+    """Options of mask-predict decoding.
+
+    ``iterations`` counts decoder passes. ``length_beam`` candidates of different length are refined at once:
+    ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
+    ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
+    if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
+    ``adaptive`` ends a candidate when two passes in a row predict the same tokens. Lengths that fall together at an end
+    of the range are one candidate: there may be fewer than ``num_hypotheses``.
+    """
+
+    iterations: int = 4
+    length_beam: int = 3
+    length_candidates: str = "window"
+    score: str = "tokens"
+    adaptive: bool = True
+    num_hypotheses: int = 1
+    return_history: bool = False
+
+    def __post_init__(self):
+        for name in ("iterations", "length_beam", "num_hypotheses"):
+            _require_integer(name, getattr(self, name), 1)
+        _require_choice("length_candidates", self.length_candidates, ("window", "topk"))
+        _require_choice("score", self.score, ("tokens", "canvas"))
+        _require_choice("adaptive", self.adaptive, (True, False))
+        _require_choice("return_history", self.return_history, (True, False))
+        if self.num_hypotheses > self.length_beam:
+            raise ValueError(
+                f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
+            )
+
+    def longest(self, config: JanusConfig) -> int:
+        """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""
+        longest = min(config.max_target_positions, config.length_classes - 1)
+        if self.length_beam > longest - 1:
+            raise ValueError(
+                f"length_beam must be at most the number of target lengths = {longest - 1}, got {self.length_beam}"
+            )
+        return longest
+
+
+def _require_integer(name: str, value, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def _require_number(name: str, value, *, above: float, most: float = math.inf) -> None:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not above < value <= most:
+        rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
+        raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
+
+
+def _require_choice(name: str, value, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -1,0 +1,47 @@
+"""The directory of a model: ``config.json``, ``model.safetensors`` and the vocabularies."""
+
+from pathlib import Path
+
+from .config import JanusConfig
+from .text import Vocabulary
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_VOCABULARIES, _SUFFIXES = ("sentencepiece", "vocabulary", "source", "target"), (".model", ".json")
+VOCABULARIES = tuple(name + suffix for name in _VOCABULARIES for suffix in _SUFFIXES)
+
+
+def read_config(directory: Path) -> JanusConfig:
+    if not (directory / CONFIG).is_file():
+        raise FileNotFoundError(f"checkpoint: {directory} must be a model directory with {CONFIG}, which is not there")
+    try:
+        text = (directory / CONFIG).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"checkpoint: {directory / CONFIG} must be UTF-8 text, got {error}") from None
+    return JanusConfig.from_json(text, directory / CONFIG)
+
+
+def read_vocabularies(directory: Path) -> tuple[Vocabulary, Vocabulary] | None:
+    def read(name):
+        if (path := directory / f"{name}.model").is_file():
+            return Vocabulary.from_sentencepiece(path)
+        if (path := directory / f"{name}.json").is_file():
+            return Vocabulary.from_json(path)
+        return None
+
+    if shared := read("sentencepiece") or read("vocabulary"):
+        return shared, shared
+    sides = {name: read(name) for name in ("source", "target")}
+    if None not in sides.values():
+        return sides["source"], sides["target"]
+    for name, vocabulary in sides.items():
+        if vocabulary is not None:
+            raise ValueError(f"checkpoint: {directory} must hold a source and a target vocabulary, got {name}'s alone")
+    return None
+
+
+def write_vocabularies(directory: Path, source: Vocabulary, target: Vocabulary) -> None:
+    if source is target:
+        source.save(directory, "sentencepiece" if source.processor is not None else "vocabulary")
+    else:
+        source.save(directory, "source")
+        target.save(directory, "target")
