@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-ACTIVATIONS = ("relu", "gelu")
+ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
 
 
@@ -22,6 +22,10 @@ class JanusConfig:
     ``max_target_positions`` count tokens, ``bos`` and ``eos`` included. ``length_classes`` is the
     number of target lengths that the length predictor tells apart (lengths above it share the last
     class). ``mask_token_id`` equals ``unk_token_id`` in models converted from the original code.
+
+    Without ``two_stream`` it is an ordinary Transformer, which decodes left to right alone: the row of a word predicts
+    the next one. ``decoder_start_token_id``, ``bos`` unless given, stands before the first word of a target; sources
+    begin with ``bos`` where ``source_bos`` is set. Both sides end with ``eos``.
     """
 
     source_vocab_size: int
@@ -44,13 +48,19 @@ class JanusConfig:
     scale_embedding: bool = True
     layer_norm_eps: float = 1e-5
     dropout: float = 0.1
+    two_stream: bool = True
+    output_bias: bool = False
+    source_bos: bool = True
     bos_token_id: int = 0
     pad_token_id: int = 1
     eos_token_id: int = 2
     unk_token_id: int = 3
     mask_token_id: int = 4
+    decoder_start_token_id: int | None = None
 
     def __post_init__(self):
+        if self.decoder_start_token_id is None:
+            object.__setattr__(self, "decoder_start_token_id", self.bos_token_id)
         positive = (
             "source_vocab_size target_vocab_size d_model encoder_layers decoder_layers attention_heads "
             "encoder_ffn_dim decoder_ffn_dim max_source_positions max_target_positions length_classes"
@@ -63,7 +73,11 @@ class JanusConfig:
             raise ValueError(
                 f"JanusConfig: position_offset must be a non-negative integer, got {self.position_offset!r}"
             )
-        for name in ("normalize_before", "share_all_embeddings", "share_decoder_embeddings", "scale_embedding"):
+        switches = (
+            "normalize_before share_all_embeddings share_decoder_embeddings scale_embedding two_stream output_bias "
+            "source_bos"
+        )
+        for name in switches.split():
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"JanusConfig: {name} must be true or false, got {getattr(self, name)!r}")
         if self.d_model % self.attention_heads:
@@ -90,7 +104,7 @@ class JanusConfig:
             )
         if self.share_all_embeddings and not self.share_decoder_embeddings:
             raise ValueError("JanusConfig: share_decoder_embeddings must be true when share_all_embeddings is set")
-        for name in ("bos", "pad", "eos", "unk", "mask"):
+        for name in ("bos", "pad", "eos", "unk", "mask", "decoder_start"):
             value = getattr(self, f"{name}_token_id")
             if not _is_integer(value) or not 0 <= value < self.target_vocab_size:
                 raise ValueError(
@@ -98,10 +112,16 @@ class JanusConfig:
                     f"[0, target_vocab_size = {self.target_vocab_size}), got {value!r}"
                 )
         ids = [self.bos_token_id, self.pad_token_id, self.eos_token_id, self.unk_token_id]
-        if len({*ids, self.mask_token_id}) < 5 - self.predictable_mask:
+        no_bos = not self.two_stream and self.bos_token_id == self.pad_token_id  # as in Marian
+        if len({*ids, self.mask_token_id}) < 5 - self.predictable_mask - no_bos:
             raise ValueError(
                 "JanusConfig: bos, pad, eos, unk and mask_token_id must be distinct, save mask and unk, "
                 f"got {[*ids, self.mask_token_id]}"
+            )
+        if self.two_stream and self.decoder_start_token_id != self.bos_token_id:
+            raise ValueError(
+                f"JanusConfig: decoder_start_token_id must be bos_token_id = {self.bos_token_id} when two_stream is "
+                f"set, got {self.decoder_start_token_id}"
             )
 
     @property
@@ -112,6 +132,14 @@ class JanusConfig:
     def predictable_mask(self) -> bool:
         """True in models converted from the original code, whose mask token is ``unk``, an ordinary word."""
         return self.mask_token_id == self.unk_token_id
+
+    def source_ids(self, words: list[int]) -> list[int]:
+        """``words`` as the encoder reads them."""
+        return [*([self.bos_token_id] if self.source_bos else []), *words, self.eos_token_id]
+
+    def target_ids(self, words: list[int]) -> list[int]:
+        """``words`` between what the decoder starts with and ``eos``."""
+        return [self.decoder_start_token_id, *words, self.eos_token_id]
 
     def to_json(self) -> str:
         return json.dumps({"model_type": "janus", **dataclasses.asdict(self)}, indent=2) + "\n"

@@ -44,7 +44,7 @@ class Layer(nn.Module):
     def __init__(self, config: JanusConfig, ffn_dim: int):
         super().__init__()
         self.normalize_before, self.dropout = config.normalize_before, config.dropout
-        self.activation = F.relu if config.activation == "relu" else F.gelu
+        self.activation = getattr(F, config.activation)
         self.self_attn = Attention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
         self.fc1 = nn.Linear(config.d_model, ffn_dim)
@@ -150,8 +150,9 @@ class Decoder(Stack):
     def __init__(self, config: JanusConfig, embed_tokens: nn.Embedding):
         layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
         super().__init__(config, layers, embed_tokens, config.max_target_positions)
-        self.embed_length = nn.Embedding(config.length_classes, config.d_model)
-        self.output_projection = nn.Linear(config.d_model, config.target_vocab_size, bias=False)
+        if config.two_stream:
+            self.embed_length = nn.Embedding(config.length_classes, config.d_model)
+        self.output_projection = nn.Linear(config.d_model, config.target_vocab_size, bias=config.output_bias)
         if config.share_decoder_embeddings:
             self.output_projection.weight = embed_tokens.weight
 
@@ -176,7 +177,8 @@ class JanusModel(nn.Module):
 
     Works on packed rows. ``encode`` -> encoded rows; ``decode`` -> hidden rows of a packed decoder input in which the
     first ``visibility.num_keys`` rows are both queries and keys (content) and the rest queries alone (query streams).
-    ``logits(hidden)`` projects onto the vocabulary. Parameters bear fairseq's names.
+    ``logits(hidden)`` projects onto the vocabulary. Parameters bear fairseq's names. With ``config.two_stream`` off it
+    is an ordinary Transformer: no length predictor, and content rows predict.
 
     Source: JANUS (EMNLP 2022), section 3.
     """
@@ -194,12 +196,12 @@ class JanusModel(nn.Module):
     def reset_parameters(self):
         """Xavier-uniform matrices, zero biases, embeddings of variance 1 / C."""
         for name, parameter in self.named_parameters():
-            if "embed_" in name or "output_projection" in name:
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "embed_" in name or "output_projection" in name:
                 nn.init.normal_(parameter, std=self.config.d_model**-0.5)
             elif parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
 
     def encode(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Source tokens [Ns] int64 packed at ``offsets`` [S + 1] int32 -> encoded rows [Ns, C]."""
@@ -223,6 +225,10 @@ class JanusModel(nn.Module):
     def output_weight(self) -> Tensor:
         return self.decoder.output_projection.weight
 
+    @property
+    def output_bias(self) -> Tensor | None:
+        return self.decoder.output_projection.bias
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden rows [N, C] -> vocabulary scores [N, V]."""
-        return F.linear(hidden, self.output_weight)
+        return self.decoder.output_projection(hidden)

@@ -38,7 +38,10 @@ def _all(config: JanusConfig) -> Iterator[tuple[str, Shape]]:
         yield "decoder.embed_tokens.weight", (config.target_vocab_size, width)
     if not config.share_decoder_embeddings:
         yield "decoder.output_projection.weight", (config.target_vocab_size, width)
-    yield "decoder.embed_length.weight", (config.length_classes, width)
+    if config.output_bias:
+        yield "decoder.output_projection.bias", (config.target_vocab_size,)
+    if config.two_stream:
+        yield "decoder.embed_length.weight", (config.length_classes, width)
     for side, layers, ffn_dim, positions, attentions in sides:
         if config.positions == "learned":
             yield f"{side}.embed_positions.weight", (positions, width)

@@ -89,6 +89,8 @@ def test_bfloat16_on_disk(tmp_path):
         {"share_all_embeddings": False, "target_vocab_size": 13},
         {"share_all_embeddings": False, "share_decoder_embeddings": False},
         {"normalize_before": True, "positions": "sinusoidal"},
+        {"two_stream": False, "output_bias": True},
+        {"share_all_embeddings": False, "share_decoder_embeddings": False, "output_bias": True},
     ],
 )
 def test_parameters_are_the_models(changes):
@@ -220,6 +222,16 @@ def test_foreign_configurations(saved, text, message):
         ({"mask_token_id": 0}, r"must be distinct, save mask and unk, got \[0, 1, 2, 3, 0\]"),
         ({"unk_token_id": 2}, r"must be distinct, save mask and unk, got \[0, 1, 2, 2, 4\]"),
         ({"unk_token_id": 2, "mask_token_id": 2}, r"must be distinct, save mask and unk, got \[0, 1, 2, 2, 2\]"),
+        ({"bos_token_id": 1}, r"must be distinct, save mask and unk, got \[1, 1, 2, 3, 4\]"),
+        ({"two_stream": False, "bos_token_id": 2}, r"must be distinct, save mask and unk, got \[2, 1, 2, 3, 4\]"),
+        ({"two_stream": "no"}, "two_stream must be true or false, got 'no'"),
+        ({"decoder_start_token_id": 11}, r"decoder_start_token_id must be an integer in \[0, target_vocab_size = 11"),
+        (
+            {"decoder_start_token_id": 2},
+            "decoder_start_token_id must be bos_token_id = 0 when two_stream is set, got 2",
+        ),
+        ({"output_bias": True}, r"every parameter of the model, got no 'decoder\.output_projection\.bias'"),
+        ({"two_stream": False}, r"parameters of the model alone, got 'decoder\.embed_length\.weight'"),
         ({"position_offset": "x"}, "position_offset must be a non-negative integer, got 'x'"),
         ({"position_offset": -1}, "position_offset must be a non-negative integer, got -1"),
         ({"normalize_before": "no"}, "normalize_before must be true or false, got 'no'"),
@@ -248,6 +260,16 @@ def test_mask_may_be_the_unknown_word(saved):
     values = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**values, "mask_token_id": values["unk_token_id"]}))
     assert checkpoint.load(saved)[0].config.predictable_mask
+
+
+def test_configurations_from_before_one_stream_models(saved):
+    values = json.loads((saved / "config.json").read_text())
+    for name in ("two_stream", "output_bias", "source_bos", "decoder_start_token_id"):
+        del values[name]
+    (saved / "config.json").write_text(json.dumps(values))
+    config = checkpoint.load(saved)[0].config
+    assert config.two_stream and config.source_bos and not config.output_bias
+    assert config.decoder_start_token_id == config.bos_token_id == 0
 
 
 @pytest.mark.parametrize("content", [b'["<s>", "<pa', b'["\xff"]'], ids=["truncated", "latin"])

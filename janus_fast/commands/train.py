@@ -20,7 +20,7 @@ MODEL_HELP = {
     "max_source_positions": "longest source, in tokens",
     "max_target_positions": "longest target, in tokens",
     "length_classes": "target lengths that the length predictor tells apart",
-    "activation": "relu or gelu",
+    "activation": "relu, gelu or silu",
     "positions": "learned or sinusoidal",
     "normalize_before": "norms before each block instead of behind it",
     "dropout": "share of activations dropped in training",
