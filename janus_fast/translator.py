@@ -127,8 +127,7 @@ class Translator:
     ) -> list[TranslationResult]:
         """Tokens in, hypotheses as tokens out. Options as in :meth:`generate`; unknown tokens become ``unk``."""
         source = _list_of("source", source, (list, tuple), "token lists")
-        bos, eos = [self.config.bos_token_id], [self.config.eos_token_id]
-        ids = [bos + self.source_vocabulary.ids(tokens) + eos for tokens in source]
+        ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
         if target_prefix is not None:
             target_prefix = [self.target_vocabulary.ids(tokens or []) for tokens in target_prefix]
         results = self.generate(ids, target_prefix, mode=mode, **options)
@@ -154,7 +153,7 @@ class Translator:
         first_number: int = 0,
         **options,
     ) -> list[TranslationResult]:
-        """Ids in (with ``bos`` and ``eos``, as the model was trained), hypotheses of ids out.
+        """Ids in (as ``config.source_ids`` makes them of words), hypotheses of ids out.
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
@@ -219,7 +218,7 @@ class Translator:
         chunk = []
         try:
             for text in islice(texts, count):
-                tokens = len(self.source_vocabulary.encode(text)) + 2
+                tokens = len(self.config.source_ids(self.source_vocabulary.encode(text)))
                 self._check_length("source", number + len(chunk), tokens, self.config.max_source_positions)
                 chunk.append(text)
         except Exception as error:
@@ -262,13 +261,13 @@ class Translator:
         target = _list_of("target", target, (list, tuple), "token lists")
         if len(source) != len(target):
             raise ValueError(f"score_batch: target must have one entry a source = {len(source)}, got {len(target)}")
-        bos, eos = [self.config.bos_token_id], [self.config.eos_token_id]
         sides = []
         for name, vocabulary, batch, size, limit in (
             ("source", self.source_vocabulary, source, self.config.source_vocab_size, self.config.max_source_positions),
             ("target", self.target_vocabulary, target, self.config.target_vocab_size, self.config.max_target_positions),
         ):
-            ids = [bos + vocabulary.ids(tokens) + eos for tokens in batch]
+            wrap = self.config.source_ids if name == "source" else self.config.target_ids
+            ids = [wrap(vocabulary.ids(tokens)) for tokens in batch]
             for number, sequence in enumerate(ids):
                 self._check_ids(name, number, sequence, size, limit)
             sides.append(ids)

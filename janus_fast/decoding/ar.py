@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..model import JanusModel
-from ..objectives.streams import autoregressive_streams, join
+from ..objectives.streams import autoregressive_streams, causal_streams, join
 from ..packing import offsets_of, pack
 from .cache import StepDecoder
 from .hypothesis import Hypothesis
@@ -38,7 +38,7 @@ def beam_search(
     finished: list[list[Hypothesis]] = [[] for _ in sources]
     # hypotheses lie sentence after sentence, as many for each; before the first step there is one a sentence
     active = list(range(len(sources)))
-    tokens = torch.full((len(active), 1), config.bos_token_id, device=device)  # [R, step + 1]
+    tokens = torch.full((len(active), 1), config.decoder_start_token_id, device=device)  # [R, step + 1]
     token_scores = torch.zeros(len(active), 0, device=device)  # [R, step]
     totals = torch.zeros(len(active), device=device)  # [R]
     for step in range(longest + 1):
@@ -108,7 +108,7 @@ def sample(
     owners = torch.arange(len(sources), dtype=torch.int32, device=device).repeat_interleave(count)
     results: list[Hypothesis | None] = [None] * len(owners)
     active = torch.arange(len(owners), device=device)
-    tokens = torch.full((len(owners), 1), config.bos_token_id, device=device)
+    tokens = torch.full((len(owners), 1), config.decoder_start_token_id, device=device)
     token_scores = torch.zeros(len(owners), 0, device=device)
     for step in range(longest + 1):
         hidden = decoder.step(tokens[:, -1], owners[active])
@@ -143,11 +143,14 @@ def sample(
 def score(model: JanusModel, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
     """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right.
 
-    Sources and targets are ids with ``bos`` and ``eos``.
+    Sources and targets are as ``config.source_ids`` and ``config.target_ids`` make them.
     """
-    device = model.output_weight.device
+    config, device = model.config, model.output_weight.device
     target, lengths = pack(targets)
-    streams = autoregressive_streams(target, lengths, model.config.mask_token_id)
+    if config.two_stream:
+        streams = autoregressive_streams(target, lengths, config.mask_token_id)
+    else:
+        streams = causal_streams(target, lengths)
     batch = join(*pack(sources), [streams]).to(device)
     encoded = model.encode(batch.source, batch.source_offsets)
     hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
@@ -174,7 +177,7 @@ def _continuations(
     wanted = options.sampling_topk if options.sampling_topk != 1 else 2 * options.beam_size
     vocabulary = config.target_vocab_size
     k = wanted + len(banned) + max(map(len, repeats), default=0) if wanted else vocabulary
-    ids, log_probs = ops.linear_topk(hidden, model.output_weight, k=min(k, vocabulary))
+    ids, log_probs = ops.linear_topk(hidden, model.output_weight, model.output_bias, k=min(k, vocabulary))
     forbidden = torch.isin(ids, torch.tensor(sorted(banned), device=ids.device))
     for row, followers in enumerate(repeats):
         if followers:

@@ -1,4 +1,4 @@
-"""One autoregressive step of the two-stream decoder, with cached keys and values."""
+"""One autoregressive step of the decoder, with cached keys and values."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from ..visibility import Visibility
 class StepDecoder:
     """Feeds one token a hypothesis and returns the hidden row that predicts the next.
 
-    Each step has two rows a hypothesis: the content row (the token) and the query row (a mask at the same position).
-    Only content rows are keys; in the last layer only the query rows go on. Keys and values of the content rows stay
-    in ``[R, capacity, H, D]``; places not yet written are invisible because their interval begins after the query's
-    time. Several hypotheses share their source's cross-attention keys through the visibility, without copies.
+    Each step of a two-stream model has two rows a hypothesis: the content row (the token) and the query row (a mask at
+    the same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has
+    the content row alone, which predicts. Keys and values of the content rows stay in ``[R, capacity, H, D]``; places
+    not yet written are invisible because their interval begins after the query's time. Several hypotheses share their
+    source's cross-attention keys through the visibility, without copies.
     """
 
     def __init__(self, model: JanusModel, encoded: Tensor, source_offsets: Tensor):
@@ -28,21 +29,23 @@ class StepDecoder:
         hypotheses, position = tokens.numel(), self.position
         self._reserve(hypotheses, position + 1)
         capacity = self.caches[0][0].shape[1]
-        both = torch.cat([tokens, torch.full_like(tokens, self.config.mask_token_id)])
-        x = self.decoder.embed(both, torch.full_like(both, position))
-        arange = torch.arange(2 * hypotheses + 1, dtype=torch.int32, device=tokens.device)
+        streams = 1 + self.config.two_stream
+        if self.config.two_stream:
+            tokens = torch.cat([tokens, torch.full_like(tokens, self.config.mask_token_id)])
+        x = self.decoder.embed(tokens, torch.full_like(tokens, position))
+        arange = torch.arange(tokens.numel() + 1, dtype=torch.int32, device=tokens.device)
         index = arange[:hypotheses]
         slots = arange.new_tensor(range(capacity)).repeat(hypotheses)
         visibility = Visibility(
-            arange, arange[: hypotheses + 1] * capacity, index.repeat(2),
+            arange, arange[: hypotheses + 1] * capacity, index.repeat(streams),
             torch.full_like(arange[:-1], position), slots, torch.full_like(slots, capacity),
         )  # fmt: skip
-        cross = Visibility.bidirectional(arange, self.source_offsets, sources.repeat(2))
+        cross = Visibility.bidirectional(arange, self.source_offsets, sources.repeat(streams))
         for layer, cache, cross_keys in zip(self.decoder.layers, self.caches, self.cross_keys, strict=True):
             queries = normed = layer.before(layer.self_attn_layer_norm, x)
             for stored, new in zip(cache, layer.self_attn.keys_values(normed[:hypotheses]), strict=True):
                 stored[:, position] = new
-            if layer is self.decoder.layers[-1]:
+            if layer is self.decoder.layers[-1] and self.config.two_stream:
                 rows = torch.arange(hypotheses, 2 * hypotheses, device=tokens.device)
                 x, queries = x[hypotheses:], normed[hypotheses:]
                 visibility, cross = visibility.rows(rows), cross.rows(rows)

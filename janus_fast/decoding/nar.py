@@ -137,15 +137,15 @@ def _require_finite(what: str, log_probs: Tensor) -> None:
 
 
 def _forbidden(model: JanusModel) -> Tensor | None:
-    """A bias that keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
+    """The output's bias, which also keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
 
     Scores are log-probabilities among the other tokens. Models converted from the original predict over their whole
     vocabulary, as the original does.
     """
     config = model.config
     if config.predictable_mask:
-        return None
-    bias = torch.zeros_like(model.output_weight[:, 0])
+        return model.output_bias
+    bias = torch.zeros_like(model.output_weight[:, 0]) if model.output_bias is None else model.output_bias.clone()
     bias[[config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id]] = -math.inf
     return bias
 

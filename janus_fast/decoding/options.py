@@ -94,6 +94,8 @@ class NonAutoregressiveOptions:
 
     def longest(self, config: JanusConfig) -> int:
         """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""
+        if not config.two_stream:
+            raise ValueError("mode must be 'ar' with a one-stream model, which predicts no lengths, got 'nar'")
         longest = min(config.max_target_positions, config.length_classes - 1)
         if self.length_beam > longest - 1:
             raise ValueError(

@@ -12,7 +12,7 @@ from ..ops.joint_loss import DIVERGENCE
 from ..packing import pack
 from .masking import MASKINGS, span_length_probabilities
 from .packed_batch import PackedBatch
-from .streams import autoregressive_streams, join, masked_streams
+from .streams import autoregressive_streams, causal_streams, join, masked_streams
 
 
 @dataclass
@@ -35,6 +35,10 @@ class Objective:
     encoder_passes: int = 1
 
     def __post_init__(self):
+        if not self.config.two_stream and self.streams != ("ar",):
+            raise ValueError(f'objective: streams must be ("ar",) for a one-stream model, got {self.streams}')
+        if self.config.output_bias:
+            raise ValueError("objective: output_bias must be off in a model that is trained, got True")
         if self.masking not in MASKINGS:
             raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
         if not 0.0 < self.mask_ratio <= 1.0:
@@ -43,12 +47,14 @@ class Objective:
             raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
 
     def pack(self, sources: list, targets: list, generator: torch.Generator) -> PackedBatch:
-        """Sequences of ids (``bos`` ... ``eos``) -> one packed batch; ``generator`` draws the masks."""
+        """Ids as ``source_ids`` and ``target_ids`` make them -> one packed batch; ``generator`` draws the masks."""
         source, source_lengths = pack(list(sources) * self.encoder_passes)
         target, lengths = pack(targets)
         mask_token, parts = self.config.mask_token_id, []
-        if "ar" in self.streams:
+        if "ar" in self.streams and self.config.two_stream:
             parts.append(autoregressive_streams(target, lengths, mask_token))
+        elif "ar" in self.streams:
+            parts.append(causal_streams(target, lengths))
         masked = None
         if "nar" in self.streams:
             masked = self._draw_masks(target, lengths.tolist(), generator)

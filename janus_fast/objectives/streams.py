@@ -51,6 +51,21 @@ def autoregressive_streams(target: Tensor, lengths: Tensor, mask_token: int) -> 
     )
 
 
+def causal_streams(target: Tensor, lengths: Tensor) -> Streams:
+    """An ordinary decoder: row i, the target's token i, predicts token i + 1 from the rows 0 .. i."""
+    tokens, nothing = target[~_first_rows(lengths).roll(-1)], target[:0]
+    positions, sentence = ranges(lengths - 1), sentences_of(lengths - 1)
+    return Streams(
+        tokens=(tokens, nothing),
+        positions=(positions, nothing),
+        sentences=(sentence, nothing),
+        visibility=Visibility.causal(lengths - 1),
+        predicted=torch.ones_like(tokens, dtype=torch.bool),
+        names=("ar", None),
+        targets=(target[~_first_rows(lengths)], nothing),
+    )
+
+
 def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: int, *, auxiliary: bool) -> Streams:
     """JANUS's NAR and AUX pair for the places ``masked`` [Nt] bool of the target.
 

@@ -16,7 +16,7 @@ from ..text.lines import lines_of
 
 @dataclass
 class ParallelData:
-    """Sentence pairs as ids with ``bos`` and ``eos``; ``kept`` are the line numbers that passed the length filter."""
+    """Sentence pairs as ids, ends included; ``kept`` are the line numbers that passed the length filter."""
 
     sources: list[np.ndarray]
     targets: list[np.ndarray]
@@ -29,10 +29,12 @@ class ParallelData:
         if len(lines[0]) != len(lines[1]):
             raise ValueError(f"train: {source} and {target} must have as many lines, got {list(map(len, lines))}")
         data = cls([], [], [])
-        sides = [_encode(text, v, config) for text, v in zip(lines, vocabularies, strict=True)]
+        wraps = config.source_ids, config.target_ids
+        sides = [_encode(text, v, wrap) for text, v, wrap in zip(lines, vocabularies, wraps, strict=True)]
         limits = config.max_source_positions, config.max_target_positions
+        ends = [len(wrap([])) for wrap in wraps]
         for number, pair in enumerate(zip(*sides, strict=True)):
-            if all(2 < len(ids) <= limit for ids, limit in zip(pair, limits, strict=True)):
+            if all(empty < len(ids) <= limit for ids, empty, limit in zip(pair, ends, limits, strict=True)):
                 data.sources.append(pair[0])
                 data.targets.append(pair[1])
                 data.kept.append(number)
@@ -44,9 +46,8 @@ class ParallelData:
         return len(self.kept)
 
 
-def _encode(lines: list[str], vocabulary: Vocabulary, config: JanusConfig) -> list[np.ndarray]:
-    bos, eos = [config.bos_token_id], [config.eos_token_id]
-    return [np.array(bos + vocabulary.ids(vocabulary.encode(line)) + eos, dtype=np.int64) for line in lines]
+def _encode(lines: list[str], vocabulary: Vocabulary, wrap) -> list[np.ndarray]:
+    return [np.array(wrap(vocabulary.ids(vocabulary.encode(line))), dtype=np.int64) for line in lines]
 
 
 class BatchStream:
