@@ -3,17 +3,20 @@
 import argparse
 import collections
 import io
+import math
 import os
 import pickle
 import zipfile
 
+import dense
 import golden
 import pytest
 import torch
 
-from janus_fast import checkpoint
+from janus_fast import Translator, checkpoint
 from janus_fast.convert import fairseq
 from janus_fast.convert.torch_file import Record, Storage, StoredTensor, open_torch_file, unpickle
+from janus_fast.decoding import score
 
 DICTIONARIES = (golden.GOLDEN / "checkpoint" / "dict.de.txt", golden.GOLDEN / "checkpoint" / "dict.en.txt")
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -109,6 +112,100 @@ def test_state_dict_is_left_alone():
     fairseq.from_state_dict(weights, attention_heads=4)
     assert weights.keys() == before.keys()
     assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+# Ordinary Transformers
+
+
+def transformer(*, prenorm=False, learned=False, shared=True, seed=0) -> dict[str, torch.Tensor]:
+    """The state of a fairseq ``transformer``: width 16, two layers, 30 source and target tokens, places for 20."""
+    generator, weights, width, ffn_dim = torch.Generator().manual_seed(seed), {}, 16, 24
+
+    def draw(name, *shape):
+        weights[name] = torch.randn(shape, generator=generator) * 0.4
+
+    def pair(name, *shape):
+        draw(f"{name}.weight", *shape)
+        draw(f"{name}.bias", shape[0])
+
+    for side, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "encoder_attn"])):
+        weights[f"{side}.version"] = torch.tensor([3.0])
+        draw(f"{side}.embed_tokens.weight", 30, width)
+        if learned:
+            draw(f"{side}.embed_positions.weight", 20 + fairseq.POSITION_OFFSET, width)
+        else:
+            weights[f"{side}.embed_positions._float_tensor"] = torch.zeros(1)
+        for layer in (f"{side}.layers.{number}" for number in range(2)):
+            for name in attentions:
+                for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
+                    pair(f"{layer}.{name}.{projection}", width, width)
+                pair(f"{layer}.{name}_layer_norm", width)
+            pair(f"{layer}.fc1", ffn_dim, width)
+            pair(f"{layer}.fc2", width, ffn_dim)
+            pair(f"{layer}.final_layer_norm", width)
+        if prenorm:
+            pair(f"{side}.layer_norm", width)
+    draw("decoder.output_projection.weight", 30, width)
+    if shared:
+        names = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+        weights |= dict.fromkeys(names, weights[names[0]])
+    return weights
+
+
+def sinusoids(width: int, count: int) -> torch.Tensor:
+    """fairseq's position vectors of the tokens of a sentence, which it counts from 2 on."""
+    rows = []
+    for position in range(2, 2 + count):
+        angles = [position * math.exp(-i * math.log(10000) / (width // 2 - 1)) for i in range(width // 2)]
+        rows.append([*map(math.sin, angles), *map(math.cos, angles)])
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("learned", [True, False], ids=["learned", "sinusoidal"])
+@pytest.mark.parametrize("prenorm", [True, False], ids=["pre-norm", "post-norm"])
+def test_ordinary_transformers_compute_what_torchs_layers_do(tmp_path, prenorm, learned, shared):
+    weights = transformer(prenorm=prenorm, learned=learned, shared=shared)
+    arguments = settings(
+        arch="transformer_iwslt_de_en", encoder_attention_heads=2, decoder_attention_heads=2, dropout=0.2,
+        encoder_normalize_before=prenorm, decoder_normalize_before=prenorm, max_source_positions=20,
+        max_target_positions=20, activation_fn="gelu" if shared else "relu",
+    )  # fmt: skip
+    model, _ = fairseq.load(save(tmp_path / "model.pt", weights, arguments))
+    config = model.config
+    assert not config.two_stream and not config.source_bos and config.decoder_start_token_id == 2
+    assert (config.share_all_embeddings, config.normalize_before) == (shared, prenorm)
+    assert config.max_source_positions == config.max_target_positions == 20
+
+    tables = [sinusoids(16, 20)] * 2
+    if learned:
+        tables = [weights[f"{side}.embed_positions.weight"][2:] for side in ("encoder", "decoder")]
+    activation = torch.nn.functional.gelu if shared else torch.nn.functional.relu
+    generator = torch.Generator().manual_seed(1)
+    for length in (1, 4, 18):
+        source = [*torch.randint(4, 30, (length,), generator=generator).tolist(), 2]
+        words = torch.randint(4, 30, (length,), generator=generator).tolist()
+        expected = dense.log_probs(
+            weights, source, [2, *words], heads=2, activation=activation, positions=tables, prenorm=prenorm
+        ).gather(1, torch.tensor([*words, 2])[:, None])
+        rounding = 2 * torch.finfo().eps * float(expected.abs().max())  # of position tables and results, both float32
+        scores = score(model.double(), [source], [[2, *words, 2]])[0]
+        assert scores == pytest.approx(expected[:, 0].tolist(), abs=rounding)
+
+
+def test_transformers_are_converted_with_their_dictionaries(tmp_path):
+    arguments = settings(
+        arch="transformer", encoder_attention_heads=2, decoder_attention_heads=2, activation_fn="swish"
+    )
+    path = save(tmp_path / "model.pt", transformer(shared=False), arguments)
+    for name, letter in (("source", "s"), ("target", "t")):
+        (tmp_path / name).write_text("".join(f"{letter}{number} 1\n" for number in range(26)))
+    model, (source, target) = fairseq.load(path, tmp_path / "source", tmp_path / "target")
+    assert model.config.activation == "silu"
+    translator = Translator(model, vocabularies=(source, target))
+    words = translator.translate(["s3 s1 unseen"], max_decoding_length=8)[0].hypotheses[0].split()
+    assert words and set(words) <= {"<unk>", *(f"t{number}" for number in range(26))}
+    assert translator.generate([[7, 5, 3, 2]], max_decoding_length=8)[0].hypotheses == [target.ids(words)]
 
 
 # What it reads
@@ -241,7 +338,10 @@ def test_other_checkpoints(tmp_path, contents, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"arch": "transformer"}, "must be a checkpoint of JANUS, got architecture 'transformer'"),
+        ({"arch": "fconv"}, "must be a checkpoint of JANUS or of a transformer, got architecture 'fconv'"),
+        ({"arch": "transformer"}, "parameters of the model alone, got 'decoder.embed_length.weight'"),
+        ({"arch": "transformer", "layernorm_embedding": True}, "must be off .it is not part of JanusModel., got True"),
+        ({"decoder_normalize_before": True}, "decoder_normalize_before must say whether there is a 'decoder.layer_nor"),
         ({"layernorm_embedding": True}, "layernorm_embedding must be off .*two modes see different embeddings"),
         ({"quant_noise_pq": 0.1}, "quant_noise_pq must be off .* got 0.1"),
         ({"cross_self_attention": True}, "cross_self_attention must be off"),

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' fairseq code, read without fairseq."""
+"""Checkpoints of fairseq, the authors' JANUS models and ordinary Transformers, read without fairseq."""
 
 import re
 from collections.abc import Mapping
@@ -15,10 +15,12 @@ from .torch_file import Record, StoredTensor, open_torch_file
 
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
 POSITION_OFFSET = 2
-UNK = 3
+EOS, UNK = 2, 3
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 POSITIONS = ("encoder.embed_positions", "decoder.embed_positions")
-# Settings that must be off, and why. The first two are known from the state dict, too.
+ACTIVATIONS = {"swish": "silu"}  # where fairseq's name is another
+# Settings that must be off, and why in JANUS. The first two are known from the state dict, too.
+NO_PART = "it is not part of JanusModel"
 ONE_EMBEDDING_PATH = "the original applies it to autoregressive inputs only, so its two modes see different embeddings"
 UNSUPPORTED = {
     "layernorm_embedding": ONE_EMBEDDING_PATH,
@@ -36,13 +38,14 @@ UNSUPPORTED = {
 def load(
     checkpoint: str | Path, source_dict: str | Path | None = None, target_dict: str | Path | None = None
 ) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:
-    """Converts a fairseq checkpoint of JANUS: the model, in float32 and evaluation mode, and its vocabularies.
+    """Converts a fairseq checkpoint: the model, in float32 and evaluation mode, and its vocabularies.
 
     The file is read by a restricted unpickler: nothing that it names is imported or called, and the optimizer's state
-    is not read at all. The mask token of the model is ``unk``, as in the original.
+    is not read at all. The architecture that the file names tells JANUS, whose mask token is ``unk`` as in the
+    original, from fairseq's ``transformer``, which becomes a one-stream model.
 
     Args:
-        checkpoint: a file written by the original's training command, in float32, float16 or bfloat16.
+        checkpoint: a file written by fairseq's training command, in float32, float16 or bfloat16.
         source_dict, target_dict: its ``dict.<language>.txt``; both or neither.
     Returns:
         The model, and ``(source, target)`` vocabularies, which are one object where the model shares them (None
@@ -63,11 +66,17 @@ def load(
         except Exception as error:  # a damaged archive fails in every way there is
             raise ValueError(f"convert: {checkpoint} must be a whole checkpoint, got {error!r}") from None
     model = _convert(
-        state, checkpoint, attention_heads=settings["encoder_attention_heads"],
+        state, checkpoint, two_stream=_two_stream(settings), attention_heads=settings["encoder_attention_heads"],
         activation=settings.get("activation_fn", "relu"), scale_embedding=not settings.get("no_scale_embedding"),
         dropout=settings.get("dropout", 0.1), max_source_positions=settings.get("max_source_positions", 1024),
         max_target_positions=settings.get("max_target_positions", 1024), allow_prenorm=False,
     )  # fmt: skip
+    for side in ("encoder", "decoder"):  # before its third version, fairseq's pre-norm stacks ended without a norm
+        if bool(settings.get(f"{side}_normalize_before")) != model.config.normalize_before:
+            raise ValueError(
+                f"convert: {checkpoint}: {side}_normalize_before must say whether there is a '{side}.layer_norm', got "
+                f"{settings.get(f'{side}_normalize_before')}"
+            )
     if source_dict is None:
         return model, None
     source, target = read_dictionary(source_dict), read_dictionary(target_dict)
@@ -88,24 +97,25 @@ def load(
 
 
 def from_state_dict(
-    state_dict: Mapping[str, Tensor], *, attention_heads: int, activation: str = "relu", scale_embedding: bool = True,
-    dropout: float = 0.1, max_source_positions: int = 1024, max_target_positions: int = 1024,
-    allow_prenorm: bool = False,
+    state_dict: Mapping[str, Tensor], *, attention_heads: int, two_stream: bool = True, activation: str = "relu",
+    scale_embedding: bool = True, dropout: float = 0.1, max_source_positions: int = 1024,
+    max_target_positions: int = 1024, allow_prenorm: bool = False,
 ) -> JanusModel:  # fmt: skip
-    """Makes a model of a fairseq state dict of JANUS: sizes, norms, positions and shared embeddings as its tensors say.
+    """Makes a model of a fairseq state dict: sizes, norms, positions and shared embeddings as its tensors say.
 
     Args:
         state_dict: fairseq's names and tensors of any float dtype.
+        two_stream: a model of JANUS; otherwise fairseq's ``transformer``.
         attention_heads, activation, scale_embedding, dropout: what tensors do not tell.
         max_source_positions, max_target_positions: sizes of sinusoidal position tables; a learned one has its own.
-        allow_prenorm: accept a pre-norm model, whose autoregressive outputs then differ from the original's.
+        allow_prenorm: accept a pre-norm model of JANUS, whose autoregressive outputs then differ from the original's.
     Returns:
         The model, in float32 and evaluation mode, on the CPU.
     Raises:
         ValueError: tensors missing, unknown, of the wrong shape or not finite, or a model that JanusModel is not.
     """
     return _convert(
-        state_dict, "state_dict", attention_heads=attention_heads, activation=activation,
+        state_dict, "state_dict", two_stream=two_stream, attention_heads=attention_heads, activation=activation,
         scale_embedding=scale_embedding, dropout=dropout, max_source_positions=max_source_positions,
         max_target_positions=max_target_positions, allow_prenorm=allow_prenorm,
     )  # fmt: skip
@@ -139,15 +149,23 @@ def _settings(contents: dict, origin) -> dict:
     if not isinstance(settings, dict):
         raise ValueError(f"convert: {origin} must hold the model's settings, got neither 'cfg' nor 'args'")
     settings = {name: _unwrap(value) for name, value in settings.items()}
-    if "janus" not in str(settings.get("arch")):
-        raise ValueError(f"convert: {origin} must be a checkpoint of JANUS, got architecture {settings.get('arch')!r}")
+    if not _two_stream(settings) and not str(settings.get("arch")).startswith("transformer"):
+        raise ValueError(
+            f"convert: {origin} must be a checkpoint of JANUS or of a transformer, got architecture "
+            f"{settings.get('arch')!r}"
+        )
     for name, reason in UNSUPPORTED.items():
         if settings.get(name):
+            reason = reason if _two_stream(settings) else NO_PART
             raise ValueError(f"convert: {origin}: {name} must be off ({reason}), got {settings[name]!r}")
     heads = [settings.get(f"{side}_attention_heads") for side in ("encoder", "decoder")]
     if heads[0] != heads[1] or heads[0] is None:
         raise ValueError(f"convert: {origin}: encoder and decoder must have the same attention_heads, got {heads}")
     return settings
+
+
+def _two_stream(settings: dict) -> bool:
+    return "janus" in str(settings.get("arch"))
 
 
 def _unwrap(node):
@@ -156,7 +174,7 @@ def _unwrap(node):
 
 
 def _convert(
-    state: Mapping[str, Tensor], origin, *, attention_heads, activation, scale_embedding, dropout,
+    state: Mapping[str, Tensor], origin, *, two_stream, attention_heads, activation, scale_embedding, dropout,
     max_source_positions, max_target_positions, allow_prenorm,
 ) -> JanusModel:  # fmt: skip
     for name, tensor in state.items():
@@ -164,8 +182,9 @@ def _convert(
             raise ValueError(f"convert: {origin}: {name} must be a tensor, got {type(tensor).__name__}")
         for part in ("layernorm_embedding", "project_in_dim"):
             if f".{part}." in name:
-                raise ValueError(f"convert: {origin}: {part} must be absent ({ONE_EMBEDDING_PATH}), got {name!r}")
-    if "decoder.embed_length.weight" not in state:
+                reason = ONE_EMBEDDING_PATH if two_stream else NO_PART
+                raise ValueError(f"convert: {origin}: {part} must be absent ({reason}), got {name!r}")
+    if two_stream and "decoder.embed_length.weight" not in state:
         raise ValueError(
             f"convert: {origin} must be a JANUS model, which predicts lengths, got no 'decoder.embed_length.weight'"
         )
@@ -174,7 +193,7 @@ def _convert(
         raise ValueError(
             f"convert: {origin}: encoder and decoder must both be pre-norm or both post-norm, got one each"
         )
-    if prenorm == {True} and not allow_prenorm:
+    if prenorm == {True} and two_stream and not allow_prenorm:
         raise ValueError(
             f"convert: {origin} must be post-norm, got pre-norm: the original's pre-norm autoregressive stream enters "
             "cross-attention without its norm, so those weights would give other outputs here"
@@ -210,8 +229,8 @@ def _convert(
         decoder_ffn_dim=size("decoder.layers.0.fc1.weight", 0),
         max_source_positions=size(f"{POSITIONS[0]}.weight", 0) - POSITION_OFFSET if learned else max_source_positions,
         max_target_positions=size(f"{POSITIONS[1]}.weight", 0) - POSITION_OFFSET if learned else max_target_positions,
-        length_classes=size("decoder.embed_length.weight", 0),
-        activation=activation,
+        length_classes=size("decoder.embed_length.weight", 0) if two_stream else JanusConfig.length_classes,
+        activation=ACTIVATIONS.get(activation, activation),
         positions="learned" if learned else "sinusoidal",
         position_offset=0 if learned else POSITION_OFFSET,
         normalize_before=prenorm == {True},
@@ -220,6 +239,9 @@ def _convert(
         scale_embedding=scale_embedding,
         dropout=dropout,
         mask_token_id=UNK,
+        two_stream=two_stream,
+        source_bos=two_stream,
+        decoder_start_token_id=None if two_stream else EOS,
     )
     model = JanusModel(config)
     aliases = set(EMBEDDINGS) - set(unique_state(model))
