@@ -14,9 +14,9 @@ NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
-setup: .venv/ready  ## make .venv with torch, everything else, and the native library
+setup: .venv/ready  ## make .venv with torch, everything else, and all native code
 
-demo: .venv/ready  ## translate sentences the model has never seen, in both modes
+demo: .venv/engine  ## translate sentences the model has never seen, in both modes
 	@$(BIN)/python -m janus_fast.demo
 
 test: .venv/ready  ## run the tests
@@ -35,7 +35,7 @@ clean:  ## remove .venv and everything built
 	rm -rf .venv build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/torch:
+.venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo 'make: Python 3.10 or newer is needed; name one with: make PYTHON=python3.12' >&2; exit 1; }
 	@command -v $${CXX:-c++} > /dev/null \
@@ -43,10 +43,18 @@ clean:  ## remove .venv and everything built
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
 		|| { echo 'make: Python must have venv (Debian, Ubuntu: apt-get install python3-venv)' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet 'setuptools>=77' ninja pybind11
+	@touch $@
+
+.venv/torch: .venv/made
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	@touch $@
 
-.venv/ready: .venv/torch pyproject.toml setup.py $(NATIVE)
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' ninja pybind11
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+# Decoding needs no torch; setup.py builds the operations, too, where torch is installed.
+.venv/engine: .venv/made pyproject.toml setup.py $(NATIVE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e .
 	@touch $@
+
+.venv/ready: .venv/torch pyproject.toml setup.py $(NATIVE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+	@touch $@ .venv/engine

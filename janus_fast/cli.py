@@ -22,6 +22,8 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
 MISTAKES = (ValueError, OSError, NotImplementedError, FloatingPointError)
 
+EXTRAS = {"torch": "train", "triton": "gpu", "matplotlib": "plot"}  # packages that not every command needs
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage."""
@@ -80,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(error.name)):
+            needs = f"it needs {error.name}, which is not installed: pip install 'janus-fast[{extra}]'"
+            return _complain(f"error: {needs}", 2)
         message = f"{type(error).__name__}: {_one_line(error)}"
         return _complain(f"a fault of janus-fast itself: {message} (JANUS_FAST_DEBUG=1 shows where)", 1)
 

@@ -28,14 +28,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from .commands.info import processor
     from .data import test_set
-    from .ops import isa
+    from .parameters import count
 
     sources, references = (side[: arguments.limit] for side in test_set(arguments.pair))
     translator = Translator(arguments.model)
-    parameters = sum(p.numel() for p in translator.model.parameters())
-    _say(
-        f"{arguments.model}: {parameters / 1e6:.1f} million parameters, {processor()}, kernels: {isa() or 'reference'}"
-    )
+    parameters = f"{count(translator.config) / 1e6:.1f} million parameters"
+    _say(f"{arguments.model}: {parameters}, {processor()}, kernels: {translator.isa or 'reference'}")
     _say(f"{len(sources):,} sentences that the model has never seen, {arguments.pair}\n")
     quality_and_speed(translator, sources, references)
     _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")

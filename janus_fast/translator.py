@@ -1,27 +1,21 @@
 """A trained model made ready to decode."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
 
-import torch
-
-from . import checkpoint, models
-from .decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, sample, score
-from .model import JanusModel
+from . import backend as backends
+from . import directory, models, weights
+from .config import JanusConfig
+from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from .text import Vocabulary
 
-COMPUTE_TYPES = {
-    "default": torch.float32,
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-}
+COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
 MODES = ("ar", "nar")
 
 
@@ -55,47 +49,47 @@ class Translator:
     Args:
         model: the name of a shipped model, a model directory, or a :class:`~janus_fast.JanusModel`.
         device: "cpu", or a torch device that the model's operations run on.
-        compute_type: "float32" ("default" and "auto" mean the same), "float64" or "bfloat16".
-        intra_threads: threads of one batch; 0 leaves torch's setting.
+        compute_type: "float32", "bfloat16", "int8", "int8_bfloat16" (the vocabulary in bfloat16) or "float64".
+            "default" is float32, or int8 for a model that is stored so; "auto" is int8 where the processor multiplies
+            int8 numbers (VNNI), else float32. The attribute ``compute_type`` says which it became.
+        intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
+        inter_threads: batches decoded at once, each by ``intra_threads`` threads.
+        backend: "engine", the native one, on the CPU, without torch; "torch", the definition, on every device; or
+            "auto", the first of them that can: float64 and other devices than the CPU are torch's.
         vocabularies: (source, target) for a model given as an object; needed for tokens and text, not for ids.
 
     The methods take the options of :class:`~janus_fast.decoding.AutoregressiveOptions` or
-    :class:`~janus_fast.decoding.NonAutoregressiveOptions` by name, according to ``mode``.
+    :class:`~janus_fast.decoding.NonAutoregressiveOptions` by name, according to ``mode``, and may be called from
+    several threads at once.
     """
 
     def __init__(
         self,
-        model: str | Path | JanusModel,
+        model,
         device: str = "cpu",
         compute_type: str = "default",
         intra_threads: int = 0,
+        inter_threads: int = 1,
         *,
+        backend: str = "auto",
         vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ):
         if compute_type not in COMPUTE_TYPES:
             raise ValueError(f"Translator: compute_type must be one of {list(COMPUTE_TYPES)}, got {compute_type!r}")
+        if backend not in ("auto", *backends.BACKENDS):
+            raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
         if not isinstance(intra_threads, int) or intra_threads < 0:
             raise ValueError(f"Translator: intra_threads must be a non-negative integer, got {intra_threads!r}")
-        try:
-            self.device = torch.device(device)
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"Translator: device must be usable by this torch, got {device!r}: {reason}") from None
-        if isinstance(model, JanusModel):
-            for name, parameter in model.named_parameters():
-                if not torch.isfinite(parameter).all():
-                    raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
-            state, config = model.state_dict(), model.config
-            model = JanusModel(config)
-            model.load_state_dict(state)
-        else:
-            model, own = checkpoint.load(models.locate(model))
-            vocabularies = vocabularies or own
-        self.model = model.eval().requires_grad_(False).to(self.device, COMPUTE_TYPES[compute_type])
-        self.compute_type = compute_type
-        self.intra_threads = intra_threads
-        self.config = self.model.config
+        if not isinstance(inter_threads, int) or inter_threads < 1:
+            raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
+        self.device, self.inter_threads = str(device), inter_threads
+        self.backend = backends.choose(backend, self.device, compute_type, inter_threads)
+        self.config, arrays, own = _parts(model)
+        vocabularies = vocabularies or own
+        self._backend = backends.load(
+            self.backend, self.config, arrays, self.device, compute_type, intra_threads, inter_threads
+        )
+        self.compute_type = self._backend.compute_type
         self._vocabularies = vocabularies
         if vocabularies is not None:
             sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
@@ -103,6 +97,23 @@ class Translator:
                 raise ValueError(
                     f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
                 )
+
+    @property
+    def intra_threads(self) -> int:
+        """Threads of one batch."""
+        return self._backend.intra_threads
+
+    @property
+    def isa(self) -> str | None:
+        """The instruction set of the kernels; None where torch runs without the native ones."""
+        return self._backend.isa
+
+    @property
+    def model(self):
+        """The :class:`~janus_fast.JanusModel` of backend "torch"; the engine has none."""
+        if self.backend != "torch":
+            raise AttributeError(f"Translator: backend must be 'torch' for a model to be there, got {self.backend!r}")
+        return self._backend.model
 
     @property
     def source_vocabulary(self) -> Vocabulary:
@@ -113,20 +124,35 @@ class Translator:
         return self._vocabulary(1)
 
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
-        """Raw sentences in, hypotheses as text out. Options as in :meth:`generate`."""
+        """Raw sentences in, hypotheses as text out. Options as in :meth:`translate_batch`."""
         texts = _list_of("texts", texts, str, "sentences")
-        encoded = [self.source_vocabulary.encode(text) for text in texts]
         if prefix := options.get("target_prefix"):
             options["target_prefix"] = [self.target_vocabulary.encode(text or "") for text in prefix]
-        results = self.translate_batch(encoded, mode=mode, **options)
+        return self._translate([self.source_vocabulary.encode(text) for text in texts], mode=mode, **options)
+
+    def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
+        """Tokens in, text out."""
+        results = self.translate_batch(source, **options)
         decode = self.target_vocabulary.decode
         return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
 
     def translate_batch(
-        self, source: list[list[str]], target_prefix: list[list[str]] | None = None, *, mode: str = "ar", **options
+        self,
+        source: list[list[str]],
+        target_prefix: list[list[str]] | None = None,
+        *,
+        mode: str = "ar",
+        max_input_length: int = 0,
+        **options,
     ) -> list[TranslationResult]:
-        """Tokens in, hypotheses as tokens out. Options as in :meth:`generate`; unknown tokens become ``unk``."""
-        source = _list_of("source", source, (list, tuple), "token lists")
+        """Tokens in, hypotheses as tokens out; unknown tokens become ``unk``.
+
+        Args:
+            max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
+                one that is too long for the model is an error.
+            **options: as in :meth:`generate`.
+        """
+        source = self._cut(_list_of("source", source, (list, tuple), "token lists"), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
         if target_prefix is not None:
             target_prefix = [self.target_vocabulary.ids(tokens or []) for tokens in target_prefix]
@@ -140,6 +166,11 @@ class Translator:
             )
             for r in results
         ]
+
+    def _cut(self, source: list, max_input_length: int) -> list:
+        if not isinstance(max_input_length, int) or max_input_length < 0:
+            raise ValueError(f"max_input_length must be a non-negative integer, got {max_input_length!r}")
+        return [tokens[:max_input_length] for tokens in source] if max_input_length else source
 
     def generate(
         self,
@@ -181,46 +212,58 @@ class Translator:
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = TranslationResult([[]], [0.0], [[]], [0], [[]] if _wants_history(options) else [])
         order = sorted(words, key=lambda n: -len(source[n]))
-        with self._threads():
-            for batch in _batches(order, [len(ids) for ids in source], max_batch_size, batch_type):
-                for number, group in zip(
-                    batch, self._decode(source, prefixes, batch, first_number, options), strict=True
-                ):
-                    results[number] = TranslationResult(
-                        [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
-                        [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
-                    )  # fmt: skip
+
+        def decode(batch: list[int]):
+            own = None if prefixes is None else [prefixes[n] for n in batch]
+            return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], own)
+
+        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type))
+        for batch, groups in zip(batches, self._map(decode, batches), strict=True):
+            for number, group in zip(batch, groups, strict=True):
+                results[number] = TranslationResult(
+                    [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
+                    [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
+                )  # fmt: skip
         return results
 
     def translate_iterable(
         self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
-        read_batch_size: int = 0, **options,
+        read_batch_size: int = 0, max_input_length: int = 0, **options,
     ) -> Iterator[TranslationResult]:  # fmt: skip
-        """Translates a stream of sentences lazily, in order; reads ``read_batch_size`` (16 batches) ahead at most.
+        """Translates a stream of sentences lazily, in order.
 
-        Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
+        ``read_batch_size`` sentences (16 batches a worker) are read ahead at most, and sorted into batches of similar
+        lengths. Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
         translated; then the error is raised.
         """
+        if "target_prefix" in options:
+            raise ValueError("translate_iterable: target_prefix must be left out, which goes with lists alone")
         max_batch_size = max_batch_size or 32
-        ahead = read_batch_size or 16 * max_batch_size
+        ahead = read_batch_size or 16 * self.inter_threads * max_batch_size
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
         iterator, number, error = iter(texts), 0, None
         while error is None:
-            chunk, error = self._read(iterator, number, ahead)
-            yield from self.translate(chunk, first_number=number, **options)
+            chunk, error = self._read(iterator, number, ahead, max_input_length)
+            yield from self._translate(chunk, first_number=number, **options)
             if error is None and len(chunk) < ahead:
                 return
             number += len(chunk)
         raise error
 
-    def _read(self, texts: Iterator[str], number: int, count: int) -> tuple[list[str], Exception | None]:
-        """Up to ``count`` sentences that can be translated, and the error that ended them."""
-        chunk = []
+    def _read(
+        self, texts: Iterator[str], number: int, count: int, max_input_length: int
+    ) -> tuple[list[list[str]], Exception | None]:
+        """The tokens of up to ``count`` sentences that can be translated, and the error that ended them."""
+        chunk, limit, ends = [], self.config.max_source_positions, len(self.config.source_ids([]))
         try:
             for text in islice(texts, count):
-                tokens = len(self.config.source_ids(self.source_vocabulary.encode(text)))
-                self._check_length("source", number + len(chunk), tokens, self.config.max_source_positions)
-                chunk.append(text)
+                (tokens,) = self._cut([self.source_vocabulary.encode(text)], max_input_length)
+                if len(tokens) + ends > limit:
+                    raise ValueError(
+                        f"{_too_long('source', number + len(chunk), len(tokens) + ends, limit)}; "
+                        f"max_input_length={limit - ends} cuts such sources"
+                    )
+                chunk.append(tokens)
         except Exception as error:
             return chunk, error
         return chunk, None
@@ -231,8 +274,8 @@ class Translator:
     ) -> int:  # fmt: skip
         """Translates a text file line by line; returns the number of lines.
 
-        Lines are written when they and the ``read_batch_size`` (4 batches) read with them are finished: what is
-        written when the run is interrupted stays.
+        Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
+        is written when the run is interrupted stays. ``max_input_length`` as in :meth:`translate_batch`.
         """
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
@@ -245,7 +288,7 @@ class Translator:
             for result in self.translate_iterable(
                 (line.rstrip("\r\n") for line in source),
                 max_batch_size=max_batch_size,
-                read_batch_size=read_batch_size or 4 * max_batch_size,
+                read_batch_size=read_batch_size or 4 * self.inter_threads * max_batch_size,
                 **options,
             ):
                 output.write(result.hypotheses[0] + "\n")
@@ -274,13 +317,21 @@ class Translator:
         results: list[ScoringResult | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
         order = sorted(range(len(source)), key=lambda n: -lengths[n])
-        with self._threads():
-            for batch in _batches(order, lengths, max_batch_size or 64, batch_type):
-                scores = score(self.model, *([side[n] for n in batch] for side in sides))
-                for number, log_probs in zip(batch, scores, strict=True):
-                    tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
-                    results[number] = ScoringResult(tokens, log_probs)
+        batches = list(_batches(order, lengths, max_batch_size or 64, batch_type))
+        scored = self._map(lambda batch: self._backend.score(*([side[n] for n in batch] for side in sides)), batches)
+        for batch, scores in zip(batches, scored, strict=True):
+            for number, log_probs in zip(batch, scores, strict=True):
+                tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
+                results[number] = ScoringResult(tokens, log_probs)
         return results
+
+    def _map(self, decode: Callable, batches: list[list[int]]) -> Iterator:
+        """What ``decode`` makes of each batch, in order, ``inter_threads`` of them at once."""
+        if self.inter_threads == 1 or len(batches) == 1:
+            yield from map(decode, batches)
+            return
+        with ThreadPoolExecutor(self.inter_threads) as pool:
+            yield from pool.map(decode, batches)
 
     def _vocabulary(self, side: int) -> Vocabulary:
         if self._vocabularies is None:
@@ -296,12 +347,9 @@ class Translator:
             raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
         return kind(**options)
 
-    def _check_length(self, name: str, number: int, length: int, limit: int) -> None:
-        if length > limit:
-            raise ValueError(f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}")
-
     def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
-        self._check_length(name, number, len(ids), limit)
+        if len(ids) > limit:
+            raise ValueError(_too_long(name, number, len(ids), limit))
         for token in ids:
             if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
                 raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
@@ -325,25 +373,25 @@ class Translator:
                     raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
         return prefixes
 
-    def _decode(self, source, prefixes, batch: list[int], first_number: int, options):
-        ids = [source[n] for n in batch]
-        if isinstance(options, NonAutoregressiveOptions):
-            return mask_predict(self.model, ids, options)
-        own = None if prefixes is None else [prefixes[n] for n in batch]
-        if options.sampling_topk != 1:
-            return sample(self.model, ids, options, [first_number + n for n in batch], own)
-        return beam_search(self.model, ids, options, own)
 
-    @contextlib.contextmanager
-    def _threads(self):
-        before = torch.get_num_threads()
-        if self.intra_threads:
-            torch.set_num_threads(self.intra_threads)
-        try:
-            yield
-        finally:
-            if self.intra_threads:
-                torch.set_num_threads(before)
+def _parts(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
+    """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
+    if isinstance(model, (str, os.PathLike)):
+        folder = models.locate(model)
+        config = directory.read_config(folder)
+        return config, weights.read(folder / directory.WEIGHTS, config), directory.read_vocabularies(folder)
+    from .model import JanusModel
+
+    if not isinstance(model, JanusModel):
+        raise TypeError(f"Translator: model must be a name, a directory or a JanusModel, got {type(model).__name__}")
+    arrays = {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in model.named_parameters()}
+    if name := weights.nonfinite(arrays):
+        raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
+    return model.config, arrays, None
+
+
+def _too_long(name: str, number: int, length: int, limit: int) -> str:
+    return f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}"
 
 
 def _wants_history(options) -> bool:

@@ -54,12 +54,18 @@ def test_a_file_is_translated_line_by_line_and_what_is_done_stays(translator, tm
     assert output.read_text().split("\n") == [*(r.hypotheses[0] for r in translator.translate(lines, mode="nar")), ""]
 
     source.write_text("w7 w8\n" * 4 + "w5 " * 40 + "\n")
-    with pytest.raises(ValueError, match="source 4 must have at most 32 tokens, bos and eos included, got 42"):
+    message = (
+        "source 4 must have at most 32 tokens, bos and eos included, got 42; max_input_length=30 cuts such sources"
+    )
+    with pytest.raises(ValueError, match=message):
         translator.translate_file(source, output)
     assert len(output.read_text().splitlines()) == 4  # what comes before the mistake is translated
     with pytest.raises(ValueError, match="output_path must be another file than source_path"):
         translator.translate_file(source, source)
     assert source.read_text().startswith("w7 w8")
+    assert translator.translate_file(source, output, max_input_length=30) == 5
+    cut = translator.translate_batch([["w5"] * 40, ["w5"] * 30], max_input_length=30)
+    assert output.read_text().splitlines()[4] == " ".join(cut[0].hypotheses[0]) == " ".join(cut[1].hypotheses[0])
     source.write_text("w7 w8\n" * 3)
     assert translator.translate_file(source, output, max_batch_size=0) == 3
 

@@ -7,6 +7,9 @@ MODES = ("ar", "nar")
 # Only what the user names is passed on, so that the defaults live in one place, the Translator.
 BOTH = {
     "num_hypotheses": dict(type=int, metavar="N", help="translations of each sentence, best first (default: 1)"),
+    "max_input_length": dict(
+        type=int, metavar="N", help="cut sentences behind N tokens (default: one too long is an error)"
+    ),
 }
 AUTOREGRESSIVE = {
     "beam_size": dict(type=int, metavar="N", help="hypotheses kept at each step; 1 is greedy (default: 5)"),
@@ -42,9 +45,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences (default: 32)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
-        "--compute-type", default="default", metavar="TYPE", help="float32 or bfloat16 (default: float32)"
+        "--backend", choices=("auto", "engine", "torch"), default="auto", help="the native engine, or torch"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: as many as torch takes")
+    parser.add_argument(
+        "--compute-type",
+        default="default",
+        metavar="TYPE",
+        help="float32, bfloat16, int8, int8_bfloat16, or auto: the fastest here (default: float32; int8 if stored so)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of a batch (default: cores, 4 at most)"
+    )
+    parser.add_argument("--inter-threads", type=int, default=1, metavar="N", help="batches at once (default: 1)")
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +90,8 @@ def translator(arguments: argparse.Namespace):
         device=arguments.device,
         compute_type=arguments.compute_type,
         intra_threads=arguments.threads,
+        inter_threads=arguments.inter_threads,
+        backend=arguments.backend,
     )
 
 

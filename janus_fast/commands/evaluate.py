@@ -58,17 +58,15 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
 
 
 def _circumstances(translator) -> dict:
-    import torch
-
-    from ..ops import isa
     from .info import processor
 
     return {
-        "device": str(translator.device),
+        "device": translator.device,
+        "backend": translator.backend,
         "compute_type": translator.compute_type,
-        "threads": translator.intra_threads or torch.get_num_threads(),
+        "threads": translator.intra_threads * translator.inter_threads,
         "processor": processor(),
-        "isa": isa(),
+        "isa": translator.isa,
     }
 
 
@@ -78,6 +76,7 @@ def _shown(record: dict) -> str:
     row = [mode, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
     row += [f"{record[name]:,.1f}" for name in ("seconds", "sentences_per_second", "tokens_per_second")]
     options = " ".join(f"{name}={value}" for name, value in record["options"].items())
-    where = f"{record['processor']}, {record['threads']} threads, kernels: {record['isa'] or 'reference'}"
+    kernels = f"{record['backend']}, {record['compute_type']}, kernels: {record['isa'] or 'reference'}"
+    where = f"{record['processor']}, {record['threads']} threads, {kernels}"
     signatures = "\n".join(f"{name}: {value}" for name, value in record["signatures"].items())
     return f"{record['model']} on {record['data']}: {options}\n\n{table(header, [row])}\n\n{signatures}\n{where}"

@@ -1,14 +1,13 @@
-"""``janus-fast info``: versions, processor, kernels and shipped models."""
+"""``janus-fast info``: versions, processor, native code and shipped models."""
 
 import argparse
 import json
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
-from ._table import table
-
-PACKAGES = ("torch", "sentencepiece", "safetensors", "sacrebleu")
+PACKAGES = ("numpy", "sentencepiece", "safetensors", "sacrebleu", "torch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,24 +21,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def information() -> dict:
-    import torch
-
     import janus_fast
 
-    from .. import models
-    from ..ops import OPERATIONS, backends, isa
+    from .. import engine, models
 
     return {
         "janus_fast": janus_fast.__version__,
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "isa": isa(),
-        "backends": {name: list(backends(name, "cpu")) for name in OPERATIONS},
+        "threads": engine.default_threads(),
+        "engine": None if engine.missing() else {"isas": engine.isas(), "isa": engine.isa(), "auto": engine.fastest()},
+        "operations": (Path(janus_fast.__file__).parent / "_C.so").exists(),
         "models": models.names(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> str:
@@ -52,10 +55,14 @@ def processor() -> str:
 
 
 def _shown(record: dict) -> str:
-    facts = [[name, str(record[name])] for name in ("janus_fast", "python", *PACKAGES, "processor", "cores", "threads")]
-    facts.append(["kernels", record["isa"] or "not built: operations run through their definitions"])
-    facts.append(["models", ", ".join(record["models"]) or "none"])
-    width = max(len(name) for name, _ in facts)
-    lines = "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts)
-    rows = [[name, ", ".join(found)] for name, found in record["backends"].items()]
-    return f"{lines}\n\n{table(['operation', 'backends on the CPU, first choice first'], rows)}"
+    facts = {name: record[name] or "not installed" for name in ("janus_fast", "python", *PACKAGES)}
+    facts |= {name: str(record[name]) for name in ("processor", "cores", "threads")}
+    if engine := record["engine"]:
+        others = ", ".join(name for name in engine["isas"] if name != engine["isa"])
+        facts["engine"] = f"{engine['isa']}{f' (also {others})' if others else ''}; compute type auto: {engine['auto']}"
+    else:
+        facts["engine"] = "not built: decoding runs in torch"
+    facts["operations"] = "native" if record["operations"] else "not built: in torch they run through their definitions"
+    facts["models"] = ", ".join(record["models"]) or "none"
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())

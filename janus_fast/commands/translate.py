@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     translator = _decoding.translator(arguments)
     # Somebody who types wants an answer to each line; everything else is faster in batches of similar lengths.
     batch_size = 1 if not arguments.files and sys.stdin.isatty() else arguments.batch_size
-    ahead = 1 if batch_size == 1 else 4 * batch_size
+    ahead = 1 if batch_size == 1 else 4 * batch_size * arguments.inter_threads
     done = 0
     with ExitStack() as stack:
         stack.enter_context(_naming(arguments.output or "standard output"))
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm(total=total, unit=" sentences", disable=not sys.stderr.isatty() or output.isatty())
         )
         try:
-            lines = _short_enough(read_lines(arguments.files), translator)
+            lines = _short_enough(read_lines(arguments.files), translator, options.get("max_input_length"))
             results = translator.translate_iterable(lines, max_batch_size=batch_size, read_batch_size=ahead, **options)
             for result in results:
                 output.write(_line(result, arguments.json) + "\n")
@@ -96,11 +96,16 @@ def _lines_of(stream, name: str) -> Iterator[str]:
         raise ValueError(f"{name} must be UTF-8 text, got {error}") from None
 
 
-def _short_enough(lines: Iterator[str], translator) -> Iterator[str]:
-    limit = translator.config.max_source_positions - 2  # bos and eos
+def _short_enough(lines: Iterator[str], translator, cut: int | None) -> Iterator[str]:
+    config = translator.config
+    limit = config.max_source_positions - len(config.source_ids([]))
     for number, line in enumerate(lines, 1):
-        if (length := len(translator.source_vocabulary.encode(line))) > limit:
-            raise ValueError(f"line {number:,} must have at most {limit} tokens, got {length}")
+        length = len(translator.source_vocabulary.encode(line))
+        if min(length, cut or length) > limit:
+            raise ValueError(
+                f"line {number:,} must have at most {limit} tokens, got {length}; "
+                f"--max-input-length {limit} cuts such lines"
+            )
         yield line
 
 

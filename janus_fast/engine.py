@@ -1,0 +1,118 @@
+"""The native engine: whole decodes in C++ on the CPU, without torch."""
+
+import contextlib
+import dataclasses
+import os
+import queue
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import chain
+
+import numpy as np
+
+from .config import JanusConfig
+from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
+
+COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
+
+
+def missing() -> str | None:
+    """Why there is no engine here, or None. A library that is there but does not load is an error, not an absence."""
+    if find_spec(f"{__package__}._engine") is None:
+        return "the native engine is not built; build it with: pip install -e ."
+    return None
+
+
+def isas() -> tuple[str, ...]:
+    """The instruction sets that the engine was built for and this processor runs, best first."""
+    from . import _engine
+
+    return tuple(_engine.isas())
+
+
+def isa() -> str:
+    """The one it uses: the best, or what JANUS_FAST_ISA names."""
+    return os.environ.get("JANUS_FAST_ISA") or isas()[0]
+
+
+def fastest() -> str:
+    """The compute type that this processor is fastest in: "int8" where it multiplies int8 numbers (VNNI)."""
+    return "int8" if "vnni" in isa() else "float32"
+
+
+def default_threads() -> int:
+    """CTranslate2's rule: what OMP_NUM_THREADS says, else as many as there are cores, 4 at most."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
+    if asked:
+        if not asked.isdecimal() or int(asked) < 1:
+            raise ValueError(f"Translator: OMP_NUM_THREADS must be a positive integer, got {asked!r}")
+        return int(asked)
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class Engine:
+    """Decodes with ``inter_threads`` workers of ``intra_threads`` threads each, which share the packed weights.
+
+    ``arrays`` are the parameters as :mod:`janus_fast.weights` has them. The token embeddings stay as they are; they
+    must not change. Methods may be called from several threads: a call waits until a worker is free.
+    """
+
+    def __init__(
+        self, config: JanusConfig, arrays: dict[str, np.ndarray], compute_type: str, intra_threads: int,
+        inter_threads: int,
+    ):  # fmt: skip
+        from . import _engine
+
+        self.config, self.compute_type, self.isa = config, compute_type, isa()
+        self.intra_threads = intra_threads or default_threads()
+        held = {
+            name: array.astype(np.float32) if array.dtype in (np.float64, np.float16) else array
+            for name, array in arrays.items()
+        }
+        model = _engine.Model(dataclasses.asdict(config), held, compute_type, self.isa)
+        self._free = queue.SimpleQueue()
+        for _ in range(inter_threads):
+            self._free.put(_engine.Worker(model, self.intra_threads))
+
+    def decode(
+        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
+        prefixes: list[list[int]] | None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
+        longest = options.longest(self.config)
+        fields = dataclasses.asdict(options)
+        if isinstance(options, NonAutoregressiveOptions):
+            run = "mask_predict"
+        else:
+            drawing = {name: fields.pop(name) for name in [*fields] if name.startswith("sampling_")}
+            seed, count = fields.pop("seed"), options.num_hypotheses
+            fields["prefixes"] = _packed(prefixes) if prefixes else None
+            if options.sampling_topk == 1:
+                run = "beam_search"
+            else:
+                run, _ = "sample", fields.pop("beam_size")
+                streams = (np.random.default_rng([seed, number, k]) for number in numbers for k in range(count))
+                fields |= {**drawing, "uniforms": np.stack([stream.random(longest + 1) for stream in streams])}
+        with self._worker() as worker:
+            groups = getattr(worker, run)(*_packed(sources), **fields)
+        return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
+
+    def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
+        """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right."""
+        with self._worker() as worker:
+            return worker.score(*_packed(sources), *_packed(targets))
+
+    @contextlib.contextmanager
+    def _worker(self) -> Iterator:
+        worker = self._free.get()
+        try:
+            yield worker
+        finally:
+            self._free.put(worker)
+
+
+def _packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [N] int32 one sequence after another, and where each begins [S + 1] int32."""
+    offsets = np.zeros(len(sequences) + 1, np.int32)
+    np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
+    return np.fromiter(chain.from_iterable(sequences), np.int32, offsets[-1]), offsets
