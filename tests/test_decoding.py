@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, mask_predict
+from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, engine
+from janus_fast.decoding import AutoregressiveOptions
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
 
@@ -32,23 +32,46 @@ def make_sources(count, seed=1, vocabulary=40, longest=12):
     return [[BOS, *torch.randint(5, vocabulary, (n,), generator=generator).tolist(), EOS] for n in lengths]
 
 
-@pytest.fixture(scope="module", params=["post-norm, float64", "pre-norm, float64", "post-norm, float32"])
+RUNS = [
+    "post-norm, float64, torch", "pre-norm, float64, torch", "post-norm, float32, torch", "post-norm, float32, engine",
+    "pre-norm, float32, engine",
+]  # fmt: skip
+
+
+def translator_of(model, backend, **options):
+    """A translator, its model at hand as ``reference``."""
+    if backend == "engine" and engine.missing():
+        pytest.skip(engine.missing())
+    translator = Translator(model, backend=backend, **options)
+    translator.reference = translator.model if backend == "torch" else model
+    return translator
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def translator(request):
-    """In float64 the reference runs, in float32 the native kernels, where they are built."""
-    norm, compute_type = request.param.split(", ")
+    """In torch's float64 the reference runs, in its float32 the native kernels, where they are built."""
+    norm, compute_type, backend = request.param.split(", ")
     model = make_model(normalize_before=norm == "pre-norm")
-    translator = Translator(model, compute_type=compute_type)
+    translator = translator_of(model, backend, compute_type=compute_type)
     # each of the two results that are compared may err by twice what a full forward does
     translator.tolerance = 4 * rounding_error(model, compute_type) + 2e-6  # scores are handed out in float32
     return translator
 
 
+@pytest.fixture(params=["torch", "engine"])
+def backend(request):
+    if request.param == "engine" and engine.missing():
+        pytest.skip(engine.missing())
+    return request.param
+
+
 def rounding_error(model, compute_type):
-    """The largest error of a token's log-probability in ``compute_type`` against float64, in full forwards."""
+    """The largest error of a token's log-probability in torch's ``compute_type`` against float64, in full forwards."""
     vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"t{i}" for i in range(5, 40))])
+    vocabularies = (vocabulary, vocabulary)
     sources, targets = ([vocabulary.tokens_of(ids[1:-1]) for ids in make_sources(60, seed)] for seed in (8, 9))
     scores = [
-        Translator(model, compute_type=kind, vocabularies=(vocabulary, vocabulary)).score_batch(sources, targets)
+        Translator(model, compute_type=kind, backend="torch", vocabularies=vocabularies).score_batch(sources, targets)
         for kind in (compute_type, "float64")
     ]
     pairs = zip(*([x for result in results for x in result.log_probs] for results in scores), strict=True)
@@ -81,11 +104,10 @@ def test_results_do_not_depend_on_the_batch(translator, name):
 
 @pytest.mark.parametrize("name", ["greedy", "beam", "no repeats"])
 def test_cached_steps_equal_the_uncached_forward(translator, name):
-    model = translator.model
     tokens = [f"t{i}" for i in range(40)]
     vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *tokens[5:]])
     uncached, truth = (
-        Translator(model, compute_type=kind, vocabularies=(vocabulary, vocabulary))
+        Translator(translator.reference, compute_type=kind, backend="torch", vocabularies=(vocabulary, vocabulary))
         for kind in (translator.compute_type, "float64")
     )
     sources, errors = make_sources(6), {"cached": [], "uncached": []}
@@ -190,18 +212,17 @@ def slow_mask_predict(model, source, length, iterations):
 
 
 def test_refinement_equals_its_definition(translator):
-    model = translator.model
-    options = NonAutoregressiveOptions(iterations=4, length_beam=3, num_hypotheses=3, adaptive=False)
+    options = {"mode": "nar", "iterations": 4, "length_beam": 3, "num_hypotheses": 3, "adaptive": False}
     sources = make_sources(6)
     with torch.inference_mode():
-        for source, group in zip(sources, mask_predict(model, sources, options), strict=True):
-            for hypothesis in group:
-                if not hypothesis.ids:
+        for source, result in zip(sources, translator.generate(sources, **options), strict=True):
+            for ids, token_scores, score in zip(result.hypotheses, result.token_scores, result.scores, strict=True):
+                if not ids:
                     continue
-                ids, scores = slow_mask_predict(model, source, len(hypothesis.ids) + 2, 4)
-                assert hypothesis.ids == ids
-                assert hypothesis.token_scores == pytest.approx(scores, abs=translator.tolerance)
-                assert hypothesis.score == pytest.approx(sum(scores) / len(scores), abs=translator.tolerance)
+                expected, scores = slow_mask_predict(translator.reference, source, len(ids) + 2, 4)
+                assert ids == expected
+                assert token_scores == pytest.approx(scores, abs=translator.tolerance)
+                assert score == pytest.approx(sum(scores) / len(scores), abs=translator.tolerance)
 
 
 def test_adaptive_stop_returns_a_fixed_point(translator):
@@ -227,20 +248,24 @@ def test_empty_input_gives_empty_output(translator):
         assert other.hypotheses == translator.generate([source], mode=mode)[0].hypotheses
 
 
-def test_an_empty_candidate_wins_only_as_the_most_likely_length():
+def test_an_empty_candidate_wins_only_as_the_most_likely_length(backend):
     model = make_model()
     with torch.no_grad():
         model.decoder.embed_length.weight.zero_()
     # all lengths equally likely: the first class, clamped to 2, is the most likely one
-    result = Translator(model).generate(make_sources(1), mode="nar", length_beam=3, num_hypotheses=3)[0]
+    result = Translator(model, backend=backend).generate(make_sources(1), mode="nar", length_beam=3, num_hypotheses=3)[
+        0
+    ]
     assert result.hypotheses[0] == [] and result.scores[0] == 0.0
     with torch.no_grad():
         encoded = model.encode(torch.tensor(make_sources(1)[0]), torch.tensor([0, len(make_sources(1)[0])]).int())
         model.decoder.embed_length.weight[3] = encoded.mean(0)
     options = {"mode": "nar", "length_beam": 5, "num_hypotheses": 5}
-    result = Translator(model).generate(make_sources(1), **options)[0]
+    result = Translator(model, backend=backend).generate(make_sources(1), **options)[0]
     assert result.hypotheses[0] != [] and result.scores[-1] == -math.inf
-    assert Translator(model).generate(make_sources(1), **options, score="canvas")[0].hypotheses[0] == []
+    assert (
+        Translator(model, backend=backend).generate(make_sources(1), **options, score="canvas")[0].hypotheses[0] == []
+    )
 
 
 ERRORS = [
@@ -278,8 +303,8 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("options", "message"), ERRORS, ids=[message[:40] for _, message in ERRORS])
-def test_a_mistake_gets_one_clear_error(options, message):
-    translator = Translator(make_model())
+def test_a_mistake_gets_one_clear_error(options, message, backend):
+    translator = Translator(make_model(), backend=backend)
     with pytest.raises(ValueError) as error:
         translator.generate(**{"source": [[BOS, 7, EOS]], **options})
     assert str(error.value).startswith(message)
@@ -291,6 +316,8 @@ def test_mistakes_of_construction_and_of_types():
         ({"compute_type": "int7"}, "Translator: compute_type must be one of"),
         ({"device": "warp"}, "Translator: device must be usable by this torch, got 'warp'"),
         ({"intra_threads": -1}, "Translator: intra_threads must be a non-negative integer, got -1"),
+        ({"inter_threads": 0}, "Translator: inter_threads must be a positive integer, got 0"),
+        ({"backend": "abacus"}, "Translator: backend must be one of ['auto', 'engine', 'torch'], got 'abacus'"),
         (
             {"vocabularies": (Vocabulary(["<unk>"]),) * 2},
             "Translator: vocabularies must have the model's sizes (40, 40)",
@@ -303,6 +330,8 @@ def test_mistakes_of_construction_and_of_types():
         Translator(model).translate(["text"])
     with pytest.raises(TypeError, match="source must be a list of id lists, got str"):
         Translator(model).generate("text")
+    with pytest.raises(TypeError, match="model must be a name, a directory or a JanusModel, got int"):
+        Translator(7)
     with pytest.raises(FileNotFoundError, match="model must be a model directory or one of"):
         Translator("no-such-model")
     with torch.no_grad():
@@ -313,18 +342,18 @@ def test_mistakes_of_construction_and_of_types():
         Translator(model)
 
 
-def test_nothing_finite_is_an_error_and_no_empty_output():
+def test_nothing_finite_is_an_error_and_no_empty_output(backend):
     model = make_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1e18)  # finite weights, infinite products
     for options in ({}, {"mode": "nar"}, {"beam_size": 1, "sampling_topk": 0}):
         with pytest.raises(FloatingPointError, match="generate: every (source|prediction|length) must have"):
-            Translator(model).generate([[BOS, 7, EOS]], **options)
+            Translator(model, backend=backend).generate([[BOS, 7, EOS]], **options)
     options = {"no_repeat_ngram_size": 1, "min_decoding_length": 10, "max_decoding_length": 12}
     for more in ({"beam_size": 2}, {"beam_size": 1, "sampling_topk": 0}):
         with pytest.raises(FloatingPointError, match="options forbid every token"):
-            Translator(make_model(vocabulary=9)).generate([[BOS, 7, EOS]], **options, **more)
+            Translator(make_model(vocabulary=9), backend=backend).generate([[BOS, 7, EOS]], **options, **more)
 
 
 def test_a_prefix_may_fill_the_output_and_needs_no_source(translator):

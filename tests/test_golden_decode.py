@@ -9,17 +9,16 @@ import re
 import golden
 import pytest
 import torch
-
-from janus_fast.translator import Translator
+from test_decoding import translator_of
 
 EOS = 2
 NAR_CASES = sorted({key.split("/")[0] for key in golden.tensors("nar_decode") if re.match(r"iter.*_fixed/", key)})
 AR_CASES = sorted({key.split("/")[0] for key in golden.tensors("ar_decode") if "_full/" in key})
 
 
-@pytest.fixture(scope="module")
-def translator():
-    return Translator(golden.model())
+@pytest.fixture(scope="module", params=["torch", "engine"])
+def translator(request):
+    return translator_of(golden.model(), request.param)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_it_is_listed_and_small():
 def test_native_and_reference_kernels_decode_the_test_set_alike(mode, monkeypatch):
     if "cpp" not in janus_fast.backends("attention"):
         pytest.skip("the native library is not built; `make setup` builds it")
-    translator, (sources, references) = Translator("en-de-small"), committed_test_set()
+    translator, (sources, references) = Translator("en-de-small", backend="torch"), committed_test_set()
     native = translator.translate(sources, mode=mode, **MODES[mode])
     monkeypatch.setattr(Operation, "choose", lambda self, backend, like: "reference")
     reference = translator.translate(sources, mode=mode, **MODES[mode])

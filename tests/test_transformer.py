@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_decoding import BOS, EOS, PAD, UNK, make_model
+from test_decoding import BOS, EOS, PAD, UNK, make_model, translator_of
 
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint
 from janus_fast.decoding import NonAutoregressiveOptions, mask_predict, score
@@ -53,12 +53,15 @@ def dense_log_probs(model, source, words):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[(name, kind) for name in VARIANTS for kind in ("float64", "float32")], ids=str)
+RUNS = [("torch", "float64"), ("torch", "float32"), ("engine", "float32")]
+
+
+@pytest.fixture(scope="module", params=[(name, *run) for name in VARIANTS for run in RUNS], ids=str)
 def translator(request):
-    """In float64 the reference runs, in float32 the native kernels, where they are built."""
-    name, compute_type = request.param
+    """In torch's float64 the reference runs, in its float32 the native kernels, where they are built."""
+    name, backend, compute_type = request.param
     model = make(name)
-    translator = Translator(model, compute_type=compute_type)
+    translator = translator_of(model, backend, compute_type=compute_type)
     translator.truth = model
     translator.tolerance = tolerance(model, compute_type)
     return translator
@@ -80,7 +83,7 @@ def words_of(ids):
 
 
 def test_given_targets_score_as_with_torchs_layers(translator):
-    model = translator.model
+    model = translator.reference
     sources = make_sources(model, 8)
     words = [words_of(target) for target in make_sources(model, 8, seed=2)]
     targets = [model.config.target_ids(w) for w in words]
@@ -99,7 +102,7 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_cached_steps_score_as_torchs_layers_do(translator, name):
-    sources = make_sources(translator.model, 20, seed=3)
+    sources = make_sources(translator.truth, 20, seed=3)
     lengths = set()
     for source, result in zip(sources, translator.generate(sources, **MODES[name]), strict=True):
         for ids, scores in zip(result.hypotheses, result.token_scores, strict=True):
@@ -112,7 +115,7 @@ def test_cached_steps_score_as_torchs_layers_do(translator, name):
 
 @pytest.mark.parametrize("name", MODES)
 def test_results_do_not_depend_on_the_batch(translator, name):
-    sources = make_sources(translator.model, 9)
+    sources = make_sources(translator.truth, 9)
     together = translator.generate(sources, **MODES[name])
     for number, (source, one) in enumerate(zip(sources, together, strict=True)):
         alone = translator.generate([source], first_number=number, **MODES[name])[0]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_decoding import make_model
+from test_decoding import make_model, translator_of
 
 from janus_fast import Translator, Vocabulary, load, save
 
@@ -10,10 +10,10 @@ TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(5,
 TEXTS = ["w7 w8", "", "w30 w31 w32 w33", "w5", "w9 never-seen w11"]
 
 
-@pytest.fixture(scope="module")
-def translator():
+@pytest.fixture(scope="module", params=["torch", "engine"])
+def translator(request):
     vocabulary = Vocabulary(TOKENS)
-    return Translator(make_model(), vocabularies=(vocabulary, vocabulary))
+    return translator_of(make_model(), request.param, vocabularies=(vocabulary, vocabulary))
 
 
 @pytest.mark.parametrize("mode", ["ar", "nar"])
@@ -115,9 +115,10 @@ def test_scores_of_given_translations(translator):
         translator.score_batch([["w7"]], [["w7"] * 30])
 
 
-def test_threads_are_used_and_put_back(translator):
+def test_threads_of_torch_are_used_and_put_back():
     before, seen = torch.get_num_threads(), []
-    one = Translator(translator.model, intra_threads=before + 1)
+    one = Translator(make_model(), intra_threads=before + 1, backend="torch")
+    assert one.intra_threads == before + 1
     encode = one.model.encode
     one.model.encode = lambda *arguments: seen.append(torch.get_num_threads()) or encode(*arguments)
     one.generate([[0, 7, 2]])
@@ -126,13 +127,17 @@ def test_threads_are_used_and_put_back(translator):
 
 def test_a_saved_model_translates_alike(translator, tmp_path):
     vocabularies = (translator.source_vocabulary, translator.target_vocabulary)
-    save(translator.model, tmp_path / "model", vocabularies)
+    save(translator.reference, tmp_path / "model", vocabularies)
     expected = [r.hypotheses for r in translator.translate(TEXTS)]
-    assert [r.hypotheses for r in Translator(tmp_path / "model").translate(TEXTS)] == expected
+    assert [
+        r.hypotheses for r in Translator(tmp_path / "model", backend=translator.backend).translate(TEXTS)
+    ] == expected
     model, vocabularies = load(str(tmp_path / "model"))
-    assert [r.hypotheses for r in Translator(model, vocabularies=vocabularies).translate(TEXTS)] == expected
+    assert [
+        r.hypotheses for r in Translator(model, vocabularies=vocabularies, backend=translator.backend).translate(TEXTS)
+    ] == expected
     # a Translator works on a copy: what is done to the model afterwards does not reach it
-    copy = Translator(model, vocabularies=vocabularies)
+    copy = Translator(model, vocabularies=vocabularies, backend=translator.backend)
     with torch.no_grad():
         model.output_weight.zero_()
     assert [r.hypotheses for r in copy.translate(TEXTS)] == expected

@@ -53,4 +53,4 @@ def _set_isa(name: str, argument: str) -> None:
 
 
 if _library and os.environ.get("JANUS_FAST_ISA"):
-    _set_isa(os.environ["JANUS_FAST_ISA"], "JANUS_FAST_ISA")
+    _set_isa(os.environ["JANUS_FAST_ISA"].partition("_")[0], "JANUS_FAST_ISA")  # the engine also knows avx512_vnni, ...

@@ -1,0 +1,250 @@
+"""The native engine against torch: the same words, the same scores, whatever the batch, the threads and the storage."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_decoding import MODES, make_model, make_sources, rounding_error
+
+from janus_fast import Translator, Vocabulary, engine, load, save
+
+if engine.missing():
+    pytest.skip(engine.missing(), allow_module_level=True)
+
+MODELS = {
+    "post-norm": {},
+    "pre-norm, gelu": {"normalize_before": True, "activation": "gelu"},
+    "sinusoidal, silu": {"positions": "sinusoidal", "position_offset": 2, "activation": "silu"},
+    "separate, unscaled": {
+        "share_all_embeddings": False, "share_decoder_embeddings": False, "scale_embedding": False,
+        "encoder_layers": 1, "decoder_layers": 3,
+    },
+    "unk is the mask": {"mask_token_id": 3, "attention_heads": 2, "d_model": 24, "encoder_ffn_dim": 20},
+    "one stream": {"two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False},
+}  # fmt: skip
+SAMPLING = {"beam_size": 1, "sampling_topk": 5, "sampling_temperature": 1.3, "num_hypotheses": 3, "seed": 11}
+CASES = {
+    **MODES,
+    "sampling": SAMPLING,
+    "sampling from all": {**SAMPLING, "sampling_topk": 0, "sampling_topp": 0.9, "max_decoding_length": 9},
+    "sampling without repeats": {**SAMPLING, "no_repeat_ngram_size": 1, "min_decoding_length": 4},
+    "wide": {"beam_size": 30, "num_hypotheses": 30, "max_decoding_length": 4, "length_penalty": -0.5},
+    "no end": {"beam_size": 2, "min_decoding_length": 23, "max_decoding_length": 23},
+    "one pass": {"mode": "nar", "iterations": 1, "length_beam": 22, "num_hypotheses": 22, "return_history": True},
+    "nar, topk canvas": {"mode": "nar", "iterations": 7, "length_candidates": "topk", "score": "canvas"},
+}
+VOCABULARIES = (Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"t{i}" for i in range(5, 40))]),) * 2
+
+
+def models(*names):
+    return pytest.mark.parametrize("model", [pytest.param(make_model(**MODELS[n]), id=n) for n in names or MODELS])
+
+
+def of(model, *, backend="engine", **options):
+    return Translator(model, backend=backend, **options)
+
+
+def close(results, others, tolerance):
+    for one, other in zip(results, others, strict=True):
+        assert one.hypotheses == other.hypotheses
+        assert one.iterations == other.iterations and one.history == other.history
+        assert one.scores == pytest.approx(other.scores, abs=24 * tolerance)  # a sum over up to 24 tokens
+        for scores, expected in zip(one.token_scores, other.token_scores, strict=True):
+            assert scores == pytest.approx(expected, abs=tolerance)
+
+
+@models()
+@pytest.mark.parametrize("case", CASES)
+def test_the_engine_decodes_as_torch_does(model, case):
+    options = CASES[case]
+    if options.get("mode") == "nar" and not model.config.two_stream:
+        with pytest.raises(ValueError, match="mode must be 'ar' with a one-stream model"):
+            of(model).generate(make_sources(1), **options)
+        return
+    sources = make_sources(17)
+    tolerance = 4 * rounding_error(model, "float32") + 2e-6
+    close(of(model).generate(sources, **options), of(model, backend="torch").generate(sources, **options), tolerance)
+
+
+@models("post-norm", "one stream")
+def test_prefixes_are_forced_as_torch_does(model):
+    sources = make_sources(5)
+    prefixes = [[7, 9], [], [11], [6, 6, 8], [39] * 14]
+    tolerance = 4 * rounding_error(model, "float32") + 2e-6
+    for options in ({"beam_size": 3, "num_hypotheses": 2}, {**SAMPLING, "sampling_topk": 4}, {"beam_size": 1}):
+        options = {**options, "max_decoding_length": 14, "no_repeat_ngram_size": 2}
+        close(*(of(model, backend=b).generate(sources, prefixes, **options) for b in ("engine", "torch")), tolerance)
+
+
+@models()
+def test_given_translations_get_the_scores_of_float64(model):
+    sides = [[VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(30, seed)] for seed in (3, 4)]
+    sides[1][2] = []
+    runs = [("engine", "float32"), ("torch", "float64")]
+    results = [
+        of(model, backend=b, compute_type=kind, vocabularies=VOCABULARIES).score_batch(*sides) for b, kind in runs
+    ]
+    error = max(
+        abs(one - other)
+        for result, truth in zip(*results, strict=True)
+        for one, other in zip(result.log_probs, truth.log_probs, strict=True)
+    )
+    assert [result.tokens for result in results[0]] == [result.tokens for result in results[1]]
+    assert error <= 2 * rounding_error(model, "float32") + 2e-6
+
+
+@models("post-norm", "pre-norm, gelu")
+@pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
+@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "sampling"])
+def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
+    sources = make_sources(13)
+    alone = of(model, compute_type=compute_type, intra_threads=1)
+    expected = [alone.generate([s], first_number=n, **CASES[case])[0] for n, s in enumerate(sources)]
+    for threads in (1, 2, 3):
+        for sizes in ({}, {"max_batch_size": 5}, {"max_batch_size": 20, "batch_type": "tokens"}):
+            together = of(model, compute_type=compute_type, intra_threads=threads, inter_threads=threads % 2 + 1)
+            assert together.generate(sources, **sizes, **CASES[case]) == expected
+
+
+def test_two_workers_keep_the_order():
+    model, sources = make_model(), make_sources(60)
+    expected = of(model).generate(sources, beam_size=2)
+    assert of(model, inter_threads=2).generate(sources, beam_size=2, max_batch_size=3) == expected
+    texts = [" ".join(f"t{i}" for i in ids[1:-1]) for ids in sources]
+    translators = [of(model, inter_threads=n, vocabularies=VOCABULARIES) for n in (1, 2)]
+    one, two = (list(t.translate_iterable(texts, max_batch_size=4, read_batch_size=12)) for t in translators)
+    assert one == two
+    tokens = [text.split() for text in texts]
+    scores = [t.score_batch(tokens, tokens, max_batch_size=4) for t in translators]
+    assert scores[0] == scores[1]
+
+
+def test_a_mistake_in_one_batch_of_many_is_raised():
+    broken = make_model()
+    with torch.no_grad():
+        broken.encoder.embed_tokens.weight[7] = 3e38  # finite, what is made of it not
+    translator = of(broken, inter_threads=2)
+    with pytest.raises(FloatingPointError, match="generate: every"):
+        translator.generate([[0, 8, 2]] * 20 + [[0, 7, 2]], max_batch_size=1)
+
+
+def test_two_translators_serve_many_threads():
+    models = [make_model(), make_model(seed=5, normalize_before=True)]
+    translators = [of(models[0], inter_threads=2), of(models[1], intra_threads=2)]
+    sources, options = make_sources(9), ({"beam_size": 3}, {"mode": "nar"}, SAMPLING)
+    expected = [[t.generate(sources, **o) for o in options] for t in translators]
+    wrong, failures = [], []
+
+    def work(seed):
+        try:
+            for round in range(6):
+                which, kind = (seed + round) % 2, (seed + round // 2) % 3
+                if translators[which].generate(sources, **options[kind]) != expected[which][kind]:
+                    wrong.append((which, kind))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and not failures
+
+
+# Compute types and storage
+
+
+@pytest.mark.parametrize("compute_type, bound", [("bfloat16", None), ("int8", 0.06), ("int8_bfloat16", 0.06)])
+def test_narrow_types_stay_near_float64(compute_type, bound):
+    """bfloat16 may err twice as far as torch's; int8, which torch has not, by the stated share of a nat."""
+    sides = [[VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(60, seed)] for seed in (8, 9)]
+    model = make_model()
+
+    def log_probs(backend, kind):
+        results = of(model, backend=backend, compute_type=kind, vocabularies=VOCABULARIES).score_batch(*sides)
+        return np.array([x for result in results for x in result.log_probs])
+
+    truth = log_probs("torch", "float64")
+
+    def error(result):
+        return np.sqrt(np.mean((result - truth) ** 2))
+
+    bound = bound or 2 * error(log_probs("torch", "bfloat16"))
+    assert 0 < error(log_probs("engine", compute_type)) <= bound
+
+
+@models()
+def test_a_model_stored_as_int8_runs_as_one_that_is_quantised_when_loaded(model, tmp_path):
+    save(model, tmp_path, VOCABULARIES, quantization="int8")
+    stored = Translator(tmp_path, backend="engine")
+    loaded = of(load(tmp_path)[0], compute_type="int8", vocabularies=VOCABULARIES)  # of the same numbers, as float32
+    assert stored.compute_type == "int8"
+    sides = [[VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(30, seed)] for seed in (8, 9)]
+    for one, other in zip(stored.score_batch(*sides), loaded.score_batch(*sides), strict=True):
+        # scales that differ in their last bit may round an activation to the next int8 number
+        assert one.log_probs == pytest.approx(other.log_probs, abs=0.02)
+
+
+def test_stored_types_compute_alike(tmp_path):
+    """What float32 holds exactly gives the same bits, however the file stores it."""
+    model, sources = make_model().bfloat16().float(), make_sources(9)
+    save(model, tmp_path / "bfloat16", quantization="bfloat16")
+    for dtype in (torch.float32, torch.float64):
+        save(model, tmp_path / str(dtype))
+        state = load_file(tmp_path / str(dtype) / "model.safetensors")
+        save_file({k: v.to(dtype) for k, v in state.items()}, tmp_path / str(dtype) / "model.safetensors")
+    for compute_type in engine.COMPUTE_TYPES:
+        expected = of(model, compute_type=compute_type).generate(sources, beam_size=3)
+        for folder in tmp_path.iterdir():
+            assert of(folder, compute_type=compute_type).generate(sources, beam_size=3) == expected
+
+
+def test_an_int8_model_runs_in_every_type(tmp_path):
+    save(make_model(), tmp_path, quantization="int8")
+    sources = make_sources(9)
+    expected = of(tmp_path, backend="torch").generate(sources, beam_size=3)
+    dequantised = of(tmp_path, compute_type="float32")
+    assert of(tmp_path, backend="torch").compute_type == dequantised.compute_type == "float32"
+    tolerance = 4 * rounding_error(of(tmp_path, backend="torch").model, "float32") + 2e-6
+    close(dequantised.generate(sources, beam_size=3), expected, tolerance)
+    for compute_type in ("bfloat16", "int8_bfloat16"):
+        assert len(of(tmp_path, compute_type=compute_type).generate(sources)) == 9
+
+
+# Choosing
+
+
+def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):
+    model = make_model()
+    assert (of(model).compute_type, of(model, compute_type="auto").compute_type) == ("float32", engine.fastest())
+    monkeypatch.setattr(engine, "isa", lambda: "avx2")
+    assert engine.fastest() == "float32"
+    monkeypatch.undo()
+    assert [Translator(model, compute_type=c).backend for c in ("default", "int8", "float64")] == [
+        "engine", "engine", "torch"
+    ]  # fmt: skip
+    for options, reason in (
+        ({"backend": "torch", "compute_type": "int8"}, "got 'torch': torch: it has no int8"),
+        ({"backend": "engine", "compute_type": "float64"}, "got 'engine': engine: it has no float64"),
+        ({"backend": "engine", "device": "cuda"}, "engine: it runs on the CPU alone, not on 'cuda'"),
+        ({"backend": "torch", "inter_threads": 2}, "torch: it takes one batch at a time, not 2"),
+        ({"device": "cuda", "compute_type": "int8"}, "'auto': engine: it runs on the CPU alone, not on 'cuda'; torch:"),
+    ):
+        with pytest.raises(NotImplementedError, match=f"Translator: backend must be able to run this, got .*{reason}"):
+            Translator(model, **options)
+    with pytest.raises(AttributeError, match="backend must be 'torch' for a model to be there, got 'engine'"):
+        _ = of(model).model
+
+
+def test_threads_follow_ctranslate2(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert of(make_model()).intra_threads == 3 and of(make_model(), intra_threads=1).intra_threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS must be a positive integer, got 'many'"):
+        of(make_model())
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    assert of(make_model()).intra_threads == 4
