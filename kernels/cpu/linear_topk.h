@@ -11,22 +11,16 @@ namespace JANUS_ISA {
 inline size_t linear_topk_scratch() { return kRowChunk * kPanel; }
 
 // The best of `count` values, best first, among equals the lowest index first; NaN counts as minus infinity. `tokens`
-// are first_token + index.
+// are first_token + index. The list may hold some already, of lower tokens.
 JANUS_INLINE void best_of(const float* values, int64_t count, int32_t first_token, int64_t k, float* best,
-                          int32_t* tokens) {
+                          int32_t* tokens, int64_t held = 0) {
   constexpr int64_t kWidth = 4 * kLanes<float>;
-  int64_t held = 0;
   for (int64_t j = 0; j < count;) {
     if (held == k && j + kWidth <= count) {  // skip what cannot enter, four vectors at a time
-      const Vec<float> threshold = splat(best[k - 1]);
-      auto enters = (load(values + j) > threshold) | (load(values + j + kLanes<float>) > threshold) |
-                    (load(values + j + 2 * kLanes<float>) > threshold) |
-                    (load(values + j + 3 * kLanes<float>) > threshold);
-      typedef typename VectorOf<int64_t, kLanes<float> / 2>::type Words;
-      Words words = reinterpret_cast<Words>(enters);
-      int64_t any = 0;
-      for (int i = 0; i < kLanes<float> / 2; i++) any |= words[i];
-      if (!any) {
+      const float threshold = best[k - 1];
+      if (!any((load(values + j) > threshold) | (load(values + j + kLanes<float>) > threshold) |
+               (load(values + j + 2 * kLanes<float>) > threshold) |
+               (load(values + j + 3 * kLanes<float>) > threshold))) {
         j += kWidth;
         continue;
       }

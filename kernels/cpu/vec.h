@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <cstdint>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "kernels/cpu/kernels.h"
 
@@ -71,6 +74,60 @@ JANUS_INLINE Vec<Accumulator<T>> load_first(const T* p, int64_t n) {
 template <typename T>
 JANUS_INLINE void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
+}
+
+JANUS_INLINE void store(BFloat16* p, Vec<float> v) {  // as narrow() does
+  typedef typename VectorOf<uint32_t, kLanes<float>>::type Bits;
+  const Bits bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = v == v ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : Bits{} + 0x7fc0;
+  auto half = __builtin_convertvector(rounded, typename VectorOf<uint16_t, kLanes<float>>::type);
+  __builtin_memcpy(p, &half, sizeof(half));
+}
+JANUS_INLINE void store(uint8_t* p, IntVec<float> v) {  // the low bytes
+  auto bytes = __builtin_convertvector(v, typename VectorOf<uint8_t, kLanes<float>>::type);
+  __builtin_memcpy(p, &bytes, sizeof(bytes));
+}
+// Of n elements those that one vector holds.
+template <typename T>
+JANUS_INLINE Vec<float> load_part(const T* p, int64_t n) {
+  return n >= kLanes<float> ? load(p) : load_first(p, n);
+}
+template <typename T, typename V>
+JANUS_INLINE void store_part(T* p, V v, int64_t n) {
+  if (n >= kLanes<float>) return store(p, v);
+  T lanes[kLanes<float>];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+// Integers nearest to x, ties to even; anything for what no integer holds.
+JANUS_INLINE IntVec<float> nearest(Vec<float> x) {
+#if defined(__x86_64__) && JANUS_VECTOR_BYTES == 64
+  return reinterpret_cast<IntVec<float>>(_mm512_maskz_cvtps_epi32(0xffff, reinterpret_cast<__m512>(x)));
+#elif defined(__x86_64__) && JANUS_VECTOR_BYTES == 32
+  return reinterpret_cast<IntVec<float>>(_mm256_cvtps_epi32(reinterpret_cast<__m256>(x)));
+#elif defined(__x86_64__)
+  return reinterpret_cast<IntVec<float>>(_mm_cvtps_epi32(reinterpret_cast<__m128>(x)));
+#else
+  IntVec<float> y;
+  for (int i = 0; i < kLanes<float>; i++) y[i] = static_cast<int32_t>(__builtin_rintf(x[i]));
+  return y;
+#endif
+}
+
+// Whether a comparison holds in any lane.
+JANUS_INLINE bool any(IntVec<float> mask) {
+#if defined(__x86_64__) && JANUS_VECTOR_BYTES == 64
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__x86_64__) && JANUS_VECTOR_BYTES == 32
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0;
+#elif defined(__x86_64__)
+  return _mm_movemask_ps(reinterpret_cast<__m128>(mask)) != 0;
+#else
+  int32_t set = 0;
+  for (int i = 0; i < kLanes<float>; i++) set |= mask[i];
+  return set != 0;
+#endif
 }
 
 // Adds the upper half to the lower until four lanes are left.

@@ -1,0 +1,8 @@
+// The module janus_fast._engine.
+#include <pybind11/pybind11.h>
+
+namespace janus_fast {
+void bind_kernels(pybind11::module_& m);
+}
+
+PYBIND11_MODULE(_engine, m) { janus_fast::bind_kernels(m); }

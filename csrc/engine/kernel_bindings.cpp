@@ -1,0 +1,300 @@
+// The engine's kernels one by one on numpy arrays, for tests and timings: janus_fast._engine.kernels.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/cpu/engine.h"
+
+namespace py = pybind11;
+
+namespace janus_fast {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+typedef std::pair<int64_t, int64_t> Range;
+
+std::vector<std::string> isas() {
+  size_t count;
+  const auto* all = engine_kernels(&count);
+  std::vector<std::string> names;
+  for (size_t i = 0; i < count; i++) names.push_back(all[i]->isa);
+  return names;
+}
+
+const EngineKernels& kernels_of(const std::string& isa) {
+  size_t count;
+  const auto* all = engine_kernels(&count);
+  for (size_t i = 0; i < count; i++)
+    if (isa.empty() || isa == all[i]->isa) return *all[i];
+  throw std::invalid_argument("kernels: isa must be one that this processor has, got " + isa);
+}
+
+Numeric numeric_of(const std::string& type) {
+  if (type == "float32") return Numeric::kFloat32;
+  if (type == "bfloat16") return Numeric::kBFloat16;
+  if (type == "int8") return Numeric::kInt8;
+  throw std::invalid_argument("kernels: type must be float32, bfloat16 or int8, got " + type);
+}
+
+Activation activation_of(const std::string& name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "silu") return Activation::kSilu;
+  throw std::invalid_argument("kernels: activation must be none, relu, gelu or silu, got " + name);
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(std::string("kernels: ") + what);
+}
+
+// Zeroed memory on a cache line.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64), std::free) {
+    if (!memory_) throw std::bad_alloc();
+    std::memset(memory_.get(), 0, bytes);
+  }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(memory_.get());
+  }
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> memory_;
+};
+
+// A float32, bfloat16 (uint16 bits) or int8 matrix as a file stores it.
+Table table_of(const py::array& rows, const std::optional<Array<float>>& scales) {
+  require(rows.ndim() == 2 && (rows.flags() & py::array::c_style), "a table must be a contiguous matrix");
+  Table table = {Numeric::kFloat32, rows.data(), nullptr};
+  if (py::isinstance<py::array_t<uint16_t>>(rows)) table.type = Numeric::kBFloat16;
+  if (py::isinstance<py::array_t<int8_t>>(rows)) table.type = Numeric::kInt8;
+  require(table.type != Numeric::kFloat32 || py::isinstance<py::array_t<float>>(rows),
+          "a table must be float32, uint16 (bfloat16) or int8");
+  if (table.type == Numeric::kInt8) {
+    require(scales && scales->ndim() == 1 && scales->shape(0) == rows.shape(0), "int8 must have a scale a row");
+    table.scales = scales->data();
+  }
+  return table;
+}
+
+int64_t group_of(Numeric type) { return type == Numeric::kFloat32 ? 1 : type == Numeric::kBFloat16 ? 2 : 4; }
+size_t bytes_of(Numeric type) { return 4 / group_of(type); }
+
+struct OwnedOperand {
+  OwnedOperand(Numeric type, int64_t rows, int64_t channels)
+      : stride((channels + group_of(type) - 1) / group_of(type) * group_of(type) + 4),
+        data(rows * stride * bytes_of(type)),
+        scales(rows * sizeof(float)) {}
+  Operand operand() const { return {data.as<void>(), scales.as<float>(), stride}; }
+  int64_t stride;
+  Buffer data, scales;
+};
+
+// An operand's rows and scales as Python sees them: no padding.
+std::pair<py::array, py::array> arrays_of(const OwnedOperand& operand, Numeric type, int64_t rows, int64_t channels) {
+  const char* dtype = type == Numeric::kFloat32 ? "float32" : type == Numeric::kBFloat16 ? "uint16" : "uint8";
+  const int64_t bytes = bytes_of(type);
+  py::array view(py::dtype(dtype), {rows, channels}, {operand.stride * bytes, bytes}, operand.data.as<void>());
+  return {view.attr("copy")(), Array<float>(rows, operand.scales.as<float>())};
+}
+
+class PackedMatrix {
+ public:
+  PackedMatrix(const py::array& weight, const std::string& type, const std::optional<Array<float>>& bias,
+               const std::optional<Array<float>>& scales, const std::string& isa)
+      : kernels_(kernels_of(isa)),
+        outputs_(weight.ndim() == 2 ? weight.shape(0) : 0),
+        inputs_(weight.ndim() == 2 ? weight.shape(1) : 0),
+        padded_((outputs_ + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
+        panels_(kernels_.panel_bytes(numeric_of(type), outputs_, inputs_)),
+        bias_(padded_ * 4),
+        scales_(padded_ * 4),
+        offsets_(padded_ * 4) {
+    const Table table = table_of(weight, scales);
+    require(outputs_ > 0 && inputs_ > 0, "a weight must not be empty");
+    if (bias) fill_bias(*bias, bias_.as<float>());
+    kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.as<void>(), scales_.as<float>(),
+                  offsets_.as<int32_t>());
+    matrix_ = {numeric_of(type),      outputs_, inputs_, panels_.as<void>(), bias_.as<float>(), scales_.as<float>(),
+               offsets_.as<int32_t>()};
+  }
+
+  int64_t panels() const { return padded_ / kernels_.panel; }
+  int64_t groups() const { return (outputs_ + kernels_.group - 1) / kernels_.group; }
+
+  py::array multiply(const Array<float>& x, const std::string& activation, const std::optional<Array<float>>& residual,
+                     bool narrow, const std::optional<std::vector<Range>>& ranges) const {
+    const OwnedOperand operand = converted(x);
+    const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
+    MultiplyCall call = {operand.operand(), rows,    &matrix_, activation_of(activation), nullptr, 0,
+                         nullptr,           nullptr, stride};
+    if (residual) {
+      require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,
+              "residual must have the shape of a float32 output");
+      call.residual = residual->data(), call.residual_stride = outputs_;
+    }
+    py::array output(py::dtype(narrow ? "uint16" : "float32"), {rows, stride});
+    (narrow ? reinterpret_cast<void*&>(call.narrow) : reinterpret_cast<void*&>(call.output)) = output.mutable_data();
+    for (const auto& [begin, end] : checked(ranges, panels())) kernels_.multiply(call, begin, end);
+    return output[py::make_tuple(py::ellipsis(), py::slice(0, outputs_, 1))];
+  }
+
+  py::tuple vocabulary(const Array<float>& x, int64_t k, const std::optional<Array<float>>& bias,
+                       const std::optional<Array<int32_t>>& asked,
+                       const std::optional<std::vector<Range>>& ranges) const {
+    const OwnedOperand operand = converted(x);
+    const int64_t rows = x.shape(0);
+    require(k >= 0, "k must not be negative");
+    require(!asked || (asked->ndim() == 1 && asked->shape(0) == rows), "asked must have a token a row");
+    const Buffer own_bias(padded_ * 4), max(rows * groups() * 4), sum(rows * groups() * 4);
+    const Buffer values(rows * groups() * k * 4), group_tokens(rows * groups() * k * 4), asked_logits(rows * 4);
+    if (bias) fill_bias(*bias, own_bias.as<float>());
+    Array<int32_t> tokens({rows, k});
+    Array<float> log_probs({rows, k}), asked_log_probs(rows);
+    const VocabularyCall call = {operand.operand(),
+                                 rows,
+                                 &matrix_,
+                                 bias ? own_bias.as<float>() : matrix_.bias,
+                                 k,
+                                 max.as<float>(),
+                                 sum.as<float>(),
+                                 values.as<float>(),
+                                 group_tokens.as<int32_t>(),
+                                 tokens.mutable_data(),
+                                 log_probs.mutable_data(),
+                                 asked ? asked->data() : nullptr,
+                                 asked_logits.as<float>(),
+                                 asked_log_probs.mutable_data()};
+    for (const auto& [begin, end] : checked(ranges, groups())) kernels_.vocabulary_groups(call, begin, end);
+    kernels_.vocabulary_merge(call, 0, rows);
+    if (!asked) return py::make_tuple(tokens, log_probs, py::none());
+    return py::make_tuple(tokens, log_probs, asked_log_probs);
+  }
+
+ private:
+  void fill_bias(const Array<float>& from, float* to) const {
+    require(from.ndim() == 1 && from.shape(0) == outputs_, "bias must have an element an output");
+    std::memcpy(to, from.data(), outputs_ * 4);
+  }
+
+  OwnedOperand converted(const Array<float>& x) const {
+    require(x.ndim() == 2 && x.shape(1) == inputs_, "x must have the weight's inputs");
+    OwnedOperand operand(matrix_.type, x.shape(0), inputs_);
+    kernels_.convert({x.data(), x.shape(0), inputs_, inputs_, matrix_.type, operand.operand()}, 0, x.shape(0));
+    return operand;
+  }
+
+  static std::vector<Range> checked(const std::optional<std::vector<Range>>& ranges, int64_t count) {
+    for (const auto& [begin, end] : ranges.value_or(std::vector<Range>{}))
+      require(0 <= begin && begin <= end && end <= count, "ranges must lie within what there is");
+    return ranges.value_or(std::vector<Range>{{0, count}});
+  }
+
+  const EngineKernels& kernels_;
+  int64_t outputs_, inputs_, padded_;
+  Buffer panels_, bias_, scales_, offsets_;
+  Matrix matrix_;
+};
+
+std::pair<py::array, py::array> convert(const Array<float>& x, const std::string& type, const std::string& isa) {
+  require(x.ndim() == 2, "x must be a matrix");
+  const int64_t rows = x.shape(0), channels = x.shape(1);
+  const OwnedOperand operand(numeric_of(type), rows, channels);
+  kernels_of(isa).convert({x.data(), rows, channels, channels, numeric_of(type), operand.operand()}, 0, rows);
+  return arrays_of(operand, numeric_of(type), rows, channels);
+}
+
+py::tuple norm(const Array<float>& x, const Array<float>& weight, const Array<float>& bias, float epsilon,
+               const std::string& type, bool with_output, const std::string& isa) {
+  require(x.ndim() == 2 && weight.ndim() == 1 && bias.ndim() == 1 && weight.shape(0) == x.shape(1) &&
+              bias.shape(0) == x.shape(1),
+          "weight and bias must have an element a channel of x");
+  const int64_t rows = x.shape(0), channels = x.shape(1);
+  const OwnedOperand operand(numeric_of(type), rows, channels);
+  Array<float> output({rows, channels});
+  kernels_of(isa).norm({x.data(), rows, channels, channels, weight.data(), bias.data(), epsilon,
+                        with_output ? output.mutable_data() : nullptr, channels, numeric_of(type), operand.operand()},
+                       0, rows);
+  const auto arrays = arrays_of(operand, numeric_of(type), rows, channels);
+  return py::make_tuple(with_output ? py::object(output) : py::none(), arrays.first, arrays.second);
+}
+
+Array<float> embed(const py::array& table, const std::optional<Array<float>>& scales, const Array<float>& positions,
+                   const Array<int32_t>& ids, const Array<int32_t>& places, float scale, const std::string& isa) {
+  const Table tokens = table_of(table, scales);
+  require(positions.ndim() == 2 && positions.shape(1) == table.shape(1), "positions must have the table's channels");
+  require(ids.ndim() == 1 && places.ndim() == 1 && ids.shape(0) == places.shape(0),
+          "a row must have an id and a place");
+  const int64_t rows = ids.shape(0);
+  for (int64_t i = 0; i < rows; i++)
+    require(ids.at(i) >= 0 && ids.at(i) < table.shape(0) && places.at(i) >= 0 && places.at(i) < positions.shape(0),
+            "ids and places must be rows of their tables");
+  Array<float> output({rows, int64_t{table.shape(1)}});
+  kernels_of(isa).embed(
+      {tokens, positions.data(), ids.data(), places.data(), rows, table.shape(1), scale, output.mutable_data()}, 0,
+      rows);
+  return output;
+}
+
+// query [R, H, D]; key and value [capacity, slots, H, D]; origin [count, slots].
+Array<float> attend_cached(const Array<float>& query, const Array<float>& key, const Array<float>& value,
+                           const Array<int32_t>& origin, float scale, const std::string& isa) {
+  require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
+          "wrong number of dimensions");
+  const int64_t rows = query.shape(0), heads = query.shape(1), size = query.shape(2), slots = key.shape(1);
+  for (const auto* cache : {&key, &value})
+    require(cache->shape(0) >= origin.shape(0) && cache->shape(1) == slots && cache->shape(2) == heads &&
+                cache->shape(3) == size,
+            "key and value must be [capacity, slots, H, D]");
+  require(origin.shape(0) > 0 && origin.shape(1) == slots && rows <= slots, "origin must be [count, slots]");
+  for (int64_t i = 0; i < origin.size(); i++)
+    require(origin.data()[i] >= 0 && origin.data()[i] < slots, "origin must name slots");
+  Array<float> output({rows, heads, size});
+  kernels_of(isa).attend_cached(
+      {query.data(), heads * size, key.data(), value.data(), heads * size, slots, origin.data(), rows, heads, size,
+       origin.shape(0), scale, output.mutable_data(), heads * size},
+      0, rows * heads);
+  return output;
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& m) {
+  m.def("isas", &isas, "Instruction sets whose kernels run on this processor, best first.");
+  auto k = m.def_submodule("kernels", "The engine's kernels one by one, for tests and timings.");
+  using py::arg;
+  py::class_<PackedMatrix>(k, "PackedMatrix")
+      .def(py::init<const py::array&, const std::string&, const std::optional<Array<float>>&,
+                    const std::optional<Array<float>>&, const std::string&>(),
+           arg("weight"), arg("type"), arg("bias") = py::none(), arg("scales") = py::none(), arg("isa") = "")
+      .def_property_readonly("panels", &PackedMatrix::panels)
+      .def_property_readonly("groups", &PackedMatrix::groups)
+      .def("multiply", &PackedMatrix::multiply, arg("x"), arg("activation") = "none", arg("residual") = py::none(),
+           arg("narrow") = false, arg("ranges") = py::none(),
+           "x W^T + bias and so on, as float32 or bfloat16 bits; only the panels of `ranges`.")
+      .def("vocabulary", &PackedMatrix::vocabulary, arg("x"), arg("k"), arg("bias") = py::none(),
+           arg("asked") = py::none(), arg("ranges") = py::none(),
+           "Tokens, log-probabilities, and those of the tokens asked for; `ranges` of groups must cover all once.");
+  k.def("convert", &convert, arg("x"), arg("type"), arg("isa") = "", "The operand's rows, and scales if int8.");
+  k.def("norm", &norm, arg("x"), arg("weight"), arg("bias"), arg("epsilon"), arg("type") = "float32",
+        arg("with_output") = true, arg("isa") = "", "Float rows, and the operand's rows and scales.");
+  k.def("embed", &embed, arg("table"), arg("scales").none(true), arg("positions"), arg("ids"), arg("places"),
+        arg("scale"), arg("isa") = "");
+  k.def("attend_cached", &attend_cached, arg("query"), arg("key"), arg("value"), arg("origin"), arg("scale"),
+        arg("isa") = "");
+}
+
+}  // namespace janus_fast

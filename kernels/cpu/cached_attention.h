@@ -1,0 +1,86 @@
+// Attention of one query row a hypothesis over cached rows that other hypotheses may have left.
+#pragma once
+
+#include "kernels/cpu/engine.h"
+#include "kernels/cpu/vec.h"
+
+namespace janus_fast {
+namespace JANUS_ISA {
+
+constexpr int64_t kKeyBlock = 128;  // keys whose scores lie on the stack; the softmax goes on from block to block
+
+// The products of a query with four keys.
+JANUS_INLINE void dot_keys(const float* query, const float* const key[4], int64_t size, float* out) {
+  Vec<float> sums[4] = {};
+  for (int64_t c = 0; c < size; c += kLanes<float>) {
+    const Vec<float> q = load_part(query + c, size - c);
+    for (int i = 0; i < 4; i++) sums[i] += q * load_part(key[i] + c, size - c);
+  }
+  store_sums(sums[0], sums[1], sums[2], sums[3], out);
+}
+
+// NV vectors of output = output * decay + the weighted sum of values; of the last vector the first `last` channels.
+template <int NV>
+JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t count, const float* value, float decay,
+                             float* output, int64_t last) {
+  constexpr int64_t lanes = kLanes<float>;
+  Vec<float> sums[NV];
+  const auto part = [&](int j) { return j + 1 < NV ? lanes : last; };
+  for (int j = 0; j < NV; j++) sums[j] = load_part(output + j * lanes, part(j)) * decay;
+  for (int64_t t = 0; t < count; t++)
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; j++) sums[j] += weights[t] * load_part(value + rows[t] + j * lanes, part(j));
+  for (int j = 0; j < NV; j++) store_part(output + j * lanes, sums[j], part(j));
+}
+
+inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
+  constexpr int64_t lanes = kLanes<float>, kVectors = 4;
+  const int64_t size = call.size;
+  for (int64_t task = task_begin; task < task_end; task++) {
+    const int64_t hypothesis = task / call.heads, head = task % call.heads;
+    const float* query = call.query + hypothesis * call.query_stride + head * size;
+    float* output = call.output + hypothesis * call.output_stride + head * size;
+    for (int64_t c = 0; c < size; c++) output[c] = 0;
+    float peak = -INFINITY, total = 0;
+    for (int64_t begin = 0; begin < call.count; begin += kKeyBlock) {
+      const int64_t count = smaller(kKeyBlock, call.count - begin);
+      int64_t rows[kKeyBlock + 4];
+      alignas(64) float scores[kKeyBlock + lanes];
+      for (int64_t t = 0; t < count; t++) {
+        const int64_t slot = (begin + t) * call.slots;
+        rows[t] = (slot + call.origin[slot + hypothesis]) * call.stride + head * size;
+      }
+      for (int64_t t = 0; t < count; t += 4) {
+        const float* keys[4];
+        for (int i = 0; i < 4; i++) keys[i] = call.key + rows[smaller(t + i, count - 1)];
+        dot_keys(query, keys, size, scores + t);
+      }
+      for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
+      Vec<float> top = splat(-INFINITY);
+      for (int64_t t = 0; t < count; t += lanes) {
+        const Vec<float> s = load(scores + t) * call.scale;
+        store(scores + t, s);
+        top = maximum<float>(s, top);
+      }
+      const float before = peak, here = maximum<float>(top);
+      peak = here > peak ? here : peak;
+      const float decay = begin == 0 ? 0 : exponential(splat(before - peak))[0];
+      Vec<float> sums = {};
+      for (int64_t t = 0; t < count; t += lanes) {
+        const Vec<float> p = exponential(load(scores + t) - peak);
+        store(scores + t, p);
+        sums += p;
+      }
+      total = total * decay + sum<float>(sums);
+      int64_t c = 0;
+      for (; c + kVectors * lanes <= size; c += kVectors * lanes)
+        add_values<kVectors>(scores, rows, count, call.value + c, decay, output + c, lanes);
+      for (; c < size; c += lanes)
+        add_values<1>(scores, rows, count, call.value + c, decay, output + c, smaller(lanes, size - c));
+    }
+    for (int64_t c = 0; c < size; c++) output[c] /= total;
+  }
+}
+
+}  // namespace JANUS_ISA
+}  // namespace janus_fast

@@ -1,0 +1,146 @@
+// What the decoding engine asks of an instruction set: products with packed weights, norms, embeddings, attention over
+// cached keys and the best tokens of a vocabulary. Everything is plain pointers; nothing here allocates. A kernel takes
+// a range of tasks, so that threads share a call; what a row becomes does not depend on the range, nor on other rows.
+#pragma once
+
+#include "kernels/cpu/kernels.h"
+
+namespace janus_fast {
+
+// How a weight matrix is stored and multiplied. Int8: symmetric, one scale an output channel, activations quantised row
+// by row, sums in int32.
+enum class Numeric : uint8_t { kFloat32, kBFloat16, kInt8 };
+enum class Activation : uint8_t { kNone, kRelu, kGelu, kSilu };
+
+// The weight [outputs, inputs] of y = x W^T + bias, cut into panels of EngineKernels::panel output channels; inside a
+// panel the channels of one group of inputs (1 float, 2 bfloat16, 4 int8) lie side by side. All pointers are aligned to
+// 64 bytes; outputs are padded with zeros to whole panels, inputs to whole groups.
+struct Matrix {
+  Numeric type;
+  int64_t outputs, inputs;
+  const void* panels;
+  const float* bias;       // [padded outputs]
+  const float* scales;     // int8: [padded outputs]
+  const int32_t* offsets;  // int8: [padded outputs], 128 * the sum of the channel's weights
+};
+
+// Activations as a matrix of this type takes them. Int8 rows are stored as unsigned, value + 128.
+struct Operand {
+  void* data;      // [rows, stride] of float, BFloat16 or uint8_t
+  float* scales;   // int8: [rows]
+  int64_t stride;  // elements from row to row, at least the inputs rounded up to a group; what is beyond is zero
+};
+
+struct MultiplyCall {
+  Operand x;
+  int64_t rows;
+  const Matrix* weight;
+  Activation activation;
+  const float* residual;  // [rows, outputs] added behind the activation, or null; may be `output` itself
+  int64_t residual_stride;
+  float* output;     // [rows, outputs], or null when
+  BFloat16* narrow;  // the result is wanted as bfloat16 (residual is added before rounding)
+  int64_t output_stride;
+};
+
+// Layer norm of rows, as float and, if wanted, as the operand of the next product.
+struct NormCall {
+  const float* x;
+  int64_t rows, channels, x_stride;
+  const float *weight, *bias;
+  float epsilon;
+  float* output;  // may be x
+  int64_t output_stride;
+  Numeric type;
+  Operand operand;  // data may be null: float rows are their own operand
+};
+
+// Float rows -> operand of a product.
+struct ConvertCall {
+  const float* x;
+  int64_t rows, channels, x_stride;
+  Numeric type;
+  Operand operand;
+};
+
+// A table of rows as the file stores it.
+struct Table {
+  Numeric type;
+  const void* data;     // [size, channels] of float, BFloat16 or int8_t, row-major
+  const float* scales;  // int8: [size]
+};
+
+// output[i] = scale * tokens[ids[i]] + positions[places[i]]
+struct EmbedCall {
+  Table tokens;
+  const float* positions;  // [places, channels]
+  const int32_t *ids, *places;
+  int64_t rows, channels;
+  float scale;
+  float* output;
+};
+
+// One query row a hypothesis over cached rows, by indirection: hypothesis r sees, for t in [0, count),
+// the row cache[(t * slots + origin[t * slots + r])] of key and value. [.., C] rows with heads side by side.
+struct CachedAttentionCall {
+  const float* query;
+  int64_t query_stride;
+  const float *key, *value;  // [capacity * slots, stride]
+  int64_t stride, slots;
+  const int32_t* origin;  // [count, slots]
+  int64_t hypotheses, heads, size, count;
+  float scale;
+  float* output;  // [hypotheses, output_stride]
+  int64_t output_stride;
+};
+
+// The k best tokens of every row and its log-sum-exp. The vocabulary is cut into groups of whole panels
+// (EngineKernels::group output channels); partial results lie a group apart and are merged in order, so that nothing
+// depends on the number of threads.
+struct VocabularyCall {
+  Operand x;
+  int64_t rows;
+  const Matrix* weight;
+  const float* bias;  // [padded outputs], instead of the weight's own; minus infinity forbids a token
+  int64_t k;
+  float *group_max, *group_sum, *group_values;  // [rows, groups], [rows, groups], [rows, groups, k]
+  int32_t* group_tokens;                        // [rows, groups, k]
+  // [rows, k]: best first, among equals the lowest token first; tokens that lack are -1 with minus infinity
+  int32_t* tokens;
+  float* log_probs;
+  // Optional: log-probability of one given token a row (asked[r] < 0: none).
+  const int32_t* asked;
+  float* asked_logits;     // [rows], written by `vocabulary_groups`
+  float* asked_log_probs;  // [rows], written by `vocabulary_merge`
+};
+
+struct EngineKernels {
+  const char* isa;
+  int64_t panel, group;  // output channels of a panel; of a group of panels in the vocabulary
+
+  // Packs W [outputs, inputs] row-major, stored as `from` (int8 with `scales`), into `panels` etc., which hold the
+  // stated bytes. Any stored type can be packed as any type but int8 from int8 keeps its integers.
+  size_t (*panel_bytes)(Numeric type, int64_t outputs, int64_t inputs);
+  void (*pack)(const Table& from, int64_t outputs, int64_t inputs, Numeric type, void* panels, float* scales,
+               int32_t* offsets);
+
+  void (*multiply)(const MultiplyCall&, int64_t panel_begin, int64_t panel_end);
+  void (*vocabulary_groups)(const VocabularyCall&, int64_t group_begin, int64_t group_end);
+  void (*vocabulary_merge)(const VocabularyCall&, int64_t row_begin, int64_t row_end);
+  void (*norm)(const NormCall&, int64_t row_begin, int64_t row_end);
+  void (*convert)(const ConvertCall&, int64_t row_begin, int64_t row_end);
+  void (*embed)(const EmbedCall&, int64_t row_begin, int64_t row_end);
+  void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (hypothesis, head)
+  AttentionKernels<float> attention;
+  PredictLengthsKernels<float> predict_lengths;
+};
+
+extern const EngineKernels engine_generic;
+#ifdef __x86_64__
+extern const EngineKernels engine_avx2, engine_avx2_vnni, engine_avx512, engine_avx512_vnni, engine_avx512_bf16;
+#endif
+
+// Best first; each runs on this processor.
+const EngineKernels* const* engine_kernels(size_t* count);
+
+}  // namespace janus_fast

@@ -1,0 +1,113 @@
+// Projection to the vocabulary, its log-sum-exp and its best tokens, group by group: logits exist only as a tile. A
+// group's maximum and sum of exponentials depend on it alone and are merged in order. The list of best tokens is
+// carried from group to group of a range, so that few tokens get past its last place; lists are merged by value and
+// token, hence the outcome does not depend on the ranges either.
+#pragma once
+
+#include "kernels/cpu/linear_topk.h"
+#include "kernels/cpu/multiply.h"
+
+namespace janus_fast {
+namespace JANUS_ISA {
+
+constexpr int64_t kVocabularyGroup = 256;
+constexpr int64_t kLogitRows = 48;  // rows of a tile of logits, which lies on the stack
+
+// A list's length. Longer ones are not carried on: inserting would take longer than merging.
+JANUS_INLINE int64_t list_length(int64_t k) { return smaller(k, kVocabularyGroup); }
+JANUS_INLINE bool carried(int64_t k) { return k <= 64; }
+
+template <Numeric type>
+void vocabulary_groups_as(const VocabularyCall& call, int64_t group_begin, int64_t group_end) {
+  const Matrix& weight = *call.weight;
+  const int64_t groups = (weight.outputs + kVocabularyGroup - 1) / kVocabularyGroup, length = list_length(call.k);
+  alignas(64) float tile[kLogitRows * kVocabularyGroup];
+  for (int64_t group = group_begin; group < group_end; group++) {
+    const int64_t first = group * kVocabularyGroup, count = smaller(kVocabularyGroup, weight.outputs - first);
+    const int64_t panel = first / kPanelOutputs, panels = (count + kPanelOutputs - 1) / kPanelOutputs;
+    for (int64_t row_begin = 0; row_begin < call.rows; row_begin += kLogitRows) {
+      const int64_t row_end = smaller(row_begin + kLogitRows, call.rows);
+      multiply_tiles<type>(
+          call.x, row_begin, row_end, weight, panel, panel + panels,
+          [&](int64_t row, int64_t rows, int64_t at, int64_t at_once, const Sum<type>* sums, int64_t sums_stride) {
+            const int64_t begin = at * kPanelOutputs;
+            for (int64_t i = 0; i < rows; i++)
+              for (int64_t c = 0; c < at_once * kPanelOutputs; c += kLanes<float>)
+                store(tile + (row + i - row_begin) * kVocabularyGroup + begin - first + c,
+                      scaled(sums + i * sums_stride + c, call.x, row + i, weight, begin + c) +
+                          load(call.bias + begin + c));
+          });
+      for (int64_t row = row_begin; row < row_end; row++) {
+        float* logits = tile + (row - row_begin) * kVocabularyGroup;
+        const int64_t to = row * groups + group;
+        const float peak = add_bias<float>(logits, nullptr, count);
+        call.group_max[to] = peak;
+        call.group_sum[to] = sum_exponentials(logits, count, peak);
+        if (call.asked && call.asked[row] >= first && call.asked[row] < first + count)
+          call.asked_logits[row] = logits[call.asked[row] - first];
+        if (length == 0) continue;
+
+        const int64_t list = (row * groups + (carried(call.k) ? group_begin : group)) * length;
+        float* values = call.group_values + list;
+        int32_t* tokens = call.group_tokens + list;
+        if (list == to * length)
+          for (int64_t i = 0; i < length; i++) values[i] = -INFINITY, tokens[i] = -1;
+        else
+          call.group_tokens[to * length] = -1;
+        if (peak > values[length - 1])
+          best_of(logits, count, static_cast<int32_t>(first), length, values, tokens, length);
+      }
+    }
+  }
+}
+
+inline void vocabulary_groups(const VocabularyCall& call, int64_t group_begin, int64_t group_end) {
+  switch (call.weight->type) {
+    case Numeric::kFloat32:
+      return vocabulary_groups_as<Numeric::kFloat32>(call, group_begin, group_end);
+    case Numeric::kBFloat16:
+      return vocabulary_groups_as<Numeric::kBFloat16>(call, group_begin, group_end);
+    case Numeric::kInt8:
+      return vocabulary_groups_as<Numeric::kInt8>(call, group_begin, group_end);
+  }
+}
+
+inline void vocabulary_merge(const VocabularyCall& call, int64_t row_begin, int64_t row_end) {
+  const int64_t groups = (call.weight->outputs + kVocabularyGroup - 1) / kVocabularyGroup, length = list_length(call.k);
+  for (int64_t row = row_begin; row < row_end; row++) {
+    const float* peaks = call.group_max + row * groups;
+    float* sums = call.group_sum + row * groups;
+    float peak = -INFINITY, total = 0;
+    for (int64_t g = 0; g < groups; g++) peak = peaks[g] > peak ? peaks[g] : peak;
+    // A group without an allowed token adds nothing; NaN passes through.
+    for (int64_t g = 0; g < groups; g++)
+      total += peaks[g] == -INFINITY ? sums[g] * 0 : sums[g] * __builtin_expf(peaks[g] - peak);
+    const float log_total = logarithm(total);
+    const auto log_prob = [&](float logit) {  // of what is forbidden minus infinity, unless a logit was NaN
+      return logit == -INFINITY && total == total ? logit : logit - peak - log_total;
+    };
+    if (call.asked) call.asked_log_probs[row] = call.asked[row] < 0 ? 0 : log_prob(call.asked_logits[row]);
+
+    // The sums are used up; in their place stands how many of each list have been taken.
+    const auto taken = [&](int64_t g) -> int32_t& { return reinterpret_cast<int32_t*>(sums)[g]; };
+    for (int64_t g = 0; g < groups; g++) taken(g) = 0;
+    for (int64_t i = 0; i < call.k; i++) {
+      float value = -INFINITY;
+      int32_t token = -1;
+      int64_t from = -1;
+      for (int64_t g = 0; g < groups; g++) {
+        if (taken(g) == length) continue;
+        const int64_t at = (row * groups + g) * length + taken(g);
+        const float v = call.group_values[at];
+        const int32_t t = call.group_tokens[at];
+        if (t >= 0 && (v > value || (v == value && token >= 0 && t < token))) value = v, token = t, from = g;
+      }
+      if (from >= 0) taken(from)++;
+      call.tokens[row * call.k + i] = token;
+      call.log_probs[row * call.k + i] = log_prob(value);
+    }
+  }
+}
+
+}  // namespace JANUS_ISA
+}  // namespace janus_fast
