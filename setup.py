@@ -1,8 +1,8 @@
 """Builds the native libraries with ninja; everything else about the package is in pyproject.toml.
 
-janus_fast/_C.so holds the operations, for torch, if torch is installed: it is loaded through torch's stable interface, and
-one build is meant to serve every torch from 2.11 on (tried with 2.13). janus_fast/_engine is the decoding engine, a Python
-module that knows nothing of torch.
+janus_fast/_engine is the decoding engine, a Python module that knows nothing of torch. janus_fast/_C.so holds the
+operations and is built if torch is installed, which loads it through its stable interface: one build is meant to serve
+every torch from 2.11 on (tried with 2.13).
 """
 
 import importlib.util
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pybind11
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -39,20 +38,18 @@ def path(location: Path) -> str:  # as ninja wants it
     return str(location).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def libraries() -> dict[str, tuple[str, Path, list[Path], str]]:
-    """For each extension: the folder of its sources, that of its instruction sets' files, include folders, link flags."""
+def libraries() -> dict[str, tuple[str, str, list[Path], str]]:
+    """Of each extension: folder of the sources, folder of the instruction sets, include folders, flags to link."""
     python = [Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-    found = {"janus_fast._engine": ("csrc/engine", ROOT / "kernels/cpu/engine_isa", python, "-pthread")}
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        include, library = (Path(torch.__file__).parent / name for name in ("include", "lib"))
+    found = {"janus_fast._engine": ("csrc/engine", "kernels/cpu/engine_isa", python, "-pthread")}
+    if torch := importlib.util.find_spec("torch"):
+        include, library = (Path(torch.origin).parent / name for name in ("include", "lib"))
         link = f"-Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10"
-        found["janus_fast._C"] = ("csrc/cpu", ROOT / "kernels/cpu/isa", [include], link)
+        found["janus_fast._C"] = ("csrc/cpu", "kernels/cpu/isa", [include], link)
     return found
 
 
-def build_file(sources: str, isa_folder: Path, include: list[Path], link: str, output: Path) -> str:
+def build_file(sources: str, isas: str, include: list[Path], link: str, output: Path) -> str:
     """The text of build.ninja."""
     folders = ["-I", ROOT, f"-ffile-prefix-map={ROOT}=."]
     for folder in include:
@@ -68,7 +65,7 @@ def build_file(sources: str, isa_folder: Path, include: list[Path], link: str, o
     ]
     x86 = platform.machine() in ("x86_64", "AMD64")
     files = [(p, "") for p in sorted(ROOT.glob(f"{sources}/*.cpp"))]
-    files += [(p, ISA_FLAGS[p.stem]) for p in sorted(isa_folder.glob("*.cpp")) if x86 or p.stem == "generic"]
+    files += [(p, ISA_FLAGS[p.stem]) for p in sorted(ROOT.glob(f"{isas}/*.cpp")) if x86 or p.stem == "generic"]
     objects = ["_".join(source.relative_to(ROOT).with_suffix(".o").parts) for source, _ in files]
     for (source, flags), name in zip(files, objects, strict=True):
         lines += [f"build {name}: compile {path(source)}", f"  isa = {flags}"]
