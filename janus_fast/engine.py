@@ -20,7 +20,9 @@ def missing() -> str | None:
     """Why there is no engine here, or None. A library that is there but does not load is an error, not an absence."""
     if find_spec(f"{__package__}._engine") is None:
         return "the native engine is not built; build it with: pip install -e ."
-    return None
+    from . import _engine
+
+    return None if hasattr(_engine, "Model") else "the native engine does not decode yet"
 
 
 def isas() -> tuple[str, ...]:
