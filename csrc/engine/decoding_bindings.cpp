@@ -1,0 +1,321 @@
+// Model and Worker in Python: arguments are checked here, once, so that nothing behind can leave its memory.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "csrc/engine/autoregressive.h"
+#include "csrc/engine/mask_predict.h"
+#include "csrc/engine/score.h"
+
+namespace py = pybind11;
+
+namespace janus_fast {
+namespace {
+
+typedef py::array_t<int32_t, py::array::c_style | py::array::forcecast> IntArray;
+typedef py::array_t<double, py::array::c_style | py::array::forcecast> DoubleArray;
+
+[[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
+
+const EngineKernels& kernels_named(const std::string& isa) {
+  size_t count;
+  const EngineKernels* const* all = engine_kernels(&count);
+  if (isa.empty()) return *all[0];
+  std::string names;
+  for (size_t i = 0; i < count; i++) {
+    if (isa == all[i]->isa) return *all[i];
+    names += (i ? ", " : "") + std::string(all[i]->isa);
+  }
+  refuse("Model: isa must be one of " + names + ", got " + isa);
+}
+
+Config config_of(const py::dict& fields) {
+  const auto integer = [&](const char* name) { return fields[name].cast<int64_t>(); };
+  const auto token = [&](const char* name) { return fields[name].cast<int32_t>(); };
+  const auto flag = [&](const char* name) { return fields[name].cast<bool>(); };
+  const std::string activation = fields["activation"].cast<std::string>();
+  Config config = {};
+  config.source_vocab_size = integer("source_vocab_size");
+  config.target_vocab_size = integer("target_vocab_size");
+  config.d_model = integer("d_model");
+  config.encoder_layers = integer("encoder_layers");
+  config.decoder_layers = integer("decoder_layers");
+  config.attention_heads = integer("attention_heads");
+  config.encoder_ffn_dim = integer("encoder_ffn_dim");
+  config.decoder_ffn_dim = integer("decoder_ffn_dim");
+  config.max_source_positions = integer("max_source_positions");
+  config.max_target_positions = integer("max_target_positions");
+  config.length_classes = integer("length_classes");
+  config.position_offset = integer("position_offset");
+  config.activation = activation == "relu"   ? Activation::kRelu
+                      : activation == "gelu" ? Activation::kGelu
+                      : activation == "silu" ? Activation::kSilu
+                                             : Activation::kNone;
+  if (config.activation == Activation::kNone) refuse("Model: activation must be relu, gelu or silu, got " + activation);
+  config.sinusoidal = fields["positions"].cast<std::string>() == "sinusoidal";
+  config.normalize_before = flag("normalize_before");
+  config.share_all_embeddings = flag("share_all_embeddings");
+  config.share_decoder_embeddings = flag("share_decoder_embeddings");
+  config.scale_embedding = flag("scale_embedding");
+  config.two_stream = flag("two_stream");
+  config.output_bias = flag("output_bias");
+  config.layer_norm_eps = fields["layer_norm_eps"].cast<float>();
+  config.bos = token("bos_token_id");
+  config.pad = token("pad_token_id");
+  config.eos = token("eos_token_id");
+  config.unk = token("unk_token_id");
+  config.mask = token("mask_token_id");
+  config.decoder_start = token("decoder_start_token_id");
+  return config;
+}
+
+Array array_of(const std::string& name, const py::array& array, const py::dict& tensors) {
+  if (!(array.flags() & py::array::c_style)) refuse("Model: " + name + " must be contiguous");
+  Array result = {};
+  result.shape.assign(array.shape(), array.shape() + array.ndim());
+  result.table.data = array.data();
+  const std::string type = py::str(array.dtype());
+  if (type == "float32") {
+    result.table.type = Numeric::kFloat32;
+  } else if (type == "uint16") {
+    result.table.type = Numeric::kBFloat16;
+  } else if (type == "int8") {
+    const std::string scale = name + "_scale";
+    if (!tensors.contains(scale.c_str())) refuse("Model: " + scale + " must be given beside " + name);
+    const auto scales = tensors[scale.c_str()].cast<py::array>();
+    if (std::string(py::str(scales.dtype())) != "float32" || array.ndim() != 2 || scales.ndim() != 1 ||
+        scales.shape(0) != array.shape(0) || !(scales.flags() & py::array::c_style))
+      refuse("Model: " + scale + " must be float32, one number for each row of " + name);
+    result.table.type = Numeric::kInt8;
+    result.table.scales = static_cast<const float*>(scales.data());
+  } else {
+    refuse("Model: " + name + " must be float32, uint16 (bfloat16) or int8, got " + type);
+  }
+  return result;
+}
+
+// A model and the arrays that it looks up rows in.
+struct Loaded {
+  std::unique_ptr<Model> model;
+  py::list kept;
+};
+
+std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, const std::string& compute_type,
+                             const std::string& isa) {
+  Numeric layers = Numeric::kFloat32, vocabulary = Numeric::kFloat32;
+  if (compute_type == "bfloat16")
+    layers = vocabulary = Numeric::kBFloat16;
+  else if (compute_type == "int8")
+    layers = vocabulary = Numeric::kInt8;
+  else if (compute_type == "int8_bfloat16")
+    layers = Numeric::kInt8, vocabulary = Numeric::kBFloat16;
+  else if (compute_type != "float32")
+    refuse("Model: compute_type must be float32, bfloat16, int8 or int8_bfloat16, got " + compute_type);
+  const Config config = config_of(fields);
+  const EngineKernels& kernels = kernels_named(isa);
+  auto loaded = std::make_unique<Loaded>();
+  Arrays arrays;
+  for (const auto& item : tensors) {
+    const auto name = item.first.cast<std::string>();
+    if (name.size() > 6 && name.substr(name.size() - 6) == "_scale") continue;
+    arrays[name] = array_of(name, item.second.cast<py::array>(), tensors);
+  }
+  for (const std::string name : {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
+    for (const std::string suffix : {"", "_scale"})
+      if (tensors.contains((name + suffix).c_str())) loaded->kept.append(tensors[(name + suffix).c_str()]);
+  py::gil_scoped_release release;
+  loaded->model = std::make_unique<Model>(config, arrays, layers, vocabulary, kernels);
+  return loaded;
+}
+
+// Packed ids whose tokens are below `vocabulary`, each sequence with `least` to `most` of them.
+Ids ids_of(const char* name, const IntArray& ids, const IntArray& offsets, int64_t vocabulary, int64_t least,
+           int64_t most) {
+  const std::string what = std::string("Worker: ") + name;
+  if (ids.ndim() != 1 || offsets.ndim() != 1 || offsets.size() < 1)
+    refuse(what + " must be vectors of ids and offsets");
+  const Ids packed = {ids.data(), offsets.data(), offsets.size() - 1};
+  if (packed.offsets[0] != 0 || packed.offsets[packed.count] != ids.size())
+    refuse(what + " offsets must go from 0 to the number of ids, " + std::to_string(ids.size()));
+  for (int64_t i = 0; i < packed.count; i++) {
+    const int64_t length = int64_t{packed.offsets[i + 1]} - packed.offsets[i];
+    if (length < least || length > most)
+      refuse(what + " " + std::to_string(i) + " must have " + std::to_string(least) + " to " + std::to_string(most) +
+             " tokens, got " + std::to_string(length));
+  }
+  for (int64_t i = 0; i < ids.size(); i++)
+    if (packed.ids[i] < 0 || packed.ids[i] >= vocabulary)
+      refuse(what + " must hold ids in [0, " + std::to_string(vocabulary) + "), got " + std::to_string(packed.ids[i]));
+  return packed;
+}
+
+void require(bool condition, const char* name, const char* rule) {
+  if (!condition) refuse(std::string("Worker: ") + name + " must " + rule);
+}
+
+class Worker {
+ public:
+  Worker(std::shared_ptr<Loaded> loaded, int threads) : loaded_(std::move(loaded)), team_(checked(threads)) {}
+
+  py::list mask_predict(const IntArray& source, const IntArray& offsets, int64_t iterations, int64_t length_beam,
+                        const std::string& length_candidates, const std::string& score, bool adaptive,
+                        int64_t num_hypotheses, bool return_history) {
+    const Config& config = model().config;
+    require(config.two_stream, "model", "have two streams to decode in parallel; it is an ordinary Transformer");
+    require(iterations >= 1, "iterations", "be positive");
+    require(num_hypotheses >= 1 && num_hypotheses <= length_beam, "num_hypotheses", "be in [1, length_beam]");
+    require(length_beam <= std::min(config.max_target_positions, config.length_classes - 1) - 1, "length_beam",
+            "be at most the number of target lengths");
+    require(length_candidates == "window" || length_candidates == "topk", "length_candidates", "be window or topk");
+    require(score == "tokens" || score == "canvas", "score", "be tokens or canvas");
+    const NonAutoregressiveOptions options = {iterations,        length_beam, length_candidates == "window",
+                                              score == "canvas", adaptive,    num_hypotheses,
+                                              return_history};
+    const Ids sources = sources_of(source, offsets);
+    return decode([&] { return janus_fast::mask_predict(model(), workspace_, team_, sources, options); });
+  }
+
+  py::list beam_search(const IntArray& source, const IntArray& offsets, int64_t beam_size, int64_t num_hypotheses,
+                       double length_penalty, int64_t max_decoding_length, int64_t min_decoding_length,
+                       int64_t no_repeat_ngram_size, const py::object& prefixes) {
+    require(beam_size >= 1, "beam_size", "be positive");
+    require(num_hypotheses >= 1 && num_hypotheses <= beam_size, "num_hypotheses", "be in [1, beam_size]");
+    const AutoregressiveOptions options = {beam_size,
+                                           num_hypotheses,
+                                           length_penalty,
+                                           max_decoding_length,
+                                           min_decoding_length,
+                                           no_repeat_ngram_size,
+                                           1,
+                                           1,
+                                           1,
+                                           nullptr,
+                                           0};
+    return autoregressive(source, offsets, options, prefixes, janus_fast::beam_search);
+  }
+
+  py::list sample(const IntArray& source, const IntArray& offsets, int64_t num_hypotheses, double length_penalty,
+                  int64_t max_decoding_length, int64_t min_decoding_length, int64_t no_repeat_ngram_size,
+                  int64_t sampling_topk, double sampling_topp, double sampling_temperature, const DoubleArray& uniforms,
+                  const py::object& prefixes) {
+    require(num_hypotheses >= 1, "num_hypotheses", "be positive");
+    require(sampling_topk >= 0, "sampling_topk", "not be negative");
+    require(sampling_topp > 0 && sampling_topp <= 1, "sampling_topp", "be in (0, 1]");
+    require(sampling_temperature > 0, "sampling_temperature", "be positive");
+    const int64_t steps = std::min(max_decoding_length, model().config.max_target_positions - 1) + 1;
+    require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * num_hypotheses &&
+                uniforms.shape(1) >= steps,
+            "uniforms", "have a row for each sample and a column for each step");
+    const AutoregressiveOptions options = {1,
+                                           num_hypotheses,
+                                           length_penalty,
+                                           max_decoding_length,
+                                           min_decoding_length,
+                                           no_repeat_ngram_size,
+                                           sampling_topk,
+                                           sampling_topp,
+                                           sampling_temperature,
+                                           uniforms.data(),
+                                           uniforms.shape(1)};
+    return autoregressive(source, offsets, options, prefixes, janus_fast::sample);
+  }
+
+  std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
+                                        const IntArray& target_offsets) {
+    const Config& config = model().config;
+    const Ids sources = sources_of(source, offsets);
+    const Ids targets =
+        ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
+    require(sources.count == targets.count, "target", "have one sequence for each source");
+    py::gil_scoped_release release;
+    std::lock_guard<std::mutex> lock(mutex_);
+    return janus_fast::score(model(), workspace_, team_, sources, targets);
+  }
+
+ private:
+  static int checked(int threads) {
+    require(threads >= 1 && threads <= 1024, "threads", "be in [1, 1024]");
+    return threads;
+  }
+  const Model& model() const { return *loaded_->model; }
+
+  Ids sources_of(const IntArray& source, const IntArray& offsets) const {
+    return ids_of("source", source, offsets, model().config.source_vocab_size, 1, model().config.max_source_positions);
+  }
+
+  template <typename Run>
+  py::list autoregressive(const IntArray& source, const IntArray& offsets, const AutoregressiveOptions& options,
+                          const py::object& prefixes, const Run& run) {
+    const Config& config = model().config;
+    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
+    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
+    require(options.min_decoding_length >= 0 && options.min_decoding_length <= longest, "min_decoding_length",
+            "be in [0, the longest output]");
+    require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "not be negative");
+    require(std::isfinite(options.length_penalty), "length_penalty", "be finite");
+    const Ids sources = sources_of(source, offsets);
+    if (prefixes.is_none()) return decode([&] { return run(model(), workspace_, team_, sources, options, nullptr); });
+    const auto pair = prefixes.cast<std::pair<IntArray, IntArray>>();
+    const Ids given = ids_of("prefixes", pair.first, pair.second, config.target_vocab_size, 0, longest);
+    require(given.count == sources.count, "prefixes", "have one sequence for each source");
+    return decode([&] { return run(model(), workspace_, team_, sources, options, &given); });
+  }
+
+  template <typename Run>
+  py::list decode(const Run& run) {
+    Hypotheses groups;
+    {
+      py::gil_scoped_release release;
+      std::lock_guard<std::mutex> lock(mutex_);
+      groups = run();
+    }
+    py::list all;
+    for (const auto& group : groups) {
+      py::list list;
+      for (const Hypothesis& h : group)
+        list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history));
+      all.append(list);
+    }
+    return all;
+  }
+
+  const std::shared_ptr<Loaded> loaded_;
+  std::mutex mutex_;  // a worker serves one call at a time
+  Workspace workspace_;
+  Team team_;
+};
+
+}  // namespace
+
+void bind_decoding(py::module_& m) {
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const NotFinite& e) {
+      PyErr_SetString(PyExc_FloatingPointError, e.what());
+    }
+  });
+  py::class_<Loaded, std::shared_ptr<Loaded>>(m, "Model", "A model's weights, packed.")
+      .def(py::init(&load), py::arg("config"), py::arg("tensors"), py::arg("compute_type"), py::arg("isa") = "");
+  py::class_<Worker>(m, "Worker", "Threads and memory to decode with; serves one call at a time.")
+      .def(py::init<std::shared_ptr<Loaded>, int>(), py::arg("model"), py::arg("threads"))
+      .def("mask_predict", &Worker::mask_predict, py::arg("source"), py::arg("offsets"), py::kw_only(),
+           py::arg("iterations"), py::arg("length_beam"), py::arg("length_candidates"), py::arg("score"),
+           py::arg("adaptive"), py::arg("num_hypotheses"), py::arg("return_history"))
+      .def("beam_search", &Worker::beam_search, py::arg("source"), py::arg("offsets"), py::kw_only(),
+           py::arg("beam_size"), py::arg("num_hypotheses"), py::arg("length_penalty"), py::arg("max_decoding_length"),
+           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none())
+      .def("sample", &Worker::sample, py::arg("source"), py::arg("offsets"), py::kw_only(), py::arg("num_hypotheses"),
+           py::arg("length_penalty"), py::arg("max_decoding_length"), py::arg("min_decoding_length"),
+           py::arg("no_repeat_ngram_size"), py::arg("sampling_topk"), py::arg("sampling_topp"),
+           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none())
+      .def("score", &Worker::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
+           py::arg("target_offsets"));
+}
+
+}  // namespace janus_fast

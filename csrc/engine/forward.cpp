@@ -1,0 +1,240 @@
+#include "csrc/engine/forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace janus_fast {
+namespace {
+
+constexpr int64_t kPad = 64;  // elements to which operand rows are rounded: whole groups, whole cache lines of bytes
+
+int64_t padded(int64_t channels) { return (channels + kPad - 1) / kPad * kPad; }
+
+}  // namespace
+
+Forward::Forward(const Model& model, Workspace& workspace, Member& member)
+    : model(model), workspace(workspace), member(member), width_(model.config.d_model) {}
+
+void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
+  const Config& config = model.config;
+  int64_t scratch = model.kernels.attention.fwd_scratch(max_keys, config.head_size());
+  if (config.two_stream)
+    scratch = std::max<int64_t>(scratch, model.kernels.predict_lengths.scratch(config.length_classes, width_));
+  scratch_ = padded(scratch);
+  member.once([&] {
+    const int64_t ffn = std::max(config.encoder_ffn_dim, config.decoder_ffn_dim), wide = std::max(3 * width_, ffn);
+    workspace.x.grow(rows * width_);
+    workspace.y.grow(rows * width_);
+    workspace.attended.grow(rows * width_);
+    workspace.wide.grow(rows * wide);
+    workspace.lse.grow(rows * config.attention_heads);
+    workspace.operand.grow(rows * padded(std::max(width_, ffn)) * 4);
+    workspace.second.grow(rows * padded(ffn) * 2);
+    workspace.scales.grow(rows);
+    workspace.last.grow(rows * width_);
+    workspace.scratch.grow(member.count * scratch_);
+    const int64_t indices = std::max(rows, all_keys) + 1;
+    int32_t* zeros = workspace.zeros.grow(indices);
+    int32_t* endless = workspace.endless.grow(indices);
+    int32_t* identity = workspace.identity.grow(indices);
+    for (int64_t i = 0; i < indices; i++) zeros[i] = 0, endless[i] = INT32_MAX, identity[i] = static_cast<int32_t>(i);
+  });
+}
+
+void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
+  const int64_t groups = (model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group;
+  const int64_t lists = rows * groups * std::min(k, model.kernels.group);
+  workspace.group_max.grow(rows * groups);
+  workspace.group_sum.grow(rows * groups);
+  workspace.group_values.grow(lists);
+  workspace.group_tokens.grow(lists);
+  workspace.best_tokens.grow(rows * k);
+  workspace.best_log_probs.grow(rows * k);
+}
+
+Operand Forward::skip_rows(const Operand& x, int64_t rows, Numeric type) {
+  const int64_t bytes = type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1;
+  return {static_cast<char*>(x.data) + rows * x.stride * bytes, x.scales ? x.scales + rows : nullptr, x.stride};
+}
+
+void Forward::embed(const Stack& stack, const int32_t* ids, const int32_t* places, int64_t rows, float* x) {
+  const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
+  const EmbedCall call = {stack.tokens, stack.positions, ids, places, rows, width_, scale, x};
+  has_current_ = false;
+  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+}
+
+Operand Forward::operand(Numeric type, int64_t channels) const {
+  return {workspace.operand.data(), workspace.scales.data(), type == Numeric::kFloat32 ? channels : padded(channels)};
+}
+
+Operand Forward::convert(const float* x, int64_t rows, int64_t channels, Numeric type) {
+  if (type == Numeric::kFloat32) return {const_cast<float*>(x), nullptr, channels};
+  const ConvertCall call = {x, rows, channels, channels, type, operand(type, channels)};
+  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.convert(call, begin, end); });
+  return call.operand;
+}
+
+Operand Forward::normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type) {
+  NormCall call = {x,      rows,   width_, width_, norm.weight, norm.bias, model.config.layer_norm_eps,
+                   output, width_, type,   {}};
+  if (type != Numeric::kFloat32) call.operand = operand(type, width_);
+  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.norm(call, begin, end); });
+  return type == Numeric::kFloat32 ? Operand{output, nullptr, width_} : call.operand;
+}
+
+Operand Forward::enter(const Norm& norm, float* x, int64_t rows) {
+  if (model.config.normalize_before) return normalise(norm, x, rows, workspace.y.data(), model.layer_type);
+  if (has_current_) return current_;
+  return convert(x, rows, width_, model.layer_type);
+}
+
+void Forward::leave(const Norm& norm, float* x, int64_t rows) {
+  if (model.config.normalize_before) return;
+  current_ = normalise(norm, x, rows, x, model.layer_type);
+  has_current_ = true;
+}
+
+void Forward::multiply(std::initializer_list<Product> products) {
+  const int64_t width = model.kernels.panel;
+  int64_t tasks = 0;
+  for (const Product& p : products) tasks += (p.weight->outputs + width - 1) / width;
+  member.share(tasks, [&](int64_t begin, int64_t end) {
+    int64_t first = 0;
+    for (const Product& p : products) {
+      const int64_t panels = (p.weight->outputs + width - 1) / width;
+      const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, panels);
+      if (from < to)
+        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, nullptr, p.stride},
+                               from, to);
+      first += panels;
+    }
+  });
+}
+
+void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual) {
+  const MultiplyCall call = {x,        rows,    &weight,       Activation::kNone, residual, weight.outputs,
+                             residual, nullptr, weight.outputs};
+  member.share((weight.outputs + model.kernels.panel - 1) / model.kernels.panel,
+               [&](int64_t begin, int64_t end) { model.kernels.multiply(call, begin, end); });
+}
+
+void Forward::attend(const float* query, int64_t query_stride, const float* key_values, int64_t key_stride,
+                     const Layout& layout, float* output) {
+  const int64_t heads = model.config.attention_heads, size = model.config.head_size();
+  AttentionCall<float> call = {};
+  call.query = {query, query_stride, size};
+  call.key = {key_values, key_stride, size};
+  call.value = {key_values + width_, key_stride, size};
+  call.query_offsets = layout.query_offsets;
+  call.key_offsets = layout.key_offsets;
+  call.key_sequences = layout.key_sequences;
+  call.query_times = layout.query_times ? layout.query_times : workspace.zeros.data();
+  call.visible_from = layout.visible_from ? layout.visible_from : workspace.zeros.data();
+  call.visible_until = workspace.endless.data();
+  call.heads = heads;
+  call.size = size;
+  call.scale = 1 / std::sqrt(static_cast<float>(size));
+  call.output = output;
+  call.lse = workspace.lse.data();
+  member.share(layout.sequences * heads,
+               [&](int64_t begin, int64_t end) { model.kernels.attention.fwd(call, begin, end, scratch()); });
+}
+
+void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
+  const Operand in = enter(layer.final_norm, x, rows);
+  const int64_t ffn = layer.fc1.outputs;
+  const bool narrow = model.layer_type == Numeric::kBFloat16;
+  MultiplyCall call = {in, rows, &layer.fc1, model.config.activation, nullptr, 0, workspace.wide.data(), nullptr, ffn};
+  Operand hidden = {workspace.second.data(), nullptr, padded(ffn)};
+  if (narrow) {
+    call.output = nullptr;
+    call.narrow = static_cast<BFloat16*>(hidden.data);
+    call.output_stride = hidden.stride;
+  }
+  member.share((ffn + model.kernels.panel - 1) / model.kernels.panel, [&](int64_t begin, int64_t end) {
+    model.kernels.multiply(call, begin, end);
+    if (narrow && end * model.kernels.panel >= ffn && ffn % 2)  // the last group is whole
+      for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
+  });
+  if (!narrow) hidden = convert(workspace.wide.data(), rows, ffn, model.layer_type);
+  add_product(hidden, rows, layer.fc2, x);
+  leave(layer.final_norm, x, rows);
+}
+
+void Forward::after_self_attention(const Layer& layer, const float* cross, float* x, const Layout& layout) {
+  const int64_t rows = layout.queries;
+  float* attended = workspace.attended.data();
+  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
+  leave(layer.self_norm, x, rows);
+  const Operand in = enter(layer.cross_norm, x, rows);
+  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_}});
+  attend(workspace.wide.data(), width_, cross, 2 * width_, layout, attended);
+  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.cross.out, x);
+  leave(layer.cross_norm, x, rows);
+  feed_forward(layer, x, rows);
+}
+
+void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources) {
+  const int64_t rows = offsets[sources];
+  int64_t longest = 0;
+  for (int64_t s = 0; s < sources; s++) longest = std::max<int64_t>(longest, offsets[s + 1] - offsets[s]);
+  reserve(rows, longest, rows);
+  member.once([&] {
+    workspace.encoded.grow(rows * width_);
+    int32_t* places = workspace.places.grow(rows);
+    for (int64_t s = 0; s < sources; s++)
+      for (int32_t row = offsets[s]; row < offsets[s + 1]; row++) places[row] = row - offsets[s];
+  });
+  float *x = workspace.encoded.data(), *wide = workspace.wide.data(), *attended = workspace.attended.data();
+  const Layout layout = {rows, sources, offsets, offsets, workspace.identity.data(), longest, nullptr, nullptr};
+  embed(model.encoder, ids, workspace.places.data(), rows, x);
+  for (const Layer& layer : model.encoder.layers) {
+    const Operand in = enter(layer.self_norm, x, rows);
+    multiply({{in, rows, &layer.self.q, wide, 3 * width_}, {in, rows, &layer.self.kv, wide + width_, 3 * width_}});
+    attend(wide, 3 * width_, wide + width_, 3 * width_, layout, attended);
+    add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
+    leave(layer.self_norm, x, rows);
+    feed_forward(layer, x, rows);
+  }
+  if (model.config.normalize_before) normalise(model.encoder.norm, x, rows, x, Numeric::kFloat32);
+  cross_keys(rows);
+}
+
+void Forward::cross_keys(int64_t rows) {
+  const auto& layers = model.decoder.layers;
+  member.once([&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_); });
+  const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
+  for (size_t i = 0; i < layers.size(); i++)
+    multiply({{in, rows, &layers[i].cross.kv, workspace.cross.data() + i * rows * 2 * width_, 2 * width_}});
+}
+
+void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,
+                         float* asked_logits, float* asked_log_probs) {
+  Operand in;
+  if (model.config.normalize_before)
+    in = normalise(model.decoder.norm, x, rows, workspace.y.data(), model.vocabulary_type);
+  else if (has_current_ && model.vocabulary_type == model.layer_type)
+    in = current_;
+  else
+    in = convert(x, rows, width_, model.vocabulary_type);
+  const VocabularyCall call = {in,
+                               rows,
+                               &model.vocabulary,
+                               bias,
+                               k,
+                               workspace.group_max.data(),
+                               workspace.group_sum.data(),
+                               workspace.group_values.data(),
+                               workspace.group_tokens.data(),
+                               workspace.best_tokens.data(),
+                               workspace.best_log_probs.data(),
+                               asked,
+                               asked_logits,
+                               asked_log_probs};
+  member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
+               [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
+  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
+}
+
+}  // namespace janus_fast

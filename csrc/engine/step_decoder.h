@@ -1,0 +1,41 @@
+// One autoregressive step: feeds one token a hypothesis and leaves the hidden rows that predict the next.
+#pragma once
+
+#include "csrc/engine/forward.h"
+#include "csrc/engine/options.h"
+
+namespace janus_fast {
+
+// Keys and values of all steps so far. Hypotheses find theirs through a table: continuing one moves integers alone.
+//
+// Each step of a two-stream model has two rows a hypothesis: the content row (the token) and the query row (a mask at
+// the same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has
+// the content row alone, which predicts.
+class StepDecoder {
+ public:
+  // Up to `slots` hypotheses at once.
+  StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
+
+  // One member's part of a step for hypotheses whose `tokens` and `owners` (their sources; those of a source side by
+  // side) the first member has set. Returns the hidden rows.
+  float* step(Forward& forward);
+  // Hypothesis r of the next step continues the one that was origins[r]. By the first member alone.
+  void reorder(const std::vector<int32_t>& origins);
+  // Makes room for the next step. By the first member alone.
+  void prepare();
+
+  std::vector<int32_t> tokens, owners;
+
+ private:
+  float* cache(int64_t layer) const { return workspace_.caches[layer].data(); }
+
+  const Model& model_;
+  Workspace& workspace_;
+  const Ids& sources_;
+  const int64_t slots_, streams_, width_, row_;
+  int64_t position_ = 0, capacity_ = 0, longest_source_ = 0;
+  std::vector<int32_t> origin_, moved_;  // [capacity, slots]
+  std::vector<int32_t> input_, places_, query_offsets_, key_sequences_;
+};
+
+}  // namespace janus_fast

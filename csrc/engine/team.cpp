@@ -1,0 +1,95 @@
+#include "csrc/engine/team.h"
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace janus_fast {
+namespace {
+
+constexpr int kSpins = 4000;  // some 50 us: longer than the pieces between barriers, shorter than a time slice
+
+void pause() {
+#ifdef __x86_64__
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+Team::Team(int threads) {
+  for (int index = 1; index < threads; index++) threads_.emplace_back([this, index] { work(index); });
+}
+
+Team::~Team() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+void Team::run(const std::function<void(Member&)>& program) {
+  failed_ = false;
+  error_ = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    program_ = &program;
+    runs_++;
+  }
+  wake_.notify_all();
+  execute(0);
+  if (error_) std::rethrow_exception(error_);
+}
+
+void Team::work(int index) {
+  for (int64_t done = 0;; done++) {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return closing_ || runs_ > done; });
+      if (closing_) return;
+    }
+    execute(index);
+  }
+}
+
+void Team::execute(int index) noexcept {  // a program throws inside `share` and `once` alone
+  Member member(*this, index);
+  try {
+    (*program_)(member);
+  } catch (const Member::Left&) {
+  }
+  if (size() > 1) wait();  // nobody uses the program, or what it refers to, any more
+}
+
+void Team::fail(std::exception_ptr error) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!error_) error_ = error;
+  failed_.store(true, std::memory_order_relaxed);  // the barrier that follows publishes it
+}
+
+void Team::wait() {
+  const uint32_t phase = phase_.load();
+  if (arrived_.fetch_add(1) + 1 == size()) {
+    arrived_.store(0);
+    phase_.store(phase + 1);
+    if (sleeping_.load() > 0) {
+      std::lock_guard<std::mutex> lock(sleep_mutex_);
+      sleep_.notify_all();
+    }
+    return;
+  }
+  for (int spin = 0; spin < kSpins; spin++) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    pause();
+  }
+  std::unique_lock<std::mutex> lock(sleep_mutex_);
+  sleeping_.fetch_add(1);
+  sleep_.wait(lock, [&] { return phase_.load() != phase; });
+  sleeping_.fetch_sub(1);
+}
+
+}  // namespace janus_fast

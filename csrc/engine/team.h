@@ -1,0 +1,92 @@
+// Threads that run one program together. Every member executes the same function; `share` splits a piece of work among
+// them and waits for all, `once` lets the first do it alone. A decode is one such program from begin to end, so that a
+// piece of work costs a barrier, not a wake-up.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace janus_fast {
+
+class Member;
+
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int size() const { return static_cast<int>(threads_.size()) + 1; }
+  // Runs program(member) on all threads, the caller's among them, and throws what any of them threw first. A program
+  // may throw inside `share` and `once` alone.
+  void run(const std::function<void(Member&)>& program);
+
+ private:
+  friend class Member;
+  void work(int index);
+  void execute(int index) noexcept;
+  void wait();  // until all members are here
+  void fail(std::exception_ptr error);
+
+  std::vector<std::thread> threads_;
+  const std::function<void(Member&)>* program_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  int64_t runs_ = 0;  // guarded by mutex_, as is closing_
+  bool closing_ = false;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::atomic<int> sleeping_{0};
+  std::mutex sleep_mutex_;
+  std::condition_variable sleep_;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+};
+
+// One thread's part in a team's program.
+class Member {
+ public:
+  // Calls run(begin, end) on this member's part of [0, tasks); returns when all members have done theirs. What any
+  // member wrote before is then visible to all. When one throws, all leave the program.
+  template <typename F>
+  void share(int64_t tasks, const F& run) {
+    const int64_t begin = tasks * index / count, end = tasks * (index + 1) / count;
+    if (begin < end) attempt([&] { run(begin, end); });
+    wait();
+  }
+  // The first member calls run(), the others wait.
+  template <typename F>
+  void once(const F& run) {
+    if (index == 0) attempt(run);
+    wait();
+  }
+
+  const int index, count;
+
+ private:
+  friend class Team;
+  struct Left {};  // thrown by the members that leave because another failed
+  Member(Team& team, int index) : index(index), count(team.size()), team_(team) {}
+  template <typename F>
+  void attempt(const F& run) {
+    try {
+      run();
+    } catch (...) {
+      team_.fail(std::current_exception());
+    }
+  }
+  void wait() {
+    if (count > 1) team_.wait();
+    if (team_.failed_.load(std::memory_order_relaxed)) throw Left();
+  }
+  Team& team_;
+};
+
+}  // namespace janus_fast
