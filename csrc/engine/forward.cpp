@@ -105,7 +105,7 @@ void Forward::multiply(std::initializer_list<Product> products) {
       const int64_t panels = (p.weight->outputs + width - 1) / width;
       const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, panels);
       if (from < to)
-        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, nullptr, p.stride},
+        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, p.narrow, p.stride},
                                from, to);
       first += panels;
     }
@@ -119,13 +119,15 @@ void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, 
                [&](int64_t begin, int64_t end) { model.kernels.multiply(call, begin, end); });
 }
 
-void Forward::attend(const float* query, int64_t query_stride, const float* key_values, int64_t key_stride,
-                     const Layout& layout, float* output) {
+template <typename TK>
+void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
+                        const KeyValues& keys, const Layout& layout, float* output) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
-  AttentionCall<float> call = {};
+  const TK* key = reinterpret_cast<const TK*>(keys.data);
+  AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
-  call.key = {key_values, key_stride, size};
-  call.value = {key_values + width_, key_stride, size};
+  call.key = {key, keys.stride, size};
+  call.value = {key + width_, keys.stride, size};
   call.query_offsets = layout.query_offsets;
   call.key_offsets = layout.key_offsets;
   call.key_sequences = layout.key_sequences;
@@ -137,8 +139,24 @@ void Forward::attend(const float* query, int64_t query_stride, const float* key_
   call.scale = 1 / std::sqrt(static_cast<float>(size));
   call.output = output;
   call.lse = workspace.lse.data();
-  member.share(layout.sequences * heads,
-               [&](int64_t begin, int64_t end) { model.kernels.attention.fwd(call, begin, end, scratch()); });
+  member.share(layout.sequences * heads, [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
+}
+
+void Forward::attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout,
+                     float* output) {
+  if (keys.type == Numeric::kFloat32)
+    attend_to(model.kernels.attention, query, query_stride, keys, layout, output);
+  else
+    attend_to(model.kernels.narrow_attention, query, query_stride, keys, layout, output);
+}
+
+Forward::Product Forward::into(const KeyValues& keys, const Operand& x, int64_t rows, const Matrix& weight) const {
+  Product product = {x, rows, &weight, nullptr, keys.stride, nullptr};
+  if (keys.type == Numeric::kFloat32)
+    product.output = reinterpret_cast<float*>(keys.data);
+  else
+    product.narrow = reinterpret_cast<BFloat16*>(keys.data);
+  return product;
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
@@ -162,14 +180,14 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   leave(layer.final_norm, x, rows);
 }
 
-void Forward::after_self_attention(const Layer& layer, const float* cross, float* x, const Layout& layout) {
+void Forward::after_self_attention(const Layer& layer, const KeyValues& cross, float* x, const Layout& layout) {
   const int64_t rows = layout.queries;
   float* attended = workspace.attended.data();
   add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
   leave(layer.self_norm, x, rows);
   const Operand in = enter(layer.cross_norm, x, rows);
-  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_}});
-  attend(workspace.wide.data(), width_, cross, 2 * width_, layout, attended);
+  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_, nullptr}});
+  attend(workspace.wide.data(), width_, cross, layout, attended);
   add_product(convert(attended, rows, width_, model.layer_type), rows, layer.cross.out, x);
   leave(layer.cross_norm, x, rows);
   feed_forward(layer, x, rows);
@@ -191,8 +209,9 @@ void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources
   embed(model.encoder, ids, workspace.places.data(), rows, x);
   for (const Layer& layer : model.encoder.layers) {
     const Operand in = enter(layer.self_norm, x, rows);
-    multiply({{in, rows, &layer.self.q, wide, 3 * width_}, {in, rows, &layer.self.kv, wide + width_, 3 * width_}});
-    attend(wide, 3 * width_, wide + width_, 3 * width_, layout, attended);
+    multiply({{in, rows, &layer.self.q, wide, 3 * width_, nullptr},
+              {in, rows, &layer.self.kv, wide + width_, 3 * width_, nullptr}});
+    attend(wide, 3 * width_, floats(wide + width_, 3 * width_), layout, attended);
     add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
     leave(layer.self_norm, x, rows);
     feed_forward(layer, x, rows);
@@ -203,10 +222,13 @@ void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources
 
 void Forward::cross_keys(int64_t rows) {
   const auto& layers = model.decoder.layers;
-  member.once([&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_); });
+  member.once([&] {
+    const int64_t bytes = cross(0, rows).element_bytes();
+    workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * bytes);
+  });
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
   for (size_t i = 0; i < layers.size(); i++)
-    multiply({{in, rows, &layers[i].cross.kv, workspace.cross.data() + i * rows * 2 * width_, 2 * width_}});
+    multiply({into(cross(static_cast<int64_t>(i), rows), in, rows, layers[i].cross.kv)});
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,

@@ -59,12 +59,23 @@ struct Workspace {
   Buffer<float> x, last, y, wide, attended, lse, scales, scratch;
   Buffer<uint8_t> operand, second;
   Buffer<float> encoded;
-  std::vector<Buffer<float>> caches;  // of each decoder layer: keys and values of the steps so far
-  Buffer<float> cross;                // [decoder layers, Ns, 2C]: keys, then values
+  std::vector<Buffer<char>> caches;  // of each decoder layer: keys and values of the steps so far
+  Buffer<char> cross;                // KeyValues [decoder layers, Ns, 2C]
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs;
+};
+
+// Keys, and values a model's width behind them, in rows of `stride`: float32, or bfloat16 where products are narrower
+// than float32 too, since what a decode reads most of are the keys and values of its sources and its past.
+struct KeyValues {
+  Numeric type;
+  char* data;
+  int64_t stride;
+
+  int64_t element_bytes() const { return type == Numeric::kFloat32 ? 4 : 2; }
+  KeyValues from_row(int64_t row) const { return {type, data + row * stride * element_bytes(), stride}; }
 };
 
 class Forward {
@@ -87,7 +98,7 @@ class Forward {
   // Where norms stand behind the blocks: x, normalised in place.
   void leave(const Norm& norm, float* x, int64_t rows);
   // The rest of a decoder layer for rows x [rows, C] whose self-attention gave workspace.attended.
-  void after_self_attention(const Layer& layer, const float* cross, float* x, const Layout& layout);
+  void after_self_attention(const Layer& layer, const KeyValues& cross, float* x, const Layout& layout);
 
   // An operand without its first rows.
   static Operand skip_rows(const Operand& x, int64_t rows, Numeric type);
@@ -98,12 +109,17 @@ class Forward {
     const Matrix* weight;
     float* output;
     int64_t stride;
+    BFloat16* narrow;  // instead of output
   };
   void multiply(std::initializer_list<Product> products);
   void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
-  void attend(const float* query, int64_t query_stride, const float* key_values, int64_t key_stride,
-              const Layout& layout, float* output);
+  void attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout, float* output);
+  // A product that writes keys and values.
+  Product into(const KeyValues& keys, const Operand& x, int64_t rows, const Matrix& weight) const;
+  static KeyValues floats(float* data, int64_t stride) {
+    return {Numeric::kFloat32, reinterpret_cast<char*>(data), stride};
+  }
   void feed_forward(const Layer& layer, float* x, int64_t rows);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
@@ -113,8 +129,8 @@ class Forward {
 
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
-  const float* cross(int64_t layer, int64_t source_rows) const {
-    return workspace.cross.data() + layer * source_rows * 2 * width_;
+  KeyValues cross(int64_t layer, int64_t source_rows) const {
+    return KeyValues{model.cache_type(), workspace.cross.data(), 2 * width_}.from_row(layer * source_rows);
   }
 
   const Model& model;
@@ -123,6 +139,9 @@ class Forward {
 
  private:
   void cross_keys(int64_t rows);
+  template <typename TK>
+  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
+                 const KeyValues& keys, const Layout& layout, float* output);
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;

@@ -249,8 +249,9 @@ Array<float> embed(const py::array& table, const std::optional<Array<float>>& sc
   return output;
 }
 
-// query [R, H, D]; key and value [capacity, slots, H, D]; origin [count, slots].
-Array<float> attend_cached(const Array<float>& query, const Array<float>& key, const Array<float>& value,
+// query [R, H, D]; key and value [capacity, slots, H, D], float32 or bfloat16 bits; origin [count, slots].
+template <typename T>
+Array<float> attend_cached(const Array<float>& query, const Array<T>& key, const Array<T>& value,
                            const Array<int32_t>& origin, float scale, const std::string& isa) {
   require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
           "wrong number of dimensions");
@@ -264,8 +265,9 @@ Array<float> attend_cached(const Array<float>& query, const Array<float>& key, c
     require(origin.data()[i] >= 0 && origin.data()[i] < slots, "origin must name slots");
   Array<float> output({rows, heads, size});
   kernels_of(isa).attend_cached(
-      {query.data(), heads * size, key.data(), value.data(), heads * size, slots, origin.data(), rows, heads, size,
-       origin.shape(0), scale, output.mutable_data(), heads * size},
+      {query.data(), heads * size, std::is_same<T, float>::value ? Numeric::kFloat32 : Numeric::kBFloat16, key.data(),
+       value.data(), heads * size, slots, origin.data(), rows, heads, size, origin.shape(0), scale,
+       output.mutable_data(), heads * size},
       0, rows * heads);
   return output;
 }
@@ -293,7 +295,9 @@ void bind_kernels(py::module_& m) {
         arg("with_output") = true, arg("isa") = "", "Float rows, and the operand's rows and scales.");
   k.def("embed", &embed, arg("table"), arg("scales").none(true), arg("positions"), arg("ids"), arg("places"),
         arg("scale"), arg("isa") = "");
-  k.def("attend_cached", &attend_cached, arg("query"), arg("key"), arg("value"), arg("origin"), arg("scale"),
+  k.def("attend_cached", &attend_cached<uint16_t>, arg("query"), arg("key").noconvert(), arg("value").noconvert(),
+        arg("origin"), arg("scale"), arg("isa") = "");
+  k.def("attend_cached", &attend_cached<float>, arg("query"), arg("key"), arg("value"), arg("origin"), arg("scale"),
         arg("isa") = "");
 }
 

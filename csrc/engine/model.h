@@ -74,6 +74,7 @@ class Model {
   const Config config;
   const EngineKernels& kernels;
   const Numeric layer_type, vocabulary_type;
+  Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;

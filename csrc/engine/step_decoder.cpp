@@ -15,15 +15,16 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
       row_(2 * width_) {
   for (int64_t s = 0; s < sources.count; s++) longest_source_ = std::max(longest_source_, sources.length(s));
   if (workspace_.caches.size() < model.decoder.layers.size())
-    workspace_.caches = std::vector<Buffer<float>>(model.decoder.layers.size());
+    workspace_.caches = std::vector<Buffer<char>>(model.decoder.layers.size());
 }
 
 void StepDecoder::prepare() {
   const int64_t hypotheses = static_cast<int64_t>(tokens.size());
   if (position_ == capacity_) {
     capacity_ = std::max<int64_t>(32, capacity_ * 2);
+    const int64_t bytes = row_ * cache(0).element_bytes();
     for (size_t i = 0; i < model_.decoder.layers.size(); i++)
-      workspace_.caches[i].grow(capacity_ * slots_ * row_, position_ * slots_ * row_);
+      workspace_.caches[i].grow(capacity_ * slots_ * bytes, position_ * slots_ * bytes);
     origin_.resize(capacity_ * slots_);
   }
   for (int64_t r = 0; r < hypotheses; r++) origin_[position_ * slots_ + r] = static_cast<int32_t>(r);
@@ -53,7 +54,7 @@ float* StepDecoder::step(Forward& forward) {
   for (size_t i = 0; i < layers.size(); i++) {
     const Layer& layer = layers[i];
     Operand in = forward.enter(layer.self_norm, x, rows);
-    float* written = cache(i) + position_ * slots_ * row_;
+    const KeyValues keys = cache(static_cast<int64_t>(i));
     const Operand content = in;
     if (i + 1 == layers.size() && streams_ == 2) {  // content rows leave keys and values behind, no more
       in = forward.skip_rows(in, hypotheses, model_.layer_type);
@@ -61,11 +62,13 @@ float* StepDecoder::step(Forward& forward) {
       rows = hypotheses;
       sequences /= 2;
     }
-    forward.multiply({{in, rows, &layer.self.q, wide, width_}, {content, hypotheses, &layer.self.kv, written, row_}});
+    forward.multiply({{in, rows, &layer.self.q, wide, width_, nullptr},
+                      forward.into(keys.from_row(position_ * slots_), content, hypotheses, layer.self.kv)});
     CachedAttentionCall call = {wide,
                                 width_,
-                                cache(i),
-                                cache(i) + width_,
+                                keys.type,
+                                keys.data,
+                                keys.data + width_ * keys.element_bytes(),
                                 row_,
                                 slots_,
                                 origin_.data(),

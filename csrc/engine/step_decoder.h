@@ -27,7 +27,7 @@ class StepDecoder {
   std::vector<int32_t> tokens, owners;
 
  private:
-  float* cache(int64_t layer) const { return workspace_.caches[layer].data(); }
+  KeyValues cache(int64_t layer) const { return {model_.cache_type(), workspace_.caches[layer].data(), row_}; }
 
   const Model& model_;
   Workspace& workspace_;

@@ -97,8 +97,8 @@ JANUS_INLINE Softmax<S> softmax_row(S* scores, const Intervals& intervals, int64
   return {1 / sum<S>(total), peak + logarithm(sum<S>(total))};
 }
 
-template <typename T>
-void attention_fwd(const AttentionCall<T>& call, int64_t task_begin, int64_t task_end, Accumulator<T>* scratch) {
+template <typename T, typename TK = T>
+void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t task_end, Accumulator<T>* scratch) {
   typedef Accumulator<T> S;
   const int64_t size = call.size;
   for (int64_t task = task_begin; task < task_end; task++) {

@@ -10,7 +10,8 @@ namespace JANUS_ISA {
 constexpr int64_t kKeyBlock = 128;  // keys whose scores lie on the stack; the softmax goes on from block to block
 
 // The products of a query with four keys.
-JANUS_INLINE void dot_keys(const float* query, const float* const key[4], int64_t size, float* out) {
+template <typename T>
+JANUS_INLINE void dot_keys(const float* query, const T* const key[4], int64_t size, float* out) {
   Vec<float> sums[4] = {};
   for (int64_t c = 0; c < size; c += kLanes<float>) {
     const Vec<float> q = load_part(query + c, size - c);
@@ -20,8 +21,8 @@ JANUS_INLINE void dot_keys(const float* query, const float* const key[4], int64_
 }
 
 // NV vectors of output = output * decay + the weighted sum of values; of the last vector the first `last` channels.
-template <int NV>
-JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t count, const float* value, float decay,
+template <int NV, typename T>
+JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t count, const T* value, float decay,
                              float* output, int64_t last) {
   constexpr int64_t lanes = kLanes<float>;
   Vec<float> sums[NV];
@@ -33,9 +34,11 @@ JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t 
   for (int j = 0; j < NV; j++) store_part(output + j * lanes, sums[j], part(j));
 }
 
-inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
+template <typename T>
+void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
   constexpr int64_t lanes = kLanes<float>, kVectors = 4;
   const int64_t size = call.size;
+  const T *key = static_cast<const T*>(call.key), *value = static_cast<const T*>(call.value);
   for (int64_t task = task_begin; task < task_end; task++) {
     const int64_t hypothesis = task / call.heads, head = task % call.heads;
     const float* query = call.query + hypothesis * call.query_stride + head * size;
@@ -51,8 +54,8 @@ inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, i
         rows[t] = (slot + call.origin[slot + hypothesis]) * call.stride + head * size;
       }
       for (int64_t t = 0; t < count; t += 4) {
-        const float* keys[4];
-        for (int i = 0; i < 4; i++) keys[i] = call.key + rows[smaller(t + i, count - 1)];
+        const T* keys[4];
+        for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
         dot_keys(query, keys, size, scores + t);
       }
       for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
@@ -74,12 +77,19 @@ inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, i
       total = total * decay + sum<float>(sums);
       int64_t c = 0;
       for (; c + kVectors * lanes <= size; c += kVectors * lanes)
-        add_values<kVectors>(scores, rows, count, call.value + c, decay, output + c, lanes);
+        add_values<kVectors>(scores, rows, count, value + c, decay, output + c, lanes);
       for (; c < size; c += lanes)
-        add_values<1>(scores, rows, count, call.value + c, decay, output + c, smaller(lanes, size - c));
+        add_values<1>(scores, rows, count, value + c, decay, output + c, smaller(lanes, size - c));
     }
     for (int64_t c = 0; c < size; c++) output[c] /= total;
   }
+}
+
+inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
+  if (call.type == Numeric::kFloat32)
+    attend_cached_as<float>(call, task_begin, task_end);
+  else
+    attend_cached_as<BFloat16>(call, task_begin, task_end);
 }
 
 }  // namespace JANUS_ISA

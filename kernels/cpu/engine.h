@@ -85,7 +85,8 @@ struct EmbedCall {
 struct CachedAttentionCall {
   const float* query;
   int64_t query_stride;
-  const float *key, *value;  // [capacity * slots, stride]
+  Numeric type;             // of the cache: float or bfloat16
+  const void *key, *value;  // [capacity * slots, stride]
   int64_t stride, slots;
   const int32_t* origin;  // [count, slots]
   int64_t hypotheses, heads, size, count;
@@ -132,6 +133,7 @@ struct EngineKernels {
   void (*embed)(const EmbedCall&, int64_t row_begin, int64_t row_end);
   void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (hypothesis, head)
   AttentionKernels<float> attention;
+  AttentionKernels<float, BFloat16> narrow_attention;  // over keys and values in bfloat16
   PredictLengthsKernels<float> predict_lengths;
 };
 

@@ -32,9 +32,11 @@ struct Rows {
   const T* at(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
 };
 
-template <typename T>
+// Keys and values may be stored in a type of their own, in the forward pass.
+template <typename T, typename TK = T>
 struct AttentionCall {
-  Rows<T> query, key, value;
+  Rows<T> query;
+  Rows<TK> key, value;
   const int32_t *query_offsets, *key_offsets, *key_sequences, *query_times, *visible_from, *visible_until;
   int64_t heads, size;
   Accumulator<T> scale;
@@ -48,14 +50,14 @@ struct AttentionCall {
   T *grad_query, *grad_key, *grad_value;
 };
 
-template <typename T>
+template <typename T, typename TK = T>
 struct AttentionKernels {
   // Accumulators that one thread needs for sequences of up to max_keys keys.
   size_t (*fwd_scratch)(int64_t max_keys, int64_t size);
   size_t (*bwd_scratch)(int64_t max_keys, int64_t size);
   // Tasks [begin, end): fwd numbers (query sequence, head), bwd (key sequence, head), head fastest.
-  void (*fwd)(const AttentionCall<T>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
-  void (*bwd)(const AttentionCall<T>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
+  void (*fwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
+  void (*bwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
 };
 
 // The vocabulary is cut into panels of this many tokens, whatever the number of rows or threads: a row's sums have one

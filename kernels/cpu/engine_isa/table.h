@@ -25,8 +25,8 @@ const EngineKernels JANUS_TABLE(JANUS_ISA) = {
     JANUS_ISA::convert,
     JANUS_ISA::embed,
     JANUS_ISA::attend_cached,
-    {JANUS_ISA::attention_fwd_scratch<float>, JANUS_ISA::attention_bwd_scratch<float>, JANUS_ISA::attention_fwd<float>,
-     JANUS_ISA::attention_bwd<float>},
+    {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float>, nullptr},
+    {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, BFloat16>, nullptr},
     {JANUS_ISA::predict_lengths_scratch, JANUS_ISA::predict_lengths<float>},
 };
 }  // namespace janus_fast
