@@ -57,11 +57,12 @@ def build_file(sources: str, isas: str, include: list[Path], link: str, output: 
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
         f"flags = {FLAGS} -DTORCH_TARGET_VERSION=0x020b000000000000 {shlex.join(map(str, folders))}",
+        f"more = {os.environ.get('CXXFLAGS', '')}",
         "rule compile",
-        "  command = $cxx $flags $isa -MMD -MF $out.d -c $in -o $out",
+        "  command = $cxx $flags $isa $more -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "rule link",
-        f"  command = $cxx -shared -o $out $in {link}",
+        f"  command = $cxx $more -shared -o $out $in {link} {os.environ.get('LDFLAGS', '')}",
     ]
     x86 = platform.machine() in ("x86_64", "AMD64")
     files = [(p, "") for p in sorted(ROOT.glob(f"{sources}/*.cpp"))]
