@@ -106,19 +106,15 @@ def test_results_do_not_depend_on_the_batch(translator, name):
 def test_cached_steps_equal_the_uncached_forward(translator, name):
     tokens = [f"t{i}" for i in range(40)]
     vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *tokens[5:]])
-    uncached, truth = (
-        Translator(translator.reference, compute_type=kind, backend="torch", vocabularies=(vocabulary, vocabulary))
-        for kind in (translator.compute_type, "float64")
-    )
-    sources, errors = make_sources(6), {"cached": [], "uncached": []}
+    truth = Translator(translator.reference, compute_type="float64", backend="torch", vocabularies=(vocabulary,) * 2)
+    sources, errors = make_sources(6), []
     for source, result in zip(sources, translator.generate(sources, **MODES[name]), strict=True):
         for ids, scores in zip(result.hypotheses, result.token_scores, strict=True):
             batch = [vocabulary.tokens_of(source[1:-1])], [vocabulary.tokens_of(ids)]
             expected = torch.tensor(truth.score_batch(*batch)[0].log_probs)
-            errors["cached"].append((torch.tensor(scores) - expected).abs().max())
-            errors["uncached"].append((torch.tensor(uncached.score_batch(*batch)[0].log_probs) - expected).abs().max())
-    # cached steps may err as full forwards do; what float64 computes is handed out in float32
-    assert max(errors["cached"]) <= 2 * max(errors["uncached"]) + 2e-6
+            errors.append((torch.tensor(scores) - expected).abs().max())
+    # cached steps may err as full forwards do, twice over
+    assert max(errors) <= translator.tolerance / 2
 
 
 def uncached_log_probs(model, source, prefix):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from test_decoding import MODES, make_model, make_sources, rounding_error
 
 from janus_fast import Translator, Vocabulary, engine, load, save
+from janus_fast.data import test_set as committed_test_set
 
 if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
@@ -157,35 +158,40 @@ def test_two_translators_serve_many_threads():
 # Compute types and storage
 
 
-@pytest.mark.parametrize("compute_type, bound", [("bfloat16", None), ("int8", 0.06), ("int8_bfloat16", 0.06)])
-def test_narrow_types_stay_near_float64(compute_type, bound):
-    """bfloat16 may err twice as far as torch's; int8, which torch has not, by the stated share of a nat."""
-    sides = [[VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(60, seed)] for seed in (8, 9)]
-    model = make_model()
+def log_probs(translator, sides):
+    return np.array([x for result in translator.score_batch(*sides) for x in result.log_probs])
 
-    def log_probs(backend, kind):
-        results = of(model, backend=backend, compute_type=kind, vocabularies=VOCABULARIES).score_batch(*sides)
-        return np.array([x for result in results for x in result.log_probs])
 
-    truth = log_probs("torch", "float64")
+def distance(one, other):
+    """The root mean square of a difference."""
+    return np.sqrt(np.mean((one - other) ** 2))
 
-    def error(result):
-        return np.sqrt(np.mean((result - truth) ** 2))
 
-    bound = bound or 2 * error(log_probs("torch", "bfloat16"))
-    assert 0 < error(log_probs("engine", compute_type)) <= bound
+# What rounding to a type errs, beside bfloat16: int8 numbers of a row are max / 127 apart, 3 / 127 of the root mean
+# square of normally distributed ones, which errs by 3 / 127 / 12 ** 0.5; bfloat16 by about 0.001. Twice that, as ever.
+@pytest.mark.parametrize("compute_type, share", [("bfloat16", 2), ("int8", 2 * 7), ("int8_bfloat16", 2 * 7)])
+def test_narrow_types_stay_near_float64(compute_type, share):
+    """On the shipped model: the random ones multiply every error."""
+    reference, own = (Translator("en-de-small", compute_type=c, backend="torch") for c in ("float64", "bfloat16"))
+    encode = reference.source_vocabulary.encode
+    sides = [[encode(text) for text in texts[:60]] for texts in committed_test_set()]
+    truth = log_probs(reference, sides)
+    narrow = Translator("en-de-small", compute_type=compute_type, backend="engine")
+    assert 0 < distance(log_probs(narrow, sides), truth) <= share * distance(log_probs(own, sides), truth)
 
 
 @models()
 def test_a_model_stored_as_int8_runs_as_one_that_is_quantised_when_loaded(model, tmp_path):
     save(model, tmp_path, VOCABULARIES, quantization="int8")
     stored = Translator(tmp_path, backend="engine")
-    loaded = of(load(tmp_path)[0], compute_type="int8", vocabularies=VOCABULARIES)  # of the same numbers, as float32
+    same = load(tmp_path)[0]  # the same numbers as float32
+    loaded = of(same, compute_type="int8", vocabularies=VOCABULARIES)
     assert stored.compute_type == "int8"
     sides = [[VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(30, seed)] for seed in (8, 9)]
-    for one, other in zip(stored.score_batch(*sides), loaded.score_batch(*sides), strict=True):
-        # scales that differ in their last bit may round an activation to the next int8 number
-        assert one.log_probs == pytest.approx(other.log_probs, abs=0.02)
+    one, other = log_probs(stored, sides), log_probs(loaded, sides)
+    truth = log_probs(of(same, backend="torch", compute_type="float64", vocabularies=VOCABULARIES), sides)
+    # scales that differ in their last bit may round an activation to the next int8 number, as any rounding may
+    assert distance(one, other) < distance(one, truth)
 
 
 def test_stored_types_compute_alike(tmp_path):
@@ -233,7 +239,7 @@ def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):
         ({"backend": "torch", "inter_threads": 2}, "torch: it takes one batch at a time, not 2"),
         ({"device": "cuda", "compute_type": "int8"}, "'auto': engine: it runs on the CPU alone, not on 'cuda'; torch:"),
     ):
-        with pytest.raises(NotImplementedError, match=f"Translator: backend must be able to run this, got .*{reason}"):
+        with pytest.raises(NotImplementedError, match=f"Translator: backend must be able to run this, .*{reason}"):
             Translator(model, **options)
     with pytest.raises(AttributeError, match="backend must be 'torch' for a model to be there, got 'engine'"):
         _ = of(model).model
