@@ -1,1 +1,1 @@
-"""Microbenchmarks of the operations: ``python -m benchmarks``."""
+"""What is timed, and against whom: ``python -m benchmarks --help``."""

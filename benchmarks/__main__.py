@@ -1,7 +1,24 @@
-"""``python -m benchmarks``."""
+"""``python -m benchmarks [TOPIC] ...``; without a topic, the operations."""
 
 import sys
+from importlib import import_module
 
-from benchmarks.run import main
+TOPICS = {
+    "operations": "each kernel against plain PyTorch",
+    "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
+    "memory": "resident memory of a quantised model while it decodes",
+    "soak": "memory of a long run of ragged requests",
+}
 
-sys.exit(main())
+
+def main(argv: list[str]) -> int:
+    if argv[:1] in (["-h"], ["--help"]):
+        topics = "\n".join(f"  {name.ljust(12)}{about}" for name, about in TOPICS.items())
+        print(f"usage: python -m benchmarks [TOPIC] [--help] [options]\n\ntopics (default: operations):\n{topics}")
+        return 0
+    topic, rest = (argv[0], argv[1:]) if argv and argv[0] in TOPICS else ("operations", argv)
+    return import_module(f"benchmarks.{topic}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,25 +1,39 @@
 """Each benchmark runs once, small, so that none can rot; and none times a wrong result."""
 
 import json
+import math
+import os
+from contextlib import ExitStack
 
 import pytest
 import torch
 
-from benchmarks import registry, run
+from benchmarks import __main__, decode, floors, gate, memory, operations, registry, report, soak, turns
+from benchmarks.peers import Models, Refusal, work
+from benchmarks.workload import OUTPUT, Row, sources
+from janus_fast import engine
 from janus_fast.ops import OPERATIONS
 
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
+needs_engine = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(run, "CONFIGURATIONS", {"small": SMALL})
-    monkeypatch.setattr(run, "CACHE_BYTES", 1024)
+    monkeypatch.setattr(operations, "CONFIGURATIONS", {"small": SMALL})
+    monkeypatch.setattr(operations, "CACHE_BYTES", 1024)
+
+
+@pytest.fixture
+def no_ctranslate2(tmp_path, monkeypatch):
+    """Processes started from here on find no CTranslate2."""
+    (tmp_path / "ctranslate2.py").write_text("raise ImportError('No module named ctranslate2')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 def test_every_operation_has_a_benchmark_that_computes_its_definition(tmp_path, capsys):
     file = tmp_path / "results.json"
-    assert run.main(["--sentences", "1", "3", "--seconds", "0", "--json", str(file)]) == 0
+    assert __main__.main(["--sentences", "1", "3", "--seconds", "0", "--json", str(file)]) == 0
     contents = json.loads(file.read_text())
     assert {record["operation"] for record in contents["records"]} == set(OPERATIONS)
     for record in contents["records"]:
@@ -32,7 +46,278 @@ def test_every_operation_has_a_benchmark_that_computes_its_definition(tmp_path, 
 def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
     wrong = lambda hidden, weight: (torch.zeros(len(hidden), dtype=torch.int64), torch.zeros(len(hidden)))  # noqa: E731
     monkeypatch.setattr(registry, "_argmax", wrong)
-    assert run.main(["--op", "linear_argmax", "--sentences", "1", "--seconds", "0"]) == 1
+    assert operations.main(["--op", "linear_argmax", "--sentences", "1", "--seconds", "0"]) == 1
     said = capsys.readouterr()
     assert "WRONG: linear_argmax (first refinement), torch" in said.err
     assert said.out.splitlines()[2].split()[-4] == "-"
+
+
+def test_help_names_every_topic(capsys):
+    assert __main__.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {topic} " in said for topic in __main__.TOPICS)
+    for topic in __main__.TOPICS:
+        with pytest.raises(SystemExit) as exit:
+            __main__.main([topic, "--help"])
+        assert exit.value.code == 0
+        assert f"python -m benchmarks {topic}" in capsys.readouterr().out
+
+
+@needs_engine
+def test_one_row_is_timed_beside_pytorch_and_the_floor(capsys):
+    before = os.sched_getaffinity(0)
+    selection = ["--config", "tiny", "--mode", "nar", "--length-beam", "3", "--batch", "2", "--peer", "pytorch"]
+    assert __main__.main(["decode", *selection, "--rounds", "1", "--threads", "1", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert os.sched_getaffinity(0) == before
+    assert record["gate"] == {"tokens": "the reference path's"}
+    assert record["backend"] == "engine" and record["isa"] == engine.isa()
+    assert 0 < record["seconds_p20"] <= record["seconds"] <= record["seconds_p80"]
+    assert record["peer"] == "pytorch" and 0 < record["peer_seconds"] == record["peers"]["pytorch"]["seconds"]
+    assert 0 < record["floor_seconds"] == record["floor"]["seconds"]
+    assert (record["iterations"], record["length_beam"], record["batch"], record["compute_type"]) == (
+        4,
+        3,
+        2,
+        "float32",
+    )
+    assert {"processor", "threads", "commit", "torch", "load_average"} <= set(record["machine"])
+
+
+@needs_engine
+def test_ctranslate2_computes_the_same_from_the_same_weights(capsys):
+    pytest.importorskip("ctranslate2")
+    selection = ["--config", "tiny", "--mode", "ar", "--streams", "1", "--beam-size", "3", "--batch", "2"]
+    assert decode.main([*selection, "--peer", "ctranslate2", "--rounds", "1", "--threads", "1", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["peers"]["ctranslate2"]["seconds"] == record["peer_seconds"] > 0
+
+
+@needs_engine
+def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctranslate2, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    rows = [Row("tiny", "ar", 1, "float32"), Row("tiny", "ar", 1, "int8", streams=1)]
+    monkeypatch.setattr(decode, "table", lambda: rows)
+    monkeypatch.setattr(decode, "TABLE_CONFIGURATIONS", ("tiny",))
+    monkeypatch.setattr(gate.Gate, "_bleu", lambda *_: 20.0)
+    assert decode.main(["--rounds", "1", "--threads", "1", "--results", str(tmp_path / "results")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    contents = json.loads((tmp_path / "results/decode.json").read_text())
+    for record in contents["records"]:
+        assert record["peer_seconds"] is None
+        assert record["peers"] == {"ctranslate2": {"absent": "ctranslate2: No module named ctranslate2"}}
+    assert contents["records"][1]["gate"] == {"bleu": 20.0, "bleu_float32": 20.0}
+    assert 0 < contents["memory"]["weights_bytes"] and 0 < contents["memory"]["peak_bytes"]
+    text = (tmp_path / "results/decode.md").read_text()
+    assert text.count("| tiny |") == 2 and f"{1e3 * contents['records'][0]['seconds']:.1f} (" in text
+    assert (tmp_path / "results/decode.png").stat().st_size > 10_000
+
+
+@needs_engine
+def test_a_peer_asked_for_by_name_must_be_there(no_ctranslate2):
+    with pytest.raises(Refusal, match="ctranslate2: No module named ctranslate2"):
+        decode.main(["--config", "tiny", "--mode", "ar", "--peer", "ctranslate2", "--threads", "1"])
+
+
+def test_the_table_has_every_row_once():
+    rows = list(decode.table())
+    assert len(rows) == len(set(rows)) == 36
+    assert {row.config for row in rows} == {"iwslt", "base"} and {row.batch for row in rows} == {1, 32}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--mode", "nar", "--streams", "1"], "--streams must go with another mode than nar"),
+        (["--mode", "ar", "--peer", "pytorch"], "--peer must be one of ['ctranslate2'] in mode ar, got pytorch"),
+        (["--json", "-"], "--json must go with the options of one row"),
+        (["--batch", "0"], "must be a positive integer, got 0"),
+    ],
+)
+def test_selections_that_make_no_row_are_refused(argv, message, capsys):
+    with pytest.raises(SystemExit):
+        decode.main(argv)
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+class FakeModels:
+    """Starts processes that know their answers."""
+
+    def __init__(self, answers):
+        self.answers, self.started = answers, []
+
+    def start(self, name, row, **changes):
+        self.started.append((name, changes))
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def hypotheses(self):
+        name, changes = self.started[-1]
+        return self.answers["reference" if changes.get("backend") == "torch" else name]
+
+
+ROW = Row("tiny", "ar", 1, "float32", beam_size=2)
+ANSWER = [[[7] * OUTPUT, [8] * OUTPUT]] * 4
+OTHER = [*ANSWER[:2], [[7] * OUTPUT, [9] * OUTPUT], ANSWER[3]]
+
+
+def test_the_gate_compares_all_hypotheses_once():
+    fake = FakeModels({"reference": ANSWER, "janus_fast": ANSWER, "ctranslate2": [group[::-1] for group in ANSWER]})
+    own = gate.Gate(fake, threads=1)
+    for _ in range(2):
+        assert own.check(ROW) == {"tokens": "the reference path's"}
+        own.check_peer("ctranslate2", ROW)
+    # the reference path of the two-stream model and, for CTranslate2, of the one-stream one
+    assert [name for name, _ in fake.started] == ["janus_fast", "janus_fast", "ctranslate2", "janus_fast"]
+    assert all(changes["options"]["num_hypotheses"] == 2 for _, changes in fake.started)
+
+
+@pytest.mark.parametrize("name", ["janus_fast", "ctranslate2"])
+def test_other_tokens_than_the_reference_path_s_are_not_timed(name, monkeypatch, capsys):
+    fake = FakeModels({"reference": ANSWER, "janus_fast": ANSWER, "ctranslate2": ANSWER, name: OTHER})
+    monkeypatch.setattr(decode, "Models", lambda *_: fake)
+    assert decode.main(["--config", "tiny", "--mode", "ar", "--beam-size", "2", "--json", "-"]) == 1
+    said = capsys.readouterr()
+    assert f"WRONG: {name}: tokens in float32 must be those of the reference path, got others for 1 of 4" in said.err
+    record = json.loads(said.out)
+    assert "source 2" in record["wrong"] and "seconds" not in record
+    assert report.line(record).endswith("wrong")
+
+
+def test_a_type_that_loses_quality_is_not_timed(monkeypatch):
+    own = gate.Gate(FakeModels({}), threads=1)
+    bleu = {"float32": 20.0, "int8": 19.71, "bfloat16": 19.69}
+    own.bleu = lambda mode, options, compute_type: bleu[compute_type]
+    assert own.check(Row("tiny", "nar", 1, "int8")) == {"bleu": 19.71, "bleu_float32": 20.0}
+    with pytest.raises(gate.Wrong, match="BLEU in bfloat16 must be within 0.3 of float32's 20.00, got 19.69"):
+        own.check(Row("tiny", "nar", 1, "bfloat16"))
+
+
+@pytest.mark.parametrize("outputs", [[[[7] * (OUTPUT - 1)]] * 4, [[[7] * OUTPUT]] * 3])
+def test_outputs_of_another_length_are_not_timed(outputs):
+    process = FakeModels({"janus_fast": outputs}).start("janus_fast", ROW)
+    with pytest.raises(gate.Wrong, match="outputs must be one of 25 tokens a source"):
+        gate.Gate(process, threads=1).check_lengths("janus_fast", ROW, process)
+
+
+class TimedModels(FakeModels):
+    """Takes a second a batch with a team of threads, 0.8 seconds with two workers; has no more than two."""
+
+    def start(self, name, row, **setting):
+        self.stopped = getattr(self, "stopped", [])
+        if setting["inter_threads"] > 2:
+            raise Refusal("fake: no more than two workers")
+        process = TimedModels(self.answers)
+        process.setting, process.facts, process.stopped = setting, {"version": "1"}, self.stopped
+        process.started = [(name, setting)]
+        return process
+
+    def __exit__(self, *_):
+        self.stopped.append(self.setting["inter_threads"])
+
+    def seconds(self):
+        return 2.0 if self.setting["inter_threads"] == 1 else 1.6
+
+
+def test_a_decoder_runs_at_the_best_of_its_settings():
+    row, fake = Row("tiny", "ar", 2, "float32"), TimedModels({"janus_fast": [[[7] * OUTPUT]] * 4})
+    with ExitStack() as stack:
+        contender = turns.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
+        assert fake.stopped == [1]
+        contender.take_turn()
+        contender.take_turn()
+    record = contender.record()
+    assert fake.stopped == [1, 2]
+    assert record["tried"] == {"1 x 2 threads": 1.0, "2 x 1 threads": 0.8}
+    assert (record["seconds"], record["runs"], record["inter_threads"], record["version"]) == (0.8, 2, 2, "1")
+    with ExitStack() as stack:  # a setting that a decoder has not is none of its best
+        assert turns.Contender("janus_fast", row, fake, gate.Gate(fake, 3), 3, stack).setting["inter_threads"] == 1
+
+
+def test_floors_count_what_a_decode_needs():
+    # tiny: C 32, F 64, 2 layers, V 300
+    lengths, c, f, v, n = [20, 30], 32, 64, 300, 50
+    encoder = 2 * (4 * c * c + 2 * c * f) + 2 * 2 * c * c  # layers; keys and values of the source
+    decoder = 2 * (6 * c * c + 2 * c * f) + v * c
+    own, source = 2 * c * (20**2 + 30**2) * 2, 2 * c * n * 2  # of both layers; for each step of a source
+
+    def count(**changes):
+        stages = floors.stages(Row("tiny", **{"mode": "ar", "batch": 2, "compute_type": "int8", **changes}), lengths)
+        return sum(s.weights for s in stages), sum(s.products for s in stages)
+
+    steps = sum(2 * c * 2 * 2 * (t + 1) for t in range(OUTPUT)) + OUTPUT * source  # attention of two rows
+    greedy = encoder * n + own + decoder * OUTPUT * 2 + steps
+    assert count(streams=1) == (encoder + OUTPUT * decoder, greedy)
+    # the other stream adds queries, attention and feed-forward of two rows in the first of two layers
+    twice = OUTPUT * 2 * (4 * c * c + 2 * c * f) + steps // 2
+    assert count(streams=2) == (encoder + OUTPUT * decoder, greedy + twice)
+    # five rows a source after the first step
+    wider = 4 * (OUTPUT - 1) * 2 * decoder + 4 * (steps - 2 * c * 2 * 2 - source)
+    assert count(streams=1, beam_size=5) == (encoder + OUTPUT * decoder, greedy + wider)
+    # all 27 rows of a canvas, but the last layer from queries on and the vocabulary: 25 masked ones, then 12
+    rows, masked = 2 * 27 * 2, 2 * (25 + 12)
+    through, last = 6 * c * c + 2 * c * f, 2 * c * c
+    products = rows * through + rows * last + masked * (through - last) + masked * v * c
+    attention = (2 * c * 27 * 27 * 2 + 2 * c * n * 27) * (2 + masked / 54)
+    assert count(mode="nar", iterations=2) == (encoder + 2 * decoder, encoder * n + own + products + attention)
+
+
+def test_a_floor_is_the_longer_of_reading_and_computing_stage_by_stage():
+    row = Row("tiny", "ar", 1, "int8_bfloat16", streams=1)
+    stages = [floors.stages(row, [len(source)]) for call in row.calls for source in call]
+    weights = sum(s.weights * floors.BYTES[s.type] for s in stages[0])
+    products = [sum(s.products for s in run if s.type == name) for run in stages for name in ("int8", "bfloat16")]
+
+    reading = floors.floor(row, lambda size: 1e3, lambda name: math.inf)
+    assert reading["seconds"] == pytest.approx(weights / 1e3)
+    computing = floors.floor(row, lambda size: math.inf, lambda name: {"int8": 1e6, "bfloat16": 5e5}[name])
+    assert computing["seconds"] == pytest.approx(2 * (sum(products[::2]) / 1e6 + sum(products[1::2]) / 5e5) / 4)
+    both = floors.floor(row, lambda size: 1e3, lambda name: 1e4)
+    assert max(both["seconds_reading"], both["seconds_computing"]) < both["seconds"]
+    assert both["seconds"] < both["seconds_reading"] + both["seconds_computing"]
+    assert both["weight_bytes"]["decoder"] == 2 * (6 * 32 * 32 + 2 * 32 * 64) + 300 * 32 * 2
+
+
+@needs_engine
+def test_the_machine_s_limits_are_measured():
+    bandwidth, peak = floors.limits(1)
+    assert 1e8 < peak("float32") and 1e8 < bandwidth(1 << 16)
+    assert peak("float32") == peak("float32")  # once a run
+    for call, message in (
+        (lambda: peak("float16"), "peak: type must be float32, bfloat16 or int8, got float16"),
+        (lambda: bandwidth(1), "read_bandwidth: bytes must be at least a cache line a thread, got 1"),
+        (lambda: floors.limits(0)[1]("int8"), "peak: threads must be a positive integer, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_sources_are_as_long_as_stated():
+    lengths = [len(source) for source in sources(300, 200)]
+    assert (min(lengths), max(lengths)) == (20, 30) and lengths == sorted(lengths, reverse=True)
+    assert work("ctranslate2", Row("tiny", "nar", 1, "int8")) == Row("tiny", "ar", 1, "int8", streams=1)
+
+
+@needs_engine
+def test_memory_is_counted_above_an_idle_interpreter(tmp_path):
+    record = memory.measure(Models(tmp_path, "engine"), Row("tiny", "nar", 2, "int8"), threads=1)
+    assert 0 < record["weights_bytes"] < record["peak_bytes"] < 100 * 2**20
+    assert 2**20 < record["idle_bytes"] and record["resident_bytes"] <= record["peak_bytes"]
+    assert "tiny, int8, 4 passes, batch 2: peak" in memory.line(record)
+
+
+@needs_engine
+@pytest.mark.parametrize("leak", [0, 2**20])
+def test_a_soak_fails_when_memory_grows(leak, monkeypatch, capsys):
+    monkeypatch.setattr(soak, "MOST", 2)
+    held = iter(range(0, 1000 * leak, leak) if leak else [0] * 1000)
+    monkeypatch.setattr(soak, "resident", lambda: next(held))
+    assert soak.main(["--minutes", "0", "--threads", "1"]) == (leak > 0)
+    said = capsys.readouterr()
+    assert said.out.startswith("10 requests")
+    assert ("soak: memory must grow by at most 4 MiB, got +9.0 MiB" in said.err) == (leak > 0)

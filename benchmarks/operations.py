@@ -6,9 +6,7 @@ of its front page. The JSON records hold the 20th and 80th percentiles too.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from benchmarks.registry import BATCHES, CONFIGURATIONS, Case, cases
 from janus_fast.commands._table import table
-from janus_fast.commands.info import information
-from janus_fast.ops import OPERATIONS
+from janus_fast.ops import OPERATIONS, isa
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CACHE_BYTES = 64 * 2**20  # more than the last level of most processors
@@ -30,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    circumstances = {**information(), "commit": _commit()}
+    circumstances = {**machine(torch.get_num_threads()), "isa": isa()}
     records = []
     for name in arguments.config:
         for sentences in arguments.sentences:
@@ -128,19 +126,13 @@ def _number(record: dict, name: str, digits: int) -> str:
     return f"{record[name]:,.{digits}f}" if name in record else "-"
 
 
-def _commit() -> str | None:
-    command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
-
-
 def _progress(done: int | None) -> None:
     if sys.stderr.isatty():
         print("\r\033[K" if done is None else f"\r{done} records", end="", file=sys.stderr, flush=True)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks operations", description=__doc__.splitlines()[0])
     operations = sorted(OPERATIONS)
     parser.add_argument("--op", nargs="+", choices=operations, default=operations, metavar="NAME", help="default: all")
     names = list(CONFIGURATIONS)

@@ -1,0 +1,106 @@
+"""What has to hold before anything is timed.
+
+janus_fast in float32 produces the tokens of its reference path. In any other type its BLEU on the test set, with the
+shipped model, is within ``BLEU_MARGIN`` of float32's. Peers in float32 produce the tokens of the reference path too,
+which shows that they have the same weights and do the same work. Every output has the length that the row says.
+"""
+
+import functools
+
+from benchmarks.peers import Models, Process, work
+from benchmarks.workload import OUTPUT, Row
+
+BLEU_MARGIN = 0.3
+SHIPPED, PAIR = "en-de-small", "en-de"
+
+
+class Wrong(Exception):
+    """A result that must not be timed, and why."""
+
+
+class Gate:
+    """Answers each question once."""
+
+    def __init__(self, models: Models, threads: int):
+        self.models, self.threads = models, threads
+        self.known: dict[tuple, list[list[int]]] = {}  # hypotheses of the reference path
+        self.passed: set[tuple] = set()
+        self.bleu = functools.cache(self._bleu)
+
+    def check(self, row: Row) -> dict:
+        """Holds janus_fast to the row's compute type; returns what was found."""
+        if row.compute_type == "float32":
+            self._compare("janus_fast", row)
+            return {"tokens": "the reference path's"}
+        options = {name: value for name, value in row.options.items() if "decoding_length" not in name}
+        expected, found = (self.bleu(row.mode, tuple(options.items()), t) for t in ("float32", row.compute_type))
+        if abs(found - expected) > BLEU_MARGIN:
+            raise Wrong(
+                f"janus_fast: BLEU in {row.compute_type} must be within {BLEU_MARGIN} of float32's {expected:.2f}, "
+                f"got {found:.2f}"
+            )
+        return {"bleu": found, "bleu_float32": expected}
+
+    def check_peer(self, name: str, row: Row) -> None:
+        self._compare(name, work(name, row))
+
+    def check_lengths(self, name: str, row: Row, process: Process) -> None:
+        """Also warms the process up."""
+        row = work(name, row)
+        lengths = [len(ids) for group in process.hypotheses() for ids in group]
+        first = OUTPUT - row.length_beam // 2 if row.mode == "nar" else OUTPUT
+        allowed = range(first, first + (row.length_beam if row.mode == "nar" else 1))
+        if len(lengths) != sum(map(len, row.calls)) or not set(lengths) <= set(allowed):
+            raise Wrong(
+                f"{name}: outputs must be one of {OUTPUT} tokens a source, got {len(lengths)} of {sorted({*lengths})}"
+            )
+
+    def _compare(self, name: str, row: Row) -> None:
+        key = (name, *_decoding(row), row.batch)
+        if key in self.passed:
+            return
+        with self.models.start(name, row, **self._exact(row)) as process:
+            found = process.hypotheses()
+        expected = self._reference(row)
+        if name != "janus_fast":  # the order of a beam is by scores with the end's, which CTranslate2 leaves out
+            found, expected = ([sorted(group) for group in groups] for groups in (found, expected))
+        if found != expected:
+            wrong = [i for i, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
+            raise Wrong(
+                f"{name}: tokens in float32 must be those of the reference path, got others for {len(wrong)} of "
+                f"{len(expected)} sources, the first of them source {wrong[0]}"
+            )
+        self.passed.add(key)
+
+    def _reference(self, row: Row) -> list[list[list[int]]]:
+        keys = [(*_decoding(row), *source) for call in row.calls for source in call]
+        if not self.known.keys() >= set(keys):
+            with self.models.start("janus_fast", row, backend="torch", **self._exact(row)) as process:
+                self.known |= zip(keys, process.hypotheses(), strict=True)
+        return [self.known[key] for key in keys]
+
+    def _exact(self, row: Row) -> dict:
+        """How to start a process for comparison: in float32, with all the hypotheses of a beam."""
+        whole = {"num_hypotheses": row.beam_size} if row.mode == "ar" else {}
+        return {"compute_type": "float32", "intra_threads": self.threads, "options": row.options | whole}
+
+    def _bleu(self, mode: str, options: tuple, compute_type: str) -> float:
+        from janus_fast import directory, models
+        from janus_fast.data import test_set
+        from janus_fast.evaluate import scores
+
+        path = models.locate(SHIPPED)
+        config, (source, target) = directory.read_config(path), directory.read_vocabularies(path)
+        texts, references = test_set(PAIR)
+        ids = [config.source_ids(source.ids(source.encode(text))) for text in texts]
+        row = Row("tiny", mode, 32, compute_type)
+        with self.models.start(
+            "janus_fast", row, model=path, calls=[ids], options=dict(options), intra_threads=self.threads
+        ) as process:
+            best = [group[0] for group in process.hypotheses()]
+        return scores([target.decode(target.tokens_of(words)) for words in best], references)["bleu"]
+
+
+def _decoding(row: Row) -> tuple:
+    """What outputs depend on, but for the sources."""
+    return row.config, row.streams, row.mode, *row.options.items()

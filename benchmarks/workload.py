@@ -1,0 +1,110 @@
+"""What is decoded: models of random weights, sources of 20 to 30 tokens, outputs of exactly 25."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+OUTPUT = 25  # tokens, without `bos` and `eos`
+SOURCE = (20, 30)  # tokens, with them
+SPECIALS = 5  # `bos`, `pad`, `eos`, `unk` and the mask have the first ids
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A post-norm Transformer with as many layers on both sides and one table of embeddings for everything."""
+
+    channels: int
+    hidden: int
+    heads: int
+    layers: int
+    vocabulary: int
+
+
+CONFIGURATIONS = {
+    "iwslt": Sizes(512, 1024, 4, 6, 10_000),
+    "base": Sizes(512, 2048, 8, 6, 32_000),
+    "tiny": Sizes(32, 64, 2, 2, 300),  # for tests
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. ``streams``: 1 is an ordinary decoder from left to right, 2 that of JANUS."""
+
+    config: str
+    mode: str
+    batch: int
+    compute_type: str
+    streams: int = 2
+    beam_size: int = 1
+    iterations: int = 4
+    length_beam: int = 1
+
+    @property
+    def sizes(self) -> Sizes:
+        return CONFIGURATIONS[self.config]
+
+    @property
+    def decoding(self) -> str:
+        if self.mode == "nar":
+            lengths = f", {self.length_beam} lengths" if self.length_beam > 1 else ""
+            return f"{self.iterations} passes{lengths}"
+        search = f"beam {self.beam_size}" if self.beam_size > 1 else "greedy"
+        return f"{search}, {'one stream' if self.streams == 1 else 'two streams'}"
+
+    @property
+    def options(self) -> dict:
+        """As ``Translator.generate`` takes them; the random models never agree with themselves too early."""
+        if self.mode == "nar":
+            return {"iterations": self.iterations, "length_beam": self.length_beam, "adaptive": False}
+        return {"beam_size": self.beam_size, "min_decoding_length": OUTPUT, "max_decoding_length": OUTPUT}
+
+    @property
+    def calls(self) -> list[list[list[int]]]:
+        """The sources of each call of a decoder. Single sentences come one by one; larger batches two at a time, so
+        that two workers of one thread and one of two threads have the same to do."""
+        if self.batch == 1:
+            return [[source] for source in sources(self.sizes.vocabulary)[::16]]
+        return [sources(self.sizes.vocabulary, 2 * self.batch)]
+
+
+def sources(vocabulary: int, count: int = 64) -> list[list[int]]:
+    """Random ids between ``bos`` and ``eos``; the longest first, as batches are cut."""
+    random = Random(0)
+    lengths = sorted((random.randint(*SOURCE) for _ in range(count)), reverse=True)
+    return [[0, *(random.randrange(SPECIALS, vocabulary) for _ in range(length - 2)), 2] for length in lengths]
+
+
+def save_model(sizes: Sizes, streams: int, directory: Path, quantization: str | None = None) -> None:
+    """Writes a model whose outputs are varied, never special tokens, and of the wanted length."""
+    import torch
+
+    from janus_fast import JanusConfig, JanusModel, save
+
+    config = JanusConfig(
+        sizes.vocabulary, sizes.vocabulary, d_model=sizes.channels, attention_heads=sizes.heads,
+        encoder_layers=sizes.layers, decoder_layers=sizes.layers,
+        encoder_ffn_dim=sizes.hidden, decoder_ffn_dim=sizes.hidden, two_stream=streams == 2,
+    )  # fmt: skip
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = JanusModel(config)
+        # Embeddings of zero have logits of zero, far below the best of all others.
+        model.encoder.embed_tokens.weight[:SPECIALS] = 0
+        # Random layers make all rows alike, and outputs repeat one word, unless they add half as much to their rows and
+        # positions are as large as words.
+        for name, weight in model.named_parameters():
+            if name.endswith(("out_proj.weight", "fc2.weight")):
+                weight.mul_(0.5)
+        for stack in (model.encoder, model.decoder):
+            stack.embed_positions.weight.mul_(sizes.channels**0.5)
+        # With one table for input and output, a random model predicts its input, unless signs are drawn here; and
+        # logits are spread as those of trained models, or hypotheses would differ by less than rounding.
+        signs = 2 * torch.randint(2, (sizes.channels,)) - 1
+        model.decoder.layers[-1].final_layer_norm.weight.copy_(8 * signs)
+        # A channel of the encoder that is always 1, and a length predictor that reads it alone.
+        last, channel = model.encoder.layers[-1].final_layer_norm, 0
+        last.weight[channel], last.bias[channel] = 0, 1
+        if config.two_stream:
+            model.decoder.embed_length.weight.zero_()[OUTPUT + 2, channel] = 100
+    save(model, directory, quantization=quantization)
