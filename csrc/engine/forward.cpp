@@ -105,7 +105,7 @@ void Forward::multiply(std::initializer_list<Product> products) {
       const int64_t panels = (p.weight->outputs + width - 1) / width;
       const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, panels);
       if (from < to)
-        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, p.narrow, p.stride},
+        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, nullptr, p.stride},
                                from, to);
       first += panels;
     }
@@ -123,11 +123,10 @@ template <typename TK>
 void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
                         const KeyValues& keys, const Layout& layout, float* output) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
-  const TK* key = reinterpret_cast<const TK*>(keys.data);
   AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
-  call.key = {key, keys.stride, size};
-  call.value = {key + width_, keys.stride, size};
+  call.key = {static_cast<const TK*>(keys.key), keys.row_stride, keys.head_stride};
+  call.value = {static_cast<const TK*>(keys.value), keys.row_stride, keys.head_stride};
   call.query_offsets = layout.query_offsets;
   call.key_offsets = layout.key_offsets;
   call.key_sequences = layout.key_sequences;
@@ -148,15 +147,6 @@ void Forward::attend(const float* query, int64_t query_stride, const KeyValues& 
     attend_to(model.kernels.attention, query, query_stride, keys, layout, output);
   else
     attend_to(model.kernels.narrow_attention, query, query_stride, keys, layout, output);
-}
-
-Forward::Product Forward::into(const KeyValues& keys, const Operand& x, int64_t rows, const Matrix& weight) const {
-  Product product = {x, rows, &weight, nullptr, keys.stride, nullptr};
-  if (keys.type == Numeric::kFloat32)
-    product.output = reinterpret_cast<float*>(keys.data);
-  else
-    product.narrow = reinterpret_cast<BFloat16*>(keys.data);
-  return product;
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
@@ -186,7 +176,7 @@ void Forward::after_self_attention(const Layer& layer, const KeyValues& cross, f
   add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
   leave(layer.self_norm, x, rows);
   const Operand in = enter(layer.cross_norm, x, rows);
-  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_, nullptr}});
+  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_}});
   attend(workspace.wide.data(), width_, cross, layout, attended);
   add_product(convert(attended, rows, width_, model.layer_type), rows, layer.cross.out, x);
   leave(layer.cross_norm, x, rows);
@@ -209,9 +199,8 @@ void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources
   embed(model.encoder, ids, workspace.places.data(), rows, x);
   for (const Layer& layer : model.encoder.layers) {
     const Operand in = enter(layer.self_norm, x, rows);
-    multiply({{in, rows, &layer.self.q, wide, 3 * width_, nullptr},
-              {in, rows, &layer.self.kv, wide + width_, 3 * width_, nullptr}});
-    attend(wide, 3 * width_, floats(wide + width_, 3 * width_), layout, attended);
+    multiply({{in, rows, &layer.self.q, wide, 3 * width_}, {in, rows, &layer.self.kv, wide + width_, 3 * width_}});
+    attend(wide, 3 * width_, rows_of(wide + width_, 3 * width_), layout, attended);
     add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
     leave(layer.self_norm, x, rows);
     feed_forward(layer, x, rows);
@@ -222,13 +211,27 @@ void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources
 
 void Forward::cross_keys(int64_t rows) {
   const auto& layers = model.decoder.layers;
-  member.once([&] {
-    const int64_t bytes = cross(0, rows).element_bytes();
-    workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * bytes);
-  });
+  const int64_t heads = model.config.attention_heads, size = model.config.head_size();
+  member.once(
+      [&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes()); });
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
-  for (size_t i = 0; i < layers.size(); i++)
-    multiply({into(cross(static_cast<int64_t>(i), rows), in, rows, layers[i].cross.kv)});
+  const float* wide = workspace.wide.data();
+  for (size_t i = 0; i < layers.size(); i++) {
+    multiply({{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
+    const KeyValues keys = cross(static_cast<int64_t>(i), rows);
+    member.share(2 * heads, [&](int64_t begin, int64_t end) {
+      for (int64_t head = begin; head < end; head++) {
+        char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * model.cache_bytes();
+        model.kernels.split_head(wide + head * size, rows, size, 2 * width_, keys.type, to);
+      }
+    });
+  }
+}
+
+KeyValues Forward::cross(int64_t layer, int64_t source_rows) const {
+  const int64_t size = model.config.head_size(), bytes = source_rows * width_ * model.cache_bytes();
+  const char* key = workspace.cross.data() + layer * 2 * bytes;
+  return {model.cache_type(), key, key + bytes, size, source_rows * size};
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,

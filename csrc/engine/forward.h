@@ -60,22 +60,20 @@ struct Workspace {
   Buffer<uint8_t> operand, second;
   Buffer<float> encoded;
   std::vector<Buffer<char>> caches;  // of each decoder layer: keys and values of the steps so far
-  Buffer<char> cross;                // KeyValues [decoder layers, Ns, 2C]
+  Buffer<char> cross;                // [decoder layers, keys and values, H, Ns, D]
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs;
 };
 
-// Keys, and values a model's width behind them, in rows of `stride`: float32, or bfloat16 where products are narrower
-// than float32 too, since what a decode reads most of are the keys and values of its sources and its past.
+// Keys and values that attention reads: float rows as a product left them, or heads one after another, [H, rows, D], in
+// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
+// values of its sources and its past.
 struct KeyValues {
   Numeric type;
-  char* data;
-  int64_t stride;
-
-  int64_t element_bytes() const { return type == Numeric::kFloat32 ? 4 : 2; }
-  KeyValues from_row(int64_t row) const { return {type, data + row * stride * element_bytes(), stride}; }
+  const void *key, *value;
+  int64_t row_stride, head_stride;
 };
 
 class Forward {
@@ -109,16 +107,14 @@ class Forward {
     const Matrix* weight;
     float* output;
     int64_t stride;
-    BFloat16* narrow;  // instead of output
   };
   void multiply(std::initializer_list<Product> products);
   void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
   void attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout, float* output);
-  // A product that writes keys and values.
-  Product into(const KeyValues& keys, const Operand& x, int64_t rows, const Matrix& weight) const;
-  static KeyValues floats(float* data, int64_t stride) {
-    return {Numeric::kFloat32, reinterpret_cast<char*>(data), stride};
+  // Of rows [.., C] of keys with values behind them.
+  KeyValues rows_of(const float* data, int64_t stride) const {
+    return {Numeric::kFloat32, data, data + width_, stride, model.config.head_size()};
   }
   void feed_forward(const Layer& layer, float* x, int64_t rows);
 
@@ -129,9 +125,7 @@ class Forward {
 
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
-  KeyValues cross(int64_t layer, int64_t source_rows) const {
-    return KeyValues{model.cache_type(), workspace.cross.data(), 2 * width_}.from_row(layer * source_rows);
-  }
+  KeyValues cross(int64_t layer, int64_t source_rows) const;
 
   const Model& model;
   Workspace& workspace;

@@ -249,26 +249,45 @@ Array<float> embed(const py::array& table, const std::optional<Array<float>>& sc
   return output;
 }
 
-// query [R, H, D]; key and value [capacity, slots, H, D], float32 or bfloat16 bits; origin [count, slots].
+// query [R, H, D]; key and value [H, slots, capacity, D], float32 or bfloat16 bits, changed where new_key and new_value
+// [R, H, D] are given; origin [count, slots].
 template <typename T>
-Array<float> attend_cached(const Array<float>& query, const Array<T>& key, const Array<T>& value,
-                           const Array<int32_t>& origin, float scale, const std::string& isa) {
+Array<float> attend_cached(const Array<float>& query, Array<T>& key, Array<T>& value, const Array<int32_t>& origin,
+                           float scale, const std::optional<Array<float>>& new_key,
+                           const std::optional<Array<float>>& new_value, const std::string& isa) {
   require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
           "wrong number of dimensions");
   const int64_t rows = query.shape(0), heads = query.shape(1), size = query.shape(2), slots = key.shape(1);
   for (const auto* cache : {&key, &value})
-    require(cache->shape(0) >= origin.shape(0) && cache->shape(1) == slots && cache->shape(2) == heads &&
-                cache->shape(3) == size,
-            "key and value must be [capacity, slots, H, D]");
+    require(cache->shape(0) == heads && cache->shape(1) == slots && cache->shape(2) == key.shape(2) &&
+                cache->shape(2) >= origin.shape(0) && cache->shape(3) == size,
+            "key and value must be [H, slots, capacity, D]");
   require(origin.shape(0) > 0 && origin.shape(1) == slots && rows <= slots, "origin must be [count, slots]");
   for (int64_t i = 0; i < origin.size(); i++)
     require(origin.data()[i] >= 0 && origin.data()[i] < slots, "origin must name slots");
+  require(new_key.has_value() == new_value.has_value(), "new_key and new_value must be given together");
+  for (const auto* fresh : {&new_key, &new_value})
+    if (*fresh)
+      require((*fresh)->ndim() == 3 && (*fresh)->shape(0) == rows && (*fresh)->size() == query.size(),
+              "new_key and new_value must have the query's shape");
   Array<float> output({rows, heads, size});
-  kernels_of(isa).attend_cached(
-      {query.data(), heads * size, std::is_same<T, float>::value ? Numeric::kFloat32 : Numeric::kBFloat16, key.data(),
-       value.data(), heads * size, slots, origin.data(), rows, heads, size, origin.shape(0), scale,
-       output.mutable_data(), heads * size},
-      0, rows * heads);
+  CachedAttentionCall call = {};
+  call.query = query.data();
+  call.query_stride = call.new_stride = call.output_stride = heads * size;
+  if (new_key) call.new_key = new_key->data(), call.new_value = new_value->data();
+  call.type = std::is_same<T, float>::value ? Numeric::kFloat32 : Numeric::kBFloat16;
+  call.key = key.mutable_data();
+  call.value = value.mutable_data();
+  call.slots = slots;
+  call.capacity = key.shape(2);
+  call.origin = origin.data();
+  call.hypotheses = rows;
+  call.heads = heads;
+  call.size = size;
+  call.count = origin.shape(0);
+  call.scale = scale;
+  call.output = output.mutable_data();
+  kernels_of(isa).attend_cached(call, 0, rows * heads);
   return output;
 }
 
@@ -296,9 +315,9 @@ void bind_kernels(py::module_& m) {
   k.def("embed", &embed, arg("table"), arg("scales").none(true), arg("positions"), arg("ids"), arg("places"),
         arg("scale"), arg("isa") = "");
   k.def("attend_cached", &attend_cached<uint16_t>, arg("query"), arg("key").noconvert(), arg("value").noconvert(),
-        arg("origin"), arg("scale"), arg("isa") = "");
-  k.def("attend_cached", &attend_cached<float>, arg("query"), arg("key"), arg("value"), arg("origin"), arg("scale"),
-        arg("isa") = "");
+        arg("origin"), arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("isa") = "");
+  k.def("attend_cached", &attend_cached<float>, arg("query"), arg("key").noconvert(), arg("value").noconvert(),
+        arg("origin"), arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("isa") = "");
 }
 
 }  // namespace janus_fast

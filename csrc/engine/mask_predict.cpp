@@ -227,11 +227,11 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
         const Operand in = forward.enter(layer.self_norm, x, rows);
         float* hidden = x;
         if (i + 1 < layers.size()) {
-          forward.multiply({{in, rows, &layer.self.q, wide, 3 * width, nullptr},
-                            {in, rows, &layer.self.kv, wide + width, 3 * width, nullptr}});
-          forward.attend(wide, 3 * width, forward.floats(wide + width, 3 * width), self, attended);
+          forward.multiply(
+              {{in, rows, &layer.self.q, wide, 3 * width}, {in, rows, &layer.self.kv, wide + width, 3 * width}});
+          forward.attend(wide, 3 * width, forward.rows_of(wide + width, 3 * width), self, attended);
         } else {  // only what is predicted leaves the last layer
-          forward.multiply({{in, rows, &layer.self.kv, wide + width, 3 * width, nullptr}});
+          forward.multiply({{in, rows, &layer.self.kv, wide + width, 3 * width}});
           hidden = workspace.last.data();
           member.share(masked, [&](int64_t begin, int64_t end) {
             for (int64_t m = begin; m < end; m++)
@@ -241,8 +241,8 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
           self.queries = cross.queries = masked;
           self.query_offsets = cross.query_offsets = canvases.masked_offsets.data();
           const Operand queries = forward.enter(layer.self_norm, hidden, masked);
-          forward.multiply({{queries, masked, &layer.self.q, wide, 3 * width, nullptr}});
-          forward.attend(wide, 3 * width, forward.floats(wide + width, 3 * width), self, attended);
+          forward.multiply({{queries, masked, &layer.self.q, wide, 3 * width}});
+          forward.attend(wide, 3 * width, forward.rows_of(wide + width, 3 * width), self, attended);
         }
         forward.after_self_attention(layer, forward.cross(static_cast<int64_t>(i), source_rows), hidden, cross);
       }

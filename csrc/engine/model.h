@@ -74,7 +74,9 @@ class Model {
   const Config config;
   const EngineKernels& kernels;
   const Numeric layer_type, vocabulary_type;
+  // Of the keys and values that are kept.
   Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
+  int64_t cache_bytes() const { return cache_type() == Numeric::kFloat32 ? 4 : 2; }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;

@@ -47,9 +47,9 @@ std::vector<std::vector<float>> score(const Model& model, Workspace& workspace, 
     for (size_t i = 0; i < model.decoder.layers.size(); i++) {
       const Layer& layer = model.decoder.layers[i];
       const Operand in = forward.enter(layer.self_norm, x, rows);
-      forward.multiply({{in, rows, &layer.self.q, wide, 3 * width, nullptr},
-                        {in, keys, &layer.self.kv, wide + width, 3 * width, nullptr}});
-      forward.attend(wide, 3 * width, forward.floats(wide + width, 3 * width), self, workspace.attended.data());
+      forward.multiply(
+          {{in, rows, &layer.self.q, wide, 3 * width}, {in, keys, &layer.self.kv, wide + width, 3 * width}});
+      forward.attend(wide, 3 * width, forward.rows_of(wide + width, 3 * width), self, workspace.attended.data());
       forward.after_self_attention(layer, forward.cross(static_cast<int64_t>(i), source_rows), x, cross);
     }
     forward.change_rows();  // content rows stay behind

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace janus_fast {
 
@@ -11,8 +12,7 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
       sources_(sources),
       slots_(slots),
       streams_(1 + model.config.two_stream),
-      width_(model.config.d_model),
-      row_(2 * width_) {
+      width_(model.config.d_model) {
   for (int64_t s = 0; s < sources.count; s++) longest_source_ = std::max(longest_source_, sources.length(s));
   if (workspace_.caches.size() < model.decoder.layers.size())
     workspace_.caches = std::vector<Buffer<char>>(model.decoder.layers.size());
@@ -20,13 +20,7 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
 
 void StepDecoder::prepare() {
   const int64_t hypotheses = static_cast<int64_t>(tokens.size());
-  if (position_ == capacity_) {
-    capacity_ = std::max<int64_t>(32, capacity_ * 2);
-    const int64_t bytes = row_ * cache(0).element_bytes();
-    for (size_t i = 0; i < model_.decoder.layers.size(); i++)
-      workspace_.caches[i].grow(capacity_ * slots_ * bytes, position_ * slots_ * bytes);
-    origin_.resize(capacity_ * slots_);
-  }
+  if (position_ == capacity_) grow();
   for (int64_t r = 0; r < hypotheses; r++) origin_[position_ * slots_ + r] = static_cast<int32_t>(r);
   input_.assign(tokens.begin(), tokens.end());
   if (streams_ == 2) input_.insert(input_.end(), hypotheses, model_.config.mask);
@@ -44,6 +38,19 @@ void StepDecoder::prepare() {
     }
 }
 
+// Every head of every slot moves apart from the next.
+void StepDecoder::grow() {
+  const int64_t held = capacity_, heads = 2 * model_.config.attention_heads;
+  const int64_t bytes = model_.config.head_size() * model_.cache_bytes();
+  capacity_ = std::max<int64_t>(32, 2 * held);
+  origin_.resize(capacity_ * slots_);
+  for (size_t i = 0; i < model_.decoder.layers.size(); i++) {
+    char* data = workspace_.caches[i].grow(heads * slots_ * capacity_ * bytes, heads * slots_ * held * bytes);
+    for (int64_t piece = heads * slots_ - 1; piece > 0 && held > 0; piece--)
+      std::memmove(data + piece * capacity_ * bytes, data + piece * held * bytes, held * bytes);
+  }
+}
+
 float* StepDecoder::step(Forward& forward) {
   const int64_t hypotheses = static_cast<int64_t>(tokens.size()), heads = model_.config.attention_heads;
   const int64_t source_rows = sources_.offsets[sources_.count];
@@ -54,7 +61,6 @@ float* StepDecoder::step(Forward& forward) {
   for (size_t i = 0; i < layers.size(); i++) {
     const Layer& layer = layers[i];
     Operand in = forward.enter(layer.self_norm, x, rows);
-    const KeyValues keys = cache(static_cast<int64_t>(i));
     const Operand content = in;
     if (i + 1 == layers.size() && streams_ == 2) {  // content rows leave keys and values behind, no more
       in = forward.skip_rows(in, hypotheses, model_.layer_type);
@@ -62,31 +68,34 @@ float* StepDecoder::step(Forward& forward) {
       rows = hypotheses;
       sequences /= 2;
     }
-    forward.multiply({{in, rows, &layer.self.q, wide, width_, nullptr},
-                      forward.into(keys.from_row(position_ * slots_), content, hypotheses, layer.self.kv)});
-    CachedAttentionCall call = {wide,
-                                width_,
-                                keys.type,
-                                keys.data,
-                                keys.data + width_ * keys.element_bytes(),
-                                row_,
-                                slots_,
-                                origin_.data(),
-                                hypotheses,
-                                heads,
-                                model_.config.head_size(),
-                                position_ + 1,
-                                1 / std::sqrt(static_cast<float>(model_.config.head_size())),
-                                workspace_.attended.data(),
-                                width_};
-    const int64_t tasks = hypotheses * heads;
-    forward.member.share(tasks, [&](int64_t begin, int64_t end) {
-      for (int64_t stream = 0; stream < rows / hypotheses; stream++) {
-        CachedAttentionCall part = call;
-        part.query += stream * hypotheses * width_;
-        part.output += stream * hypotheses * width_;
-        model_.kernels.attend_cached(part, begin, end);
-      }
+    forward.multiply({{in, rows, &layer.self.q, wide, 3 * width_},
+                      {content, hypotheses, &layer.self.kv, wide + width_, 3 * width_}});
+    CachedAttentionCall call = {};
+    call.query = wide;
+    call.new_key = wide + width_;
+    call.new_value = wide + 2 * width_;
+    call.query_stride = call.new_stride = 3 * width_;
+    call.type = model_.cache_type();
+    call.key = workspace_.caches[i].data();
+    call.value = workspace_.caches[i].data() + width_ * slots_ * capacity_ * model_.cache_bytes();
+    call.slots = slots_;
+    call.capacity = capacity_;
+    call.origin = origin_.data();
+    call.hypotheses = hypotheses;
+    call.heads = heads;
+    call.size = model_.config.head_size();
+    call.count = position_ + 1;
+    call.scale = 1 / std::sqrt(static_cast<float>(call.size));
+    call.output = workspace_.attended.data();
+    call.output_stride = width_;
+    forward.member.share(hypotheses * heads, [&](int64_t begin, int64_t end) {
+      CachedAttentionCall part = call;
+      model_.kernels.attend_cached(part, begin, end);
+      if (rows == hypotheses) return;
+      part.new_key = part.new_value = nullptr;  // the second stream's queries see what the first one left
+      part.query += hypotheses * part.query_stride;
+      part.output += hypotheses * width_;
+      model_.kernels.attend_cached(part, begin, end);
     });
     const Layout cross = {
         rows,    sequences, query_offsets_.data(), sources_.offsets, key_sequences_.data(), longest_source_,

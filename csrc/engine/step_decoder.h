@@ -27,12 +27,12 @@ class StepDecoder {
   std::vector<int32_t> tokens, owners;
 
  private:
-  KeyValues cache(int64_t layer) const { return {model_.cache_type(), workspace_.caches[layer].data(), row_}; }
+  void grow();
 
   const Model& model_;
   Workspace& workspace_;
   const Ids& sources_;
-  const int64_t slots_, streams_, width_, row_;
+  const int64_t slots_, streams_, width_;
   int64_t position_ = 0, capacity_ = 0, longest_source_ = 0;
   std::vector<int32_t> origin_, moved_;  // [capacity, slots]
   std::vector<int32_t> input_, places_, query_offsets_, key_sequences_;

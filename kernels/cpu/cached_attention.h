@@ -38,11 +38,20 @@ template <typename T>
 void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
   constexpr int64_t lanes = kLanes<float>, kVectors = 4;
   const int64_t size = call.size;
-  const T *key = static_cast<const T*>(call.key), *value = static_cast<const T*>(call.value);
+  const int64_t head_stride = call.slots * call.capacity * size;
   for (int64_t task = task_begin; task < task_end; task++) {
     const int64_t hypothesis = task / call.heads, head = task % call.heads;
     const float* query = call.query + hypothesis * call.query_stride + head * size;
     float* output = call.output + hypothesis * call.output_stride + head * size;
+    T *key = static_cast<T*>(call.key) + head * head_stride, *value = static_cast<T*>(call.value) + head * head_stride;
+    if (call.new_key) {
+      const int64_t from = hypothesis * call.new_stride + head * size;
+      const int64_t to = (hypothesis * call.capacity + call.count - 1) * size;
+      for (int64_t c = 0; c < size; c += lanes) {
+        store_part(key + to + c, load_part(call.new_key + from + c, size - c), size - c);
+        store_part(value + to + c, load_part(call.new_value + from + c, size - c), size - c);
+      }
+    }
     for (int64_t c = 0; c < size; c++) output[c] = 0;
     float peak = -INFINITY, total = 0;
     for (int64_t begin = 0; begin < call.count; begin += kKeyBlock) {
@@ -50,13 +59,13 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
       int64_t rows[kKeyBlock + 4];
       alignas(64) float scores[kKeyBlock + lanes];
       for (int64_t t = 0; t < count; t++) {
-        const int64_t slot = (begin + t) * call.slots;
-        rows[t] = (slot + call.origin[slot + hypothesis]) * call.stride + head * size;
+        const int64_t slot = call.origin[(begin + t) * call.slots + hypothesis];
+        rows[t] = (slot * call.capacity + begin + t) * size;
       }
       for (int64_t t = 0; t < count; t += 4) {
         const T* keys[4];
         for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
-        dot_keys(query, keys, size, scores + t);
+        dot_keys<T>(query, keys, size, scores + t);
       }
       for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
       Vec<float> top = splat(-INFINITY);
@@ -77,9 +86,9 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
       total = total * decay + sum<float>(sums);
       int64_t c = 0;
       for (; c + kVectors * lanes <= size; c += kVectors * lanes)
-        add_values<kVectors>(scores, rows, count, value + c, decay, output + c, lanes);
+        add_values<kVectors, T>(scores, rows, count, value + c, decay, output + c, lanes);
       for (; c < size; c += lanes)
-        add_values<1>(scores, rows, count, value + c, decay, output + c, smaller(lanes, size - c));
+        add_values<1, T>(scores, rows, count, value + c, decay, output + c, smaller(lanes, size - c));
     }
     for (int64_t c = 0; c < size; c++) output[c] /= total;
   }
@@ -90,6 +99,20 @@ inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, i
     attend_cached_as<float>(call, task_begin, task_end);
   else
     attend_cached_as<BFloat16>(call, task_begin, task_end);
+}
+
+template <typename T>
+void split_head_as(const float* x, int64_t rows, int64_t size, int64_t stride, T* output) {
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t c = 0; c < size; c += kLanes<float>)
+      store_part(output + row * size + c, load_part(x + row * stride + c, size - c), size - c);
+}
+
+inline void split_head(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output) {
+  if (type == Numeric::kFloat32)
+    split_head_as(x, rows, size, stride, static_cast<float*>(output));
+  else
+    split_head_as(x, rows, size, stride, static_cast<BFloat16*>(output));
 }
 
 }  // namespace JANUS_ISA

@@ -80,14 +80,18 @@ struct EmbedCall {
   float* output;
 };
 
-// One query row a hypothesis over cached rows, by indirection: hypothesis r sees, for t in [0, count),
-// the row cache[(t * slots + origin[t * slots + r])] of key and value. [.., C] rows with heads side by side.
+// One query row a hypothesis over the rows of a cache, by indirection: hypothesis r sees, for t in [0, count), what
+// slot origin[t * slots + r] holds at t. A cache is [H, slots, capacity, D], so that what a head reads lies in one
+// piece.
 struct CachedAttentionCall {
-  const float* query;
+  const float* query;  // [hypotheses, query_stride], heads side by side
   int64_t query_stride;
-  Numeric type;             // of the cache: float or bfloat16
-  const void *key, *value;  // [capacity * slots, stride]
-  int64_t stride, slots;
+  // The last position's keys and values, which go into slot r first; or null when they are there.
+  const float *new_key, *new_value;
+  int64_t new_stride;
+  Numeric type;  // of the cache: float or bfloat16
+  void *key, *value;
+  int64_t slots, capacity;
   const int32_t* origin;  // [count, slots]
   int64_t hypotheses, heads, size, count;
   float scale;
@@ -131,6 +135,8 @@ struct EngineKernels {
   void (*norm)(const NormCall&, int64_t row_begin, int64_t row_end);
   void (*convert)(const ConvertCall&, int64_t row_begin, int64_t row_end);
   void (*embed)(const EmbedCall&, int64_t row_begin, int64_t row_end);
+  // One head's columns of float rows -> [rows, size], float or bfloat16.
+  void (*split_head)(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output);
   void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (hypothesis, head)
   AttentionKernels<float> attention;
   AttentionKernels<float, BFloat16> narrow_attention;  // over keys and values in bfloat16

@@ -24,6 +24,7 @@ const EngineKernels JANUS_TABLE(JANUS_ISA) = {
     JANUS_ISA::norm,
     JANUS_ISA::convert,
     JANUS_ISA::embed,
+    JANUS_ISA::split_head,
     JANUS_ISA::attend_cached,
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float>, nullptr},
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, BFloat16>, nullptr},
