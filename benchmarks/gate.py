@@ -44,23 +44,25 @@ class Gate:
     def check_peer(self, name: str, row: Row) -> None:
         self._compare(name, work(name, row))
 
-    def check_lengths(self, name: str, row: Row, process: Process) -> None:
-        """Also warms the process up."""
+    def first_decode(self, name: str, row: Row, process: Process) -> float:
+        """Checks the lengths of a process's outputs; its first decode also warms it up. Returns the seconds it took."""
         row = work(name, row)
-        lengths = [len(ids) for group in process.hypotheses() for ids in group]
+        hypotheses, seconds = process.decode()
+        lengths = [len(ids) for group in hypotheses for ids in group]
         first = OUTPUT - row.length_beam // 2 if row.mode == "nar" else OUTPUT
         allowed = range(first, first + (row.length_beam if row.mode == "nar" else 1))
         if len(lengths) != sum(map(len, row.calls)) or not set(lengths) <= set(allowed):
             raise Wrong(
                 f"{name}: outputs must be one of {OUTPUT} tokens a source, got {len(lengths)} of {sorted({*lengths})}"
             )
+        return seconds
 
     def _compare(self, name: str, row: Row) -> None:
         key = (name, *_decoding(row), row.batch)
         if key in self.passed:
             return
         with self.models.start(name, row, **self._exact(row)) as process:
-            found = process.hypotheses()
+            found, _ = process.decode()
         expected = self._reference(row)
         if name != "janus_fast":  # the order of a beam is by scores with the end's, which CTranslate2 leaves out
             found, expected = ([sorted(group) for group in groups] for groups in (found, expected))
@@ -76,7 +78,7 @@ class Gate:
         keys = [(*_decoding(row), *source) for call in row.calls for source in call]
         if not self.known.keys() >= set(keys):
             with self.models.start("janus_fast", row, backend="torch", **self._exact(row)) as process:
-                self.known |= zip(keys, process.hypotheses(), strict=True)
+                self.known |= zip(keys, process.decode()[0], strict=True)
         return [self.known[key] for key in keys]
 
     def _exact(self, row: Row) -> dict:
@@ -97,7 +99,7 @@ class Gate:
         with self.models.start(
             "janus_fast", row, model=path, calls=[ids], options=dict(options), intra_threads=self.threads
         ) as process:
-            best = [group[0] for group in process.hypotheses()]
+            best = [group[0] for group in process.decode()[0]]
         return scores([target.decode(target.tokens_of(words)) for words in best], references)["bleu"]
 
 

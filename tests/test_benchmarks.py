@@ -156,9 +156,9 @@ class FakeModels:
     def __exit__(self, *_):
         pass
 
-    def hypotheses(self):
+    def decode(self):
         name, changes = self.started[-1]
-        return self.answers["reference" if changes.get("backend") == "torch" else name]
+        return self.answers["reference" if changes.get("backend") == "torch" else name], 0.5
 
 
 ROW = Row("tiny", "ar", 1, "float32", beam_size=2)
@@ -202,7 +202,7 @@ def test_a_type_that_loses_quality_is_not_timed(monkeypatch):
 def test_outputs_of_another_length_are_not_timed(outputs):
     process = FakeModels({"janus_fast": outputs}).start("janus_fast", ROW)
     with pytest.raises(gate.Wrong, match="outputs must be one of 25 tokens a source"):
-        gate.Gate(process, threads=1).check_lengths("janus_fast", ROW, process)
+        gate.Gate(process, threads=1).first_decode("janus_fast", ROW, process)
 
 
 class TimedModels(FakeModels):

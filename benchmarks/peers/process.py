@@ -37,7 +37,7 @@ def serve(prepare: Callable[[dict], tuple[Callable[[], list], dict]]) -> None:
         began = time.perf_counter()
         hypotheses = decode()
         seconds = time.perf_counter() - began
-        reply({"hypotheses": hypotheses} if request == "hypotheses\n" else {"seconds": seconds})
+        reply({"seconds": seconds} if request == "seconds\n" else {"seconds": seconds, "hypotheses": hypotheses})
 
 
 class Process:
@@ -60,9 +60,10 @@ class Process:
             raise
         self.facts: dict = answer["facts"]
 
-    def hypotheses(self) -> list[list[list[int]]]:
-        """The ids of every hypothesis of every source."""
-        return [[list(map(int, ids)) for ids in group] for group in self._ask("hypotheses")["hypotheses"]]
+    def decode(self) -> tuple[list[list[list[int]]], float]:
+        """The ids of every hypothesis of every source, and the seconds that it took."""
+        answer = self._ask("decode")
+        return [[list(map(int, ids)) for ids in group] for group in answer["hypotheses"]], answer["seconds"]
 
     def seconds(self) -> float:
         return self._ask("seconds")["seconds"]
