@@ -5,6 +5,7 @@ A command's module is imported when the command is called, so that ``janus-fast 
 
 import argparse
 import os
+import re
 import sys
 from importlib import import_module
 
@@ -60,6 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 1 a fault of ours, 2 a mistake, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    arguments = argparse.Namespace()
     debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
     try:
         arguments = parse(argv)
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     except MISTAKES as error:
         if debug:
             raise
-        return _complain(f"error: {_one_line(error)}", 2)
+        return _complain(f"error: {_in_flags(_one_line(error), arguments)}", 2)
     except Exception as error:
         if debug:
             raise
@@ -92,6 +94,14 @@ def main(argv: list[str] | None = None) -> int:
 def _complain(message: str, status: int) -> int:
     print(f"janus-fast: {message}", file=sys.stderr)
     return status
+
+
+def _in_flags(message: str, arguments: argparse.Namespace) -> str:
+    """``message`` with the options of this command as they are written here: ``--beam-size`` for ``beam_size``."""
+    for name in vars(arguments):
+        if "_" in name:
+            message = re.sub(rf"(?<![\w./-]){name}(?!\w|[./-]\w)", "--" + name.replace("_", "-"), message)
+    return message
 
 
 def _one_line(error: Exception) -> str:

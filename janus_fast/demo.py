@@ -5,6 +5,8 @@ import os
 import sys
 import time
 
+from .commands._decoding import add_threads_argument, positive
+
 CONFIGURATIONS = (  # label, mode, options
     ("left to right, beam 5", "ar", {"beam_size": 5}),
     ("left to right, greedy", "ar", {"beam_size": 1}),
@@ -19,8 +21,9 @@ BOLD, DIM, NEW, PLAIN = "\033[1m", "\033[2m", "\033[1;32m", "\033[0m"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", default="en-de-small", help="default: en-de-small")
     parser.add_argument("--pair", default="en-de", help="languages of the test set (default: en-de)")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N sentences alone (default: all)")
-    parser.add_argument("--passes", type=int, default=6, metavar="N", help="shown for each sentence (default: 6)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N sentences alone (default: all)")
+    parser.add_argument("--passes", type=positive, default=6, metavar="N", help="shown for each sentence (default: 6)")
+    add_threads_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,10 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
     from .parameters import count
 
     sources, references = (side[: arguments.limit] for side in test_set(arguments.pair))
-    translator = Translator(arguments.model)
+    translator = Translator(arguments.model, intra_threads=arguments.threads)
     parameters = f"{count(translator.config) / 1e6:.1f} million parameters"
-    _say(f"{arguments.model}: {parameters}, {processor()}, kernels: {translator.isa or 'reference'}")
-    _say(f"{len(sources):,} sentences that the model has never seen, {arguments.pair}\n")
+    threads = f"threads: {translator.intra_threads}"
+    _say(f"{arguments.model}: {parameters}, {processor()}, {threads}, kernels: {translator.isa or 'reference'}")
+    fewer = "" if arguments.limit else " (--limit N: the first N)"
+    _say(f"{len(sources):,} sentences that the model has never seen, {arguments.pair}{fewer}\n")
     quality_and_speed(translator, sources, references)
     _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")
     chosen = [n for n, text in enumerate(sources) if 8 <= len(text.split()) <= 12][:5]
@@ -44,14 +49,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def quality_and_speed(translator, sources: list[str], references: list[str]) -> None:
-    """One line of the table a configuration, printed as it is measured."""
+    """One line of the table a configuration, printed as it is measured; on a terminal, a bar shows how far that is."""
+    from tqdm import tqdm
+
     from .evaluate import evaluate, milliseconds_per_sentence
 
     _row([name for name, _ in COLUMNS], BOLD)
     sample = sources[:: max(1, len(sources) // 25)]
     for label, mode, options in CONFIGURATIONS:
-        record = evaluate(translator, sources, references, mode=mode, **options)
-        latency = milliseconds_per_sentence(translator, sample, mode=mode, **options)
+        total, hidden = len(sources) + len(sample) + 1, not sys.stderr.isatty()
+        with tqdm(total=total, desc=label, unit=" sentences", leave=False, disable=hidden) as bar:
+            record = evaluate(translator, sources, references, mode=mode, on_batch=bar.update, **options)
+            latency = milliseconds_per_sentence(translator, sample, mode=mode, on_batch=bar.update, **options)
         figures = [f"{record[name]:.1f}" for name in ("bleu", "chrf", "sentences_per_second")]
         _row([label, *figures, f"{latency:.1f}"])
 

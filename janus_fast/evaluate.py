@@ -1,7 +1,11 @@
 """What a translator reaches, and how fast: BLEU, chrF, sentences and tokens a second."""
 
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable
+
+from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 
 
 def scores(hypotheses: list[str], references: list[str]) -> dict:
@@ -21,8 +25,9 @@ def scores(hypotheses: list[str], references: list[str]) -> dict:
 
 
 def evaluate(
-    translator, sources: list[str], references: list[str], *, mode: str = "ar", max_batch_size: int = 32, **options
-) -> dict:
+    translator, sources: list[str], references: list[str], *, mode: str = "ar", max_batch_size: int = 32,
+    on_batch: Callable[[int], object] | None = None, **options,
+) -> dict:  # fmt: skip
     """Translates ``sources`` once, by the clock, and compares with ``references``.
 
     ``seconds`` is wall-clock time from text to text, model loading and a warm-up on the first sentences left out.
@@ -30,10 +35,10 @@ def evaluate(
 
     Args:
         translator: a :class:`~janus_fast.Translator` with vocabularies.
-        mode, max_batch_size, **options: as for ``Translator.translate``.
+        mode, max_batch_size, on_batch, **options: as for ``Translator.generate``.
     Returns:
-        A dictionary that JSON can hold: mode, options, bleu, chrf, signatures, sentences, tokens, seconds,
-        sentences_per_second, tokens_per_second.
+        A dictionary that JSON can hold: mode, options (all in force, defaults, too), bleu, chrf, signatures, sentences,
+        tokens, seconds, sentences_per_second, tokens_per_second.
     Raises:
         ValueError: no sentences, not as many references, or an option that the Translator refuses.
     """
@@ -43,16 +48,20 @@ def evaluate(
             f"got {len(references)} for {len(sources)}"
         )
     hypotheses, tokens, seconds = [], 0, 0.0
+    kind = AutoregressiveOptions if mode == "ar" else NonAutoregressiveOptions
+    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.name != "return_history"}
     for timed in (False, True):
         began = time.perf_counter()
         encoded = [translator.source_vocabulary.encode(text) for text in (sources if timed else sources[:4])]
-        results = translator.translate_batch(encoded, mode=mode, max_batch_size=max_batch_size, **options)
+        results = translator.translate_batch(
+            encoded, mode=mode, max_batch_size=max_batch_size, on_batch=on_batch if timed else None, **options
+        )
         best = [result.hypotheses[0] for result in results]
         hypotheses = [translator.target_vocabulary.decode(words) for words in best]
         seconds, tokens = time.perf_counter() - began, sum(map(len, best))
     return {
         "mode": mode,
-        "options": {**options, "max_batch_size": max_batch_size},
+        "options": {"max_batch_size": max_batch_size, **defaults, **options},
         **scores(hypotheses, references),
         "sentences": len(sources),
         "tokens": tokens,

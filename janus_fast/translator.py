@@ -84,6 +84,7 @@ class Translator:
             raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
         self.device, self.inter_threads = str(device), inter_threads
         self.backend = backends.choose(backend, self.device, compute_type, inter_threads)
+        self._folder = model if isinstance(model, (str, os.PathLike)) else None
         self.config, arrays, own = _parts(model)
         vocabularies = vocabularies or own
         self._backend = backends.load(
@@ -182,6 +183,7 @@ class Translator:
         batch_type: str = "examples",
         return_scores: bool = True,
         first_number: int = 0,
+        on_batch: Callable[[int], object] | None = None,
         **options,
     ) -> list[TranslationResult]:
         """Ids in (as ``config.source_ids`` makes them of words), hypotheses of ids out.
@@ -194,6 +196,7 @@ class Translator:
             return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
+            on_batch: called after each batch with the number of sources in it, to show progress.
             **options: fields of AutoregressiveOptions or NonAutoregressiveOptions.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
@@ -224,6 +227,8 @@ class Translator:
                     [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
                     [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
                 )  # fmt: skip
+            if on_batch:
+                on_batch(len(batch))
         return results
 
     def translate_iterable(
@@ -335,6 +340,12 @@ class Translator:
 
     def _vocabulary(self, side: int) -> Vocabulary:
         if self._vocabularies is None:
+            if self._folder is not None:
+                raise ValueError(
+                    f"Translator: {self._folder} must hold a vocabulary for tokens and text, got neither "
+                    "sentencepiece.model nor vocabulary.json nor source and target (.model or .json); "
+                    "without it use generate()"
+                )
             raise ValueError("Translator: vocabularies must be given for tokens and text; without them use generate()")
         return self._vocabularies[side]
 

@@ -37,7 +37,7 @@ def model(tmp_path_factory) -> str:
     directory.mkdir()
     text = directory.parent / "text"
     text.write_text("\n".join(side for pair in zip(*test_set(), strict=True) for side in pair), encoding="utf-8")
-    vocabulary = Vocabulary.train([text], directory.parent / "sentencepiece.model", 400)
+    vocabulary = Vocabulary.train([text], 400)
     torch.manual_seed(0)
     config = JanusConfig(
         400, 400, d_model=16, encoder_layers=1, decoder_layers=1, attention_heads=2, encoder_ffn_dim=16,
@@ -215,9 +215,39 @@ def test_evaluate_json(model, tmp_path, mode, capsys):
 
 def test_evaluate_uses_the_test_set_and_prints_a_table(model, capsys):
     shown = run("evaluate", model, "--limit", 5, "--mode", "nar", "--iterations", 1, capsys=capsys)
-    assert "test set en-de: iterations=1" in shown and "in parallel" in shown and "nrefs:1" in shown
+    assert "on test set en-de\nmax_batch_size=32 iterations=1 length_beam=3 " in shown
+    assert "in parallel" in shown and "nrefs:1" in shown
     record = json.loads(run("evaluate", model, "--limit", 5, "--mode", "nar", "--json", capsys=capsys))
     assert record["sentences"] == 5 and record["data"] == "test set en-de"
+
+
+def test_evaluate_says_what_was_in_force(model, capsys):
+    few = ["--limit", 2, "--json", "--batch-size", 7]
+    ar = json.loads(run("evaluate", model, *few, "--beam-size", 2, *SHORT, capsys=capsys))
+    nar = json.loads(run("evaluate", model, *few, "--mode", "nar", "--no-adaptive", capsys=capsys))
+    assert ar["compute_type"] == nar["compute_type"] == "float32"
+    assert ar["options"] == {
+        "max_batch_size": 7, "beam_size": 2, "num_hypotheses": 1, "length_penalty": 1.0, "max_decoding_length": 6,
+        "min_decoding_length": 1, "no_repeat_ngram_size": 0, "sampling_topk": 1, "sampling_topp": 1.0,
+        "sampling_temperature": 1.0, "seed": 0,
+    }  # fmt: skip
+    assert nar["options"] == {
+        "max_batch_size": 7, "iterations": 4, "length_beam": 3, "length_candidates": "window", "score": "tokens",
+        "adaptive": False, "num_hypotheses": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("command, bars", [("evaluate", [""]), ("demo", [label for label, *_ in demo.CONFIGURATIONS])])
+def test_a_terminal_sees_how_far_a_measurement_is(model, command, bars, terminal, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert cli.main([command, model, "--limit", "3", *(SHORT if command == "evaluate" else ["--passes", "1"])]) == 0
+    written = capsys.readouterr().err
+    if not terminal:
+        assert written == ""
+        return
+    assert all(re.search(rf"\r{label}:? +0%", written) for label in bars)
+    assert re.search(r"\r +\r$", written)  # nothing of it stays
 
 
 def test_a_perfect_translation_scores_100():
@@ -237,7 +267,9 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run("train", "--out", straight, *data, "--max-updates", 6)
     said = capsys.readouterr().err
-    assert "update 2  loss" in said and "bleu_ar" in said and "bleu_nar" in said and "mean of the last 3" in said
+    assert re.search(r"^update 2  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
+    assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
+    assert "mean of the last 3" in said and "no validation text" not in said
     run("train", "--out", resumed, *data, "--max-updates", 4)
     run("train", "--out", resumed, *data, "--max-updates", 6)
     assert "going on from update 4" in capsys.readouterr().err
@@ -281,6 +313,7 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     run(*command, "--max-updates", 2)
     assert "bleu_ar" not in capsys.readouterr().err
     for change, message in (
+        (["--vocabulary", "file"], "--vocabulary must be left out, as when the run in .* began, got file"),
         (["--seed", 2], "--seed must be 1, as when the run in .* began, got 2"),
         (["--d-model", 32], "--d-model must be 16, as when the run in .* began, got 32"),
         (["--vocabulary-size", 310], "--vocabulary-size must be 300, as when the run in .* began, got 310"),
@@ -298,7 +331,8 @@ def test_train_from_files_with_a_vocabulary_and_weights(parallel, tmp_path, mode
     sizes = [*SIZES, "--max-target-positions", "48", "--length-classes", "32"]
     learning = [*SCHEDULE, "--max-updates", 1, "--learning-rate", "1e-30", "--weight-decay", "0"]
     run("train", "--out", tmp_path / "out", *files, *start, *sizes, *learning)
-    assert f"the model is in {tmp_path / 'out'}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"the model is in {tmp_path / 'out'}" in said and "no validation text (--valid-source" in said
     assert_same_weights(model, tmp_path / "out", atol=1e-29)
 
 
@@ -321,6 +355,35 @@ def test_weights_to_begin_with_bring_their_vocabulary(parallel, tmp_path, model,
     assert cli.main([str(word) for word in ["train", "--out", tmp_path / "out", *files, *sizes, "--init", bare]]) == 2
     message = "--init must have its sentencepiece.model beside it or go with --vocabulary, got"
     assert f"error: {message} {bare}\n" in capsys.readouterr().err
+
+
+def test_a_vocabulary_whose_size_nobody_named_fits_the_text(parallel, tmp_path, capsys):
+    sizes = [word for pair in zip(SIZES[::2], SIZES[1::2], strict=True) if "vocab" not in pair[0] for word in pair]
+    files = ["--source", str(parallel / "valid.en"), "--target", str(parallel / "valid.de")]
+    command = ["train", *files, *sizes, *SCHEDULE, "--max-updates", "1"]
+    run(*command, "--out", tmp_path / "out")
+    said = capsys.readouterr().err
+    most = int(re.search(r"pieces for (\d+) tokens, and its vocabulary is of that size", said)[1])
+    assert janus_fast.load(tmp_path / "out")[0].config.target_vocab_size == most
+    for size, rule in ((most + 1, f"at most {most} for"), (20, r"at least \d+ for the characters of")):
+        assert cli.main([*command, "--vocabulary-size", str(size), "--out", str(tmp_path / "new")]) == 2
+        message = rf"error: Vocabulary: --vocabulary-size must be {rule} this text, got {size}\n$"
+        assert re.search(message, capsys.readouterr().err)
+    run(*command, "--vocabulary-size", most, "--out", tmp_path / "new")
+    with pytest.raises(ValueError, match="Vocabulary: files must hold text, got none"):
+        Vocabulary.train([os.devnull])
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monkeypatch, capsys):
+    if not drawn:
+        monkeypatch.setattr(train, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    run("train", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 2, "--out", out)
+    assert (f"its losses are drawn in {out / 'loss.png'}" in capsys.readouterr().err) == drawn
+    assert (out / "loss.png").exists() == drawn
+    if drawn:
+        assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_setting_of_a_run_has_a_flag():
@@ -364,6 +427,10 @@ def test_convert_a_model_directory(model, tmp_path, quantization, share, capsys)
     assert (tmp_path / "saved" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
     assert cli.main(["convert", model, "--out", str(out), "--source-dict", "dict.txt"]) == 2
     assert "error: --source-dict must be left out with a model directory, got dict.txt" in capsys.readouterr().err
+    for part in ("config.json", "model.safetensors"):
+        assert cli.main(["convert", f"{model}/{part}", "--out", str(out)]) == 2
+        message = f"CHECKPOINT must be a model's directory, {model}, rather than a part of it, got {model}/{part}\n"
+        assert message in capsys.readouterr().err
 
 
 def test_info(capsys, monkeypatch):
@@ -378,7 +445,8 @@ def test_info(capsys, monkeypatch):
 
 
 def test_demo(model, capsys):
-    shown = run("demo", model, "--limit", 12, "--passes", 3, capsys=capsys)
+    shown = run("demo", model, "--limit", 12, "--passes", 3, "--threads", 2, capsys=capsys)
+    assert ", threads: 2, " in shown and "12 sentences that the model has never seen, en-de\n" in shown
     labels = [label for label, _, _ in demo.CONFIGURATIONS]
     assert all(re.search(rf"^{label}( +\d+\.\d){{4}}$", shown, re.M) for label in labels)
     assert "pass 0  ░░" in shown and "\033" not in shown
@@ -411,15 +479,21 @@ def test_table():
          "--beam-size must go with --mode ar, got --mode nar"),
         (["translate", "MODEL", "TEXT", "--iterations", "3"], "--iterations must go with --mode nar, got --mode ar"),
         (["translate", "MODEL", "TEXT", "--num-hypotheses", "2"], "--num-hypotheses must be 1 without --json, got 2"),
-        (["translate", "MODEL", "TEXT", "--beam-size", "0"], "beam_size must be an integer of at least 1, got 0"),
+        (["translate", "MODEL", "TEXT", "--beam-size", "0"], "--beam-size must be an integer of at least 1, got 0"),
+        (["translate", "MODEL", "TEXT", "--sampling-topk", "5"],
+         "error: --beam-size must be 1 when --sampling-topk is not 1, got 5"),
         (["translate", "MODEL", "TEXT", "-o", "TEXT"], "--output must be another file than the one that is read"),
         (["translate", "MODEL", "missing.txt"], "FILE must exist, got missing.txt"),
         (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
         (["translate", "MODEL", "TEXT", "-o", "/dev/full"], "/dev/full: No space left on device"),
         (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
         (["translate", "MODEL", "LONG"], "; --max-input-length 254 cuts such lines"),
-        (["translate", "MODEL", "TEXT", "--max-input-length", "-1"], "max_input_length must be a non-negative integer"),
-        (["translate", "missing", "TEXT"], "model must be a model directory or one of"),
+        (["translate", "MODEL", "TEXT", "--max-input-length", "-1"],
+         "--max-input-length must be a non-negative integer"),
+        (["translate", "missing", "TEXT"], "model must be a model directory or one of ['en-de-small'], got 'missing'"),
+        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean en-de-small?"),
+        (["translate", "BARE", "TEXT"],
+         "BARE must hold a vocabulary for tokens and text, got neither sentencepiece.model"),
         (["translate", "BROKEN", "TEXT"], "must be a whole safetensors file"),
         (["translate", "MODEL", "TEXT", "--device", "abacus"], "device must be"),
         (["evaluate", "MODEL", "--source", "TEXT"], "--source and --reference must be given together, got one"),
@@ -432,10 +506,16 @@ def test_table():
         (["train", "--out", "new", "--source", "TEXT", "--target", "LONG", "--vocabulary", "VOCABULARY"],
          "must have as many lines, got"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary-size", "99999"],
-         "--vocabulary-size must suit the text, got 99999"),
+         "--vocabulary-size must be at"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "VOCABULARY",
+          "--d-model", "7"], "--d-model must be a multiple of --attention-heads"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "VOCABULARY",
+          "--masking", "all"], "masking must be one of ['span', 'uniform'], got 'all'"),
+        (["train", "--out", "TEXT", "--source", "TEXT", "--target", "TEXT"], "--out must be a directory, got the file"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "magic"],
          "train: objective must be one of"),
-        (["convert", "TEXT", "--out", "new"], "convert: "),
+        (["convert", "TEXT", "--out", "new"],
+         "text.en must be a whole file written by torch.save, got a file of another"),
         (["corpus", "--out", "new", "--only", "nothing"], "corpus: only must name sources among"),
     ],
 )  # fmt: skip
@@ -444,6 +524,8 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
     monkeypatch.delenv("JANUS_FAST_DEBUG", raising=False)
     (tmp_path / "LATIN").write_bytes(b"\xe4\xf6\xfc\n")
     (tmp_path / "LONG").write_text("short\n" + "word " * 300 + "\n")
+    if "BARE" in arguments:
+        shutil.copytree(model, tmp_path / "BARE", ignore=shutil.ignore_patterns("sentencepiece.model"))
     if "BROKEN" in arguments:
         shutil.copytree(model, tmp_path / "BROKEN")
         (tmp_path / "BROKEN" / "model.safetensors").write_bytes(b"half a file")
@@ -455,7 +537,8 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
     said = capsys.readouterr()
     last = said.err.splitlines()[-1]
     assert last.startswith("janus-fast: error: ") and message in last and "Traceback" not in said.err
-    assert ("line 2 must have at most 254 tokens, got " in last) == ("LONG" in arguments[2:3])
+    assert ("line 2 must have at most 256 tokens, bos and eos included, got " in last) == ("LONG" in arguments[2:3])
+    assert not (tmp_path / "new").exists()
     assert said.out.count("\n") == ("LONG" in arguments[2:3])  # what comes before a line that is too long is done
 
 

@@ -306,11 +306,19 @@ def test_damaged_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"text\n", b"PK\x03\x04 not a zip", pickle.dumps({"model": {}}), b"\x80\x02."]
+    "content, found",
+    [
+        (b"", "a file of another kind"),
+        (b"text\n", "a file of another kind"),
+        (b'{"d_model": 512}', "a file of another kind"),
+        (b"PK\x03\x04 not a zip", "BadZipFile"),
+        (pickle.dumps({"model": {}}), "ValueError"),
+        (b"\x80\x02.", "UnpicklingError"),
+    ],
 )
-def test_files_of_another_kind(tmp_path, content):
+def test_files_of_another_kind(tmp_path, content, found):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"model\.pt must be a whole file written by torch\.save"):
+    with pytest.raises(ValueError, match=rf"model\.pt must be a whole file written by torch\.save, got {found}"):
         fairseq.load(tmp_path / "model.pt")
 
 

@@ -12,6 +12,7 @@ from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.data import BatchStream, ParallelData
+from janus_fast.training.plot import plot_losses, read_curves
 from janus_fast.training.trainer import Trainer, TrainingOptions, average, checkpoints, latest_checkpoint
 
 SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
@@ -92,6 +93,30 @@ def test_auto_precision_is_the_processors_and_stays_that_of_the_run(tmp_path, mo
     assert train(4, bfloat16=False) == "bfloat16"  # resumed on a processor without
     with pytest.raises(ValueError, match="train: precision must be bfloat16, as when the run began, got float32"):
         train(6, bfloat16=False, precision="float32")
+
+
+def test_the_picture_has_a_curve_for_each_loss(tmp_path):
+    def line(update, kind, **figures):
+        return json.dumps({"update": update, "kind": kind, "tokens": 7, **figures}) + "\n"
+
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(
+        line(5, "train", lr=1e-3, loss=9.0, ar_nll=4.0)
+        + line(10, "train", lr=1e-3, loss=8.0, ar_nll=3.0)
+        + line(10, "valid", loss=8.5, ar_nll=3.5, bleu_ar=12.0)
+        + line(10, "train", lr=1e-3, loss=7.0, ar_nll=2.0)  # resumed from update 5
+    )
+    assert read_curves(metrics) == {
+        ("train", "loss"): [(5, 9.0), (10, 7.0)], ("train", "ar_nll"): [(5, 4.0), (10, 2.0)],
+        ("valid", "loss"): [(10, 8.5)], ("valid", "ar_nll"): [(10, 3.5)], ("valid", "bleu_ar"): [(10, 12.0)],
+    }  # fmt: skip
+    pytest.importorskip("matplotlib")
+    figure = plot_losses(metrics, tmp_path / "loss.png")
+    losses, quality = figure.axes
+    assert [line.get_linestyle() for line in losses.lines] == ["-", "--", "-", "--"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["loss", "ar_nll", "bleu_ar"]
+    assert quality.lines[0].get_ydata().tolist() == [12.0]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -31,6 +31,13 @@ def test_text_tokens_and_ids_agree(translator, mode):
     assert texts[1].hypotheses == [""] and texts[1].scores == [0.0]
 
 
+@pytest.mark.parametrize("mode", ["ar", "nar"])
+def test_who_asks_hears_of_every_batch(translator, mode):
+    heard = []
+    translator.translate(TEXTS, mode=mode, max_batch_size=3, on_batch=heard.append)
+    assert heard == [3, 1]  # the empty text is in none
+
+
 def test_a_stream_is_translated_lazily_and_in_order(translator):
     taken = []
 

@@ -18,10 +18,16 @@ AUTOREGRESSIVE = {
     "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
     "no_repeat_ngram_size": dict(type=int, metavar="N", help="no N tokens in a row appear twice"),
     "sampling_topk": dict(
-        type=int, metavar="N", help="draw each token from the N likeliest, 0: from all (default: 1, no drawing)"
+        type=int,
+        metavar="N",
+        help="with --beam-size 1: draw each token from the N likeliest, 0: from all (default: 1, no drawing)",
+    ),  # fmt: skip
+    "sampling_topp": dict(
+        type=float, metavar="P", help="with --sampling-topk: draw from the likeliest tokens of total probability P"
     ),
-    "sampling_topp": dict(type=float, metavar="P", help="draw from the likeliest tokens of total probability P"),
-    "sampling_temperature": dict(type=float, metavar="T", help="logits are divided by T before drawing"),
+    "sampling_temperature": dict(
+        type=float, metavar="T", help="with --sampling-topk: logits are divided by T before drawing"
+    ),
     "seed": dict(type=int, metavar="N", help="seed of the drawing"),
 }
 NONAUTOREGRESSIVE = {
@@ -53,10 +59,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="float32, bfloat16, int8, int8_bfloat16, or auto: the fastest here (default: float32; int8 if stored so)",
     )
+    add_threads_argument(parser)
+    parser.add_argument("--inter-threads", type=positive, default=1, metavar="N", help="batches at once (default: 1)")
+
+
+def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="threads of a batch (default: cores, 4 at most)"
-    )
-    parser.add_argument("--inter-threads", type=int, default=1, metavar="N", help="batches at once (default: 1)")
+        "--threads", type=positive, default=0, metavar="N",
+        help="threads of a batch (default: OMP_NUM_THREADS, or as many as there are cores, 4 at most)",
+    )  # fmt: skip
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:

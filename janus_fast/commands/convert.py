@@ -28,6 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
         model, vocabularies = checkpoint.load(arguments.checkpoint)
     else:
+        path = Path(arguments.checkpoint)
+        if path.name == checkpoint.CONFIG or path.suffix == ".safetensors":
+            raise ValueError(
+                f"CHECKPOINT must be a model's directory, {path.parent}, rather than a part of it, got {path}"
+            )
         model, vocabularies = fairseq.load(
             arguments.checkpoint, source_dict=arguments.source_dict, target_dict=arguments.target_dict
         )

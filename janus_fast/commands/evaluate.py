@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import textwrap
 
 from ..text.lines import lines_of
 from . import _decoding
@@ -19,24 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     options = _decoding.decoding_options(arguments)
     sources, references, data = _text(arguments)
     translator = _decoding.translator(arguments)
 
     from .. import evaluate
 
-    record = {
-        "model": arguments.model,
-        "data": data,
-        **evaluate.evaluate(
-            translator,
-            sources[: arguments.limit],
-            references[: arguments.limit],
-            max_batch_size=arguments.batch_size,
-            **options,
-        ),
-        **_circumstances(translator),
-    }
+    sources, references = sources[: arguments.limit], references[: arguments.limit]
+    with tqdm(total=len(sources), unit=" sentences", leave=False, disable=not sys.stderr.isatty()) as bar:
+        measured = evaluate.evaluate(
+            translator, sources, references, max_batch_size=arguments.batch_size, on_batch=bar.update, **options
+        )
+    record = {"model": arguments.model, "data": data, **measured, **_circumstances(translator)}
     print(json.dumps(record, ensure_ascii=False) if arguments.json else _shown(record))
     return 0
 
@@ -75,8 +73,8 @@ def _shown(record: dict) -> str:
     header = ["mode", "BLEU", "chrF", "sentences", "seconds", "sentences/s", "tokens/s"]
     row = [mode, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
     row += [f"{record[name]:,.1f}" for name in ("seconds", "sentences_per_second", "tokens_per_second")]
-    options = " ".join(f"{name}={value}" for name, value in record["options"].items())
+    options = textwrap.fill(" ".join(f"{name}={value}" for name, value in record["options"].items()), 100)
     kernels = f"{record['backend']}, {record['compute_type']}, kernels: {record['isa'] or 'reference'}"
-    where = f"{record['processor']}, {record['threads']} threads, {kernels}"
+    where = f"{record['processor']}, threads: {record['threads']}, {kernels}"
     signatures = "\n".join(f"{name}: {value}" for name, value in record["signatures"].items())
-    return f"{record['model']} on {record['data']}: {options}\n\n{table(header, [row])}\n\n{signatures}\n{where}"
+    return f"{record['model']} on {record['data']}\n{options}\n\n{table(header, [row])}\n\n{signatures}\n{where}"

@@ -6,10 +6,14 @@ import hashlib
 import json
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..config import JanusConfig
+from ..text.vocabulary import DEFAULT_SIZE, SPECIAL_TOKENS, Vocabulary
+from ._decoding import positive
 
+SETTINGS, VOCABULARY = "train.json", "sentencepiece.model"
 MODEL_HELP = {
     "d_model": "width of the model",
     "encoder_layers": "layers of the encoder",
@@ -67,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
     text.add_argument("--valid-sentences", type=int, default=200, metavar="N", help="translated to validate")
     text.add_argument("--vocabulary", metavar="FILE", help="a sentencepiece model (default: of --init, or of the text)")
-    text.add_argument("--vocabulary-size", type=int, default=8000, metavar="N", help="of the one to train")
+    text.add_argument(
+        "--vocabulary-size", type=positive, metavar="N",
+        help=f"of the one to train (default: {DEFAULT_SIZE}, or the most that the text fills)",
+    )  # fmt: skip
     text.add_argument("--init", metavar="DIR", help="begin with the weights of this model directory or checkpoint")
     for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
         group = parser.add_argument_group(title)
@@ -94,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
     from ..model import JanusModel
     from ..training.data import ParallelData
-    from ..training.trainer import TrainingOptions, average, checkpoints
+    from ..training.trainer import Trainer, TrainingOptions, average, checkpoints
 
     files = _files(arguments)
     options = TrainingOptions(**{name: getattr(arguments, name) for name in TRAINING_HELP})
@@ -106,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         "start": {name: getattr(arguments, name) for name in ("vocabulary", "vocabulary_size", "init")},
     }
     resumed = _goes_on(out, settings)
-    vocabulary = _vocabulary(arguments, files, out, resumed)
+    vocabulary = Vocabulary.from_sentencepiece(out / VOCABULARY) if resumed else _vocabulary(arguments, files)
     config = JanusConfig(len(vocabulary), len(vocabulary), **settings["model"])
 
     torch.manual_seed(options.seed)
@@ -119,12 +126,21 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = sum(p.numel() for p in model.parameters())
     _say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {len(vocabulary):,} tokens")
     validation = _validation(arguments, files, vocabularies, config)
-    trainer = _train(model, data, out, options, validation)
+    trainer = Trainer(model, data, out, options, validation)
+    if not resumed:
+        _begin(out, settings, vocabulary)
+    _train(trainer)
 
     checkpoint.load_unique_state(model, average(kept := checkpoints(out)[-options.keep :]), out)
     checkpoint.save(model.eval(), out, vocabularies)
     figures = validation(model, trainer.objective) if validation else {}
     _say(_line(trainer.update, figures) + f"  (mean of the last {len(kept)} checkpoints)")
+    curves = out / "loss.png"
+    if find_spec("matplotlib"):
+        from ..training.plot import plot_losses
+
+        plot_losses(out / "metrics.jsonl", curves)
+        _say(f"its losses are drawn in {curves}")
     _say(f"the model is in {out}")
     return 0
 
@@ -154,18 +170,18 @@ def _files(arguments) -> dict[str, Path | None]:
 
 
 def _goes_on(out: Path, settings: dict) -> bool:
-    """Whether ``out`` holds a run to go on with, which must be made of the same things; a new one is noted there."""
+    """Whether ``out`` holds a run to go on with, which must be made of the same things."""
     from ..checkpoint import WEIGHTS
 
-    path, settings = out / "train.json", json.loads(json.dumps(settings))
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a directory, got the file {out}")
+    path, settings = out / SETTINGS, json.loads(json.dumps(settings))
     if not any(out.glob("checkpoints/[0-9]*")):
         if (out / WEIGHTS).exists():
             raise ValueError(
                 "--out must be a new directory or one with a run to go on with, "
                 f"got {out}, which holds a finished model"
             )
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return False
     if not path.exists():
         raise ValueError(f"--out must be a directory of this command, got {out}, which has checkpoints of another")
@@ -176,31 +192,34 @@ def _goes_on(out: Path, settings: dict) -> bool:
         for name, value in settings[part].items():
             expected = before[part].get(name)
             if name not in CHANGEABLE and expected != value:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} must be {expected}, as when the run in {out} began, got {value}")
+                flag, rule = name.replace("_", "-"), "left out" if expected is None else expected
+                given = "none" if value is None else value
+                raise ValueError(f"--{flag} must be {rule}, as when the run in {out} began, got {given}")
     return True
 
 
-def _vocabulary(arguments, files, out: Path, resumed: bool):
-    """The run's own vocabulary, in ``out``: the one it has, a copy of --vocabulary or --init's, or one of the text."""
-    from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
+def _begin(out: Path, settings: dict, vocabulary: Vocabulary) -> None:
+    """Writes what a run begins with, once nothing but training can fail."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
+    vocabulary.save(out, Path(VOCABULARY).stem)
+    (out / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
-    path = out / "sentencepiece.model"
-    if resumed:
-        return Vocabulary.from_sentencepiece(path)
+
+def _vocabulary(arguments, files) -> Vocabulary:
+    """The vocabulary of a new run: --vocabulary, that of --init, or one of the text."""
     if given := arguments.vocabulary or _vocabulary_of(arguments.init):
         vocabulary = Vocabulary.from_sentencepiece(given)
         first = tuple(vocabulary.tokens[: len(SPECIAL_TOKENS)])
         if first != SPECIAL_TOKENS:
             raise ValueError(f"--vocabulary must begin with {' '.join(SPECIAL_TOKENS)}, got {' '.join(first)}")
-        vocabulary.save(out, "sentencepiece")
         return vocabulary
-    _say(f"training a vocabulary of {arguments.vocabulary_size:,} tokens")
-    try:
-        return Vocabulary.train([files["source"], files["target"]], path, arguments.vocabulary_size)
-    except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1]
-        raise ValueError(f"--vocabulary-size must suit the text, got {arguments.vocabulary_size}: {reason}") from None
+    size = arguments.vocabulary_size
+    _say(f"training a vocabulary of {size or DEFAULT_SIZE:,} tokens")
+    vocabulary = Vocabulary.train([files["source"], files["target"]], size)
+    if not size and len(vocabulary) < DEFAULT_SIZE:
+        _say(f"this text has pieces for {len(vocabulary):,} tokens, and its vocabulary is of that size")
+    return vocabulary
 
 
 def _vocabulary_of(init: str | None) -> Path | None:
@@ -208,9 +227,9 @@ def _vocabulary_of(init: str | None) -> Path | None:
     if not init:
         return None
     for directory in (Path(init), Path(init).resolve().parent.parent):
-        if (directory / "sentencepiece.model").is_file():
-            return directory / "sentencepiece.model"
-    raise ValueError(f"--init must have its sentencepiece.model beside it or go with --vocabulary, got {init}")
+        if (directory / VOCABULARY).is_file():
+            return directory / VOCABULARY
+    raise ValueError(f"--init must have its {VOCABULARY} beside it or go with --vocabulary, got {init}")
 
 
 def _checksum(path: Path) -> str:
@@ -223,6 +242,7 @@ def _validation(arguments, files, vocabularies, config):
     from ..training.validation import Validation
 
     if not files["valid_source"]:
+        _say("no validation text (--valid-source, --valid-target): the loss on the training text is all that is shown")
         return None
     data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config)
     lines = [lines_of(files[name]) for name in ("valid_source", "valid_target")]
@@ -231,22 +251,22 @@ def _validation(arguments, files, vocabularies, config):
     return Validation(data, sources, references, vocabularies)
 
 
-def _train(model, data, out: Path, options, validation):
+def _train(trainer) -> None:
+    """Trains, and shows how: by a bar on a terminal, elsewhere by a line for each log interval."""
     from tqdm import tqdm
 
-    from ..training.trainer import Trainer, checkpoints
+    from ..training.trainer import checkpoints
 
-    bar = tqdm(total=options.max_updates, unit=" updates", disable=not sys.stderr.isatty())
+    out, terminal = trainer.directory, sys.stderr.isatty()
+    bar = tqdm(total=trainer.options.max_updates, unit=" updates", disable=not terminal)
 
     def show(record: dict):
-        if record["kind"] == "valid":
-            bar.write(_line(record["update"], record), file=sys.stderr)
-        else:
+        if terminal and record["kind"] == "train":
             bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
+        else:
+            bar.write(_line(record["update"], record), file=sys.stderr)
 
-    trainer = Trainer(
-        model, data, out, options, validation, on_step=lambda update: bar.update(update - bar.n), on_log=show
-    )
+    trainer.on_step, trainer.on_log = lambda update: bar.update(update - bar.n), show
     if done := checkpoints(out):
         bar.update(int(done[-1].name))
         _say(f"going on from update {int(done[-1].name):,}")
@@ -256,11 +276,15 @@ def _train(model, data, out: Path, options, validation):
     except KeyboardInterrupt:
         saved = int(done[-1].name) if (done := checkpoints(out)) else 0
         raise KeyboardInterrupt(f"run the same command again to go on from update {saved:,}") from None
-    return trainer
 
 
 def _line(update: int, figures: dict) -> str:
-    shown = [f"{name} {figures[name]:.2f}" for name in ("loss", "bleu_ar", "bleu_nar") if name in figures]
+    """Figures of training, or of validation, in words."""
+    training = figures.get("kind") == "train"
+    names = {"loss": "loss" if training else "validation loss", "bleu_ar": "bleu_ar", "bleu_nar": "bleu_nar"}
+    shown = [f"{text} {figures[name]:.2f}" for name, text in names.items() if name in figures]
+    if training:
+        shown += [f"rate {figures['lr']:.1e}", f"{figures['predictions_per_second']:,.0f} predictions/s"]
     return "  ".join([f"update {update:,}", *shown])
 
 

@@ -98,13 +98,13 @@ def _lines_of(stream, name: str) -> Iterator[str]:
 
 def _short_enough(lines: Iterator[str], translator, cut: int | None) -> Iterator[str]:
     config = translator.config
-    limit = config.max_source_positions - len(config.source_ids([]))
+    limit, ends = config.max_source_positions, len(config.source_ids([]))
     for number, line in enumerate(lines, 1):
         length = len(translator.source_vocabulary.encode(line))
-        if min(length, cut or length) > limit:
+        if min(length, cut or length) + ends > limit:
             raise ValueError(
-                f"line {number:,} must have at most {limit} tokens, got {length}; "
-                f"--max-input-length {limit} cuts such lines"
+                f"line {number:,} must have at most {limit} tokens, bos and eos included, got {length + ends}; "
+                f"--max-input-length {limit - ends} cuts such lines"
             )
         yield line
 

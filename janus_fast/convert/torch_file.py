@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+ZIP = b"PK\x03\x04"
 # torch/serialization.py, before torch 1.6: three pickles, the first of which is this number, stand before the contents.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 INERT_PACKAGES = ("argparse", "omegaconf", "fairseq", "typing", "enum", "numpy", "_codecs")
@@ -160,13 +161,16 @@ def open_torch_file(path: str | Path) -> Iterator:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"convert: {path} does not exist")
+    with open(path, "rb") as file:
+        start = file.read(len(ZIP))
+    if start != ZIP and start[:1] != pickle.PROTO:
+        raise ValueError(f"convert: {path} must be a whole file written by torch.save, got a file of another kind")
     with ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
-            if file.read(4) == b"PK\x03\x04":
+            if start == ZIP:
                 contents = _open_zip(stack.enter_context(zipfile.ZipFile(file)))
             else:
-                file.seek(0)
                 contents = _open_legacy(file)
         except RefusedName as name:
             raise ValueError(

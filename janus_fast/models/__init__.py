@@ -1,5 +1,6 @@
 """Models that ship with the package, each a directory here."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -16,4 +17,6 @@ def locate(name_or_path: str | Path) -> Path:
         return path
     if str(name_or_path) in names():
         return _HERE / str(name_or_path)
-    raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}")
+    meant = get_close_matches(str(name_or_path), names(), 1)
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}{hint}")

@@ -1,9 +1,12 @@
 """Text to tokens to ids and back."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+DEFAULT_SIZE = 8000
 
 
 class Vocabulary:
@@ -39,18 +42,29 @@ class Vocabulary:
         return cls([processor.id_to_piece(i) for i in range(processor.get_piece_size())], processor)
 
     @classmethod
-    def train(cls, files: list[str | Path], path: str | Path, size: int, *, seed: int = 1) -> "Vocabulary":
-        """Trains a unigram sentencepiece model on text files and saves it at ``path``."""
+    def train(cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1) -> "Vocabulary":
+        """Trains a unigram sentencepiece model on text files.
+
+        It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for.
+
+        Raises:
+            ValueError: the text has fewer pieces than ``vocabulary_size``, or more characters, or is empty.
+        """
         import sentencepiece
 
+        size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
         sentencepiece.set_random_generator_seed(seed)
-        sentencepiece.SentencePieceTrainer.train(
-            input=[str(file) for file in files], model_prefix=str(Path(path).with_suffix("")), vocab_size=size,
-            character_coverage=1.0,  # 0.9995 loses capital umlauts
-            bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
-        )  # fmt: skip
-        Path(path).with_suffix(".vocab").unlink(missing_ok=True)
-        return cls.from_sentencepiece(path)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                input=[str(file) for file in files], model_writer=model, vocab_size=size,
+                hard_vocab_limit=vocabulary_size is not None,
+                character_coverage=1.0,  # 0.9995 loses capital umlauts
+                bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise ValueError(f"Vocabulary: {_reason(str(error), size)}") from None
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        return cls([processor.id_to_piece(i) for i in range(processor.get_piece_size())], processor)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Vocabulary":
@@ -85,3 +99,14 @@ class Vocabulary:
 
     def tokens_of(self, ids: list[int]) -> list[str]:
         return [self.tokens[i] for i in ids]
+
+
+def _reason(message: str, size: int) -> str:
+    """What sentencepiece says of a text that it cannot train on, in the terms of :meth:`Vocabulary.train`."""
+    if largest := re.search(r"size too high .* <= (\d+)", message):
+        return f"vocabulary_size must be at most {largest[1]} for this text, got {size}"
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        return f"vocabulary_size must be at least {least[1]} for the characters of this text, got {size}"
+    if "sentences_.empty()" in message:
+        return "files must hold text, got none"
+    return f"vocabulary_size must suit the text, got {size}: {message}"
