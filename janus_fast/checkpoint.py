@@ -54,13 +54,18 @@ def unique_state(model: JanusModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def load_unique_state(model: JanusModel, state: dict[str, torch.Tensor], origin) -> None:
-    """Copies ``state`` into ``model``; ValueError unless it, read from ``origin``, is one that the model can have."""
-    weights.check_shapes(model.config, {name: tuple(tensor.shape) for name, tensor in state.items()}, origin)
+def check_state(config: JanusConfig, state: dict[str, torch.Tensor], origin) -> None:
+    """Raises ValueError unless ``state``, read from ``origin``, is one that a model of ``config`` can have."""
+    weights.check_shapes(config, {name: tuple(tensor.shape) for name, tensor in state.items()}, origin)
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             raise ValueError(f"checkpoint: {origin}: {name} must hold floating-point numbers, got {tensor.dtype}")
     weights.check_finite({name: tensor.detach().float().numpy() for name, tensor in state.items()}, origin)
+
+
+def load_unique_state(model: JanusModel, state: dict[str, torch.Tensor], origin) -> None:
+    """Copies ``state``, read from ``origin``, into ``model``."""
+    check_state(model.config, state, origin)
     for name, parameter in unique_state(model).items():
         parameter.copy_(state[name])
 

@@ -16,7 +16,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
     "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel text"),
-    "convert": ("janus_fast.commands.convert", "turn a fairseq checkpoint into a model directory"),
+    "convert": ("janus_fast.commands.convert", "turn a fairseq checkpoint or a Marian model into a model directory"),
     "corpus": ("janus_fast.text.corpus", "build real parallel text from Debian packages"),
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }

@@ -21,16 +21,10 @@ def read_config(directory: Path) -> JanusConfig:
 
 
 def read_vocabularies(directory: Path) -> tuple[Vocabulary, Vocabulary] | None:
-    def read(name):
-        if (path := directory / f"{name}.model").is_file():
-            return Vocabulary.from_sentencepiece(path)
-        if (path := directory / f"{name}.json").is_file():
-            return Vocabulary.from_json(path)
-        return None
-
-    if shared := read("sentencepiece") or read("vocabulary"):
-        return shared, shared
-    sides = {name: read(name) for name in ("source", "target")}
+    for name in ("sentencepiece", "vocabulary"):
+        if shared := Vocabulary.read(directory, name):
+            return shared, shared
+    sides = {name: Vocabulary.read(directory, name) for name in ("source", "target")}
     if None not in sides.values():
         return sides["source"], sides["target"]
     for name, vocabulary in sides.items():

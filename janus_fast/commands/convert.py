@@ -1,4 +1,4 @@
-"""``janus-fast convert``: a checkpoint of the original code, or a model directory, becomes a model directory."""
+"""``janus-fast convert``: a fairseq checkpoint, a Marian model or a model directory becomes a model directory."""
 
 import argparse
 from pathlib import Path
@@ -8,8 +8,10 @@ from ..weights import QUANTIZATIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a fairseq checkpoint, *.pt; or a model directory, to store it anew"
-    )
+        "checkpoint", metavar="CHECKPOINT",
+        help="a fairseq checkpoint, *.pt; or a directory: a Marian model in Hugging Face's format, or one of our own, "
+        "to store it anew",
+    )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
     parser.add_argument("--out", required=True, metavar="DIR", help="the model directory to write")
@@ -20,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint
-    from ..convert import fairseq
+    from ..convert import fairseq, marian
 
     if Path(arguments.checkpoint).is_dir():
         for name in ("source_dict", "target_dict"):
             if file := getattr(arguments, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
-        model, vocabularies = checkpoint.load(arguments.checkpoint)
+        reader = marian if marian.recognises(arguments.checkpoint) else checkpoint
+        model, vocabularies = reader.load(arguments.checkpoint)
     else:
         path = Path(arguments.checkpoint)
         if path.name == checkpoint.CONFIG or path.suffix == ".safetensors":

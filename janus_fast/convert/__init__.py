@@ -2,8 +2,8 @@
 
 
 def __getattr__(name):
-    if name != "fairseq":
+    if name not in ("fairseq", "marian"):
         raise AttributeError(f"module 'janus_fast.convert' has no attribute {name!r}")
     from importlib import import_module
 
-    return import_module(".fairseq", __name__)
+    return import_module(f".{name}", __name__)

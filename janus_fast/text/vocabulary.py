@@ -13,13 +13,15 @@ class Vocabulary:
     """The tokens of one language side, and the way from raw text to them.
 
     Either a sentencepiece model, or a plain list of tokens (text is then split at spaces, as fairseq's dictionaries
-    expect). ``encode`` and ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids;
-    none of them adds or keeps ``bos`` or ``eos``.
+    expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. ``encode`` and
+    ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
+    ``bos`` or ``eos``.
     """
 
     def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>"):
         self.tokens = tokens
         self.processor = processor
+        self.renumbered = processor is not None and tokens != _pieces(processor)
         self.index = {token: i for i, token in enumerate(tokens)}
         if len(self.index) != len(tokens):
             repeated = next(token for i, token in enumerate(tokens) if self.index[token] != i)
@@ -32,14 +34,15 @@ class Vocabulary:
         return len(self.tokens)
 
     @classmethod
-    def from_sentencepiece(cls, path: str | Path) -> "Vocabulary":
+    def from_sentencepiece(cls, path: str | Path, tokens: list[str] | None = None) -> "Vocabulary":
+        """A sentencepiece model, its pieces numbered by their places in ``tokens`` when that is given."""
         import sentencepiece
 
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
         except RuntimeError as error:
             raise ValueError(f"Vocabulary: {path} must be a sentencepiece model, got {error}") from None
-        return cls([processor.id_to_piece(i) for i in range(processor.get_piece_size())], processor)
+        return cls(_pieces(processor) if tokens is None else tokens, processor)
 
     @classmethod
     def train(cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1) -> "Vocabulary":
@@ -64,34 +67,35 @@ class Vocabulary:
         except RuntimeError as error:
             raise ValueError(f"Vocabulary: {_reason(str(error), size)}") from None
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-        return cls([processor.id_to_piece(i) for i in range(processor.get_piece_size())], processor)
+        return cls(_pieces(processor), processor)
 
     @classmethod
-    def from_json(cls, path: str | Path) -> "Vocabulary":
-        try:
-            tokens = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens, got {error}") from None
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens")
-        return cls(tokens)
+    def read(cls, directory: str | Path, name: str) -> "Vocabulary | None":
+        """What :meth:`save` wrote; None when there is nothing of that name."""
+        model, tokens = (Path(directory) / f"{name}{suffix}" for suffix in (".model", ".json"))
+        if model.is_file():
+            return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.is_file() else None)
+        return cls(_read_tokens(tokens)) if tokens.is_file() else None
 
-    def save(self, directory: str | Path, name: str) -> str:
-        """Writes the vocabulary into ``directory``; returns the file's name."""
+    def save(self, directory: str | Path, name: str) -> None:
+        """Writes ``name.model``, ``name.json`` or both into ``directory``."""
         if self.processor is not None:
-            file = f"{name}.model"
-            (Path(directory) / file).write_bytes(self.processor.serialized_model_proto())
-        else:
-            file = f"{name}.json"
+            (Path(directory) / f"{name}.model").write_bytes(self.processor.serialized_model_proto())
+        if self.processor is None or self.renumbered:
             text = json.dumps(self.tokens, ensure_ascii=False, indent=0)
-            (Path(directory) / file).write_text(text + "\n", encoding="utf-8")
-        return file
+            (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[str]:
-        return self.processor.encode(text, out_type=str) if self.processor is not None else text.split()
+        if self.processor is None:
+            return text.split()
+        language, text = self._language(text) if self.renumbered else ([], text)
+        return language + self.processor.encode(text, out_type=str)
 
     def decode(self, tokens: list[str]) -> str:
-        return self.processor.decode(tokens) if self.processor is not None else " ".join(tokens)
+        if self.processor is None:
+            return " ".join(tokens)
+        text = self.processor.decode(tokens)
+        return text.replace("▁", " ").strip() if self.renumbered else text  # of pieces that the model does not know
 
     def ids(self, tokens: list[str]) -> list[int]:
         """Ids of tokens; a token outside the vocabulary becomes the unknown token."""
@@ -99,6 +103,25 @@ class Vocabulary:
 
     def tokens_of(self, ids: list[int]) -> list[str]:
         return [self.tokens[i] for i in ids]
+
+    def _language(self, text: str) -> tuple[list[str], str]:
+        """The token that names the target language to some Marian models, such as ``>>deu<<``, and the text behind."""
+        token, end, rest = text.partition("<<")
+        return ([token + end], rest) if text.startswith(">>") and token + end in self.index else ([], text)
+
+
+def _pieces(processor) -> list[str]:
+    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+
+
+def _read_tokens(path: Path) -> list[str]:
+    try:
+        tokens = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens, got {error}") from None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens")
+    return tokens
 
 
 def _reason(message: str, size: int) -> str:

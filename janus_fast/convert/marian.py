@@ -1,0 +1,170 @@
+"""Marian models in Hugging Face's format, such as those of OPUS-MT, read without transformers."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import check_state, model_of, read_tensors
+from ..config import JanusConfig
+from ..model import JanusModel
+from ..text import Vocabulary
+from .torch_file import StoredTensor, open_torch_file
+
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+ACTIVATIONS = {"swish": "silu"}  # where Hugging Face's name is another
+REQUIRED = (
+    "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
+    "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings", "activation_function", "scale_embedding",
+    "pad_token_id", "eos_token_id", "decoder_start_token_id",
+)  # fmt: skip
+UNSUPPORTED = ("normalize_before", "normalize_embedding", "add_final_layer_norm")  # settings that must be off
+
+
+def recognises(directory: str | Path) -> bool:
+    """Whether ``directory`` holds a Marian model."""
+    try:
+        return json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8")).get("model_type") == "marian"
+    except (OSError, ValueError, AttributeError):  # no such file, no JSON, no JSON object
+        return False
+
+
+def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
+    """Converts a Marian model: a one-stream model, in float32 and evaluation mode, and its vocabularies.
+
+    Weights in PyTorch's own format are read by a restricted unpickler: nothing that the file names is imported or
+    called. Positions become tables: Marian's sines have frequencies of their own.
+
+    Args:
+        directory: holds ``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, ``source.spm``,
+            ``target.spm``, ``vocab.json``, and ``target_vocab.json`` where the target has numbers of its own.
+    Returns:
+        The model, and ``(source, target)`` vocabularies.
+    Raises:
+        FileNotFoundError: a file is missing. ValueError: a damaged file, a setting that
+            :class:`~janus_fast.JanusModel` does not have, weights that are not finite, a vocabulary of another size.
+    """
+    directory = Path(directory)
+    settings = _settings(directory / CONFIG)
+    sizes = [settings["vocab_size"], settings["vocab_size"]]
+    if not settings.get("share_encoder_decoder_embeddings", True):
+        sizes[1] = settings.get("decoder_vocab_size") or sizes[0]
+    names = ["vocab.json", "target_vocab.json" if (directory / "target_vocab.json").is_file() else "vocab.json"]
+    source, target = (
+        _vocabulary(directory / pieces, directory / name, size, settings["eos_token_id"])
+        for pieces, name, size in zip(("source.spm", "target.spm"), names, sizes, strict=True)
+    )
+    path = next((file for name in WEIGHTS if (file := directory / name).is_file()), directory / WEIGHTS[0])
+    state = _state(path)
+    tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
+    config = JanusConfig(
+        source_vocab_size=sizes[0],
+        target_vocab_size=sizes[1],
+        d_model=settings["d_model"],
+        encoder_layers=settings["encoder_layers"],
+        decoder_layers=settings["decoder_layers"],
+        attention_heads=settings["encoder_attention_heads"],
+        encoder_ffn_dim=settings["encoder_ffn_dim"],
+        decoder_ffn_dim=settings["decoder_ffn_dim"],
+        max_source_positions=settings["max_position_embeddings"],
+        max_target_positions=settings["max_position_embeddings"],
+        activation=ACTIVATIONS.get(settings["activation_function"], settings["activation_function"]),
+        share_all_embeddings=all(tied),
+        share_decoder_embeddings=tied[2],
+        scale_embedding=settings["scale_embedding"],
+        dropout=settings.get("dropout", 0.1),
+        two_stream=False,
+        output_bias="decoder.output_projection.bias" in state,
+        source_bos=False,
+        bos_token_id=settings[
+            "pad_token_id"
+        ],  # Marian has no bos; its decoder starts with pad, which it never predicts
+        pad_token_id=settings["pad_token_id"],
+        eos_token_id=settings["eos_token_id"],
+        unk_token_id=target.unknown,
+        mask_token_id=target.unknown,
+        decoder_start_token_id=settings["decoder_start_token_id"],
+    )
+    for side in ("encoder", "decoder"):  # newer files leave the tables out
+        table = position_table(config.max_source_positions, config.d_model)
+        state.setdefault(f"{side}.embed_positions.weight", table)
+    for name in EMBEDDINGS[1 if config.share_all_embeddings else 2 if config.share_decoder_embeddings else 3 :]:
+        del state[name]
+    check_state(config, state, path)
+    return model_of(config, {name: tensor.float() for name, tensor in state.items()}, path).eval(), (source, target)
+
+
+def position_table(count: int, width: int) -> Tensor:
+    """Marian's position vectors: all sines, then all cosines, of position / 10000 ** (2 i / C)."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1).float()
+
+
+def _settings(path: Path) -> dict:
+    """The model's settings, checked for what JanusModel lacks."""
+    if not path.is_file():
+        raise FileNotFoundError(f"convert: {path} does not exist")
+    if not recognises(path.parent):
+        raise ValueError(f'convert: {path} must hold "model_type": "marian"; it belongs to another system')
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [name for name in REQUIRED if name not in settings]:
+        raise ValueError(f"convert: {path} must hold every setting of the model, got no {missing[0]!r}")
+    for name in UNSUPPORTED:
+        if settings.get(name):
+            raise ValueError(
+                f"convert: {path}: {name} must be off (it is not part of JanusModel), got {settings[name]!r}"
+            )
+    heads = [settings[f"{side}_attention_heads"] for side in ("encoder", "decoder")]
+    if heads[0] != heads[1]:
+        raise ValueError(f"convert: {path}: encoder and decoder must have the same attention_heads, got {heads}")
+    return settings
+
+
+def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int) -> Vocabulary:
+    """A sentencepiece model whose pieces have the numbers that a JSON object gives them."""
+    for path in (pieces, numbers):
+        if not path.is_file():
+            raise FileNotFoundError(f"convert: {path} does not exist")
+    try:
+        index = json.loads(numbers.read_text(encoding="utf-8"))
+        tokens = sorted(index, key=index.__getitem__)
+        whole = [index[token] for token in tokens] == list(range(size))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"convert: {numbers} must hold a JSON object of tokens and numbers, got {error}") from None
+    if not whole:
+        raise ValueError(f"convert: {numbers} must number the model's {size} tokens from 0 on, got {len(tokens)}")
+    if tokens[eos] != "</s>":
+        raise ValueError(f"convert: {numbers} must give '</s>' the number eos_token_id = {eos}, got {tokens[eos]!r}")
+    try:
+        return Vocabulary.from_sentencepiece(pieces, tokens)
+    except ValueError as error:
+        raise ValueError(f"convert: {numbers}: {error}") from None
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under our names, the embeddings of every side among them."""
+    if path.suffix == ".bin":
+        with open_torch_file(path) as contents:
+            try:
+                state = {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents.items()}
+            except Exception as error:  # a damaged archive fails in every way there is
+                raise ValueError(f"convert: {path} must be a whole checkpoint, got {error!r}") from None
+    else:
+        state = read_tensors(path)
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(f"convert: {path}: {name} must be a tensor, got {type(tensor).__name__}")
+    state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    shared, output, bias = (state.pop(name, None) for name in ("shared.weight", "lm_head.weight", "final_logits_bias"))
+    for name in EMBEDDINGS[:2]:
+        if shared is not None:
+            state.setdefault(name, shared)
+        if name not in state:
+            raise ValueError(f"convert: {path} must hold every parameter of the model, got no 'model.{name}'")
+    state[EMBEDDINGS[2]] = state[EMBEDDINGS[1]] if output is None else output
+    if bias is not None:
+        state["decoder.output_projection.bias"] = bias.flatten()
+    return state

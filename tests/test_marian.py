@@ -1,0 +1,273 @@
+"""Marian models in Hugging Face's format give the ids, logits and outputs that transformers gives.
+
+Logits agree within 1e-4 (absolute), as those of the original JANUS code do.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from janus_fast import Translator, Vocabulary, checkpoint, cli
+from janus_fast.convert import marian
+from janus_fast.objectives.streams import causal_streams, join
+from janus_fast.packing import pack
+
+DATA = Path(__file__).parent / "data" / "marian"  # record.py there says what it holds
+
+
+@pytest.fixture(scope="module", params=["shared", "separate"])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def cases(name):
+    return json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def translator(name):
+    model, vocabularies = marian.load(DATA / name)
+    return Translator(model, vocabularies=vocabularies)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A copy of a Marian model, to be changed."""
+    return Path(shutil.copytree(DATA / "shared", tmp_path / "marian"))
+
+
+def change(path, changes):
+    """Sets keys of a JSON object; None takes one out."""
+    values = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}), encoding="utf-8")
+
+
+def change_tensors(directory, changes):
+    path = directory / "model.safetensors"
+    save_file({key: value for key, value in (load_file(path) | changes).items() if value is not None}, path)
+
+
+def logits(model, source, target):
+    """Scores of the vocabulary behind every token of ``target`` but the last."""
+    batch = join(*pack([source]), [causal_streams(*pack([target]))])
+    with torch.no_grad():
+        encoded = model.encode(batch.source, batch.source_offsets)
+        return model.logits(model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross))
+
+
+# What transformers gives
+
+
+def test_text_has_the_same_ids(translator, cases):
+    for case in cases:
+        tokens = translator.source_vocabulary.encode(case["text"])
+        assert translator.config.source_ids(translator.source_vocabulary.ids(tokens)) == case["ids"]
+    assert any(translator.source_vocabulary.unknown in case["ids"] for case in cases)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_logits(name, translator, cases, dtype):
+    expected, model = load_file(DATA / name / "logits.safetensors"), marian.load(DATA / name)[0].to(dtype)
+    for number, case in enumerate(cases):
+        target = model.config.target_ids(case["searches"][0]["output"][:-1])
+        actual = logits(model, case["ids"], target)
+        assert actual.shape == expected[str(number)].shape
+        assert (actual - expected[str(number)]).abs().max() <= 1e-4
+
+
+def test_the_same_outputs_and_scores(translator, cases):
+    for number in range(4):
+        search = cases[0]["searches"][number]
+        results = translator.generate(
+            [case["ids"] for case in cases], beam_size=search["beam_size"], length_penalty=search["length_penalty"],
+            min_decoding_length=0, max_decoding_length=36,
+        )  # fmt: skip
+        for case, result in zip(cases, results, strict=True):
+            expected = case["searches"][number]
+            assert result.hypotheses[0] + [translator.config.eos_token_id] == expected["output"]
+            if expected["score"] is not None:
+                assert result.scores[0] == pytest.approx(expected["score"], abs=1e-5)
+    assert len({len(case["searches"][0]["output"]) for case in cases}) > 5
+
+
+def test_the_same_text(translator, cases):
+    options = {"beam_size": 1, "min_decoding_length": 0, "max_decoding_length": 36}
+    results = translator.translate([case["text"] for case in cases], **options)
+    assert [result.hypotheses[0] for result in results] == [case["translation"] for case in cases]
+
+
+# What it makes
+
+
+def test_a_converted_model_has_marians_shape(name):
+    model, (source, target) = marian.load(DATA / name)
+    config, shared = model.config, name == "shared"
+    assert (config.two_stream, config.source_bos, config.output_bias, config.activation) == (False, False, True, "silu")
+    assert config.decoder_start_token_id == config.pad_token_id == target.index["<pad>"]
+    assert (config.eos_token_id, config.unk_token_id) == (0, 1)
+    assert (config.share_all_embeddings, config.share_decoder_embeddings) == (shared, True)
+    assert (source.tokens == target.tokens) == shared and not model.training
+    assert config.max_source_positions == config.max_target_positions == 40
+
+
+def test_it_survives_saving(name, translator, cases, tmp_path):
+    vocabularies = translator.source_vocabulary, translator.target_vocabulary
+    checkpoint.save(marian.load(DATA / name)[0], tmp_path, vocabularies)
+    assert {f"{side}{suffix}" for side in ("source", "target") for suffix in (".model", ".json")} < set(
+        os.listdir(tmp_path)
+    )
+    texts, options = [case["text"] for case in cases], {"beam_size": 2, "max_decoding_length": 36}
+    expected = [(result.hypotheses, result.scores) for result in translator.translate(texts, **options)]
+    again = Translator(tmp_path).translate(texts, **options)
+    assert [(result.hypotheses, result.scores) for result in again] == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_in_pytorchs_own_format(directory, dtype):
+    """The older files hold every alias of the embeddings and the position tables, too."""
+    state = {name: tensor.to(dtype) for name, tensor in load_file(directory / "model.safetensors").items()}
+    table = state["model.shared.weight"]
+    state |= dict.fromkeys(("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"), table)
+    state["lm_head.weight"] = table
+    for side in ("encoder", "decoder"):
+        state[f"model.{side}.embed_positions.weight"] = marian.position_table(40, 16).to(dtype)
+    expected = marian.load(directory)[0]
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    model, _ = marian.load(directory)
+    assert model.config == expected.config
+    for (parameter, ours), theirs in zip(model.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(dtype).float()), parameter
+
+
+def test_an_output_of_its_own_and_no_bias(directory):
+    weight = torch.randn(45, 16)
+    change_tensors(directory, {"lm_head.weight": weight, "final_logits_bias": None})
+    model, _ = marian.load(directory)
+    assert torch.equal(model.output_weight, weight) and model.output_bias is None
+    assert not model.config.share_all_embeddings and not model.config.share_decoder_embeddings
+
+
+def test_position_tables_are_marians():
+    table = marian.position_table(7, 6)
+    angle = 5 / 10000 ** (2 * 2 / 6)  # position 5, the third frequency of three
+    assert table.shape == (7, 6)
+    assert table[5, 2] == pytest.approx(torch.tensor(angle).sin()) and table[5, 5] == pytest.approx(
+        torch.tensor(angle).cos()
+    )
+
+
+def test_pieces_that_the_target_side_does_not_know():
+    _, (source, target) = marian.load(DATA / "shared")
+    assert target.decode(["▁ba", "ke", "▁der"]) == "bake der"  # of the source's sentencepiece model
+    assert source.encode(">>deu<< ba") == [">>deu<<", "▁ba"]
+    assert ">>fra<<" not in source.encode(">>fra<< ba")
+    assert target.encode("") == [] and target.decode([]) == ""
+
+
+def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
+    out = tmp_path / "model"
+    assert cli.main(["convert", str(directory), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 10,165 parameters, 45 target tokens\n"
+    (tmp_path / "text").write_text("mo\nnunu\n")
+    assert cli.main(["translate", str(out), str(tmp_path / "text"), "--max-decoding-length", "36"]) == 0
+    assert capsys.readouterr().out == "kip\nshushu\n"
+    assert cli.main(["convert", str(directory), "--out", str(out), "--source-dict", "x"]) == 2
+    assert "--source-dict must be left out with a model directory" in capsys.readouterr().err
+    assert cli.main(["translate", str(out), str(tmp_path / "text"), "--mode", "nar"]) == 2
+    assert "mode must be 'ar' with a one-stream model" in capsys.readouterr().err
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "source.spm", "target.spm", "vocab.json"])
+def test_missing_files(directory, name):
+    (directory / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name} does not exist"):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "bart"}, r'config\.json must hold "model_type": "marian"; it belongs to another system'),
+        ({"d_model": None}, r"config\.json must hold every setting of the model, got no 'd_model'"),
+        ({"normalize_before": True}, r"normalize_before must be off .it is not part of JanusModel., got True"),
+        ({"decoder_attention_heads": 4}, r"encoder and decoder must have the same attention_heads, got \[2, 4\]"),
+        ({"activation_function": "tanh"}, "activation must be one of .* got 'tanh'"),
+        ({"vocab_size": 46}, r"vocab\.json must number the model's 46 tokens from 0 on, got 45"),
+        ({"eos_token_id": 2}, r"vocab\.json must give '</s>' the number eos_token_id = 2, got '>>deu<<'"),
+        ({"decoder_ffn_dim": 25}, r"fc1\.weight must have shape \[25, 16\], got \[24, 16\]"),
+        ({"decoder_layers": 10**9}, r"got no 'decoder\.layers\.999999999\.fc1\.weight'"),
+        ({"max_position_embeddings": 0}, "max_source_positions must be a positive integer, got 0"),
+    ],
+)
+def test_settings_that_are_refused(directory, changes, message):
+    change(directory / "config.json", changes)
+    with pytest.raises(ValueError, match=message):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.shared.weight": None}, "every parameter of the model, got no 'model.encoder.embed_tokens.weight'"),
+        ({"model.decoder.layers.1.fc2.bias": None}, "every parameter of the model, got no 'decoder.layers.1.fc2.bias'"),
+        ({"model.encoder.layer_norm.weight": torch.ones(16)}, "parameters of the model alone, got 'encoder.layer_norm"),
+        ({"final_logits_bias": torch.ones(1, 44)}, r"projection\.bias must have shape \[45\], got \[44\]"),
+        ({"final_logits_bias": torch.full((1, 45), float("nan"))}, r"projection\.bias must hold finite numbers alone"),
+    ],
+)
+def test_weights_that_are_refused(directory, changes, message):
+    change_tensors(directory, changes)
+    with pytest.raises(ValueError, match=message):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"vocab\.json must hold a JSON object of tokens and numbers, got "),
+        ('["a"]', r"vocab\.json must hold a JSON object of tokens and numbers, got "),
+        ('{"</s>": 0, "<unk>": "1"}', r"vocab\.json must hold a JSON object of tokens and numbers, got "),
+        ('{"</s>": 0, "<unk>": 0}', r"vocab\.json must number the model's 45 tokens from 0 on, got 2"),
+    ],
+)
+def test_vocabularies_that_are_refused(directory, content, message):
+    (directory / "vocab.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        marian.load(directory)
+
+
+def test_vocabularies_without_an_unknown_token(directory):
+    change(directory / "vocab.json", {"<unk>": None, "<unknown>": 1})
+    with pytest.raises(ValueError, match=r"vocab\.json: Vocabulary: tokens must hold the unknown token '<unk>'"):
+        marian.load(directory)
+
+
+def test_unsafe_pickles_are_refused_and_run_nothing(directory, tmp_path):
+    class Call:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trace"),)
+
+    (directory / "model.safetensors").unlink()
+    torch.save({"model.shared.weight": Call()}, directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"tensors and plain values alone, got \w+\.mkdir \(nothing was executed\)"):
+        marian.load(directory)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_list_may_number_the_pieces_of_a_model_anew(tmp_path):
+    _, (source, _) = marian.load(DATA / "shared")
+    assert source.renumbered and not Vocabulary.from_sentencepiece(DATA / "shared" / "source.spm").renumbered
+    source.save(tmp_path, "source")
+    again = Vocabulary.read(tmp_path, "source")
+    assert again.renumbered and again.tokens == source.tokens and again.encode("ba ke") == source.encode("ba ke")
+    assert Vocabulary.read(tmp_path, "target") is None
