@@ -490,7 +490,7 @@ def test_table():
         (["translate", "MODEL", "LONG"], "; --max-input-length 254 cuts such lines"),
         (["translate", "MODEL", "TEXT", "--max-input-length", "-1"],
          "--max-input-length must be a non-negative integer"),
-        (["translate", "missing", "TEXT"], "model must be a model directory or one of ['en-de-small'], got 'missing'"),
+        (["translate", "missing", "TEXT"], f"must be a model directory or one of {models.names()}, got 'missing'"),
         (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean en-de-small?"),
         (["translate", "BARE", "TEXT"],
          "BARE must hold a vocabulary for tokens and text, got neither sentencepiece.model"),
