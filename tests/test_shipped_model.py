@@ -8,7 +8,7 @@ from janus_fast.data import test_set as committed_test_set
 from janus_fast.ops._operation import Operation
 
 # what the model card says, less a point for the rounding of other processors
-LEAST_BLEU = {"ar": 16.3, "nar": 5.1}
+LEAST_BLEU = {"ar": 31.4, "nar": 20.3}
 MODES = {"ar": {"beam_size": 1}, "nar": {"iterations": 4, "length_beam": 3}}
 
 
