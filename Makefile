@@ -1,4 +1,4 @@
-# `make help` lists what there is to do. Every verb sets up what it needs in .venv.
+# `make help` lists what there is to do. Every verb sets up what it needs in .venv. demo and bench take ARGS="--option".
 
 PYTHON ?= python3
 # What pip installs as torch. On a plain machine its default build brings several GB of CUDA; to take the CPU build, give
@@ -17,7 +17,7 @@ help:  ## show this list
 setup: .venv/ready  ## make .venv with torch, everything else, and all native code
 
 demo: .venv/engine  ## translate sentences the model has never seen, in both modes
-	@$(BIN)/python -m janus_fast.demo
+	@$(BIN)/python -m janus_fast.demo $(ARGS)
 
 test: .venv/ready  ## run the tests
 	$(BIN)/python -m pytest
@@ -28,8 +28,8 @@ lint: .venv/ready  ## check style of Python and C++
 	find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 		| xargs -r $(BIN)/clang-format --dry-run -Werror
 
-bench: .venv/ready  ## time the operations
-	$(BIN)/python -m benchmarks
+bench: .venv/ready  ## time the operations; ARGS=decode times whole decodes
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # The engine's own build, beside the usual one; leaks are not looked for, since Python itself has some at its end.
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
