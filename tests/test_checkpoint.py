@@ -419,6 +419,15 @@ def test_interruption_leaves_the_old_model(tmp_path, monkeypatch):
     assert_untouched(tmp_path, old, words.tokens)
 
 
+@pytest.fixture
+def interruptible():
+    """A test run in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_waits_for_the_renames(tmp_path, monkeypatch):
     words, other, new = vocabulary("a", "b"), vocabulary("c", "d"), make(1)
     checkpoint.save(make(0), tmp_path, (words, words))
