@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_decoding import translator_of
 
 from janus_fast import Translator, Vocabulary, checkpoint, cli
 from janus_fast.convert import marian
@@ -30,10 +31,10 @@ def cases(name):
     return json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def translator(name):
+@pytest.fixture(scope="module", params=["torch", "engine"])
+def translator(request, name):
     model, vocabularies = marian.load(DATA / name)
-    return Translator(model, vocabularies=vocabularies)
+    return translator_of(model, request.param, vocabularies=vocabularies)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_text_has_the_same_ids(translator, cases):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_same_logits(name, translator, cases, dtype):
+def test_the_same_logits(name, cases, dtype):
     expected, model = load_file(DATA / name / "logits.safetensors"), marian.load(DATA / name)[0].to(dtype)
     for number, case in enumerate(cases):
         target = model.config.target_ids(case["searches"][0]["output"][:-1])
@@ -124,7 +125,7 @@ def test_it_survives_saving(name, translator, cases, tmp_path):
     )
     texts, options = [case["text"] for case in cases], {"beam_size": 2, "max_decoding_length": 36}
     expected = [(result.hypotheses, result.scores) for result in translator.translate(texts, **options)]
-    again = Translator(tmp_path).translate(texts, **options)
+    again = Translator(tmp_path, backend=translator.backend).translate(texts, **options)
     assert [(result.hypotheses, result.scores) for result in again] == expected
 
 
