@@ -27,16 +27,15 @@ void vocabulary_groups_as(const VocabularyCall& call, int64_t group_begin, int64
     const int64_t panel = first / kPanelOutputs, panels = (count + kPanelOutputs - 1) / kPanelOutputs;
     for (int64_t row_begin = 0; row_begin < call.rows; row_begin += kLogitRows) {
       const int64_t row_end = smaller(row_begin + kLogitRows, call.rows);
-      multiply_tiles<type>(
-          call.x, row_begin, row_end, weight, panel, panel + panels,
-          [&](int64_t row, int64_t rows, int64_t at, int64_t at_once, const Sum<type>* sums, int64_t sums_stride) {
-            const int64_t begin = at * kPanelOutputs;
-            for (int64_t i = 0; i < rows; i++)
-              for (int64_t c = 0; c < at_once * kPanelOutputs; c += kLanes<float>)
-                store(tile + (row + i - row_begin) * kVocabularyGroup + begin - first + c,
-                      scaled(sums + i * sums_stride + c, call.x, row + i, weight, begin + c) +
-                          load(call.bias + begin + c));
-          });
+      multiply_tiles<type>(call.x, row_begin, row_end, weight, panel, panel + panels,
+                           [&](int64_t row, int64_t rows, int64_t channel, int64_t channels, const Sum<type>* sums) {
+                             for (int64_t c = 0; c < channels; c += kLanes<float>) {
+                               const Channels<type> all(weight, call.bias, channel + c);
+                               for (int64_t i = 0; i < rows; i++)
+                                 store(tile + (row + i - row_begin) * kVocabularyGroup + channel + c - first,
+                                       all.number(sums + i * channels + c, call.x, row + i));
+                             }
+                           });
       for (int64_t row = row_begin; row < row_end; row++) {
         float* logits = tile + (row - row_begin) * kVocabularyGroup;
         const int64_t to = row * groups + group;
