@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .uninterrupted import uninterrupted
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def replacing(directory: str | Path, removed: Iterable[str] = (), *, last: str |
         files = sorted(temporary.iterdir(), key=lambda file: file.name == last)
         for path in files:
             _sync(path)
-        with _uninterrupted():
+        with uninterrupted():
             for name in removed:
                 (directory / name).unlink(missing_ok=True)
             for path in files:
@@ -42,20 +42,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done. Python interrupts the main thread alone."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = []
-    signal.signal(signal.SIGINT, lambda *event: held.append(event))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if held:
-            handler(*held[0])

@@ -5,9 +5,10 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
+from ..uninterrupted import uninterrupted
 from . import _decoding
 
 
@@ -50,9 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
             lines = _short_enough(read_lines(arguments.files), translator, options.get("max_input_length"))
             results = translator.translate_iterable(lines, max_batch_size=batch_size, read_batch_size=ahead, **options)
             for result in results:
-                output.write(_line(result, arguments.json) + "\n")
-                output.flush()
-                done += 1
+                # An interruption waits until the line is written and counted, unless a reader may keep it waiting.
+                with uninterrupted() if arguments.output else nullcontext():
+                    output.write(_line(result, arguments.json) + "\n")
+                    output.flush()
+                    done += 1
                 bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the first {done:,} translations are written") from None
