@@ -56,6 +56,15 @@ struct Intervals {
   }
 };
 
+// Asks for rows of keys or values that are needed soon: each head's are a piece of memory of its own.
+template <typename T>
+JANUS_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int64_t size) {
+  constexpr int64_t kLine = 64, kMost = 64 * 1024;  // what is more pushes out what it should not
+  if (count * size * int64_t{sizeof(T)} > kMost) return;
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t c = 0; c < size; c += kLine / sizeof(T)) __builtin_prefetch(rows + i * stride + c);
+}
+
 template <typename T>
 size_t attention_fwd_scratch(int64_t max_keys, int64_t size) {
   typedef Accumulator<T> S;
@@ -115,6 +124,7 @@ void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t
       const int64_t rows = smaller(kQueryBlock, call.query_offsets[sequence + 1] - row);
       int64_t begin, end;
       intervals.range<S>(call.query_times + row, rows, &begin, &end);
+      prefetch_rows(call.value.at(key_begin + begin, head), call.value.row_stride, end - begin, size);
       // [rows, D] x [keys, D] -> [rows, keys]
       if (begin < end)
         dot_rows(call.query.at(row, head), call.query.row_stride, rows, call.key.at(key_begin + begin, head),
@@ -125,6 +135,11 @@ void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t
             softmax_row(scores + i * stride, intervals, begin, end, call.query_times[row + i], call.scale);
         inverse_totals[i] = row_softmax.inverse_total;
         call.lse[(row + i) * call.heads + head] = row_softmax.lse;
+      }
+      if (task + 1 < task_end) {
+        const int64_t next = call.key_sequences[(task + 1) / call.heads], first = call.key_offsets[next];
+        prefetch_rows(call.key.at(first, (task + 1) % call.heads), call.key.row_stride,
+                      call.key_offsets[next + 1] - first, size);
       }
       // [rows, keys] x [keys, D] -> [rows, D]
       for (int64_t i = 0; i < rows * size; i++) output[i] = 0;

@@ -20,23 +20,38 @@ JANUS_INLINE void dot_keys(const float* query, const T* const key[4], int64_t si
   store_sums(sums[0], sums[1], sums[2], sums[3], out);
 }
 
-// NV vectors of output = output * decay + the weighted sum of values; of the last vector the first `last` channels.
+// output = output * decay + the weighted sum of values, in strips of NV vectors, then of narrower ones.
 template <int NV, typename T>
 JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t count, const T* value, float decay,
-                             float* output, int64_t last) {
+                             float* output, int64_t size) {
   constexpr int64_t lanes = kLanes<float>;
-  Vec<float> sums[NV];
-  const auto part = [&](int j) { return j + 1 < NV ? lanes : last; };
-  for (int j = 0; j < NV; j++) sums[j] = load_part(output + j * lanes, part(j)) * decay;
-  for (int64_t t = 0; t < count; t++)
+  int64_t c = 0;
+  for (; NV == 1 ? c < size : c + NV * lanes <= size; c += NV * lanes) {
+    Vec<float> sums[NV];
 #pragma GCC unroll 8
-    for (int j = 0; j < NV; j++) sums[j] += weights[t] * load_part(value + rows[t] + j * lanes, part(j));
-  for (int j = 0; j < NV; j++) store_part(output + j * lanes, sums[j], part(j));
+    for (int j = 0; j < NV; j++) sums[j] = load_part(output + c + j * lanes, size - c) * decay;
+    for (int64_t t = 0; t < count; t++)
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; j++) sums[j] += weights[t] * load_part(value + rows[t] + c + j * lanes, size - c);
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; j++) store_part(output + c + j * lanes, sums[j], size - c);
+  }
+  if constexpr (NV > 1)
+    if (c < size) add_values<NV / 2>(weights, rows, count, value + c, decay, output + c, size - c);
+}
+
+// Asks for rows that are needed soon: a head's are a piece of memory of its own.
+template <typename T>
+JANUS_INLINE void prefetch_cached(const T* base, const int64_t* rows, int64_t count, int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t t = 0; t < count; t++)
+    for (int64_t c = 0; c < size; c += kLine) __builtin_prefetch(base + rows[t] + c);
 }
 
 template <typename T>
 void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
-  constexpr int64_t lanes = kLanes<float>, kVectors = 4;
+  constexpr int64_t lanes = kLanes<float>;
+  constexpr int kVectors = JANUS_VECTOR_BYTES == 64 ? 8 : 4;  // none waits for its last addition
   const int64_t size = call.size;
   const int64_t head_stride = call.slots * call.capacity * size;
   for (int64_t task = task_begin; task < task_end; task++) {
@@ -62,6 +77,7 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
         const int64_t slot = call.origin[(begin + t) * call.slots + hypothesis];
         rows[t] = (slot * call.capacity + begin + t) * size;
       }
+      prefetch_cached(value, rows, count, size);
       for (int64_t t = 0; t < count; t += 4) {
         const T* keys[4];
         for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
@@ -84,11 +100,8 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
         sums += p;
       }
       total = total * decay + sum<float>(sums);
-      int64_t c = 0;
-      for (; c + kVectors * lanes <= size; c += kVectors * lanes)
-        add_values<kVectors, T>(scores, rows, count, value + c, decay, output + c, lanes);
-      for (; c < size; c += lanes)
-        add_values<1, T>(scores, rows, count, value + c, decay, output + c, smaller(lanes, size - c));
+      if (head + 1 < call.heads && task + 1 < task_end) prefetch_cached(key + head_stride, rows, count, size);
+      add_values<kVectors, T>(scores, rows, count, value, decay, output, size);
     }
     for (int64_t c = 0; c < size; c++) output[c] /= total;
   }

@@ -75,23 +75,23 @@ JANUS_INLINE void add_tile(const S* a, int64_t row_stride, int64_t k_stride, con
   Vec<S> sums[M][NV];
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV; j++)
       sums[i][j] =
           NV == 1 && first < kLanes<S> ? load_first(out + i * ldo, first) : load(out + i * ldo + j * kLanes<S>);
   for (int64_t k = 0; k < depth; k++) {
     Vec<S> columns[NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV; j++)
       columns[j] = NV == 1 && first < kLanes<S> ? load_first(b + k * ldb, first) : load(b + k * ldb + j * kLanes<S>);
 #pragma GCC unroll 8
     for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int j = 0; j < NV; j++) sums[i][j] += a[i * row_stride + k * k_stride] * columns[j];
   }
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int j = 0; j < NV; j++) {
       if (NV == 1 && first < kLanes<S>)
         for (int64_t c = 0; c < first; c++) out[i * ldo + c] = sums[i][j][c];
@@ -100,15 +100,34 @@ JANUS_INLINE void add_tile(const S* a, int64_t row_stride, int64_t k_stride, con
     }
 }
 
-template <int M, typename TB, typename S>
+// The columns of M rows, in strips of NV vectors, then of narrower ones.
+template <int M, int NV, typename TB, typename S>
 JANUS_INLINE void add_rows(const S* a, int64_t row_stride, int64_t k_stride, const TB* b, int64_t ldb, int64_t n,
                            int64_t depth, S* out, int64_t ldo) {
-  constexpr int64_t kWidth = 2 * kLanes<S>;
+  constexpr int64_t kWidth = NV * kLanes<S>;
   int64_t j = 0;
-  for (; j + kWidth <= n; j += kWidth)
-    add_tile<M, 2>(a, row_stride, k_stride, b + j, ldb, depth, out + j, ldo, kLanes<S>);
-  for (; j < n; j += kLanes<S>)
-    add_tile<M, 1>(a, row_stride, k_stride, b + j, ldb, depth, out + j, ldo, smaller(n - j, kLanes<S>));
+  for (; NV == 1 ? j < n : j + kWidth <= n; j += kWidth)
+    add_tile<M, NV>(a, row_stride, k_stride, b + j, ldb, depth, out + j, ldo, smaller(n - j, kWidth));
+  if constexpr (NV > 1)
+    if (j < n) add_rows<M, NV / 2>(a, row_stride, k_stride, b + j, ldb, n - j, depth, out + j, ldo);
+}
+
+// Rows that add_product takes at once, and vectors of theirs: sums enough that none waits for its last addition, and no
+// more than there are registers.
+constexpr int kSumRows = 6;
+constexpr int sum_vectors(int rows) {
+  return JANUS_VECTOR_BYTES == 64 ? (rows > 5 ? 2 : rows > 2 ? 4 : 8) : rows > 2 ? 2 : 4;
+}
+
+template <int M, typename TB, typename S>
+JANUS_INLINE void add_rows_of(int64_t rows, const S* a, int64_t row_stride, int64_t k_stride, const TB* b, int64_t ldb,
+                              int64_t n, int64_t depth, S* out, int64_t ldo) {
+  if constexpr (M > 0) {
+    if (rows == M)
+      add_rows<M, sum_vectors(M)>(a, row_stride, k_stride, b, ldb, n, depth, out, ldo);
+    else
+      add_rows_of<M - 1>(rows, a, row_stride, k_stride, b, ldb, n, depth, out, ldo);
+  }
 }
 
 // out[i] += sum over k of a(i, k) b[k]:  [m, depth] x [depth, n] -> [m, n]; a(i, k) = a[i * row_stride + k * k_stride],
@@ -116,12 +135,9 @@ JANUS_INLINE void add_rows(const S* a, int64_t row_stride, int64_t k_stride, con
 template <typename TB, typename S = Accumulator<TB>>
 void add_product(const S* a, int64_t row_stride, int64_t k_stride, int64_t m, const TB* b, int64_t ldb, int64_t n,
                  int64_t depth, S* out, int64_t ldo) {
-  int64_t i = 0;
-  for (; i + 6 <= m; i += 6)
-    add_rows<6>(a + i * row_stride, row_stride, k_stride, b, ldb, n, depth, out + i * ldo, ldo);
-  for (; i + 2 <= m; i += 2)
-    add_rows<2>(a + i * row_stride, row_stride, k_stride, b, ldb, n, depth, out + i * ldo, ldo);
-  for (; i < m; i++) add_rows<1>(a + i * row_stride, row_stride, k_stride, b, ldb, n, depth, out + i * ldo, ldo);
+  for (int64_t i = 0; i < m; i += kSumRows)
+    add_rows_of<kSumRows>(smaller(m - i, kSumRows), a + i * row_stride, row_stride, k_stride, b, ldb, n, depth,
+                          out + i * ldo, ldo);
 }
 
 }  // namespace JANUS_ISA
