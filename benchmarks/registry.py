@@ -79,6 +79,15 @@ def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> I
     arguments = (encoded, offsets, length_weight, LENGTH_BEAM, False, 2, classes - 1)
     yield Case("predict_lengths", "once a sentence", arguments, lambda: _lengths(encoded, offsets, length_weight))
 
+    masked = lengths // 2
+    rows = [int(n.sum()) for n in (lengths, masked, masked)]
+    ar_masked = torch.randperm(rows[0], generator=make)[: rows[1]]
+    arguments = (
+        normal(sum(rows)), weight, torch.randint(configuration.vocabulary, (sum(rows),), generator=make), ar_masked,
+        rows, [1.0, 0.5, 0.5], [0, 1, 0, 2, 1, 2], [1.0, 3.0, 1.0], [-1, -1, -1], 0.1, True,
+    )  # fmt: skip
+    yield Case("joint_loss", "training, with gradients", arguments, lambda: _joint_loss(*arguments[:5]))
+
     total = int(canvases.sum())
     tokens, predicted = (torch.randint(5, configuration.vocabulary, (total,), generator=make) for _ in range(2))
     scores, new_scores = (-torch.rand(total, generator=make) for _ in range(2))
@@ -120,6 +129,26 @@ def _argmax(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _topk(hidden: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best, tokens = F.linear(hidden, weight).float().log_softmax(-1).topk(k)
     return tokens, best
+
+
+def _joint_loss(hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int]):
+    """Logits, losses and gradients of the original's terms and weights, by the functions that torch has for them."""
+    hidden, weight = (t.detach().requires_grad_() for t in (hidden, weight))
+    logits = F.linear(hidden, weight).float().split(rows)
+    wanted = targets.split(rows)
+    nll = [F.cross_entropy(*pair) for pair in zip(logits, wanted, strict=True)]
+    smoothed = [F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, wanted, strict=True)]
+    log_p = [x.log_softmax(-1) for x in (logits[0][ar_masked], *logits[1:])]
+
+    def divergence(p: Tensor, q: Tensor) -> Tensor:
+        both = (F.kl_div(a, b, reduction="batchmean", log_target=True) for a, b in ((p, q), (q, p)))
+        return sum(both) / 2
+
+    divergences = [divergence(log_p[s], log_p[t]) for s, t in ((0, 1), (0, 2), (1, 2))]
+    ar, nar, aux = smoothed
+    total = ar + 0.5 * (nar + aux) + divergences[0] + 3 * divergences[1] + divergences[2]
+    terms = torch.stack([*nll, *smoothed, *divergences])
+    return total.detach(), terms.detach(), *torch.autograd.grad(total, (hidden, weight))
 
 
 def _lengths(encoded: Tensor, offsets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

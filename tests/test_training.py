@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from janus_fast import JanusConfig, JanusModel, joint_loss
+from janus_fast import JanusConfig, JanusModel
 from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
@@ -236,47 +236,6 @@ def test_sentences_do_not_see_each_other():
     alone = [hidden([n]) for n in range(5)]
     for name, rows in together.items():
         torch.testing.assert_close(rows, torch.cat([one[name] for one in alone]), atol=1e-12, rtol=1e-12)
-
-
-def test_joint_loss_is_its_definition_and_empty_rows_give_zero():
-    torch.manual_seed(0)
-    weight = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
-    hidden = {
-        name: torch.randn(n, 6, dtype=torch.float64, requires_grad=True)
-        for name, n in (("ar", 7), ("nar", 3), ("aux", 3))
-    }
-    targets = {name: torch.randint(11, rows.shape[:1]) for name, rows in hidden.items()}
-    ar_masked = torch.tensor([1, 4, 6])
-    total, terms = joint_loss(hidden, weight, targets, ar_masked)
-    p = {name: (rows @ weight.T).softmax(-1) for name, rows in hidden.items()}
-    p["ar "] = p["ar"][ar_masked]
-
-    def ce(name):
-        nll = -p[name][range(len(p[name])), targets[name]].log().mean()
-        return 0.9 * nll - 0.1 * p[name].log().mean()
-
-    def kl(a, b):
-        divergences = (torch.nn.functional.kl_div(q.log(), r, reduction="sum") / 3 for q, r in ((a, b), (b, a)))
-        return sum(divergences) / 2
-
-    expected = ce("ar") + 0.5 * (ce("nar") + ce("aux")) + kl(p["ar "], p["nar"]) + 3 * kl(p["ar "], p["aux"])
-    expected = expected + kl(p["nar"], p["aux"])
-    torch.testing.assert_close(total, expected)
-    torch.autograd.gradcheck(lambda w: joint_loss(hidden, w, targets, ar_masked)[0], weight)
-
-    empty = {name: rows[:0] for name, rows in hidden.items()}
-    none = {name: t[:0] for name, t in targets.items()}
-    total, terms = joint_loss(empty, weight, none, ar_masked[:0])
-    assert total.item() == 0.0 and all(value.item() == 0.0 for value in terms.values())
-    for change, message in [
-        ({"ar_masked": None}, "joint_loss: ar_masked must be given when a divergence names 'ar', got None"),
-        ({"ar_masked": ar_masked[:2]}, "joint_loss: streams 'ar' and 'nar' must predict the same rows, got 2 and 3"),
-        ({"targets": none}, r"joint_loss: targets\['ar'\] must have shape \[7\], got \[0\]"),
-        ({"cross_entropy": {"mlm": 1.0}}, "joint_loss: hidden must hold every stream that a term names, got no 'mlm'"),
-        ({"weight": weight[:, :5]}, r"joint_loss: hidden\['ar'\] must have shape \[N, C\] = \[\*, 5\], got \[7, 6\]"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            joint_loss(**{"hidden": hidden, "weight": weight, "targets": targets, "ar_masked": ar_masked, **change})
 
 
 def test_the_auxiliary_stream_and_the_divergences_can_be_left_out(tmp_path):

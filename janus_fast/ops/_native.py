@@ -27,7 +27,7 @@ _library, missing = _load()
 
 
 def isa() -> str | None:
-    """The instruction set of the native CPU kernels: "avx512", "avx2" or "generic"; None when they are not built."""
+    """The instruction set of the native CPU kernels, "avx512_bf16" to "generic"; None when they are not built."""
     return _library.janus_fast_isa().decode() if _library else None
 
 
@@ -52,5 +52,6 @@ def _set_isa(name: str, argument: str) -> None:
         raise ValueError(f"janus_fast: {argument} must be one of {isas()} on this processor, got {name!r}")
 
 
-if _library and os.environ.get("JANUS_FAST_ISA"):
-    _set_isa(os.environ["JANUS_FAST_ISA"].partition("_")[0], "JANUS_FAST_ISA")  # the engine also knows avx512_vnni, ...
+if _library and (_name := os.environ.get("JANUS_FAST_ISA")):
+    # the engine also knows avx512_vnni, ...
+    _set_isa(_name if _name in isas() else _name.partition("_")[0], "JANUS_FAST_ISA")

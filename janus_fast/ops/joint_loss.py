@@ -1,9 +1,14 @@
-"""The joint loss of the autoregressive, non-autoregressive and auxiliary distributions."""
+"""The joint loss of the autoregressive, non-autoregressive and auxiliary distributions, without logits in memory."""
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ..reference.joint_loss import joint_loss as reference_joint_loss
+from janus_fast import reference
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation
 
+STREAMS = ("ar", "nar", "aux")
 CROSS_ENTROPY = {"ar": 1.0, "nar": 0.5, "aux": 0.5}
 DIVERGENCE = {("ar", "nar"): 1.0, ("ar", "aux"): 3.0, ("nar", "aux"): 1.0}
 
@@ -16,7 +21,9 @@ def joint_loss(
     *,
     cross_entropy: dict[str, float] | None = None,
     divergence: dict[tuple[str, str], float] | None = None,
+    detach: dict[tuple[str, str], str] | None = None,
     label_smoothing: float = 0.1,
+    backend: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted cross-entropies and symmetric Kullback-Leibler divergences of up to three distributions, in nats.
 
@@ -26,47 +33,177 @@ def joint_loss(
         J(s, t) = mean over rows of 0.5 * ((p[s] - p[t]) * (log_p[s] - log_p[t])).sum(-1)
         total = sum(cross_entropy[s] * ce(s)) + sum(divergence[s, t] * J(s, t))
 
-    Gradients flow into both sides of every J. An empty set of rows contributes 0.
+    without holding logits of more than a few rows. Gradients flow into both sides of every J, unless ``detach`` keeps
+    them from one. An empty set of rows contributes 0. Under autocast, rows and weight are taken in its dtype.
 
     Args:
-        hidden: rows of each stream, [N_s, C]; ``nar`` and ``aux`` predict the same tokens in the same order.
-        weight: [V, C], the output matrix.
+        hidden: rows of each stream, [N_s, C] float32 or bfloat16 (other floating types: reference); ``nar`` and
+            ``aux`` predict the same tokens in the same order.
+        weight: [V, C], the output matrix, dtype and device of ``hidden``.
         targets: [N_s] int64 per stream.
-        ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row; needed where a divergence names ``ar``.
+        ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
+            ``ar``.
         cross_entropy, divergence: weights of the terms; the defaults are the original's, cut to the streams given.
+        detach: for a pair of ``divergence``, the stream that its gradient must not reach, as a teacher.
         label_smoothing: the weight of the uniform distribution.
+        backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
     Returns:
-        The total, accumulated in float32 or better, and a dict of its unweighted terms.
+        The total, accumulated in float32 or better, differentiable once in ``hidden`` and ``weight``; and a dict of its
+        unweighted terms, to look at: no gradient flows back from them. The native kernel computes the gradients along
+        with the total, the same to the bit whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
+        TypeError: dtypes differ. NotImplementedError: the named backend cannot run this call. RuntimeError: targets
+        that are no tokens, or ``ar_masked`` that are no rows.
     Source: JANUS (EMNLP 2022), equations of the joint objective; weights as in the authors' code.
     """
     if cross_entropy is None:
         cross_entropy = {s: w for s, w in CROSS_ENTROPY.items() if s in hidden}
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= hidden.keys()}
+    detach = detach or {}
+    _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach)
+    device = weight.device
+    given = [hidden[s] if s in hidden else weight.new_empty(0, weight.shape[1]) for s in STREAMS]
+    if torch.is_autocast_enabled(device.type) and weight.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device.type)
+        weight, given = weight.to(dtype), [rows.to(dtype) for rows in given]
+    for name, rows in zip(STREAMS, given, strict=True):
+        _check.same("joint_loss", ("weight", weight), (f"hidden[{name!r}]", rows))
+    counts = [rows.shape[0] for rows in given]
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    wanted = [targets[s] if s in cross_entropy else nothing.new_zeros(n) for s, n in zip(STREAMS, counts, strict=True)]
+    arguments = (
+        torch.cat(given), weight if weight.stride(-1) == 1 else weight.contiguous(), torch.cat(wanted),
+        nothing if ar_masked is None else ar_masked.contiguous(), counts,
+        [float(cross_entropy.get(s, 0.0)) for s in STREAMS], [STREAMS.index(s) for pair in divergence for s in pair],
+        [float(w) for w in divergence.values()],
+        [STREAMS.index(detach[pair]) if pair in detach else -1 for pair in divergence], float(label_smoothing),
+    )  # fmt: skip
+    if operation.choose(backend, weight) == "reference":
+        total, terms, *_ = reference.joint_loss(*arguments, False)
+    elif torch.is_grad_enabled() and (arguments[0].requires_grad or weight.requires_grad):
+        total, terms = _JointLoss.apply(*arguments)
+    else:
+        total, terms, *_ = operation.native(*arguments, False)
+    nll, smoothed, divergences = terms.detach().split([len(STREAMS), len(STREAMS), len(divergence)])
+    named = {}
+    for s in cross_entropy:
+        named[f"{s}_nll"], named[f"{s}_ce"] = nll[STREAMS.index(s)], smoothed[STREAMS.index(s)]
+    for (first, second), value in zip(divergence, divergences, strict=True):
+        named[f"kl_{first}_{second}"] = value
+    return total, named
+
+
+class _JointLoss(torch.autograd.Function):
+    """The gradients come with the total: to recompute the logits for them would cost a third more."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        total, terms, *gradients = operation.native(*arguments, True)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(terms)
+        return total, terms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_total, _):
+        grad_hidden, grad_weight = (grad_total * gradient for gradient in ctx.saved_tensors)
+        return (grad_hidden, grad_weight, *[None] * 8)
+
+
+def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach) -> None:
+    for stream in hidden:
+        if stream not in STREAMS:
+            raise ValueError(f"joint_loss: hidden must hold streams of {STREAMS}, got {stream!r}")
     for stream in [*cross_entropy, *(s for pair in divergence for s in pair)]:
         if stream not in hidden:
             raise ValueError(f"joint_loss: hidden must hold every stream that a term names, got no {stream!r}")
+    _check.matrix("joint_loss", "weight", weight, letters="V, C")
+    if weight.shape[0] == 0:
+        raise ValueError(f"joint_loss: weight must have at least one row, got shape {list(weight.shape)}")
     for stream, rows in hidden.items():
-        if rows.dim() != 2 or rows.shape[1] != weight.shape[1]:
-            raise ValueError(
-                f"joint_loss: hidden[{stream!r}] must have shape [N, C] = [*, {weight.shape[1]}], "
-                f"got {list(rows.shape)}"
-            )
+        _check.matrix("joint_loss", f"hidden[{stream!r}]", rows, weight.shape[1])
     for stream in cross_entropy:
-        if targets[stream].shape != hidden[stream].shape[:1]:
-            raise ValueError(
-                f"joint_loss: targets[{stream!r}] must have shape [{hidden[stream].shape[0]}], "
-                f"got {list(targets[stream].shape)}"
-            )
-    if ar_masked is None and any("ar" in pair for pair in divergence):
+        if stream not in targets:
+            raise ValueError(f"joint_loss: targets must hold every stream of cross_entropy, got no {stream!r}")
+        _check.vector("joint_loss", f"targets[{stream!r}]", targets[stream], hidden[stream].shape[0], torch.int64)
+    if ar_masked is not None:
+        _check.vector("joint_loss", "ar_masked", ar_masked, None, torch.int64)
+    elif any("ar" in pair for pair in divergence):
         raise ValueError("joint_loss: ar_masked must be given when a divergence names 'ar', got None")
     for first, second in divergence:
+        if first == second or (second, first) in divergence:
+            raise ValueError(f"joint_loss: divergence must name pairs of streams once, got {(first, second)}")
         sizes = [ar_masked.numel() if s == "ar" else hidden[s].shape[0] for s in (first, second)]
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f"joint_loss: streams {first!r} and {second!r} must predict the same rows, "
                 f"got {sizes[0]} and {sizes[1]}"
             )
-    return reference_joint_loss(hidden, weight, targets, ar_masked, cross_entropy, divergence, label_smoothing)
+    for pair, stream in detach.items():
+        if pair not in divergence or stream not in pair:
+            raise ValueError(f"joint_loss: detach must name a stream of a divergence's pair, got {pair}: {stream!r}")
+
+
+def _fake(hidden, weight, targets, ar_masked, rows, cross_entropy, pairs, divergence, detached, smoothing, gradients):
+    accumulate = torch.promote_types(weight.dtype, torch.float32)
+    return (
+        hidden.new_empty((), dtype=accumulate),
+        hidden.new_empty((2 * len(STREAMS) + len(divergence),), dtype=accumulate),
+        hidden.new_empty(hidden.shape if gradients else (0, hidden.shape[1])),
+        weight.new_empty(weight.shape if gradients else (0, weight.shape[1])),
+    )
+
+
+def _samples():
+    """(label, (hidden, weight, targets, ar_masked, rows, weights of terms ..)): subsets of terms, odd sizes."""
+    make = torch.Generator().manual_seed(3)
+
+    def case(rows, channels, vocabulary, cross_entropy, pairs=(), divergence=(), detached=None, spread=1.0, **options):
+        hidden = torch.randn(sum(rows), channels, generator=make) * spread
+        weight = torch.randn(vocabulary, channels, generator=make) * channels**-0.5
+        targets = torch.randint(vocabulary, (sum(rows),), generator=make)
+        masked = torch.randperm(rows[0], generator=make)[: max(rows[1:]) if 0 in pairs else 0]
+        detached = [-1] * len(divergence) if detached is None else detached
+        smoothing, gradients = options.get("smoothing", 0.1), options.get("gradients", True)
+        lists = list(rows), list(cross_entropy), list(pairs), list(divergence), detached
+        return hidden, weight, targets, masked, *lists, smoothing, gradients
+
+    joint = (1.0, 0.5, 0.5), (0, 1, 0, 2, 1, 2), (1.0, 3.0, 1.0)
+    yield "janus", case((150, 90, 90), 64, 1700, *joint)
+    yield "no_gradients", case((150, 90, 90), 64, 1700, *joint, gradients=False)
+    yield "odd_sizes", case((41, 23, 23), 19, 259, *joint)
+    yield "autoregressive", case((200, 0, 0), 61, 500, (1.0, 0.0, 0.0))
+    yield "cmlm", case((0, 70, 0), 32, 333, (0.0, 1.0, 0.0), smoothing=0.0)
+    yield "two_streams", case((60, 33, 0), 48, 600, (1.0, 1.0, 0.0), (1, 0), (2.0,))
+    yield "divergence_alone", case((0, 30, 30), 16, 100, (0.0, 0.0, 0.0), (1, 2), (1.0,), detached=[2])
+    yield "teachers", case((50, 20, 20), 33, 400, *joint, detached=[0, 2, -1])
+    yield "one_row", case((1, 1, 1), 128, 97, *joint)
+    yield "one_token", case((4, 2, 2), 8, 1, *joint, gradients=False)
+    yield "two_tokens", case((4, 2, 2), 8, 2, *joint)
+    yield "no_rows", case((0, 0, 0), 16, 40, *joint)
+    yield "extreme_logits", case((20, 9, 9), 32, 600, *joint, spread=60.0)
+    hidden, weight, *rest = case((40, 25, 25), 24, 300, *joint)
+    yield "strided", (torch.stack([hidden] * 2, 1)[:, 1], torch.stack([weight] * 2, 1)[:, 0], *rest)
+
+
+def _work(hidden, weight, *rest):
+    products, passes = (3, 4) if rest[-1] else (1, 1)  # with gradients, both matrices are read and two are written
+    return (
+        passes * (hidden.numel() + weight.numel()) * hidden.element_size(),
+        2 * products * hidden.shape[0] * weight.numel(),
+    )
+
+
+operation = Operation(
+    "joint_loss",
+    schema="(Tensor hidden, Tensor weight, Tensor targets, Tensor ar_masked, int[] rows, float[] cross_entropy, "
+    "int[] pairs, float[] divergence, int[] detached, float label_smoothing, bool gradients)"
+    " -> (Tensor total, Tensor terms, Tensor grad_hidden, Tensor grad_weight)",
+    reference=reference.joint_loss,
+    fake=_fake,
+    samples=_samples,
+    work=_work,
+    cpp_dtypes=(torch.float32, torch.bfloat16),
+)

@@ -111,6 +111,50 @@ struct PredictLengthsKernels {
   void (*run)(const PredictLengthsCall<T>&, int64_t begin, int64_t end, float* scratch);
 };
 
+// Tokens whose logits, weights and gradients stay in the second-level cache; sections of whole blocks, by which threads
+// share the vocabulary; columns of a chunk, which divide into 3 x 64.
+constexpr int64_t kVocabularyBlock = 96;
+constexpr int64_t kSections = 16;
+constexpr int64_t kChunkColumns = 192;
+
+// One chunk of rows: `streams` (1 to 3) times `width` columns, a multiple of 16. Columns i, width + i, 2 width + i are
+// distributions of one position, which a symmetric divergence ties together.
+template <typename T>
+struct JointLossCall {
+  const T* hidden;
+  int64_t hidden_stride;
+  const T* weight;
+  int64_t weight_stride, vocabulary, channels, sections;
+  double label_smoothing;
+  bool gradients;
+  int64_t streams, width;
+  const int64_t* rows;     // [columns] of hidden; -1: none
+  const int32_t* targets;  // [columns]; -1: none
+  const float* factor;     // [columns]: the weight of a column's cross-entropy in the total
+  float pull[3][3];        // [s][t]: half the weight of a position's divergence, where it moves distribution s
+  // Partial results, of JointLossKernels' sizes: hidden packed twice, statistics [sections, .., columns], and with
+  // gradients logits [V, columns] and sums of grad_hidden [sections, columns, padded channels].
+  T *hidden_columns, *hidden_rows;
+  float *statistics, *logits, *hidden_sums;
+  // Results of merging: [columns] and [pairs of streams, width].
+  double *nll, *mean_nll, *divergence;
+  float *peak, *scale, *slope, *smooth, *hit;
+  // With gradients: [R, C]; [V, C], summed up over chunks in weight_sums, which in float32 is grad_weight itself.
+  bool first_chunk, last_chunk;
+  T *grad_hidden, *grad_weight;
+  float* weight_sums;
+};
+
+template <typename T>
+struct JointLossKernels {
+  size_t (*scratch)(int64_t channels);  // bytes that one thread needs
+  void (*pack)(const JointLossCall<T>&);
+  void (*logits)(const JointLossCall<T>&, int64_t section_begin, int64_t section_end, void* scratch);
+  void (*merge)(const JointLossCall<T>&, int64_t position_begin, int64_t position_end);
+  void (*gradients)(const JointLossCall<T>&, int64_t section_begin, int64_t section_end, void* scratch);
+  void (*reduce)(const JointLossCall<T>&, int64_t column_begin, int64_t column_end);
+};
+
 struct Kernels {
   const char* isa;
   AttentionKernels<float> attention_float;
@@ -118,6 +162,8 @@ struct Kernels {
   AttentionKernels<BFloat16> attention_bfloat16;
   LinearTopkKernels<float> linear_topk_float;
   LinearTopkKernels<BFloat16> linear_topk_bfloat16;
+  JointLossKernels<float> joint_loss_float;
+  JointLossKernels<BFloat16> joint_loss_bfloat16;
   PredictLengthsKernels<float> predict_lengths_float;
   PredictLengthsKernels<BFloat16> predict_lengths_bfloat16;
 };
@@ -126,6 +172,7 @@ extern const Kernels kernels_generic;
 #ifdef __x86_64__
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx512_bf16;
 #endif
 
 }  // namespace janus_fast

@@ -2,6 +2,7 @@
 // Everything below is compiled with that file's flags, so nothing here may be shared with another file: no inline
 // function or template of the standard library that the linker could pick for the whole library.
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/joint_loss.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/linear_topk.h"
 #include "kernels/cpu/predict_lengths.h"
@@ -22,6 +23,11 @@ constexpr LinearTopkKernels<T> linear_topk_kernels() {
   return {linear_topk_scratch, linear_topk_panels<T>, linear_topk_merge<T>};
 }
 template <typename T>
+constexpr JointLossKernels<T> joint_loss_kernels() {
+  return {joint_loss_scratch<T>, joint_loss_pack<T>,      joint_loss_logits<T>,
+          joint_loss_merge<T>,   joint_loss_gradients<T>, joint_loss_reduce<T>};
+}
+template <typename T>
 constexpr PredictLengthsKernels<T> predict_lengths_kernels() {
   return {predict_lengths_scratch, predict_lengths<T>};
 }
@@ -34,6 +40,8 @@ const Kernels JANUS_TABLE(JANUS_ISA) = {
     JANUS_ISA::attention_kernels<BFloat16>(),
     JANUS_ISA::linear_topk_kernels<float>(),
     JANUS_ISA::linear_topk_kernels<BFloat16>(),
+    JANUS_ISA::joint_loss_kernels<float>(),
+    JANUS_ISA::joint_loss_kernels<BFloat16>(),
     JANUS_ISA::predict_lengths_kernels<float>(),
     JANUS_ISA::predict_lengths_kernels<BFloat16>(),
 };

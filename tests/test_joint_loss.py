@@ -1,0 +1,258 @@
+"""The joint loss: its definition, gradients through its front page, autocast, compilation, errors."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from janus_fast import joint_loss, ops
+from janus_fast.ops import _native
+
+PAIRS = (("ar", "nar"), ("ar", "aux"), ("nar", "aux"))
+BACKENDS = ops.backends("joint_loss")
+
+
+def case(dtype=torch.float64, vocabulary=11, channels=6, ar=7, masked=3):
+    torch.manual_seed(0)
+    weight = (torch.randn(vocabulary, channels, dtype=torch.float64) * channels**-0.5).to(dtype).requires_grad_()
+    counts = {"ar": ar, "nar": masked, "aux": masked}
+    hidden = {name: torch.randn(n, channels).to(dtype).requires_grad_() for name, n in counts.items()}
+    targets = {name: torch.randint(vocabulary, (n,)) for name, n in counts.items()}
+    return hidden, weight, targets, torch.randperm(ar)[:masked]
+
+
+def gradients(total, hidden, weight):
+    return torch.autograd.grad(total, [*hidden.values(), weight], materialize_grads=True)
+
+
+def test_it_is_the_paper_s_objective():
+    hidden, weight, targets, ar_masked = case()
+    total, terms = joint_loss(hidden, weight, targets, ar_masked)
+    p = {name: (rows @ weight.T).softmax(-1) for name, rows in hidden.items()}
+
+    def ce(name):
+        nll = -p[name][range(len(p[name])), targets[name]].log().mean()
+        return 0.9 * nll - 0.1 * p[name].log().mean()
+
+    def kl(a, b):
+        a, b = (p[name][ar_masked] if name == "ar" else p[name] for name in (a, b))
+        return sum(F.kl_div(q.log(), r, reduction="sum") / 3 for q, r in ((a, b), (b, a))) / 2
+
+    expected = {f"{name}_ce": ce(name) for name in p} | {f"kl_{a}_{b}": kl(a, b) for a, b in PAIRS}
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value.detach())
+        assert not terms[name].requires_grad
+    sum_of_terms = ce("ar") + 0.5 * (ce("nar") + ce("aux")) + kl("ar", "nar") + 3 * kl("ar", "aux") + kl("nar", "aux")
+    torch.testing.assert_close(total, sum_of_terms)
+    found = gradients(total, hidden, weight)
+    torch.testing.assert_close(found, gradients(sum_of_terms, hidden, weight))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_rows_give_zero(backend):
+    hidden, weight, targets, ar_masked = case(torch.float32)
+    empty = {name: rows[:0] for name, rows in hidden.items()}
+    none = {name: t[:0] for name, t in targets.items()}
+    total, terms = joint_loss(empty, weight, none, ar_masked[:0], backend=backend)
+    assert total.item() == 0.0 and all(value.item() == 0.0 for value in terms.values())
+    assert not any(gradient.any() for gradient in gradients(total, hidden, weight))
+
+
+@pytest.mark.parametrize("detach", [{}, {("ar", "aux"): "ar"}, {("ar", "nar"): "nar", ("nar", "aux"): "aux"}])
+def test_gradients_reach_rows_and_weight_but_no_detached_side(detach):
+    hidden, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)
+    exact = {name: rows.detach().double().requires_grad_() for name, rows in hidden.items()}
+    exact_weight = weight.detach().double().requires_grad_()
+    total, _ = joint_loss(hidden, weight, targets, ar_masked, detach=detach, backend="cpp")
+    truth, _ = joint_loss(exact, exact_weight, targets, ar_masked, detach=detach)
+    torch.testing.assert_close(total.double(), truth, atol=1e-6, rtol=1e-6)
+    # 3 * total: the gradient that comes from above counts
+    found, expected = gradients(3 * total, hidden, weight), gradients(3 * truth, exact, exact_weight)
+    for gradient, true_gradient in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient.double(), true_gradient, atol=1e-6, rtol=1e-5)
+    if ("ar", "aux") in detach:  # a divergence alone, one side detached, moves the other one
+        alone = {"cross_entropy": {}, "divergence": {("ar", "aux"): 1.0}, "detach": detach}
+        total, _ = joint_loss(hidden, weight, targets, ar_masked, **alone)
+        ar, nar, aux, _ = gradients(total, hidden, weight)
+        assert not ar.any() and not nar.any() and aux.any()
+
+
+def test_only_what_wants_a_gradient_gets_one():
+    hidden, weight, targets, ar_masked = case(torch.float32)
+    fixed = {name: rows.detach() for name, rows in hidden.items()}
+    joint_loss(fixed, weight, targets, ar_masked)[0].backward()
+    by_weight = weight.grad
+    total, _ = joint_loss(hidden, weight, targets, ar_masked)
+    for _ in range(2):  # twice through one graph
+        weight.grad = None
+        total.backward(retain_graph=True)
+        assert torch.equal(weight.grad, by_weight)
+    with torch.no_grad():
+        alone, _ = joint_loss(hidden, weight, targets, ar_masked)
+    assert torch.equal(alone, total) and not alone.requires_grad
+    assert not joint_loss(fixed, weight.detach(), targets, ar_masked)[0].requires_grad
+
+
+def test_second_derivative_is_refused():
+    hidden, weight, targets, ar_masked = case(torch.float32)
+    total, _ = joint_loss(hidden, weight, targets, ar_masked, backend="cpp")
+    (gradient,) = torch.autograd.grad(total.square(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("streams", [("ar",), ("nar",), ("ar", "nar")])
+def test_streams_that_are_left_out(streams):
+    whole, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)
+    hidden = {name: whole[name] for name in streams}
+    total, terms = joint_loss(hidden, weight, targets, ar_masked)
+    expected, all_terms = joint_loss(whole, weight, targets, ar_masked)
+    assert set(terms) < set(all_terms)
+    for name, value in terms.items():
+        torch.testing.assert_close(value, all_terms[name], atol=1e-6, rtol=1e-6)
+    weights = {"ar_ce": 1.0, "nar_ce": 0.5, "kl_ar_nar": 1.0}
+    torch.testing.assert_close(total, sum(weights[name] * terms[name] for name in terms if name in weights))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_takes_rows_and_weight_in_its_dtype(backend):
+    hidden, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)
+    hidden["nar"] = hidden["nar"].detach().bfloat16().requires_grad_()  # as another operation under autocast made it
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = joint_loss(hidden, weight, targets, ar_masked, backend=backend)
+    cast = {name: rows.bfloat16() for name, rows in hidden.items()}
+    explicit, _ = joint_loss(cast, weight.bfloat16(), targets, ar_masked, backend=backend)
+    assert total.dtype == torch.float32 and torch.equal(total, explicit)
+    found = gradients(total, hidden, weight)
+    assert [g.dtype for g in found] == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    assert all(torch.equal(a, b) for a, b in zip(found, gradients(explicit, hidden, weight), strict=True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_it_compiles_without_a_graph_break(autocast):
+    hidden, weight, targets, ar_masked = case(torch.float32)
+
+    def loss(hidden, weight):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return joint_loss(hidden, weight, targets, ar_masked)
+
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        total, terms = function(hidden, weight)
+        results.append([total, *terms.values(), *gradients(total.sin(), hidden, weight)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+def test_not_a_number_shows(isa):
+    for where in ("hidden", "weight"):
+        hidden, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)
+        with torch.no_grad():
+            (hidden["nar"] if where == "hidden" else weight)[13, 5] = float("nan")
+        with _native.use_isa(isa):
+            total, terms = joint_loss(hidden, weight, targets, ar_masked, backend="cpp")
+        ar, nar, aux, by_weight = gradients(total, hidden, weight)
+        assert total.isnan() and terms["kl_nar_aux"].isnan() and nar[13].isnan().all() and by_weight.isnan().all()
+        untouched = nar[torch.arange(21) != 13] if where == "hidden" else ar.new_zeros(0)
+        assert untouched.isfinite().all() and terms["ar_ce"].isfinite().all() == (where == "hidden")
+
+
+H, W = torch.zeros(4, 8), torch.zeros(10, 8)
+T = torch.zeros(4, dtype=torch.int64)
+ROWS = torch.arange(4)
+
+
+def call(hidden=None, weight=W, targets=None, ar_masked=ROWS, **options):
+    hidden = dict.fromkeys(("ar", "nar", "aux"), H) if hidden is None else hidden
+    return joint_loss(hidden, weight, dict.fromkeys(hidden, T) if targets is None else targets, ar_masked, **options)
+
+
+ERRORS = {
+    "stream": (
+        lambda: call({"mlm": H}), ValueError,
+        "joint_loss: hidden must hold streams of ('ar', 'nar', 'aux'), got 'mlm'",
+    ),
+    "term": (
+        lambda: call({"ar": H}, cross_entropy={"nar": 1.0}), ValueError,
+        "joint_loss: hidden must hold every stream that a term names, got no 'nar'",
+    ),
+    "hidden shape": (
+        lambda: call({"ar": H[:, :5]}), ValueError,
+        "joint_loss: hidden['ar'] must have shape [N, C] = [*, 8], got [4, 5]",
+    ),
+    "weight shape": (
+        lambda: call(weight=W[0]), ValueError,
+        "joint_loss: weight must have shape [V, C], got [8]",
+    ),
+    "no vocabulary": (
+        lambda: call(weight=W[:0]), ValueError,
+        "joint_loss: weight must have at least one row, got shape [0, 8]",
+    ),
+    "dtype": (
+        lambda: call({"ar": H.double()}), TypeError,
+        "joint_loss: hidden['ar'] must have the dtype of weight, torch.float32, got torch.float64",
+    ),
+    "device": (
+        lambda: call({"ar": H.to("meta")}), ValueError,
+        "joint_loss: hidden['ar'] must be on the device of weight, cpu, got meta",
+    ),
+    "no targets": (
+        lambda: call({"ar": H}, targets={}), ValueError,
+        "joint_loss: targets must hold every stream of cross_entropy, got no 'ar'",
+    ),
+    "targets of other rows": (
+        lambda: call({"ar": H}, targets={"ar": T[:3]}), ValueError,
+        "joint_loss: targets['ar'] must have shape [4], got shape [3]",
+    ),
+    "targets dtype": (
+        lambda: call({"ar": H}, targets={"ar": T.int()}), TypeError,
+        "joint_loss: targets['ar'] must be torch.int64, got torch.int32",
+    ),
+    "target that is no token": (
+        lambda: call({"ar": H}, targets={"ar": T + 10}, backend="cpp"), RuntimeError,
+        "joint_loss: targets must be in [0, V = 10), got 10",
+    ),
+    "no ar_masked": (
+        lambda: call(ar_masked=None), ValueError,
+        "joint_loss: ar_masked must be given when a divergence names 'ar', got None",
+    ),
+    "ar_masked dtype": (
+        lambda: call(ar_masked=T.int()), TypeError,
+        "joint_loss: ar_masked must be torch.int64, got torch.int32",
+    ),
+    "ar_masked of other rows": (
+        lambda: call(ar_masked=T[:2]), ValueError,
+        "joint_loss: streams 'ar' and 'nar' must predict the same rows, got 2 and 4",
+    ),
+    "ar_masked that is no row": (
+        lambda: call(ar_masked=T.new_tensor([0, 1, 2, 4]), backend="cpp"), RuntimeError,
+        "joint_loss: ar_masked must be distinct rows in [0, 4), got 4",
+    ),
+    "ar_masked twice": (
+        lambda: call(ar_masked=T.new_tensor([0, 1, 2, 2]), backend="cpp"), RuntimeError,
+        "joint_loss: ar_masked must be distinct rows in [0, 4), got 2",
+    ),
+    "pair twice": (
+        lambda: call(divergence={("ar", "nar"): 1.0, ("nar", "ar"): 1.0}), ValueError,
+        "joint_loss: divergence must name pairs of streams once, got ('ar', 'nar')",
+    ),
+    "pair of one": (
+        lambda: call(divergence={("ar", "ar"): 1.0}), ValueError,
+        "joint_loss: divergence must name pairs of streams once, got ('ar', 'ar')",
+    ),
+    "detach": (
+        lambda: call(detach={("ar", "nar"): "aux"}), ValueError,
+        "joint_loss: detach must name a stream of a divergence's pair, got ('ar', 'nar'): 'aux'",
+    ),
+    "backend without the dtype": (
+        lambda: call({"ar": H.double()}, W.double(), backend="cpp"), NotImplementedError,
+        "joint_loss: backend must be able to run this call, got 'cpp': it takes float32, bfloat16, not torch.float64",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_says_what_is_wrong(name):
+    provoke, kind, message = ERRORS[name]
+    with pytest.raises(kind) as caught:
+        provoke()
+    assert str(caught.value).splitlines()[0] == message
