@@ -1,0 +1,160 @@
+"""Builds the CUDA kernels for the CPU (tests/simt) and calls their launchers on ordinary tensors.
+
+``library()`` is loaded into Python; ``Recorder`` writes calls down for the stand-alone runner, which sanitizers want.
+What is built lies in build/simt under the hash of its sources and flags.
+"""
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import struct
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "simt"
+FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
+VARIANTS = {  # of the stand-alone runner
+    "plain": ["-O1"],
+    "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-O1", "-fsanitize=thread"],
+}
+TYPES = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float, "bool": ctypes.c_bool}
+FORMATS = {ctypes.c_int64: "q", ctypes.c_int32: "i4x", ctypes.c_float: "f4x", ctypes.c_bool: "?7x"}
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "c++"))
+
+
+@cache
+def signatures() -> dict[str, list]:
+    """Of each launcher in csrc/cuda/launchers.h: the types of its arguments."""
+    text = re.sub(r"//.*", "", (ROOT / "csrc/cuda/launchers.h").read_text())
+    found = {}
+    for name, arguments in re.findall(r"int janus_fast_(\w+)\(([^)]*)\);", text):
+        words = [argument.replace("const ", "").split() for argument in arguments.split(",")]
+        found[name] = [ctypes.c_void_p if w[0].endswith("*") else TYPES[w[0]] for w in words]
+    return found
+
+
+def build(name: str, flags: list[str], files: list[str], overlay: dict[str, str] | None = None) -> Path:
+    """``c++`` with these flags on these files of the repository; ``overlay`` replaces the text of some headers."""
+    folders = ("kernels/cuda", "csrc/cuda", "tests/simt")
+    sources = {str(p.relative_to(ROOT)): p.read_text() for f in folders for p in sorted((ROOT / f).glob("*.*"))}
+    sources |= overlay or {}
+    key = hashlib.sha256(repr((compiler(), flags, files, sorted(sources.items()))).encode()).hexdigest()[:16]
+    output = BUILD / f"{name}-{key}"
+    if not output.exists():
+        for old in BUILD.glob(f"{name}-*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        include = []
+        if overlay:
+            include = ["-I", str(BUILD / f"{name}-{key}-overlay")]
+            for path, text in overlay.items():
+                target = Path(include[1]) / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+        BUILD.mkdir(parents=True, exist_ok=True)
+        unfinished = output.with_suffix(f".{os.getpid()}")
+        command = [compiler(), *FLAGS, *flags, *include, "-I", str(ROOT), "-x", "c++", *files, "-o", str(unfinished)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        unfinished.replace(output)
+    return output
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """All kernels, for this process."""
+    files = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cuda").glob("*.cu"))
+    loaded = ctypes.CDLL(str(build("library", ["-O1", "-shared", "-fPIC"], files)))
+    for name, types in signatures().items():
+        getattr(loaded, f"janus_fast_{name}").argtypes = types
+    loaded.janus_fast_cuda_error.restype = ctypes.c_char_p
+    loaded.janus_fast_simt_seed.argtypes = [ctypes.c_uint64]
+    return loaded
+
+
+def runner(name: str, variant: str, overlay: dict[str, str] | None = None, label: str = "") -> Path:
+    """The stand-alone program that runs the calls of one launcher."""
+    flags = [*VARIANTS[variant], f"-DLAUNCHER=janus_fast_{name}"]
+    files = ["tests/simt/runner.cpp", "csrc/cuda/runtime.cu", f"csrc/cuda/{name}.cu"]
+    return build(f"runner-{name}-{variant}{label}", flags, files, overlay)
+
+
+class Emulator:
+    """Calls launchers in this process; ``seed`` 0 is in order, others are random orders."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def __call__(self, name: str, *arguments) -> None:
+        code = library()
+        code.janus_fast_simt_seed(self.seed)
+        status = getattr(code, f"janus_fast_{name}")(*(_pointer(a) for a in arguments), None)
+        if status:
+            raise RuntimeError(f"{name}: {code.janus_fast_cuda_error(status).decode()}")
+
+
+class Recorder(Emulator):
+    """An emulator that also writes down, for the runner, what every call was given and what it left behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: dict[str, list[bytes]] = {}
+
+    def __call__(self, name: str, *arguments) -> None:
+        before = [_bytes(a) for a in arguments]
+        super().__call__(name, *arguments)
+        parts = self.calls.setdefault(name, [])
+        for kind, argument, old in zip(signatures()[name], (*arguments, None), (*before, None), strict=True):
+            if kind is not ctypes.c_void_p:
+                parts.append(struct.pack(f"<{FORMATS[kind]}", argument))
+            elif argument is None:
+                parts.append(struct.pack("<q", -1))
+            else:
+                parts += [struct.pack("<q", len(old)), old, _bytes(argument)]
+
+    def save(self, name: str, path: Path) -> Path:
+        path.write_bytes(b"".join(self.calls[name]))
+        return path
+
+
+def _pointer(argument):
+    return argument.data_ptr() if isinstance(argument, Tensor) else argument
+
+
+def _bytes(argument) -> bytes | None:
+    """The memory of a tensor, from its first element to its last."""
+    if not isinstance(argument, Tensor):
+        return None
+    last = sum((n - 1) * stride for n, stride in zip(argument.shape, argument.stride(), strict=True))
+    size = (last + 1) * argument.element_size() if argument.numel() else 0
+    return ctypes.string_at(argument.data_ptr(), size) if size else b""
+
+
+# ------------------------------------------------------------- the launchers, with the arguments of the operations
+
+
+def update_mask(run, tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token, spare=0):
+    """``spare``: places of ``rows`` beyond those that count. Returns the reference's results, masked tokens, totals."""
+    count, canvases = tokens.numel(), offsets.numel() - 1
+    inputs = [t.contiguous() for t in (tokens, scores, rows, predicted_tokens, predicted_scores)]
+    row_count = torch.tensor([rows.numel()], dtype=torch.int32) if spare else None
+    for i, filler in ((2, 10**12), (3, 7), (4, 1.0)):
+        inputs[i] = torch.cat([inputs[i], inputs[i].new_full((spare,), filler)])
+    new_tokens, new_scores, masked, listed = (
+        tokens.new_empty(count, dtype=t.dtype) for t in (tokens, scores, rows, rows)
+    )
+    changed, totals = torch.empty(canvases, dtype=torch.bool), torch.empty(2, dtype=torch.int32)
+    run(
+        "update_mask", *inputs[:3], row_count, *inputs[3:], offsets, count, rows.numel() + spare, canvases, ratio,
+        mask_token, new_tokens, new_scores, masked, listed, changed, totals,
+    )  # fmt: skip
+    return new_tokens, new_scores, listed, changed, masked, totals

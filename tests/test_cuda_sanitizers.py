@@ -1,0 +1,88 @@
+"""The CUDA kernels in the stand-alone emulator: random schedules, AddressSanitizer, ThreadSanitizer; and planted bugs,
+so that we know that these checks can fail.
+"""
+
+import subprocess
+from functools import cache
+
+import emulated
+import pytest
+
+from janus_fast import ops
+
+pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+
+RANDOM_SEEDS = [str(seed) for seed in range(1, 9)]
+CHECKS = {  # variant of the runner, seeds, what its report says
+    "in order": ("plain", ["0"], "is wrong"),
+    "random orders": ("plain", RANDOM_SEEDS, "is wrong"),
+    "address": ("address", ["0"], "AddressSanitizer"),
+    "thread": ("thread", ["0"], "ThreadSanitizer: data race"),
+}
+SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS.items()}
+
+
+def update_mask(record):
+    for label in ("half", "short_canvases", "not_a_number", "everything_masked"):
+        emulated.update_mask(record, *SAMPLES["update_mask"][label])
+    emulated.update_mask(record, *SAMPLES["update_mask"]["half"], spare=3)
+
+
+CALLS = {"update_mask": update_mask}
+
+
+@cache
+def calls_of(name: str):
+    """A file of calls of one launcher and their right results."""
+    record = emulated.Recorder()
+    CALLS[name](record)
+    return record.save(name, emulated.BUILD / f"{name}.calls")
+
+
+def run(program, name: str, seeds: list[str]) -> tuple[int, str]:
+    done = subprocess.run([program, calls_of(name), *seeds], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("check", ["random orders", "address", "thread"])
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_is_found(name, check):
+    variant, seeds, _ = CHECKS[check]
+    code, report = run(emulated.runner(name, variant), name, seeds)
+    assert code == 0, report
+
+
+PLANTED = [  # launcher, header, what is there, what the bug makes of it, the checks that must find it
+    pytest.param(
+        "update_mask", "update_mask.cuh",
+        "  __syncthreads();\n  for (int64_t m = thread;", "  for (int64_t m = thread;", ["in order", "thread"],
+        id="update_mask-no-barrier-before-predictions",
+    ),
+    pytest.param(
+        "update_mask", "update_mask.cuh",
+        "row < call.count && call.masked_tokens[row]", "row <= call.count && call.masked_tokens[row]", ["address"],
+        id="update_mask-one-row-too-many",
+    ),
+    pytest.param(
+        "update_mask", "collectives.cuh",
+        "if (lane() == kWarp - 1) warp_totals", "if (lane() == kWarp - 1 && warp() > 0) warp_totals", ["address"],
+        id="update_mask-uninitialised-total",
+    ),
+    pytest.param(
+        "update_mask", "collectives.cuh",
+        "  __syncthreads();  // the next call writes warp_totals\n", "", ["thread"],
+        id="update_mask-no-barrier-behind-scan",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, header, there, instead, checks", PLANTED)
+def test_planted_bug_is_found(name, header, there, instead, checks, request):
+    path = f"kernels/cuda/{header}"
+    text = (emulated.ROOT / path).read_text()
+    assert text.count(there) == 1, "the place to plant the bug in"
+    overlay = {path: text.replace(there, instead)}
+    for check in checks:
+        variant, seeds, wanted = CHECKS[check]
+        code, report = run(emulated.runner(name, variant, overlay, f"-{request.node.callspec.id}"), name, seeds)
+        assert code != 0 and wanted in report, f"{check} has not found it: {report}"
