@@ -12,10 +12,18 @@ constexpr int64_t kKeyBlock = 128;  // keys whose scores lie on the stack; the s
 // The products of a query with four keys.
 template <typename T>
 JANUS_INLINE void dot_keys(const float* query, const T* const key[4], int64_t size, float* out) {
+  constexpr int64_t lanes = kLanes<float>;
   Vec<float> sums[4] = {};
-  for (int64_t c = 0; c < size; c += kLanes<float>) {
-    const Vec<float> q = load_part(query + c, size - c);
-    for (int i = 0; i < 4; i++) sums[i] += q * load_part(key[i] + c, size - c);
+  int64_t c = 0;
+  for (; c + lanes <= size; c += lanes) {
+    const Vec<float> q = load(query + c);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) sums[i] += q * load(key[i] + c);
+  }
+  if (c < size) {
+    const Vec<float> q = load_first(query + c, size - c);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) sums[i] += q * load_first(key[i] + c, size - c);
   }
   store_sums(sums[0], sums[1], sums[2], sums[3], out);
 }

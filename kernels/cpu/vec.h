@@ -62,7 +62,12 @@ JANUS_INLINE Vec<float> load(const BFloat16* p) {
   typename VectorOf<uint16_t, kLanes<float>>::type half;
   __builtin_memcpy(&half, p, sizeof(half));
   typedef typename VectorOf<uint32_t, kLanes<float>>::type Wide;
-  return reinterpret_cast<Vec<float>>(__builtin_convertvector(half, Wide) << 16);
+#if defined(__x86_64__) && JANUS_VECTOR_BYTES == 64  // as it is written below the compiler widens it in two halves
+  const Wide wide = reinterpret_cast<Wide>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half)));
+#else
+  const Wide wide = __builtin_convertvector(half, Wide);
+#endif
+  return reinterpret_cast<Vec<float>>(wide << 16);
 }
 // The first n elements, zeros after them.
 template <typename T>
