@@ -158,3 +158,33 @@ def update_mask(run, tokens, scores, rows, predicted_tokens, predicted_scores, o
         mask_token, new_tokens, new_scores, masked, listed, changed, totals,
     )  # fmt: skip
     return new_tokens, new_scores, listed, changed, masked, totals
+
+
+def predict_lengths(run, encoded, offsets, weight, beam, window, min_length, max_length, canvases=True):
+    """Returns lengths, log-probabilities, where canvases begin."""
+    encoded, weight = (t if t.stride(-1) == 1 else t.contiguous() for t in (encoded, weight))
+    sources = offsets.numel() - 1
+    lengths, log_probs = torch.empty(sources, beam, dtype=torch.int64), torch.empty(sources, beam)
+    canvas_offsets = torch.empty(sources * beam + 1, dtype=torch.int32) if canvases else None
+    ticket = torch.zeros(1, dtype=torch.int32) if canvases else None
+    run(
+        "predict_lengths", encoded, offsets, weight, encoded.stride(0), weight.stride(0), encoded.shape[0], sources,
+        *weight.shape, beam, window, min_length, max_length, encoded.dtype == torch.bfloat16, lengths, log_probs,
+        canvas_offsets, ticket,
+    )  # fmt: skip
+    assert ticket is None or ticket.item() == 0
+    return lengths, log_probs, canvas_offsets
+
+
+def attention(run, query, key, value, query_offsets, key_offsets, key_sequences, query_times, visible_from,
+              visible_until, scale, warps_per_head=0, chunk=0):  # fmt: skip
+    """Returns the reference's results. 0 leaves the choice of tiles to the launcher."""
+    output = query.new_empty(query.shape)
+    lse = query.new_empty(query.shape[:2], dtype=torch.float32)
+    strides = [stride for t in (query, key, value) for stride in t.stride()[:2]]
+    run(
+        "attention", query, key, value, *strides, query_offsets, key_offsets, key_sequences, query_times, visible_from,
+        visible_until, query.shape[0], key.shape[0], query_offsets.numel() - 1, key_offsets.numel() - 1,
+        *query.shape[1:], scale, query.dtype == torch.bfloat16, warps_per_head, chunk, output, lse,
+    )  # fmt: skip
+    return output, lse

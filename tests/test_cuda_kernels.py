@@ -57,3 +57,86 @@ def test_update_mask_is_the_definition(label, run):
         assert torch.equal(listed[: rows.numel()], rows) and not listed[rows.numel() :].any()
         assert torch.equal(has_changed, changed)
         assert torch.equal(masked, tokens.index_fill(0, rows, arguments[-1]))
+
+
+def assert_within_budget(results, truths, by_torch, dtype) -> None:
+    """As in test_conformance.py: twice torch's own error in this type, and a rounding of the largest value."""
+    for result, truth, torchs in zip(results, truths, by_torch, strict=True):
+        assert result.shape == truth.shape
+        finite = truth.isfinite()
+        torch.testing.assert_close(result[~finite].double(), truth[~finite].double(), equal_nan=True)
+        if not finite.any():
+            continue
+        worst, budget = ((t.double() - truth)[finite].abs().max().item() for t in (result, torchs))
+        budget = 2 * budget + torch.finfo(result.dtype).eps * truth[finite].abs().max().item()
+        assert worst <= budget, f"error {worst:.3g}, budget {budget:.3g}"
+
+
+def cast(arguments, dtype):
+    return [t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in arguments]
+
+
+def first_of_each(lengths):
+    """Where canvases begin when of equal lengths of a source the first alone has rows."""
+    rows = [length if length not in row[:i] else 0 for row in lengths.tolist() for i, length in enumerate(row)]
+    return torch.tensor([0, *rows]).cumsum(0).to(torch.int32)
+
+
+def odd_logits(*values):
+    """One source whose logits are these."""
+    return torch.ones(1, 1), torch.tensor([0, 1], dtype=torch.int32), torch.tensor(values)[:, None]
+
+
+INFINITY, NAN = float("inf"), float("nan")
+PREDICT_LENGTHS = {
+    **SAMPLES["predict_lengths"],
+    "infinite_logits": (*odd_logits(1.0, -INFINITY, 3.0, 3.0, -INFINITY), 4, False, 0, 4),
+    "one_is_not_a_number": (*odd_logits(1.0, 5.0, NAN, 3.0), 3, False, 1, 3),
+    "nothing_is_finite": (*odd_logits(-INFINITY, -INFINITY, -INFINITY), 3, True, 0, 2),
+    "highest_is_infinite": (*odd_logits(1.0, INFINITY, 2.0), 2, True, 0, 2),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("label", PREDICT_LENGTHS)
+def test_predict_lengths_is_the_definition(label, dtype, run):
+    arguments = cast(PREDICT_LENGTHS[label], dtype)
+    lengths, log_probs = reference.predict_lengths(*cast(arguments, torch.float64))
+    result, by_kernel, begins = emulated.predict_lengths(run, *arguments)
+    assert torch.equal(result, lengths)
+    assert_within_budget([by_kernel], [log_probs], [reference.predict_lengths(*arguments)[1]], dtype)
+    assert torch.equal(begins, first_of_each(lengths))
+    assert emulated.predict_lengths(run, *arguments, canvases=False)[0].equal(lengths)
+
+
+def attention_case(query_lengths, key_lengths, sequences, heads, size, spread=1.0):
+    make = torch.Generator().manual_seed(8)
+    query, key, value = (
+        torch.randn(sum(n), heads, size, generator=make) for n in (query_lengths, key_lengths, key_lengths)
+    )
+    query_offsets, key_offsets = (torch.tensor([0, *n]).cumsum(0).to(torch.int32) for n in (query_lengths, key_lengths))
+    first = torch.randint(0, 30, (sum(key_lengths),), generator=make, dtype=torch.int32)
+    until = first + torch.randint(0, 20, first.shape, generator=make, dtype=torch.int32)
+    times = torch.randint(0, 32, (sum(query_lengths),), generator=make, dtype=torch.int32)
+    sequences = torch.tensor(sequences, dtype=torch.int32)
+    return query * spread, key, value, query_offsets, key_offsets, sequences, times, first, until, size**-0.5
+
+
+ATTENTION = {
+    **{label: arguments for label, arguments in SAMPLES["attention"].items() if arguments[0].shape[2] % 16 == 0},
+    **{f"size_{size}": attention_case([3, 17, 0, 40], [33, 70], [1, 0, 1, 0], 3, size) for size in range(16, 144, 16)},
+    "beams_of_a_source": attention_case([1] * 10, [25, 40], [0] * 5 + [1] * 5, 8, 64),
+    "one_head": attention_case([5, 1], [20, 90], [1, 0], 1, 48),
+    "negative_scale": (*attention_case([20], [40], [0], 2, 32)[:-1], -0.3),
+}
+TILES = {"chosen": (0, 0), "small_chunks": (2, 32), "head_a_warp": (1, 32), "rows_over_warps": (4, 96)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("label", ATTENTION)
+def test_attention_is_the_definition(label, dtype, run):
+    arguments = cast(ATTENTION[label], dtype)
+    truths = reference.attention(*cast(arguments, torch.float64))
+    by_torch = reference.attention(*arguments)
+    for tiles in TILES.values():
+        assert_within_budget(emulated.attention(run, *arguments, *tiles), truths, by_torch, dtype)

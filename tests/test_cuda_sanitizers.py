@@ -7,6 +7,7 @@ from functools import cache
 
 import emulated
 import pytest
+from torch import Tensor
 
 from janus_fast import ops
 
@@ -28,7 +29,19 @@ def update_mask(record):
     emulated.update_mask(record, *SAMPLES["update_mask"]["half"], spare=3)
 
 
-CALLS = {"update_mask": update_mask}
+def predict_lengths(record):
+    for label in ("topk_odd_sizes", "window_clamped", "empty_source", "topk_no_sources"):
+        emulated.predict_lengths(record, *SAMPLES["predict_lengths"][label])
+
+
+def attention(record):
+    for label, tiles in (("intervals", (0, 0)), ("causal", (2, 32)), ("strided", (4, 64)), ("sees_nothing", (1, 32))):
+        arguments = SAMPLES["attention"][label]
+        arguments = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+        emulated.attention(record, *arguments, *tiles)
+
+
+CALLS = {"update_mask": update_mask, "predict_lengths": predict_lengths, "attention": attention}
 
 
 @cache
@@ -72,6 +85,42 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
         "update_mask", "collectives.cuh",
         "  __syncthreads();  // the next call writes warp_totals\n", "", ["thread"],
         id="update_mask-no-barrier-behind-scan",
+    ),
+    pytest.param(
+        "predict_lengths", "predict_lengths.cuh",
+        "  __syncthreads();\n\n  if (warp() < kLengthSources", "  if (warp() < kLengthSources",
+        ["random orders", "thread"],
+        id="predict_lengths-no-barrier-behind-logits",
+    ),
+    pytest.param(
+        "predict_lengths", "predict_lengths.cuh",
+        "c = thread; c < call.channels", "c = thread; c <= call.channels", ["address"],
+        id="predict_lengths-one-channel-too-many",
+    ),
+    pytest.param(
+        "predict_lengths", "predict_lengths.cuh",
+        "int length = warp(); length <", "int length = warp() + 1; length <", ["in order"],
+        id="predict_lengths-uninitialised-logit",
+    ),
+    pytest.param(
+        "attention", "attention.cuh", "        wait_copies();\n", "", ["in order"], id="attention-copies-not-awaited",
+    ),
+    pytest.param(
+        "attention", "attention.cuh",
+        "        wait_copies();\n        __syncthreads();\n", "        wait_copies();\n", ["random orders", "thread"],
+        id="attention-no-barrier-behind-copies",
+    ),
+    pytest.param(
+        "attention", "attention.cuh",
+        "        __syncthreads();  // nobody reads the chunk before\n", "", ["random orders", "thread"],
+        id="attention-no-barrier-before-copies",
+    ),
+    pytest.param(
+        "attention", "attention.cuh", "row < count &&", "row <= count &&", ["address"], id="attention-one-key-too-many",
+    ),
+    pytest.param(
+        "attention", "attention.cuh", "time < interval.y", "time <= interval.y", ["in order"],
+        id="attention-interval-closed",
     ),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "csrc/cuda/launchers.h"
 #include "kernels/cuda/device.h"

@@ -17,4 +17,21 @@ int janus_fast_update_mask(const int64_t* tokens, const float* scores, const int
                            int64_t count, int64_t row_capacity, int64_t canvases, float ratio, int64_t mask_token,
                            int64_t* new_tokens, float* new_scores, int64_t* masked_tokens, int64_t* next_rows,
                            bool* changed, int32_t* totals, void* stream);
+
+// kernels/cuda/predict_lengths.cuh, on float32 or bfloat16. It takes up to 96 KiB / 16 classes and channels.
+int janus_fast_predict_lengths(const void* encoded, const int32_t* offsets, const void* weight, int64_t encoded_stride,
+                               int64_t weight_stride, int64_t rows, int64_t sources, int64_t classes, int64_t channels,
+                               int64_t beam, bool window, int64_t min_length, int64_t max_length, bool bfloat16,
+                               int64_t* lengths, float* log_probs, int32_t* canvas_offsets, uint32_t* ticket,
+                               void* stream);
+
+// kernels/cuda/attention.cuh, on bfloat16 or float16. Head sizes are multiples of 16 up to 128; rows begin at 16 bytes.
+// warps_per_head and chunk are chosen where they are 0.
+int janus_fast_attention(const void* query, const void* key, const void* value, int64_t query_row_stride,
+                         int64_t query_head_stride, int64_t key_row_stride, int64_t key_head_stride,
+                         int64_t value_row_stride, int64_t value_head_stride, const int32_t* query_offsets,
+                         const int32_t* key_offsets, const int32_t* key_sequences, const int32_t* query_times,
+                         const int32_t* visible_from, const int32_t* visible_until, int64_t queries, int64_t keys,
+                         int64_t query_sequences, int64_t key_sequence_count, int64_t heads, int64_t size, float scale,
+                         bool bfloat16, int32_t warps_per_head, int32_t chunk, void* output, float* lse, void* stream);
 }

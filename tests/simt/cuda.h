@@ -60,6 +60,9 @@ inline unsigned __reduce_add_sync(unsigned mask, unsigned value, SIMT_LINE) {
 inline int __reduce_min_sync(unsigned mask, int value, SIMT_LINE) {
   return simt::reduce(mask, value, "__reduce_min_sync", line, [](int a, int b) { return std::min(a, b); });
 }
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value, SIMT_LINE) {
+  return simt::reduce(mask, value, "__reduce_max_sync", line, [](unsigned a, unsigned b) { return std::max(a, b); });
+}
 inline int __reduce_max_sync(unsigned mask, int value, SIMT_LINE) {
   return simt::reduce(mask, value, "__reduce_max_sync", line, [](int a, int b) { return std::max(a, b); });
 }
