@@ -2,7 +2,8 @@
 
 janus_fast/_engine is the decoding engine, a Python module that knows nothing of torch. janus_fast/_C.so holds the
 operations and is built if torch is installed, which loads it through its stable interface: one build is meant to serve
-every torch from 2.11 on (tried with 2.13).
+every torch from 2.11 on (tried with 2.13). Where nvcc is found, the CUDA kernels are in it, too, whatever torch is
+there; nothing of CUDA has to be there to load them. NVCC names another nvcc, or none (NVCC= pip install .).
 """
 
 import importlib.util
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 import pybind11
 from setuptools import Extension, setup
@@ -34,25 +36,62 @@ FLAGS = (
 )
 
 
+CUDA_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden " + " ".join(
+    f"-gencode arch=compute_{virtual},code={real}"
+    for virtual, real in ((80, "sm_80"), (90, "sm_90"), (100, "sm_100"), (80, "compute_80"))  # the last one is PTX
+)
+
+
+class Library(NamedTuple):
+    sources: list[Path]
+    include: list[Path]
+    link: str
+
+
 def path(location: Path) -> str:  # as ninja wants it
     return str(location).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
-def libraries() -> dict[str, tuple[str, str, list[Path], str]]:
-    """Of each extension: folder of the sources, folder of the instruction sets, include folders, flags to link."""
+def files(*patterns: str) -> list[Path]:
+    return [p for pattern in patterns for p in sorted(ROOT.glob(pattern))]
+
+
+def isa_files(folder: str) -> list[Path]:
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return [p for p in files(f"{folder}/*.cpp") if x86 or p.stem == "generic"]
+
+
+def nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return os.environ.get("NVCC", shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")) or None
+
+
+def cuda_link() -> str:
+    """Flags that put CUDA's runtime into the library itself."""
+    done = subprocess.run([nvcc(), "--dryrun", "-shared", "x.cu"], capture_output=True, text=True, check=True)
+    libraries = next(line for line in done.stderr.splitlines() if "LIBRARIES=" in line).partition("=")[2]
+    return f"{libraries.strip()} -Wl,--exclude-libs,libcudart_static.a -lcudart_static -lrt -ldl -lpthread"
+
+
+def libraries() -> dict[str, Library]:
     python = [Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-    found = {"janus_fast._engine": ("csrc/engine", "kernels/cpu/engine_isa", python, "-pthread")}
+    engine = files("csrc/engine/*.cpp") + isa_files("kernels/cpu/engine_isa")
+    found = {"janus_fast._engine": Library(engine, python, "-pthread")}
     if torch := importlib.util.find_spec("torch"):
         include, library = (Path(torch.origin).parent / name for name in ("include", "lib"))
         link = f"-Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10"
-        found["janus_fast._C"] = ("csrc/cpu", "kernels/cpu/isa", [include], link)
+        sources = files("csrc/cpu/*.cpp") + isa_files("kernels/cpu/isa")
+        if nvcc():
+            sources += files("csrc/cuda/*.cpp", "csrc/cuda/*.cu")
+            link += f" {cuda_link()}"
+        found["janus_fast._C"] = Library(sources, [include], link)
     return found
 
 
-def build_file(sources: str, isas: str, include: list[Path], link: str, output: Path) -> str:
+def build_file(library: Library, output: Path) -> str:
     """The text of build.ninja."""
     folders = ["-I", ROOT, f"-ffile-prefix-map={ROOT}=."]
-    for folder in include:
+    for folder in library.include:
         folders += ["-isystem", folder, f"-ffile-prefix-map={folder}=include"]
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
@@ -61,15 +100,19 @@ def build_file(sources: str, isas: str, include: list[Path], link: str, output: 
         "rule compile",
         "  command = $cxx $flags $isa $more -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
+        "rule cuda",
+        f"  command = {nvcc() or 'false'} {CUDA_FLAGS} -I {shlex.quote(str(ROOT))} -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
         "rule link",
-        f"  command = $cxx $more -shared -o $out $in {link} {os.environ.get('LDFLAGS', '')}",
+        f"  command = $cxx $more -shared -o $out $in {library.link} {os.environ.get('LDFLAGS', '')}",
     ]
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    files = [(p, "") for p in sorted(ROOT.glob(f"{sources}/*.cpp"))]
-    files += [(p, ISA_FLAGS[p.stem]) for p in sorted(ROOT.glob(f"{isas}/*.cpp")) if x86 or p.stem == "generic"]
-    objects = ["_".join(source.relative_to(ROOT).with_suffix(".o").parts) for source, _ in files]
-    for (source, flags), name in zip(files, objects, strict=True):
-        lines += [f"build {name}: compile {path(source)}", f"  isa = {flags}"]
+    objects = []
+    for source in library.sources:
+        objects.append("_".join(source.relative_to(ROOT).parts) + ".o")
+        rule = "cuda" if source.suffix == ".cu" else "compile"
+        lines += [f"build {objects[-1]}: {rule} {path(source)}"]
+        if source.parent.name.endswith("isa"):
+            lines += [f"  isa = {ISA_FLAGS[source.stem]}"]
     return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
@@ -82,7 +125,7 @@ class BuildNative(build_ext):
         output, folder = Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve() / ext.name
         for directory in (output.parent, folder):
             directory.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(build_file(*libraries()[ext.name], output))
+        (folder / "build.ninja").write_text(build_file(libraries()[ext.name], output))
         ninja = shutil.which("ninja") or Path(sys.executable).parent / "ninja"
         subprocess.run([ninja, "-C", folder], check=True)
 

@@ -1,35 +1,14 @@
-// What every launcher needs: torch's stable tensors, checks that guard memory, scratch, and when to use threads.
+// What every launcher needs: tensors, scratch, and when to use threads.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <sstream>
-#include <stdexcept>
 
 #include "csrc/cpu/isa.h"
+#include "csrc/tensors.h"
 
 namespace janus_fast {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// A RuntimeError in Python that says just this: no function, file or line of ours.
-template <typename... Args>
-[[noreturn]] void fail(const Args&... args) {
-  std::ostringstream message;
-  (message << ... << args);
-  throw std::runtime_error(message.str());
-}
-#define JANUS_CHECK(condition, ...)      \
-  do {                                   \
-    if (!(condition)) fail(__VA_ARGS__); \
-  } while (0)
 
 // Work below this many floating-point operations (some 50 us) is not worth waking a second thread for.
 constexpr double kParallelWork = 1e6;
@@ -63,19 +42,6 @@ S* thread_scratch(size_t elements) {
   return static_cast<S*>(memory.get());
 }
 
-inline void check_rows(const Tensor& tensor, const char* op, const char* name, int64_t dim) {
-  JANUS_CHECK(tensor.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", tensor.dim());
-  JANUS_CHECK(tensor.size(dim - 1) <= 1 || tensor.stride(dim - 1) == 1, op, ": ", name,
-              " must have a contiguous last dimension, got stride ", tensor.stride(dim - 1));
-}
-
-inline void check_vector(const Tensor& tensor, const char* op, const char* name, ScalarType dtype, int64_t length) {
-  JANUS_CHECK(tensor.dim() == 1 && tensor.is_contiguous() && tensor.scalar_type() == dtype, op, ": ", name,
-              " must be a contiguous vector of its documented dtype");
-  JANUS_CHECK(length < 0 || tensor.numel() == length, op, ": ", name, " must have ", length, " elements, got ",
-              tensor.numel());
-}
-
 // Offsets of packed sequences: at least one, ascending from 0 to `rows`.
 inline const int32_t* check_offsets(const Tensor& tensor, const char* op, const char* name, int64_t rows) {
   check_vector(tensor, op, name, ScalarType::Int, -1);
@@ -88,15 +54,6 @@ inline const int32_t* check_offsets(const Tensor& tensor, const char* op, const 
     JANUS_CHECK(offsets[s] <= offsets[s + 1], op, ": ", name, " must ascend, got ", offsets[s], " before ",
                 offsets[s + 1]);
   return offsets;
-}
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <typename T>
-T* mutable_data(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
 }  // namespace janus_fast

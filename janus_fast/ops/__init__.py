@@ -3,6 +3,7 @@
 Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.compile`` and ``torch.export``.
 """
 
+from janus_fast.ops import on_device  # noqa: F401
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 from janus_fast.ops.attention import attention
