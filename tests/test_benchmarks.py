@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from benchmarks import __main__, decode, floors, gate, memory, operations, registry, report, soak, turns
+from benchmarks import __main__, decode, floors, gate, joint_loss, memory, operations, registry, report, soak, turns
 from benchmarks.peers import Models, Refusal, work
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
@@ -50,6 +50,26 @@ def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "WRONG: linear_argmax (first refinement), torch" in said.err
     assert said.out.splitlines()[2].split()[-4] == "-"
+
+
+JOINT_LOSS = ["--rows", "70", "--vocabulary", "20000", "--channels", "8", "--rounds", "1", "--peer", "eager"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_joint_loss_is_timed_beside_pytorch(dtype, capsys):
+    assert joint_loss.main([*JOINT_LOSS, "--dtype", dtype, "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["seconds"] > 0 and record["speedup"] == record["eager_seconds"] / record["seconds"]
+    assert record["better_peer"] == "eager" and record["peak_bytes"] < record["eager_peak_bytes"] / 2
+    assert f"70 rows a stream, 20,000 tokens, {dtype}" in joint_loss.line(record)
+
+
+def test_a_wrong_joint_loss_is_not_timed(monkeypatch, capsys):
+    truths = joint_loss.budget(70, 20_000, 8, "float32")
+    monkeypatch.setattr(joint_loss, "budget", lambda *case: [(1.01 * truth, allowed) for truth, allowed in truths])
+    assert joint_loss.main(JOINT_LOSS) == 1
+    said = capsys.readouterr()
+    assert not said.out and "WRONG: janus_fast: loss must be within" in said.err
 
 
 def test_help_names_every_topic(capsys):

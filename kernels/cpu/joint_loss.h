@@ -181,6 +181,8 @@ JANUS_INLINE void logit_gradients(const JointLossCall<T>& call, const float* log
   }
 }
 
+constexpr int64_t kAhead = 8;  // tokens whose logits are asked for before they are needed: they come from memory
+
 // Turns the logits of a block into the left factors of both products of the gradients: rows of tokens, whose sums run
 // along columns, and the same transposed, whose sums run along tokens. In float32 both are one, in place of the logits.
 template <typename T, int K>
@@ -189,6 +191,8 @@ void block_gradients(const JointLossCall<T>& call, float* logits, int64_t first,
   const int64_t columns = K * call.width;
   for (int64_t v = 0; v < tokens; v += kGrouped<T>)
     for (int64_t i = 0; i < call.width; i += kLanes<float>) {
+      for (int64_t e = kAhead; e < kAhead + kGrouped<T>; e++)
+        for (int s = 0; s < K; s++) __builtin_prefetch(logits + (v + e) * columns + s * call.width + i);
       Vec<float> gradients[kGrouped<T>][K] = {};
       for (int64_t e = 0; e < kGrouped<T> && v + e < tokens; e++)
         logit_gradients<T, K>(call, logits + (v + e) * columns, first + v + e, i, gradients[e]);

@@ -112,10 +112,10 @@ struct PredictLengthsKernels {
 };
 
 // Tokens whose logits, weights and gradients stay in the second-level cache; sections of whole blocks, by which threads
-// share the vocabulary; columns of a chunk, which divide into 3 x 64.
-constexpr int64_t kVocabularyBlock = 96;
+// share the vocabulary; columns of a chunk, which divide into 3 x 128.
+constexpr int64_t kVocabularyBlock = 192;
 constexpr int64_t kSections = 16;
-constexpr int64_t kChunkColumns = 192;
+constexpr int64_t kChunkColumns = 384;
 
 // One chunk of rows: `streams` (1 to 3) times `width` columns, a multiple of 16. Columns i, width + i, 2 width + i are
 // distributions of one position, which a symmetric divergence ties together.

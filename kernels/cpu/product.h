@@ -27,8 +27,7 @@ constexpr int kTileRows = static_cast<int>(smaller(Product<kNumeric<T>>::kRows, 
 // A tile of out (+)= A B: M rows, V vectors of a panel. `stride` of A counts elements from row to row or, where A lies
 // transposed, groups from group to group.
 template <typename T, bool kTransposed, int M, int V>
-void product_tile(const T* a, int64_t stride, const T* panel, int64_t depth, float* out, int64_t out_stride,
-                  int64_t columns, bool add) {
+void product_tile(const T* a, int64_t stride, const T* panel, int64_t depth, float* out, int64_t out_stride, bool add) {
   typedef Product<kNumeric<T>> Kernel;
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)  // what comes from memory is there when the sums are ready
@@ -46,24 +45,25 @@ void product_tile(const T* a, int64_t stride, const T* panel, int64_t depth, flo
       for (int j = 0; j < V; j++) sums[i][j] = Kernel::add(sums[i][j], x, b[j]);
     }
   }
+  if (add)
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < V; j++) sums[i][j] += load(out + i * out_stride + j * kLanes<float>);
 #pragma GCC unroll 8
   for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-    for (int j = 0; j < V; j++) {
-      float* to = out + i * out_stride + j * kLanes<float>;
-      const int64_t left = columns - j * kLanes<float>;
-      store_part(to, add ? load_part(to, left) + sums[i][j] : sums[i][j], left);
-    }
+    for (int j = 0; j < V; j++) store(out + i * out_stride + j * kLanes<float>, sums[i][j]);
 }
 
 template <typename T, bool kTransposed, int V, int M = kTileRows<T>>
 JANUS_INLINE void product_tile_of(int64_t rows, const T* a, int64_t stride, const T* panel, int64_t depth, float* out,
-                                  int64_t out_stride, int64_t columns, bool add) {
+                                  int64_t out_stride, bool add) {
   if constexpr (M > 0) {
     if (rows == M)
-      product_tile<T, kTransposed, M, V>(a, stride, panel, depth, out, out_stride, columns, add);
+      product_tile<T, kTransposed, M, V>(a, stride, panel, depth, out, out_stride, add);
     else
-      product_tile_of<T, kTransposed, V, M - 1>(rows, a, stride, panel, depth, out, out_stride, columns, add);
+      product_tile_of<T, kTransposed, V, M - 1>(rows, a, stride, panel, depth, out, out_stride, add);
   }
 }
 
@@ -84,11 +84,22 @@ void product(const T* a, int64_t stride, int64_t rows, const T* panels, int64_t 
              int64_t out_stride, bool add) {
   const int64_t tiles = (rows + kTileRows<T> - 1) / kTileRows<T>;
   each_panel<T>(columns, [&](int64_t c, auto vectors) {
+    constexpr int64_t kWidth = vectors() * kLanes<float>;
+    const int64_t width = smaller(columns - c, kWidth);
     for (int64_t tile = 0; tile < tiles; tile++) {  // of nearly equal height
       const int64_t row = tile * rows / tiles, count = (tile + 1) * rows / tiles - row;
-      product_tile_of<T, kTransposed, vectors()>(count, a + row * (kTransposed ? kGrouped<T> : stride), stride,
-                                                 panels + c * depth * kGrouped<T>, depth, out + row * out_stride + c,
-                                                 out_stride, columns - c, add);
+      const T* from = a + row * (kTransposed ? kGrouped<T> : stride);
+      float* to = out + row * out_stride + c;
+      const T* panel = panels + c * depth * kGrouped<T>;
+      if (width == kWidth) {
+        product_tile_of<T, kTransposed, vectors()>(count, from, stride, panel, depth, to, out_stride, add);
+      } else {
+        float whole[kTileRows<T> * kWidth];
+        product_tile_of<T, kTransposed, vectors()>(count, from, stride, panel, depth, whole, kWidth, false);
+        for (int64_t i = 0; i < count; i++)
+          for (int64_t j = 0; j < width; j++)
+            to[i * out_stride + j] = whole[i * kWidth + j] + (add ? to[i * out_stride + j] : 0.0f);
+      }
     }
   });
 }

@@ -1,0 +1,136 @@
+"""Times the joint loss, forward and backward, beside plain PyTorch, and measures the memory that it takes.
+
+PyTorch, eager and compiled, gets the same numbers in float32, whatever ``--dtype``. Each contender runs in a process of
+its own, in turn, with an allocator that keeps memory between steps (without, PyTorch spends much of its time on page
+faults); times are medians. Memory is the most that a step has resident above its inputs and gradients, with the
+system's allocator as it is. Nothing is timed whose loss or gradients are wrong.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from benchmarks.peers.joint_loss import STREAMS, inputs
+from benchmarks.peers.process import Process
+from janus_fast import reference
+from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
+
+PEERS = ("eager", "compiled")
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))
+POSITIONS = 64  # of which the definition holds logits at once
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    case = (arguments.rows, arguments.vocabulary, arguments.channels, arguments.dtype)
+    fields = ("rows", "vocabulary", "channels", "dtype", "threads")
+    record = {name: getattr(arguments, name) for name in fields} | measure(case, arguments)
+    if arguments.json:
+        text = json.dumps({**record, "machine": machine(arguments.threads)}, indent=1) + "\n"
+        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
+    elif "wrong" not in record:
+        print(line(record))
+    if "wrong" in record:
+        print(f"WRONG: {record['wrong']}", file=sys.stderr)
+    return int("wrong" in record)
+
+
+def measure(case: tuple, arguments: argparse.Namespace) -> dict:
+    """``seconds`` and ``peak_bytes``, the better peer's ``eager_seconds`` and eager PyTorch's ``eager_peak_bytes``."""
+    peaks, expected = {}, budget(*case)
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
+        job = {"case": case, "threads": arguments.threads}
+        for name in ("janus_fast", *arguments.peer):
+            results = f"{directory}/{name}"
+            with Process("benchmarks.peers.joint_loss", {**job, "name": name, "results": results}) as process:
+                peaks[name] = process.facts["peak_bytes"]
+            for what, found, (truth, allowed) in zip(NAMES, torch.load(results), expected, strict=True):
+                error = (found.double() - truth).abs().max().item()
+                if not error <= allowed:
+                    return {"wrong": f"{name}: {what} must be within {allowed:.3g} of the truth, got {error:.3g}"}
+        del expected
+        job["results"] = None
+        processes = {
+            name: stack.enter_context(Process("benchmarks.peers.joint_loss", {**job, "name": name}, KEEPING))
+            for name in peaks
+        }
+        samples = {name: [] for name in processes}
+        for _ in range(arguments.rounds):
+            for name, process in processes.items():
+                process.seconds()  # finds another's data in the caches
+                samples[name].append(process.seconds())
+    seconds = {name: statistics.median(times) for name, times in samples.items()}
+    better = min(arguments.peer, key=seconds.get)
+    return {
+        "seconds": seconds["janus_fast"], "eager_seconds": seconds[better], "better_peer": better,
+        "speedup": seconds[better] / seconds["janus_fast"],
+        "peak_bytes": peaks["janus_fast"], "eager_peak_bytes": peaks[arguments.peer[0]],
+        "peers": {name: {"seconds": seconds[name], "peak_bytes": peaks[name]} for name in arguments.peer},
+        "samples": samples,
+    }  # fmt: skip
+
+
+def budget(rows: int, vocabulary: int, channels: int, dtype: str) -> list[tuple[Tensor, float]]:
+    """Loss and gradients by definition in float64, and how far a result may be from each.
+
+    That is twice what the definition errs in the dtype at hand, and one unit in the last place of the largest value.
+    """
+    hidden, weight, *rest = inputs(rows, vocabulary, channels, dtype)
+    truths = definition({s: t.double() for s, t in hidden.items()}, weight.double(), *rest)
+    result = []
+    for truth, rounded in zip(truths, definition(hidden, weight, *rest), strict=True):
+        error, largest = (rounded - truth).abs().max().item(), truth.abs().max().item()
+        result.append((truth, 2 * error + torch.finfo(weight.dtype).eps * largest))
+    return result
+
+
+def definition(hidden, weight, targets, ar_masked) -> list[Tensor]:
+    """Loss and gradients in the dtype of the arguments, of a few positions at a time; added up in float64."""
+    rows, weights = len(ar_masked), list(CROSS_ENTROPY.values())
+    pairs = [STREAMS.index(s) for pair in DIVERGENCE for s in pair]
+    total, by_weight = torch.zeros((), dtype=torch.float64), torch.zeros(weight.shape, dtype=torch.float64)
+    by_hidden = {s: torch.zeros(hidden[s].shape, dtype=torch.float64) for s in STREAMS}
+    for chunk in torch.arange(rows).split(POSITIONS):
+        count, index = len(chunk), {"ar": ar_masked[chunk], "nar": chunk, "aux": chunk}
+        loss, _, *gradients = reference.joint_loss(
+            torch.cat([hidden[s][index[s]] for s in STREAMS]), weight,
+            torch.cat([targets[s][index[s]] for s in STREAMS]), torch.arange(count), [count] * 3, weights, pairs,
+            list(DIVERGENCE.values()), [-1] * 3, 0.1, True,
+        )  # fmt: skip
+        total += loss * (count / rows)
+        by_weight += gradients[1].double() * (count / rows)
+        for s, gradient in zip(STREAMS, gradients[0].split(count), strict=True):
+            by_hidden[s][index[s]] = gradient.double() * (count / rows)
+    return [total, *by_hidden.values(), by_weight]
+
+
+def line(record: dict) -> str:
+    mib = {name: record[name] / 2**20 for name in ("peak_bytes", "eager_peak_bytes")}
+    return (
+        f"{record['rows']:,} rows a stream, {record['vocabulary']:,} tokens, {record['dtype']}: "
+        f"{record['seconds']:.3f} s, PyTorch ({record['better_peer']}) {record['eager_seconds']:.3f} s, "
+        f"{record['speedup']:.2f} times as fast; {mib['peak_bytes']:.1f} MiB, PyTorch {mib['eager_peak_bytes']:.1f} MiB"
+    )
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks joint_loss", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=512, help="of each of the three streams (default: %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument("--channels", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of janus_fast's inputs")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="default: both")
+    parser.add_argument("--json", metavar="FILE", help='write the record; "-" prints it instead of a line of text')
+    return parser.parse_args(argv)
