@@ -188,3 +188,50 @@ def attention(run, query, key, value, query_offsets, key_offsets, key_sequences,
         *query.shape[1:], scale, query.dtype == torch.bfloat16, warps_per_head, chunk, output, lse,
     )  # fmt: skip
     return output, lse
+
+
+class BeamSearch:
+    """The state of a beam search, as the device holds it; what is not written yet is garbage."""
+
+    def __init__(self, run, sentences: int, beams: int, choices: int, longest: int, length_penalty: float, eos: int):
+        self.run, self.sizes, self.eos = run, (sentences, beams, choices, longest), eos
+        steps = longest + 1
+        garbage = lambda *shape: torch.full(shape, 10**6, dtype=torch.int32)  # noqa: E731
+        self.divisors = torch.tensor([(t + 1) ** length_penalty for t in range(steps)], dtype=torch.float64)
+        self.steps = torch.zeros(sentences, dtype=torch.int32)
+        self.totals, self.tokens = torch.zeros(sentences, beams), torch.zeros(sentences, beams, dtype=torch.int64)
+        self.slots, self.history_tokens = garbage(sentences, steps, beams), garbage(sentences, steps, beams)
+        self.history_scores = torch.empty(sentences, steps, beams)
+        self.finished_count = torch.zeros(sentences, dtype=torch.int32)
+        self.finished_lengths = garbage(sentences, beams)
+        self.finished_tokens = garbage(sentences, beams, steps)
+        self.finished_scores = torch.empty(sentences, beams, dtype=torch.float64)
+        self.finished_token_scores = torch.empty(sentences, beams, steps)
+        self.remaining = torch.tensor([sentences], dtype=torch.int32)
+
+    def step(self, ids: Tensor, log_probs: Tensor) -> None:
+        """Tokens that may follow [S * beams, K] and their log-probabilities."""
+        self.run(
+            "beam_step", ids, log_probs, self.divisors, *self.sizes, self.eos, self.steps, self.totals, self.tokens,
+            self.slots, self.history_tokens, self.history_scores, self.finished_count, self.finished_lengths,
+            self.finished_tokens, self.finished_scores, self.finished_token_scores, self.remaining,
+        )  # fmt: skip
+
+    def ancestors(self, sentence: int, beam: int) -> list[int]:
+        """The row that wrote each position of a hypothesis' keys and values, and itself, which writes the next one."""
+        return [*self.slots[sentence, : int(self.steps[sentence]), beam].tolist(), beam]
+
+    def history(self, sentence: int, beam: int) -> list[int]:
+        """The tokens chosen so far, by way of the rows that its keys and values come from."""
+        written = self.ancestors(sentence, beam)[1:]
+        return [int(self.history_tokens[sentence, t, slot]) for t, slot in enumerate(written)]
+
+    def finished(self, sentence: int) -> list[tuple[list[int], float, list[float]]]:
+        """(tokens, score, scores of tokens and of the end), best first; of equals the one that finished first."""
+        found = []
+        for i in range(int(self.finished_count[sentence])):
+            length = int(self.finished_lengths[sentence, i])
+            tokens = self.finished_tokens[sentence, i, :length].tolist()
+            scores = self.finished_token_scores[sentence, i, : length + 1].tolist()
+            found.append((tokens, self.finished_scores[sentence, i].item(), scores))
+        return sorted(found, key=lambda hypothesis: -hypothesis[1])

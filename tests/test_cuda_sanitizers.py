@@ -7,6 +7,7 @@ from functools import cache
 
 import emulated
 import pytest
+from test_cuda_beam_step import SEARCHES, on_device
 from torch import Tensor
 
 from janus_fast import ops
@@ -41,7 +42,17 @@ def attention(record):
         emulated.attention(record, *arguments, *tiles)
 
 
-CALLS = {"update_mask": update_mask, "predict_lengths": predict_lengths, "attention": attention}
+def beam_step(record):
+    for label in ("ends_early", "few_choices"):
+        on_device(record, *SEARCHES[label])
+
+
+CALLS = {
+    "update_mask": update_mask,
+    "predict_lengths": predict_lengths,
+    "attention": attention,
+    "beam_step": beam_step,
+}
 
 
 @cache
@@ -121,6 +132,22 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
     pytest.param(
         "attention", "attention.cuh", "time < interval.y", "time <= interval.y", ["in order"],
         id="attention-interval-closed",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh",
+        "  __syncthreads();  // survivors are there", "  // survivors are there", ["thread"],
+        id="beam_step-no-barrier-before-reordering",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh", "position < step ? slots", "position <= step ? slots", ["address"],
+        id="beam_step-one-position-too-many",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh", "if (rank < kept) ranked", "if (rank + 1 < kept) ranked", ["address"],
+        id="beam_step-uninitialised-rank",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh", "&& other < c)", "&& other > c)", ["in order"], id="beam_step-ties-reversed",
     ),
 ]  # fmt: skip
 
