@@ -70,9 +70,7 @@ def kernels(name: str, target: str) -> list[Kernel]:
     found: dict[str, Kernel] = {}
     for part in re.split(r"Compiling entry function ", binary.with_suffix(".txt").read_text())[1:]:
         symbol = re.match(r"'(\w+)'", part)[1]
-        stack, stores, _ = map(
-            int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", part).groups()
-        )
+        stack, spilled = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", part).groups())
         shared = re.search(r"(\d+) bytes smem", part)
         registers = int(re.search(r"Used (\d+) registers", part)[1])
         found[symbol] = Kernel(_name(symbol), registers, int(shared[1]) if shared else 0, stack, spilled)
