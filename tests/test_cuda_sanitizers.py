@@ -2,6 +2,7 @@
 so that we know that these checks can fail.
 """
 
+import os
 import subprocess
 from functools import cache
 
@@ -66,6 +67,14 @@ def calls_of(name: str):
 def run(program, name: str, seeds: list[str]) -> tuple[int, str]:
     done = subprocess.run([program, calls_of(name), *seeds], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("variant", ["plain", "address"])
+def test_the_emulator_itself(variant):
+    program = emulated.build(f"self_test-{variant}", emulated.VARIANTS[variant], ["tests/simt/self_test.cpp"])
+    leaks = {"ASAN_OPTIONS": "detect_leaks=0"}  # launches that fail leave their threads where they were
+    done = subprocess.run([program], capture_output=True, text=True, timeout=300, env={**os.environ, **leaks})
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("check", ["random orders", "address", "thread"])
