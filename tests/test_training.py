@@ -263,6 +263,26 @@ def test_the_auxiliary_stream_and_the_divergences_can_be_left_out(tmp_path):
     assert [options.divergence_scale(n) for n in (1, 10, 99)] == [0.05, 0.5, 0.5]
 
 
+def test_some_sentences_alone_can_have_autoregressive_streams():
+    data, model = make_data(7), make_model(dropout=0.0)
+    settings = {"auxiliary": False, "divergence": {}}
+
+    def terms(sources, targets, objective="janus", **options):
+        objective = OBJECTIVES[objective](model.config, **options)
+        batch = objective.pack(sources, targets, torch.Generator().manual_seed(1))
+        return objective.loss(model, batch)[1]
+
+    some = terms(data.sources, data.targets, **settings, autoregressive_every=3)
+    every = terms(data.sources, data.targets, **settings)
+    chosen = terms(data.sources[::3], data.targets[::3], "autoregressive")
+    torch.testing.assert_close(some["nar_ce"], every["nar_ce"])
+    torch.testing.assert_close(some["ar_ce"], chosen["ar_ce"])
+    assert abs(some["ar_ce"] - every["ar_ce"]) > 1e-3
+    for options in ({"divergence": {("ar", "nar"): 1.0}}, {"autoregressive_every": 0}):
+        with pytest.raises(ValueError, match="objective: autoregressive_every must be 1, or more beside"):
+            OBJECTIVES["janus"](model.config, **{"autoregressive_every": 2, **settings, **options})
+
+
 def test_two_encoder_passes_differ_by_dropout_alone():
     data = make_data(6)
 

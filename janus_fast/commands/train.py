@@ -41,6 +41,7 @@ TRAINING_HELP = {
     "without_auxiliary": "leave JANUS's auxiliary stream out",
     "divergence_weight": "factor of JANUS's divergences",
     "encoder_passes": "1, or 2: the AR and NAR streams read the source under dropouts of their own",
+    "autoregressive_every": "each so manieth sentence of a batch also trains JANUS's AR streams",
     "divergence_warmup_updates": "updates until the divergences have their full weight",
     "adam_betas": "Adam's decay rates",
     "weight_decay": "AdamW's weight decay",

@@ -22,6 +22,7 @@ class Objective:
     ``masking`` is "span" (the original's) or "uniform" (CMLM's); ``mask_ratio`` the span budget. ``cross_entropy`` and
     ``divergence`` weigh the terms of :func:`janus_fast.joint_loss`, ``length_weight`` the length cross-entropy. With
     ``encoder_passes=2`` the AR and the NAR streams read the source under dropouts of their own, as in the original.
+    With ``autoregressive_every=n`` only each n-th sentence of a batch has AR streams, and no divergence may name them.
     """
 
     config: JanusConfig
@@ -33,6 +34,7 @@ class Objective:
     divergence: dict[tuple[str, str], float] | None = None
     length_weight: float = 0.1
     encoder_passes: int = 1
+    autoregressive_every: int = 1
 
     def __post_init__(self):
         if not self.config.two_stream and self.streams != ("ar",):
@@ -45,6 +47,18 @@ class Objective:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
         if self.encoder_passes not in (1, 2):
             raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
+        every = self.autoregressive_every
+        if every != 1 and (every < 1 or "nar" not in self.streams or any("ar" in pair for pair in self._divergence)):
+            raise ValueError(
+                "objective: autoregressive_every must be 1, or more beside a nar stream and without divergences of ar, "
+                f"got {every!r} with streams {self.streams} and divergence {self._divergence}"
+            )
+
+    @property
+    def _divergence(self) -> dict[tuple[str, str], float]:
+        if self.divergence is not None:
+            return self.divergence
+        return {pair: weight for pair, weight in DIVERGENCE.items() if set(pair) <= set(self.streams)}
 
     def pack(self, sources: list, targets: list, generator: torch.Generator) -> PackedBatch:
         """Ids as ``source_ids`` and ``target_ids`` make them -> one packed batch; ``generator`` draws the masks."""
@@ -52,7 +66,7 @@ class Objective:
         target, lengths = pack(targets)
         mask_token, parts = self.config.mask_token_id, []
         if "ar" in self.streams and self.config.two_stream:
-            parts.append(autoregressive_streams(target, lengths, mask_token))
+            parts.append(autoregressive_streams(target, lengths, mask_token, self.autoregressive_every))
         elif "ar" in self.streams:
             parts.append(causal_streams(target, lengths))
         masked = None
@@ -62,17 +76,15 @@ class Objective:
         batch = join(source, source_lengths, parts, self.encoder_passes)
         if masked is not None:
             batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
-            if "ar" in self.streams:  # AR row i predicts token i + 1; the first token of a sentence has no row
+            if "ar" in self.streams and self.autoregressive_every == 1:
+                # AR row i predicts token i + 1; the first token of a sentence has no row
                 first = torch.zeros_like(masked).index_fill(0, lengths.cumsum(0) - lengths, True)
                 batch.ar_masked = masked[~first].nonzero().flatten()
         return batch
 
     def loss(self, model, batch: PackedBatch, divergence_scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the model once over the batch: the loss, and its unweighted terms by name."""
-        divergence = self.divergence
-        if divergence_scale != 1.0:
-            own = divergence or {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= set(self.streams)}
-            divergence = {pair: divergence_scale * weight for pair, weight in own.items() if divergence_scale}
+        divergence = {p: divergence_scale * weight for p, weight in self._divergence.items() if divergence_scale}
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
         total, terms = ops.joint_loss(

@@ -15,16 +15,17 @@ class Streams:
     """Content rows (queries and keys) of every sentence, then query-only rows of every sentence.
 
     ``predicted`` is a bool mask over the content rows that predict a token; all query rows do. ``names`` are the names
-    of these two parts (None: nothing is predicted there) and ``targets`` their tokens.
+    of these two parts (None: nothing is predicted there) and ``targets`` their tokens. With ``every`` = n the sentences
+    are the first, the n-th after it and so on of the batch.
     """
 
     tokens: tuple[Tensor, Tensor]
     positions: tuple[Tensor, Tensor]
-    sentences: tuple[Tensor, Tensor]
     visibility: Visibility
     predicted: Tensor
     names: tuple[str | None, str | None]
     targets: tuple[Tensor, Tensor]
+    every: int = 1
 
 
 def sentences_of(lengths: Tensor) -> Tensor:
@@ -32,33 +33,33 @@ def sentences_of(lengths: Tensor) -> Tensor:
     return torch.arange(lengths.numel()).repeat_interleave(lengths)
 
 
-def autoregressive_streams(target: Tensor, lengths: Tensor, mask_token: int) -> Streams:
+def autoregressive_streams(target: Tensor, lengths: Tensor, mask_token: int, every: int = 1) -> Streams:
     """JANUS's AR pair: content rows are the target without its last token, query rows masks at the same positions.
 
-    Query row i predicts token i + 1 from the content rows 0 .. i.
+    Query row i predicts token i + 1 from the content rows 0 .. i. Of the sentences, each ``every``-th alone has them.
     """
+    target, lengths = target[sentences_of(lengths) % every == 0], lengths[::every]
     positions, sentence = ranges(lengths), sentences_of(lengths)
     content = positions < (lengths - 1)[sentence]
     tokens, positions, sentence = target[content], positions[content], sentence[content]
     return Streams(
         tokens=(tokens, torch.full_like(tokens, mask_token)),
         positions=(positions, positions),
-        sentences=(sentence, sentence),
         visibility=Visibility.autoregressive(lengths - 1),
         predicted=torch.zeros_like(content[content]),
         names=(None, "ar"),
         targets=(tokens[:0], target[~_first_rows(lengths)]),
+        every=every,
     )
 
 
 def causal_streams(target: Tensor, lengths: Tensor) -> Streams:
     """An ordinary decoder: row i, the target's token i, predicts token i + 1 from the rows 0 .. i."""
     tokens, nothing = target[~_first_rows(lengths).roll(-1)], target[:0]
-    positions, sentence = ranges(lengths - 1), sentences_of(lengths - 1)
+    positions = ranges(lengths - 1)
     return Streams(
         tokens=(tokens, nothing),
         positions=(positions, nothing),
-        sentences=(sentence, nothing),
         visibility=Visibility.causal(lengths - 1),
         predicted=torch.ones_like(tokens, dtype=torch.bool),
         names=("ar", None),
@@ -81,7 +82,6 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
         return Streams(
             tokens=(target.masked_fill(masked, mask_token), nothing),
             positions=(positions, nothing),
-            sentences=(sentence, nothing),
             visibility=Visibility.bidirectional(offsets_of(lengths)),
             predicted=masked,
             names=("nar", None),
@@ -94,7 +94,6 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
     return Streams(
         tokens=(torch.cat([target[~masked], masks, hidden])[order], masks),
         positions=(torch.cat([positions[~masked], place, place])[order], place),
-        sentences=(torch.cat([sentence[~masked], owner, owner])[order], owner),
         visibility=Visibility.janus(lengths - count, count),
         predicted=(group == 1)[order],
         names=("nar", "aux"),
@@ -115,7 +114,9 @@ def join(source: Tensor, source_lengths: Tensor, parts: list[Streams], encoder_p
     contents = [(part, 0, copy) for part, copy in zip(parts, copies, strict=True)]
     queries = [(part, 1, copy) for part, _, copy in contents if part.tokens[1].numel() or part.names[1]]
     order = contents + queries
-    sentences = torch.cat([torch.arange(count, dtype=torch.int32) + copy * count for _, _, copy in order])
+    sentences = torch.cat(
+        [torch.arange(0, count, part.every, dtype=torch.int32) + copy * count for part, _, copy in order]
+    )
     cross = Visibility.bidirectional(visibility.query_offsets, source_offsets, sentences)
 
     rows, slices, targets, start, first = [], {}, {}, 0, 0

@@ -46,6 +46,7 @@ class TrainingOptions:
     divergence_weight: float = 1.0
     divergence_warmup_updates: int = 0
     encoder_passes: int = 1
+    autoregressive_every: int = 1
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -104,11 +105,15 @@ class Trainer:
     ):  # fmt: skip
         self.model, self.data, self.directory, self.options = model, data, Path(directory), options
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
-        settings = {"label_smoothing": options.label_smoothing, "encoder_passes": options.encoder_passes}
+        settings = {
+            name: getattr(options, name) for name in ("label_smoothing", "encoder_passes", "autoregressive_every")
+        }
         if options.masking:
             settings["masking"] = options.masking
         if options.without_auxiliary:
             settings["auxiliary"] = False
+        if not options.divergence_weight:
+            settings["divergence"] = {}
         self.objective = OBJECTIVES[options.objective](model.config, **settings)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
