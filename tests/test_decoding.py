@@ -221,7 +221,7 @@ def test_refinement_equals_its_definition(translator):
                 assert score == pytest.approx(sum(scores) / len(scores), abs=translator.tolerance)
 
 
-def test_adaptive_stop_returns_a_fixed_point(translator):
+def test_adaptive_stop_saves_passes_and_returns_no_masks(translator):
     sources = make_sources(12)
     full = translator.generate(sources, mode="nar", iterations=12, adaptive=False)
     adaptive = translator.generate(sources, mode="nar", iterations=12, return_history=True)

@@ -66,7 +66,10 @@ def test_the_engine_decodes_as_torch_does(model, case):
         return
     sources = make_sources(17)
     tolerance = 4 * rounding_error(model, "float32") + 2e-6
-    close(of(model).generate(sources, **options), of(model, backend="torch").generate(sources, **options), tolerance)
+    # where scores nearly tie, float32 may mask another word than float64; a draw may fall between the two
+    torch_type = "float64" if options.get("mode") == "nar" else "float32"
+    expected = of(model, backend="torch", compute_type=torch_type).generate(sources, **options)
+    close(of(model).generate(sources, **options), expected, tolerance)
 
 
 @models("post-norm", "one stream")

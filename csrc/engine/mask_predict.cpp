@@ -9,6 +9,10 @@
 namespace janus_fast {
 namespace {
 
+// A canvas that a pass did not change is done once at most one word of so many is still masked. Agreement before that
+// says little: most words were guessed beside masks.
+constexpr int64_t kFew = 3;
+
 struct Canvas {
   int64_t candidate, source, length, passes;
 };
@@ -112,7 +116,8 @@ class Canvases {
       const int64_t begin = offsets[i], length = canvases_[i].length;
       const int64_t first = passed;
       while (passed < static_cast<int64_t>(masked_.size()) && masked_[passed] < begin + length) passed++;
-      if (all || first == passed || (options_.adaptive && !changed_[i])) {
+      const bool few_left = kFew * (passed - first) <= length - 2;
+      if (all || first == passed || (options_.adaptive && !changed_[i] && few_left)) {
         Hypothesis& result = results[canvases_[i].candidate];
         result.ids.assign(tokens_.begin() + begin + 1, tokens_.begin() + begin + length - 1);
         result.token_scores.assign(scores_.begin() + begin + 1, scores_.begin() + begin + length - 1);

@@ -40,7 +40,7 @@ NONAUTOREGRESSIVE = {
         choices=("tokens", "canvas"), help="how lengths compare: mean over tokens, or the original's (default: tokens)"
     ),
     "adaptive": dict(
-        action=argparse.BooleanOptionalAction, help="stop when a pass changes nothing (default: --adaptive)"
+        action=argparse.BooleanOptionalAction, help="stop when a late pass changes nothing (default: --adaptive)"
     ),
 }
 

@@ -12,6 +12,10 @@ from ..visibility import Visibility
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
 
+# A canvas that a pass did not change is done once at most one word of so many is still masked. Agreement before that
+# says little: most words were guessed beside masks.
+FEW = 3
+
 
 @torch.inference_mode()
 def mask_predict(
@@ -96,8 +100,11 @@ class _Canvases:
         )  # fmt: skip
         if options.return_history:
             self._remember(predicts)
-        done = self._masks_left() == 0
-        self.retire(done | ~changed if options.adaptive else done)
+        left = self._masks_left()
+        done = left == 0
+        if options.adaptive:
+            done |= ~changed & (FEW * left <= self.lengths - 2)
+        self.retire(done)
 
     def retire(self, done: Tensor) -> None:
         """Moves the candidates ``done`` [B] bool out of the batch."""

@@ -68,8 +68,9 @@ class NonAutoregressiveOptions:
     ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
     ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
     if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
-    ``adaptive`` ends a candidate when two passes in a row predict the same tokens. Lengths that fall together at an end
-    of the range are one candidate: there may be fewer than ``num_hypotheses``.
+    ``adaptive`` ends a candidate when a pass changes none of its tokens and at most a third of them are to be predicted
+    again. Lengths that fall together at an end of the range are one candidate: there may be fewer than
+    ``num_hypotheses``.
     """
 
     iterations: int = 4
