@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -131,6 +131,8 @@ class BuildNative(build_ext):
 
 
 setup(
+    packages=find_packages(include=["janus_fast*"]),
+    package_dir={"janus_fast.kernels": "kernels/triton"},
     ext_modules=[Extension(name, sources=[]) for name in libraries()],
     cmdclass={"build_ext": BuildNative},
 )

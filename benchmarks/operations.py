@@ -51,8 +51,8 @@ def measure(case: Case, seconds: float, **labels) -> list[dict]:
     """One record a backend. ``speedup`` is the time of plain PyTorch over the backend's."""
     operation = OPERATIONS[case.operation]
     calls: dict[str, Callable] = {"torch": case.torch}
-    if operation.refusal("cpp", DTYPES[labels["dtype"]]) is None:
-        calls["cpp"] = lambda: operation.native(*case.arguments)
+    if operation.refusal("cpp", torch.empty(0, dtype=DTYPES[labels["dtype"]])) is None:
+        calls["cpp"] = lambda: operation.kernel("cpp")(*case.arguments)
     moved, work = operation.work(*case.arguments)
     expected = budget(operation, case.arguments)
     records = []

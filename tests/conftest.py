@@ -1,7 +1,14 @@
-"""What every test runs under: fresh memory is full of NaN, so that a result which nobody wrote shows."""
+"""What every test runs under: fresh memory is full of NaN, so that a result which nobody wrote shows; without a GPU,
+Triton interprets its kernels, which must be said before anything imports it.
+"""
+
+import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

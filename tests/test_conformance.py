@@ -1,9 +1,16 @@
-"""One suite for every operation: every native kernel, instruction set and dtype against the definition in float64.
+"""One suite for every operation: every kernel, instruction set and dtype against the definition in float64.
+
+Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked.
 
 The budget comes from the data: twice the error that plain torch makes in that dtype, and one unit in the last place of
 the largest true value. Integers, booleans, infinities and NaN must be equal.
 """
 
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+
+import interpreted
 import pytest
 import torch
 from torch import Tensor
@@ -12,12 +19,19 @@ from janus_fast import ops
 from janus_fast.ops import _native
 
 SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS.items()}
-CASES = [
-    pytest.param(name, dtype, label, id=f"{name}-{str(dtype).removeprefix('torch.')}-{label}")
-    for name, operation in ops.OPERATIONS.items()
-    for dtype in operation.cpp_dtypes
-    for label in SAMPLES[name]
-]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
+# Of each Triton kernel: the keywords that choose its tiles. Samples are small, so that tiles as small as can be have
+# several of everything, and those that the kernel chooses are one.
+TILES: dict[str, list[dict]] = {}
+
+
+def cases(backend: str) -> list:
+    return [
+        pytest.param(name, dtype, label, id=f"{name}-{str(dtype).removeprefix('torch.')}-{label}")
+        for name, operation in ops.OPERATIONS.items()
+        for dtype in getattr(operation, f"{backend}_dtypes")
+        for label in SAMPLES[name]
+    ]
 
 
 @pytest.fixture(params=_native.isas() or ["not built"])
@@ -45,11 +59,23 @@ def definition(operation, arguments: list, seed: Tensor | None = None) -> list[T
 
 def native(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor]:
     arguments = [a if not isinstance(a, Tensor) or a.ndim > 1 else a.contiguous() for a in arguments]
-    outputs = list(operation.native(*arguments))
+    outputs = list(operation.kernel("cpp")(*arguments))
     if not operation.gradients:
         return outputs
     backward = getattr(torch.ops.janus_fast, f"{operation.name}_bwd").default
-    return [*outputs, *backward(seed.to(outputs[0].dtype), *arguments)]
+    return [*outputs, *backward(seed.to(outputs[0].dtype), *outputs, *arguments)]
+
+
+def by_triton(operation, arguments: list, seed: Tensor | None = None, **tiles) -> list[Tensor]:
+    kernels = import_module(f"janus_fast.kernels.{operation.name}")
+    arguments = [a.to(DEVICE) if isinstance(a, Tensor) else a for a in arguments]
+    arguments = [a if not isinstance(a, Tensor) or a.ndim > 1 else a.contiguous() for a in arguments]
+    outputs = list(getattr(kernels, operation.name)(*arguments, **tiles))
+    gradients = ()
+    if operation.gradients:
+        seed = seed.to(DEVICE, outputs[0].dtype)
+        gradients = getattr(kernels, f"{operation.name}_bwd")(seed, *outputs, *arguments, **tiles)
+    return [t.cpu() for t in (*outputs, *gradients)]
 
 
 def _has_gradient(operation, index: int) -> bool:
@@ -62,8 +88,20 @@ def error(result: Tensor, truth: Tensor) -> float:
     return (result.double() - truth)[finite].abs().max().item() if finite.any() else 0.0
 
 
-@pytest.mark.parametrize("name, dtype, label", CASES)
+@pytest.mark.parametrize("name, dtype, label", cases("cpp"))
 def test_native_kernel_computes_the_definition(name, dtype, label, isa):
+    check(name, dtype, label, native)
+
+
+@pytest.mark.parametrize("name, dtype, label", cases("triton"))
+def test_triton_kernel_computes_the_definition(name, dtype, label):
+    if DEVICE == "cpu" and interpreted.missing():
+        pytest.skip(interpreted.missing())
+    for tiles in ({}, *TILES.get(name, [])):
+        check(name, dtype, label, partial(by_triton, **tiles))
+
+
+def check(name: str, dtype: torch.dtype, label: str, compute: Callable) -> None:
     operation, arguments = ops.OPERATIONS[name], SAMPLES[name][label]
     rounded = cast(arguments, dtype)
     exact = cast(rounded, torch.float64)
@@ -72,7 +110,7 @@ def test_native_kernel_computes_the_definition(name, dtype, label, isa):
     # The truth of a float64 kernel is itself rounded to float64, so there torch's error is float32's, scaled.
     measured = torch.float32 if dtype == torch.float64 else dtype
     samples_of_torch = definition(operation, cast(rounded, measured), seed)
-    results = native(operation, rounded, seed)
+    results = compute(operation, rounded, seed)
     labels = [*(f"output {i}" for i in range(len(truths) - len(operation.gradients))), *operation.gradients]
     for what, truth, by_torch, result in zip(labels, truths, samples_of_torch, results, strict=True):
         assert result.shape == truth.shape, what
@@ -94,10 +132,11 @@ def test_operator_is_registered_as_torch_wants_it(name):
     for label, arguments in SAMPLES[name].items():
         arguments = [a.contiguous() if isinstance(a, Tensor) else a for a in arguments]
         if label in ("strided", "odd_sizes", "intervals", "half", "window"):
-            torch.library.opcheck(operation.native, arguments)
+            kernel = operation.kernel("cpp")
+            torch.library.opcheck(kernel, arguments)
             if operation.gradients:
                 backward = getattr(torch.ops.janus_fast, f"{name}_bwd").default
-                torch.library.opcheck(backward, [torch.ones_like(arguments[0]), *arguments])
+                torch.library.opcheck(backward, [torch.ones_like(arguments[0]), *kernel(*arguments), *arguments])
 
 
 @pytest.mark.parametrize("name", ops.OPERATIONS)

@@ -145,7 +145,9 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, const Tensor& query, const Tensor& key,
+// The softmax is recomputed as a whole; the results of the forward pass are for devices that keep no row of scores.
+std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, const Tensor& /*output*/,
+                                                     const Tensor& /*lse*/, const Tensor& query, const Tensor& key,
                                                      const Tensor& value, const Tensor& query_offsets,
                                                      const Tensor& key_offsets, const Tensor& key_sequences,
                                                      const Tensor& query_times, const Tensor& visible_from,

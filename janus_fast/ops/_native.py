@@ -23,7 +23,16 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     return library, None
 
 
+def _cuda_missing() -> str | None:
+    if missing is not None:
+        return missing
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("janus_fast::attention", "CUDA"):
+        return f"the native library {PATH.name} was built without CUDA's compiler, nvcc"
+    return "this torch was built for ROCm" if torch.version.hip else None
+
+
 _library, missing = _load()
+cuda_missing = _cuda_missing()  # why there are no native CUDA kernels
 
 
 def isa() -> str | None:

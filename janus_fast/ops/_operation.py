@@ -6,26 +6,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from janus_fast.ops import _native
+from janus_fast.ops import _native, _triton
 
 library = torch.library.Library("janus_fast", "FRAGMENT")
 OPERATIONS: dict[str, "Operation"] = {}
 
 
-def define(name: str, schema: str, fake: Callable) -> None:
-    """Registers ``torch.ops.janus_fast.<name>``; its kernels come from the native library, in any load order."""
+def define(name: str, schema: str, fake: Callable, triton: str | None = None) -> None:
+    """Registers ``torch.ops.janus_fast.<name>``; its kernels come from the native library, in any load order.
+
+    ``triton`` names the module of ``janus_fast.kernels`` whose function ``name`` implements it on CUDA devices.
+    """
     library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"janus_fast::{name}", fake, lib=library)
+    if triton is not None:
+        library.impl(name, _triton.launcher(triton, name.removesuffix("_triton")), "CUDA")
+
+
+def _no_limits(backend: str, *tensors: Tensor) -> None:
+    return None
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: its schema, its definition in plain torch, and what the native kernels take.
+    """One operation: its schema, its definition in plain torch, and what its kernels take.
 
-    ``reference`` and the registered operator take the same flat arguments, in the order of ``schema``.
+    ``reference`` and the registered operators take the same flat arguments, in the order of ``schema``: the native
+    kernels are ``<name>``, on the CPU and on CUDA devices; the Triton kernel, where there is one, ``<name>_triton``.
     ``samples()`` yields (label, flat arguments) for tests: odd sizes, one row, nothing, strided, extreme values.
     ``work(*arguments)`` is (bytes, floating-point operations) of a call, for benchmark ratios.
-    ``gradients`` names the arguments that have one.
+    ``cpp_dtypes``, ``cuda_dtypes`` and ``triton_dtypes`` are what the kernels take, nothing where there is no kernel;
+    ``limits(backend, *tensors)`` says why one cannot take tensors of such a type, or None.
+    ``gradients`` names the arguments that have one, from an operator ``<name>_bwd`` of (gradient of the first result,
+    *results, *arguments). The native CUDA kernels have none.
     """
 
     name: str
@@ -35,41 +48,57 @@ class Operation:
     samples: Callable[[], Iterable[tuple[str, tuple]]]
     work: Callable[..., tuple[int, int]]
     cpp_dtypes: tuple[torch.dtype, ...] = ()
+    cuda_dtypes: tuple[torch.dtype, ...] = ()
+    triton_dtypes: tuple[torch.dtype, ...] = ()
+    limits: Callable[..., str | None] = _no_limits
     gradients: tuple[str, ...] = ()
 
     def __post_init__(self):
         define(self.name, self.schema, self.fake)
+        if self.triton_dtypes:
+            define(f"{self.name}_triton", self.schema, self.fake, triton=self.name)
         OPERATIONS[self.name] = self
 
-    @property
-    def native(self):
-        return getattr(torch.ops.janus_fast, self.name).default
+    def kernel(self, backend: str) -> Callable:
+        """The registered operator that runs a backend other than the reference."""
+        name = f"{self.name}_triton" if backend == "triton" else self.name
+        return getattr(torch.ops.janus_fast, name).default
 
     def candidates(self, device: str) -> tuple[str, ...]:
-        return ("cpp", "reference") if device == "cpu" else ("reference",)
+        return {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}.get(device, ("reference",))
 
-    def refusal(self, backend: str, dtype: torch.dtype | None) -> str | None:
-        """Why a backend cannot run a call, or None when it can. ``dtype`` None asks about no call in particular."""
+    def refusal(self, backend: str, *tensors: Tensor, gradients: bool = False) -> str | None:
+        """Why a backend cannot run a call on these tensors, or None when it can; without any, of no call in particular.
+
+        The first tensor is the one whose dtype all share.
+        """
         if backend == "reference":
             return None
-        if _native.missing is not None:
-            return _native.missing
-        if dtype is not None and dtype not in self.cpp_dtypes:
-            return f"it takes {', '.join(str(d).removeprefix('torch.') for d in self.cpp_dtypes)}, not {dtype}"
-        return None
+        dtypes = {"cpp": self.cpp_dtypes, "cuda": self.cuda_dtypes, "triton": self.triton_dtypes}[backend]
+        if not dtypes:
+            return "there is no such kernel of this operation"
+        missing = {"cpp": _native.missing, "cuda": _native.cuda_missing, "triton": _triton.missing}[backend]
+        if missing is not None or not tensors:
+            return missing
+        if tensors[0].dtype not in dtypes:
+            return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {tensors[0].dtype}"
+        if gradients and backend == "cuda":
+            return "it computes no gradients"
+        return self.limits(backend, *tensors)
 
-    def choose(self, backend: str, like: Tensor) -> str:
-        """The backend that runs a call on tensors of this device and dtype."""
-        candidates = self.candidates(like.device.type)
+    def choose(self, backend: str, *tensors: Tensor, gradients: bool = False) -> str:
+        """The backend that runs a call on these tensors."""
+        candidates = self.candidates(tensors[0].device.type)
         if backend == "auto":
             for candidate in candidates:
-                if self.refusal(candidate, like.dtype) is None:
+                if self.refusal(candidate, *tensors, gradients=gradients) is None:
                     return candidate
         if backend not in candidates:
             raise ValueError(
-                f"{self.name}: backend must be one of {('auto', *candidates)} on {like.device.type}, got {backend!r}"
+                f"{self.name}: backend must be one of {('auto', *candidates)} on {tensors[0].device.type}, "
+                f"got {backend!r}"
             )
-        if (reason := self.refusal(backend, like.dtype)) is not None:
+        if (reason := self.refusal(backend, *tensors, gradients=gradients)) is not None:
             raise NotImplementedError(f"{self.name}: backend must be able to run this call, got {backend!r}: {reason}")
         return backend
 
@@ -78,21 +107,30 @@ def backends(name: str, device: str = "cpu") -> tuple[str, ...]:
     """The backends that operation ``name`` can use here on ``device``, in the order in which "auto" tries them."""
     operation = _find(name)
     kind = torch.device(device).type
-    return tuple(b for b in operation.candidates(kind) if operation.refusal(b, None) is None)
+    return tuple(b for b in operation.candidates(kind) if operation.refusal(b) is None)
 
 
 def explain(name: str, *tensors: Tensor) -> str:
-    """Which backend runs a call of operation ``name`` on these tensors (default: float32 on the CPU), and why."""
+    """Which backend runs a call of operation ``name`` on these tensors (default: float32 on the CPU), and why.
+
+    Tensors come in the order of the operation's arguments; one alone is enough where no limit concerns the others.
+    """
     operation = _find(name)
-    like = next((t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()), None)
-    like = torch.empty(0) if like is None else like
-    chosen = operation.choose("auto", like)
-    lines = [f"{name} on {like.device.type}, {str(like.dtype).removeprefix('torch.')}:"]
-    for candidate in operation.candidates(like.device.type):
-        reason = operation.refusal(candidate, like.dtype)
+    given = [t for t in tensors if isinstance(t, Tensor)]
+    first = next((i for i, t in enumerate(given) if t.is_floating_point()), len(given))
+    given = given[first:] or [torch.empty(0)]
+    device, dtype, gradients = given[0].device.type, given[0].dtype, needs_gradients(*given)
+    chosen = operation.choose("auto", *given, gradients=gradients)
+    lines = [f"{name} on {device}, {str(dtype).removeprefix('torch.')}{', with gradients' if gradients else ''}:"]
+    for candidate in operation.candidates(device):
+        reason = operation.refusal(candidate, *given, gradients=gradients)
         detail = f"no: {reason}" if reason else "chosen" if candidate == chosen else "can run"
         lines.append(f"  {candidate}{f' ({_native.isa()})' if candidate == 'cpp' and not reason else ''}: {detail}")
     return "\n".join(lines)
+
+
+def needs_gradients(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _find(name: str) -> Operation:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
-from janus_fast.ops._operation import Operation, define
+from janus_fast.ops._operation import Operation, define, needs_gradients
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import FOREVER, Visibility
 
@@ -64,20 +64,23 @@ def attention(
         )
     integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
     scale = size**-0.5 if scale is None else float(scale)
-    if operation.choose(backend, query) == "reference":
+    gradients = needs_gradients(query, key, value)
+    chosen = operation.choose(backend, query, key, value, gradients=gradients)
+    if chosen == "reference":
         return reference.attention(query, key, value, *integers, scale)[0]
     query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        return _Attention.apply(query, key, value, *integers, scale)
-    return operation.native(query, key, value, *integers, scale)[0]
+    if gradients:
+        return _Attention.apply(chosen, query, key, value, *integers, scale)
+    return operation.kernel(chosen)(query, key, value, *integers, scale)[0]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, *rest):
-        ctx.save_for_backward(query, key, value, *rest[:-1])
-        ctx.scale = rest[-1]
-        return operation.native(query, key, value, *rest)[0]
+    def forward(ctx, backend, *arguments):
+        output, lse = operation.kernel(backend)(*arguments)
+        ctx.save_for_backward(output, lse, *arguments[:-1])
+        ctx.scale = arguments[-1]
+        return output
 
     @staticmethod
     @once_differentiable
@@ -85,7 +88,7 @@ class _Attention(torch.autograd.Function):
         if grad_output.stride(-1) != 1:
             grad_output = grad_output.contiguous()
         grads = torch.ops.janus_fast.attention_bwd.default(grad_output, *ctx.saved_tensors, ctx.scale)
-        return (*grads, None, None, None, None, None, None, None)
+        return (None, *grads, *[None] * 7)
 
 
 _INTEGERS = (
@@ -99,7 +102,7 @@ def _fake(query, key, value, query_offsets, key_offsets, key_sequences, times, f
     return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=lse_dtype)
 
 
-def _fake_bwd(grad_output, query, key, value, *rest):
+def _fake_bwd(grad_output, output, lse, query, key, value, *rest):
     return tuple(t.new_empty(t.shape) for t in (query, key, value))
 
 
@@ -150,6 +153,13 @@ def _index(lengths):
     return torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths] or [torch.zeros(0, dtype=torch.int32)])
 
 
+def _limits(backend, query, *rest):
+    size = query.shape[-1]
+    if backend == "cuda" and (size % 16 or size > 128):
+        return f"its head sizes are multiples of 16 up to 128, not {size}"
+    return None
+
+
 def _work(query, key, value, query_offsets, key_offsets, key_sequences, *rest):
     pairs = int((query_offsets.diff() * key_offsets.diff()[key_sequences.long()]).sum())
     channels = query.shape[1] * query.shape[2]
@@ -164,11 +174,13 @@ operation = Operation(
     samples=_samples,
     work=_work,
     cpp_dtypes=(torch.float32, torch.float64, torch.bfloat16),
+    cuda_dtypes=(torch.float16, torch.bfloat16),
+    limits=_limits,
     gradients=("query", "key", "value"),
 )
 define(
     "attention_bwd",
-    f"(Tensor grad_output, Tensor query, Tensor key, Tensor value, {_INTEGERS}, float scale)"
+    f"(Tensor grad_output, Tensor output, Tensor lse, Tensor query, Tensor key, Tensor value, {_INTEGERS}, float scale)"
     " -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     _fake_bwd,
 )

@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation
+from janus_fast.ops._operation import Operation, needs_gradients
 
 STREAMS = ("ar", "nar", "aux")
 CROSS_ENTROPY = {"ar": 1.0, "nar": 0.5, "aux": 0.5}
@@ -80,12 +80,14 @@ def joint_loss(
         [float(w) for w in divergence.values()],
         [STREAMS.index(detach[pair]) if pair in detach else -1 for pair in divergence], float(label_smoothing),
     )  # fmt: skip
-    if operation.choose(backend, weight) == "reference":
+    gradients = needs_gradients(arguments[0], weight)
+    chosen = operation.choose(backend, *arguments[:2], gradients=gradients)
+    if chosen == "reference":
         total, terms, *_ = reference.joint_loss(*arguments, False)
-    elif torch.is_grad_enabled() and (arguments[0].requires_grad or weight.requires_grad):
-        total, terms = _JointLoss.apply(*arguments)
+    elif gradients:
+        total, terms = _JointLoss.apply(chosen, *arguments)
     else:
-        total, terms, *_ = operation.native(*arguments, False)
+        total, terms, *_ = operation.kernel(chosen)(*arguments, False)
     nll, smoothed, divergences = terms.detach().split([len(STREAMS), len(STREAMS), len(divergence)])
     named = {}
     for s in cross_entropy:
@@ -99,8 +101,8 @@ class _JointLoss(torch.autograd.Function):
     """The gradients come with the total: to recompute the logits for them would cost a third more."""
 
     @staticmethod
-    def forward(ctx, *arguments):
-        total, terms, *gradients = operation.native(*arguments, True)
+    def forward(ctx, backend, *arguments):
+        total, terms, *gradients = operation.kernel(backend)(*arguments, True)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(terms)
         return total, terms
@@ -109,7 +111,7 @@ class _JointLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_total, _):
         grad_hidden, grad_weight = (grad_total * gradient for gradient in ctx.saved_tensors)
-        return (grad_hidden, grad_weight, *[None] * 8)
+        return (None, grad_hidden, grad_weight, *[None] * 8)
 
 
 def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach) -> None:

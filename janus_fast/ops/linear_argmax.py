@@ -31,10 +31,11 @@ def linear_argmax(
         cannot run this call.
     """
     hidden, weight = check("linear_argmax", hidden, weight, bias)
-    if operation.choose(backend, hidden) == "reference":
+    chosen = operation.choose(backend, hidden, weight)
+    if chosen == "reference":
         tokens, log_probs = reference.linear_argmax(hidden, weight, bias)
         return tokens, log_probs.float()
-    return operation.native(hidden, weight, bias)
+    return operation.kernel(chosen)(hidden, weight, bias)
 
 
 def _fake(hidden, weight, bias):

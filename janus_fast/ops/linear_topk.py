@@ -35,10 +35,11 @@ def linear_topk(
     hidden, weight = check("linear_topk", hidden, weight, bias)
     if not 1 <= k <= weight.shape[0]:
         raise ValueError(f"linear_topk: k must be in [1, V = {weight.shape[0]}], got {k}")
-    if operation.choose(backend, hidden) == "reference":
+    chosen = operation.choose(backend, hidden, weight)
+    if chosen == "reference":
         tokens, log_probs = reference.linear_topk(hidden, weight, bias, k)
         return tokens, log_probs.float()
-    return operation.native(hidden, weight, bias, k)
+    return operation.kernel(chosen)(hidden, weight, bias, k)
 
 
 def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -59,11 +59,12 @@ def predict_lengths(
             f"{min_length} to max_length = {max_length}, got {beam}"
         )
     window = candidates == "window"
-    if operation.choose(backend, encoded) == "reference":
+    chosen = operation.choose(backend, encoded, offsets, weight)
+    if chosen == "reference":
         lengths, log_probs = reference.predict_lengths(encoded, offsets, weight, beam, window, min_length, max_length)
         return lengths, log_probs.float()
     encoded, weight = (t if t.stride(-1) == 1 else t.contiguous() for t in (encoded, weight))
-    return operation.native(encoded, offsets, weight, beam, window, min_length, max_length)
+    return operation.kernel(chosen)(encoded, offsets, weight, beam, window, min_length, max_length)
 
 
 def _fake(encoded, offsets, weight, beam, window, min_length, max_length):
@@ -93,6 +94,13 @@ def _samples():
     yield "empty_source", (encoded, torch.tensor([0, 3, 3, 5], dtype=torch.int32), weight, *rest)
 
 
+def _limits(backend, encoded, offsets=None, weight=None):
+    size = encoded.shape[-1] + (0 if weight is None else weight.shape[0])
+    if backend == "cuda" and size > 6144:
+        return f"its length classes and channels are together at most 6144, which shared memory holds, not {size}"
+    return None
+
+
 def _work(encoded, offsets, weight, beam, *rest):
     sources = offsets.shape[0] - 1
     size = (encoded.numel() + weight.numel()) * encoded.element_size() + 12 * sources * beam
@@ -108,4 +116,6 @@ operation = Operation(
     samples=_samples,
     work=_work,
     cpp_dtypes=(torch.float32, torch.bfloat16),
+    cuda_dtypes=(torch.float32, torch.bfloat16),
+    limits=_limits,
 )

@@ -56,9 +56,10 @@ def update_mask(
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"{op}: ratio must be in [0, 1], got {ratio}")
     arguments = (tokens, scores, rows, predicted_tokens, predicted_scores, offsets)
-    if operation.choose(backend, scores) == "reference":
+    chosen = operation.choose(backend, scores)
+    if chosen == "reference":
         return reference.update_mask(*arguments, ratio, mask_token)
-    return operation.native(*(t.contiguous() for t in arguments), ratio, mask_token)
+    return operation.kernel(chosen)(*(t.contiguous() for t in arguments), ratio, mask_token)
 
 
 def _fake(tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token):
@@ -106,4 +107,5 @@ operation = Operation(
     samples=_samples,
     work=_work,
     cpp_dtypes=(torch.float32,),
+    cuda_dtypes=(torch.float32,),
 )

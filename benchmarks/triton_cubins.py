@@ -1,0 +1,178 @@
+"""What Triton makes of its kernels, without a GPU: compiled for targets that need not be there, and what they use.
+
+``python -m benchmarks.triton_cubins`` prints it, and with ``--json`` writes it as JSON. Each kernel is compiled as the
+benchmarks' workload launches it, by Triton's own launcher with a driver that only names a target. It needs a process
+without the interpreter.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from benchmarks.cubins import nvdisasm
+from benchmarks.registry import CONFIGURATIONS, cases
+from janus_fast.ops import OPERATIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton"))
+
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+TARGETS = {
+    **{f"sm_{sm}": GPUTarget("cuda", sm, 32) for sm in (80, 90, 100)},
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# Of a multiprocessor: registers, bytes of shared memory, warps, blocks; bytes that each block takes besides its own.
+LIMITS = {
+    "sm_80": (65536, 164 << 10, 64, 32, 1024),
+    "sm_90": (65536, 228 << 10, 64, 32, 1024),
+    "sm_100": (65536, 228 << 10, 64, 32, 1024),
+}
+
+
+@dataclass
+class Compiled:
+    """One kernel on one target. ``shared`` is in bytes; ``spills`` counts instructions that move registers to or from
+    local memory (gfx942: spilled registers); ``occupancy`` is the share of a multiprocessor's warps that these
+    resources let it hold, and ``limit`` what sets it."""
+
+    operation: str
+    kernel: str
+    target: str
+    warps: int
+    registers: int
+    shared: int
+    stack: int
+    spills: int
+    instructions: dict[str, int] = field(default_factory=dict)
+    occupancy: float | None = None
+    limit: str | None = None
+
+
+class Driver:
+    """Names a target, and has no device."""
+
+    def __init__(self, target: GPUTarget):
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> str:
+        return str(self.target)  # Triton keeps what it compiled by device
+
+    def get_current_stream(self, device) -> int:
+        return 0
+
+
+def launches(operation: str) -> Iterator[None]:
+    """Calls the operation's Triton kernels as training with bfloat16 does, gradients included."""
+    module = import_module(f"janus_fast.kernels.{operation}")
+    every = cases(CONFIGURATIONS["wmt16_enro"], 4, torch.bfloat16)
+    *_, arguments = (case.arguments for case in every if case.operation == operation)
+    results = getattr(module, operation)(*arguments)
+    if OPERATIONS[operation].gradients:
+        getattr(module, f"{operation}_bwd")(torch.zeros_like(results[0]), *results, *arguments)
+
+
+def compile_all(target: str, operations: list[str]) -> list[Compiled]:
+    """Each kernel that the operations launch, once for each way in which they do."""
+    found: list[Compiled] = []
+    operation = ""
+
+    def compile_only(self, *arguments, grid, warmup, **options):
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        report = resources(operation, kernel, target)
+        if report not in found:
+            found.append(report)
+
+    run, JITFunction.run = JITFunction.run, compile_only
+    triton.runtime.driver.set_active(Driver(TARGETS[target]))
+    try:
+        for operation in operations:
+            launches(operation)
+    finally:
+        JITFunction.run = run
+        triton.runtime.driver.reset_active()
+    return found
+
+
+def resources(operation: str, kernel, target: str) -> Compiled:
+    common = (operation, kernel.metadata.name, target, kernel.metadata.num_warps)
+    if target not in LIMITS:
+        text = kernel.asm["amdgcn"]
+        registers, spilled = (
+            int(re.search(rf"\.{word}:\s+(\d+)", text)[1]) for word in ("vgpr_count", "vgpr_spill_count")
+        )
+        opcodes = Counter(re.findall(r"^\s+(v_mfma|ds_read|ds_write|global_load|buffer_load|s_barrier)", text, re.M))
+        return Compiled(*common, registers, kernel.metadata.shared, 0, spilled, dict(opcodes))
+    cubin = Path(os.environ["TRITON_CACHE_DIR"]) / f"{kernel.hash}.cubin"
+    cubin.write_bytes(kernel.asm["cubin"])
+    usage = _run("cuobjdump", "-res-usage", cubin)
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    text = _run("nvdisasm", "-c", cubin)
+    cubin.unlink()
+    opcodes = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", text, re.M))
+    spills = opcodes["LDL"] + opcodes["STL"]
+    shared = kernel.metadata.shared
+    return Compiled(
+        *common, registers, shared, stack, spills, dict(opcodes), *occupancy(target, registers, shared, common[-1])
+    )
+
+
+def occupancy(target: str, registers: int, shared: int, warps: int) -> tuple[float, str]:
+    all_registers, all_shared, all_warps, blocks, reserved = LIMITS[target]
+    registers_of_warp = -(-registers * 32 // 256) * 256
+    fits = {
+        "registers": all_registers // (registers_of_warp * warps),
+        "shared memory": all_shared // (-(-shared // 128) * 128 + reserved),
+        "warps": all_warps // warps,
+        "blocks": blocks,
+    }
+    limit = min(fits, key=fits.get)
+    return fits[limit] * warps / all_warps, limit
+
+
+def _run(tool: str, *arguments) -> str:
+    path = Path(nvdisasm()).parent / tool if tool != "nvdisasm" else nvdisasm()
+    done = subprocess.run([path, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_cubins", description=__doc__.partition("\n")[0])
+    names = [name for name, operation in OPERATIONS.items() if operation.triton_dtypes]
+    parser.add_argument("--op", nargs="+", choices=names, default=names, help="default: all that have Triton kernels")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    found = [compiled for target in arguments.target for compiled in compile_all(target, arguments.op)]
+    if arguments.json:
+        json.dump([dataclasses.asdict(compiled) for compiled in found], sys.stdout, indent=1)
+        return
+    shown = ("HMMA", "HGMMA", "UTCHMMA", "LDSM", "LDGSTS", "UTMALDG", "LDL", "STL", "v_mfma")
+    for c in found:
+        some = {name: c.instructions[name] for name in shown if name in c.instructions}
+        print(
+            f"{c.target:7} {c.kernel:28} {c.warps:2} warps {c.registers:4} registers {c.shared:7} B shared"
+            + f" {c.spills:3} spills"
+            + (f" {100 * c.occupancy:3.0f}% occupancy by {c.limit}" if c.occupancy else "")
+            + f" {some or ''}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""The Triton kernels: whether Triton is there, and operators that import it when the first of them runs."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+
+missing = None if find_spec("triton") else "Triton is not installed; install it with: pip install triton"
+
+
+def launcher(module: str, function: str) -> Callable:
+    """``function`` of ``janus_fast.kernels.<module>``, on the device of its first argument."""
+
+    def launch(*arguments):
+        with torch.cuda.device(arguments[0].device):
+            return getattr(import_module(f"janus_fast.kernels.{module}"), function)(*arguments)
+
+    return launch
