@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from janus_fast import ops, reference
 from janus_fast.ops import _native, _operation
@@ -177,6 +178,15 @@ def test_explain_names_the_choice_and_the_reason():
     assert ops.explain("attention") == f"attention on cpu, float32:\n  cpp ({ops.isa()}): chosen\n  reference: can run"
     half = ops.explain("linear_topk", torch.zeros(2, 3, dtype=torch.float16))
     assert "cpp: no: it takes float32, bfloat16, not torch.float16" in half and "reference: chosen" in half
+
+
+def test_explain_tells_what_a_kernel_s_limits_are():
+    pytest.importorskip("triton")
+    with FakeTensorMode():  # needs no GPU
+        hidden, weight = (torch.empty(rows, 8, device="cuda", dtype=torch.bfloat16) for rows in (3, 40))
+        assert "triton: chosen" in ops.explain("linear_topk", hidden, weight, None, 16)
+        many = ops.explain("linear_topk", hidden, weight, None, 17)
+    assert "triton: no: its k is at most 16, not 17" in many and "reference: chosen" in many
 
 
 def test_half_precision_runs_through_the_reference():

@@ -23,7 +23,7 @@ def define(name: str, schema: str, fake: Callable, triton: str | None = None) ->
         library.impl(name, _triton.launcher(triton, name.removesuffix("_triton")), "CUDA")
 
 
-def _no_limits(backend: str, *tensors: Tensor) -> None:
+def _no_limits(backend: str, *arguments) -> None:
     return None
 
 
@@ -36,7 +36,8 @@ class Operation:
     ``samples()`` yields (label, flat arguments) for tests: odd sizes, one row, nothing, strided, extreme values.
     ``work(*arguments)`` is (bytes, floating-point operations) of a call, for benchmark ratios.
     ``cpp_dtypes``, ``cuda_dtypes`` and ``triton_dtypes`` are what the kernels take, nothing where there is no kernel;
-    ``limits(backend, *tensors)`` says why one cannot take tensors of such a type, or None.
+    ``limits(backend, *arguments)`` says why one cannot take a call of such a type, or None; it may see the first few of
+    the flat arguments alone.
     ``gradients`` names the arguments that have one, from an operator ``<name>_bwd`` of (gradient of the first result,
     *results, *arguments). The native CUDA kernels have none.
     """
@@ -67,10 +68,10 @@ class Operation:
     def candidates(self, device: str) -> tuple[str, ...]:
         return {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}.get(device, ("reference",))
 
-    def refusal(self, backend: str, *tensors: Tensor, gradients: bool = False) -> str | None:
-        """Why a backend cannot run a call on these tensors, or None when it can; without any, of no call in particular.
+    def refusal(self, backend: str, *arguments, gradients: bool = False) -> str | None:
+        """Why a backend cannot run a call, or None when it can; without arguments, of no call in particular.
 
-        The first tensor is the one whose dtype all share.
+        The first argument is the tensor whose dtype all share.
         """
         if backend == "reference":
             return None
@@ -78,27 +79,27 @@ class Operation:
         if not dtypes:
             return "there is no such kernel of this operation"
         missing = {"cpp": _native.missing, "cuda": _native.cuda_missing, "triton": _triton.missing}[backend]
-        if missing is not None or not tensors:
+        if missing is not None or not arguments:
             return missing
-        if tensors[0].dtype not in dtypes:
-            return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {tensors[0].dtype}"
+        if arguments[0].dtype not in dtypes:
+            return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {arguments[0].dtype}"
         if gradients and backend == "cuda":
             return "it computes no gradients"
-        return self.limits(backend, *tensors)
+        return self.limits(backend, *arguments)
 
-    def choose(self, backend: str, *tensors: Tensor, gradients: bool = False) -> str:
-        """The backend that runs a call on these tensors."""
-        candidates = self.candidates(tensors[0].device.type)
+    def choose(self, backend: str, *arguments, gradients: bool = False) -> str:
+        """The backend that runs a call, of which as many of the first arguments are given as backends may refuse."""
+        candidates = self.candidates(arguments[0].device.type)
         if backend == "auto":
             for candidate in candidates:
-                if self.refusal(candidate, *tensors, gradients=gradients) is None:
+                if self.refusal(candidate, *arguments, gradients=gradients) is None:
                     return candidate
         if backend not in candidates:
             raise ValueError(
-                f"{self.name}: backend must be one of {('auto', *candidates)} on {tensors[0].device.type}, "
+                f"{self.name}: backend must be one of {('auto', *candidates)} on {arguments[0].device.type}, "
                 f"got {backend!r}"
             )
-        if (reason := self.refusal(backend, *tensors, gradients=gradients)) is not None:
+        if (reason := self.refusal(backend, *arguments, gradients=gradients)) is not None:
             raise NotImplementedError(f"{self.name}: backend must be able to run this call, got {backend!r}: {reason}")
         return backend
 
@@ -110,15 +111,14 @@ def backends(name: str, device: str = "cpu") -> tuple[str, ...]:
     return tuple(b for b in operation.candidates(kind) if operation.refusal(b) is None)
 
 
-def explain(name: str, *tensors: Tensor) -> str:
-    """Which backend runs a call of operation ``name`` on these tensors (default: float32 on the CPU), and why.
+def explain(name: str, *arguments) -> str:
+    """Which backend runs a call of operation ``name`` (default: of float32 tensors on the CPU), and why.
 
-    Tensors come in the order of the operation's arguments; one alone is enough where no limit concerns the others.
+    Arguments come in the order of the operation's; one alone is enough where no limit concerns the others.
     """
     operation = _find(name)
-    given = [t for t in tensors if isinstance(t, Tensor)]
-    first = next((i for i, t in enumerate(given) if t.is_floating_point()), len(given))
-    given = given[first:] or [torch.empty(0)]
+    floating = [isinstance(a, Tensor) and a.is_floating_point() for a in arguments]
+    given = arguments[floating.index(True) :] if any(floating) else [torch.empty(0)]
     device, dtype, gradients = given[0].device.type, given[0].dtype, needs_gradients(*given)
     chosen = operation.choose("auto", *given, gradients=gradients)
     lines = [f"{name} on {device}, {str(dtype).removeprefix('torch.')}{', with gradients' if gradients else ''}:"]
@@ -129,8 +129,8 @@ def explain(name: str, *tensors: Tensor) -> str:
     return "\n".join(lines)
 
 
-def needs_gradients(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+def needs_gradients(*arguments) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 
 
 def _find(name: str) -> Operation:

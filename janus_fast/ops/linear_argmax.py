@@ -19,7 +19,7 @@ def linear_argmax(
         log_probs, tokens = logits.log_softmax(-1).max(-1)
 
     Args:
-        hidden: [N, C] float32 or bfloat16 (other floating types: reference); any strides.
+        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
         backend: "auto" or one of ``janus_fast.backends("linear_argmax", device)``.
@@ -56,4 +56,5 @@ operation = Operation(
     samples=_samples,
     work=lambda hidden, weight, bias: work(hidden, weight, bias, 1),
     cpp_dtypes=(torch.float32, torch.bfloat16),
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

@@ -20,10 +20,10 @@ def linear_topk(
         return tokens[:, :k], log_probs[:, :k]
 
     Args:
-        hidden: [N, C] float32 or bfloat16 (other floating types: reference); any strides.
+        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
-        k: how many tokens, from 1 to V.
+        k: how many tokens, from 1 to V; Triton takes up to 16.
         backend: "auto" or one of ``janus_fast.backends("linear_topk", device)``.
     Returns:
         tokens [N, k] int64 (among equals the lowest first) and log_probs [N, k] float32, accumulated in float32;
@@ -35,7 +35,7 @@ def linear_topk(
     hidden, weight = check("linear_topk", hidden, weight, bias)
     if not 1 <= k <= weight.shape[0]:
         raise ValueError(f"linear_topk: k must be in [1, V = {weight.shape[0]}], got {k}")
-    chosen = operation.choose(backend, hidden, weight)
+    chosen = operation.choose(backend, hidden, weight, bias, k)
     if chosen == "reference":
         tokens, log_probs = reference.linear_topk(hidden, weight, bias, k)
         return tokens, log_probs.float()
@@ -58,6 +58,12 @@ def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple
 def _fake(hidden, weight, bias, k):
     rows = hidden.shape[0]
     return hidden.new_empty((rows, k), dtype=torch.int64), hidden.new_empty((rows, k), dtype=torch.float32)
+
+
+def _limits(backend, hidden, weight=None, bias=None, k=1):
+    if backend == "triton" and k > 16:
+        return f"its k is at most 16, not {k}"
+    return None
 
 
 def samples():
@@ -101,4 +107,6 @@ operation = Operation(
     samples=samples,
     work=work,
     cpp_dtypes=(torch.float32, torch.bfloat16),
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    limits=_limits,
 )

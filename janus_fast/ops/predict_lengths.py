@@ -94,7 +94,7 @@ def _samples():
     yield "empty_source", (encoded, torch.tensor([0, 3, 3, 5], dtype=torch.int32), weight, *rest)
 
 
-def _limits(backend, encoded, offsets=None, weight=None):
+def _limits(backend, encoded, offsets=None, weight=None, *rest):
     size = encoded.shape[-1] + (0 if weight is None else weight.shape[0])
     if backend == "cuda" and size > 6144:
         return f"its length classes and channels are together at most 6144, which shared memory holds, not {size}"
