@@ -1,5 +1,8 @@
 """The joint loss: its definition, gradients through its front page, autocast, compilation, errors."""
 
+from importlib import import_module
+
+import interpreted
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,6 +157,58 @@ def test_not_a_number_shows(isa):
         assert total.isnan() and terms["kl_nar_aux"].isnan() and nar[13].isnan().all() and by_weight.isnan().all()
         untouched = nar[torch.arange(21) != 13] if where == "hidden" else ar.new_zeros(0)
         assert untouched.isfinite().all() and terms["ar_ce"].isfinite().all() == (where == "hidden")
+
+
+@pytest.fixture
+def by_triton():
+    """The Triton kernel's results, on the CPU, for flat arguments."""
+    if interpreted.missing() and not torch.cuda.is_available():
+        pytest.skip(interpreted.missing())
+    kernel = import_module("janus_fast.kernels.joint_loss").joint_loss
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def compute(arguments, **options):
+        results = kernel(*(a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments), **options)
+        return [result.cpu() for result in results]
+
+    return compute
+
+
+SAMPLES = dict(ops.OPERATIONS["joint_loss"].samples())
+
+
+def test_triton_kernel_takes_the_vocabulary_in_blocks(by_triton):
+    whole = by_triton(SAMPLES["two_streams"])
+    blocks = by_triton(SAMPLES["two_streams"], gradient_bytes=1)
+    for one, other in zip(whole[:2] + whole[3:], blocks[:2] + blocks[3:], strict=True):
+        assert torch.equal(one, other)
+    # Rows of hidden get a sum over blocks, which rounds elsewhere.
+    torch.testing.assert_close(blocks[2], whole[2], atol=1e-6 * whole[2].abs().max().item(), rtol=0)
+
+
+def test_triton_kernel_lets_not_a_number_show(by_triton):
+    hidden, *rest = SAMPLES["two_divergences"]
+    hidden = hidden.clone()
+    hidden[43, 5] = float("nan")  # the fourth row of nar
+    total, terms, grad_hidden, grad_weight = by_triton((hidden, *rest))
+    wrong = [False, True, False] * 2 + [False, True]  # ar, nar and aux twice; aux with ar, ar with nar
+    assert total.isnan() and terms.isnan().tolist() == wrong
+    assert grad_hidden[43].isnan().all() and grad_weight.isnan().all()
+    position = [int(rest[2][3]), 43, 55]
+    assert grad_hidden[[row for row in range(64) if row not in position]].isfinite().all()
+
+
+def test_triton_kernel_refuses_what_is_no_token_and_no_row(by_triton):
+    if torch.cuda.is_available():
+        pytest.skip("the error ends the use of the GPU; it is read where Triton interprets its kernels, without one")
+    hidden, weight, targets, ar_masked, *rest = SAMPLES["two_divergences"]
+    with pytest.raises(RuntimeError, match=r"joint_loss: targets must be in \[0, V = 300\)"):
+        by_triton((hidden, weight, targets + 300, ar_masked, *rest))
+    for wrong in (-1, 40, ar_masked[1]):
+        rows = ar_masked.clone()
+        rows[0] = wrong
+        with pytest.raises(RuntimeError, match=r"joint_loss: ar_masked must be distinct rows in \[0, 40\)"):
+            by_triton((hidden, weight, targets, rows, *rest))
 
 
 H, W = torch.zeros(4, 8), torch.zeros(10, 8)

@@ -37,8 +37,8 @@ def joint_loss(
     them from one. An empty set of rows contributes 0. Under autocast, rows and weight are taken in its dtype.
 
     Args:
-        hidden: rows of each stream, [N_s, C] float32 or bfloat16 (other floating types: reference); ``nar`` and
-            ``aux`` predict the same tokens in the same order.
+        hidden: rows of each stream, [N_s, C] float32 or bfloat16, with Triton also float16 (other floating types:
+            reference); ``nar`` and ``aux`` predict the same tokens in the same order.
         weight: [V, C], the output matrix, dtype and device of ``hidden``.
         targets: [N_s] int64 per stream.
         ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
@@ -49,12 +49,12 @@ def joint_loss(
         backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
     Returns:
         The total, accumulated in float32 or better, differentiable once in ``hidden`` and ``weight``; and a dict of its
-        unweighted terms, to look at: no gradient flows back from them. The native kernel computes the gradients along
-        with the total, the same to the bit whatever the number of threads.
+        unweighted terms, to look at: no gradient flows back from them. The kernels compute the gradients along with
+        the total, the same to the bit in every call, whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
         TypeError: dtypes differ. NotImplementedError: the named backend cannot run this call. RuntimeError: targets
-        that are no tokens, or ``ar_masked`` that are no rows.
+        that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for nothing waits for it.
     Source: JANUS (EMNLP 2022), equations of the joint objective; weights as in the authors' code.
     """
     if cross_entropy is None:
@@ -188,6 +188,7 @@ def _samples():
     yield "extreme_logits", case((20, 9, 9), 32, 600, *joint, spread=60.0)
     hidden, weight, *rest = case((40, 25, 25), 24, 300, *joint)
     yield "strided", (torch.stack([hidden] * 2, 1)[:, 1], torch.stack([weight] * 2, 1)[:, 0], *rest)
+    yield "two_divergences", case((40, 12, 12), 24, 300, (1.0, 0.5, 0.5), (2, 0, 0, 1), (3.0, 1.0), detached=[-1, 0])
 
 
 def _work(hidden, weight, *rest):
@@ -208,4 +209,5 @@ operation = Operation(
     samples=_samples,
     work=_work,
     cpp_dtypes=(torch.float32, torch.bfloat16),
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

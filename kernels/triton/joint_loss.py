@@ -1,0 +1,351 @@
+"""The joint loss and its gradients, without logits in memory.
+
+Idea: the distributions that a divergence compares meet in one program. A position is up to three rows of hidden, one of
+each stream that divergences tie together; rows that nothing ties fill positions of their own, which divergences pass
+over. A position's row s has the neighbours s + 1 and s + 2, counted in a circle. Of the logits z of a row the losses
+need a few sums over the vocabulary: the peak, the sum of exp(z - peak), the sum of z, the target's z, and for each
+neighbour the sum of exp(z - peak) (z - its z). Every tile of the vocabulary has its own, which are merged.
+
+Then the gradient of the logits is known token by token,
+
+    p_s (slope_s + sum over t of pull_st (z_s - z_t)) - sum over t of pull_st p_t
+        - factor_s (label_smoothing / V + (1 - label_smoothing) [token is target])
+
+and is computed from logits computed once more, for a block of the vocabulary at a time: [N, block], of some 32 MiB, in
+the dtype of hidden and times a scale that keeps it within float16. Two products turn it into gradients. Those of the
+weights are complete with their block; those of hidden are summed over blocks in float32, in parts that are added last.
+Every sum has a fixed order, so the same call gives the same bits; nothing waits for the host.
+
+Tiles: tokens x positions x channels 128 x 32 x 64 for each stream (128 positions where there is one stream), products
+128 x 128 x 64; float32, which is exact and not TF32, 128 x 32 x 16 (64 positions) and 64 x 64 x 32.
+Bytes, of elements of two: 2 (N + V) C read for the sums, as much for each of the logits and the products, as much of
+gradients written; 72 P V / 128 of sums, of three streams; and 2 N V of logits' gradients, in blocks that a large card's
+second-level cache holds, written once and read twice.
+FLOPs: 2 N V C without gradients, 8 N V C with them.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROGRAMS = 512  # enough for any card
+GRADIENT_BYTES = 2**25
+
+
+@triton.jit
+def _logits(
+    hidden, stride_h, rows, weight, stride_w, tokens, V, C,
+    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The logits of each stream, [BLOCK_V, BLOCK_P]; zeros without a token or a row."""
+    z = [tl.full([BLOCK_V, BLOCK_P], 0.0, tl.float32) for _ in (0, 1, 2)[:STREAMS]]
+    weight += tokens.to(tl.int64)[:, None] * stride_w
+    hidden = [hidden + row.to(tl.int64)[None, :] * stride_h for row in rows]
+    for c in range(0, C, BLOCK_C):
+        channels = c + tl.arange(0, BLOCK_C)
+        w = tl.load(weight + channels[None, :], mask=(tokens < V)[:, None] & (channels < C)[None, :], other=0.0)
+        inside = (channels < C)[:, None]
+        h = [
+            tl.load(hidden[s] + channels[:, None], mask=inside & (rows[s] >= 0)[None, :], other=0.0)
+            for s in (0, 1, 2)[:STREAMS]
+        ]
+        # [BLOCK_V, BLOCK_C] @ [BLOCK_C, BLOCK_P] -> [BLOCK_V, BLOCK_P]
+        z = [tl.dot(w, h[s], z[s], input_precision="ieee") for s in (0, 1, 2)[:STREAMS]]
+    return z
+
+
+@triton.jit(do_not_specialize=["P"])
+def joint_loss_fwd_kernel(
+    hidden, stride_h, weight, stride_w, targets, slots, statistics, P, V, C,
+    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Sums over one tile of the vocabulary: peak, exponentials, logits, the target's logit, crosses with neighbours."""
+    positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    rows = [tl.load(slots + s * P + positions, mask=positions < P, other=-1) for s in (0, 1, 2)[:STREAMS]]
+    tokens = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
+    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, BLOCK_V, BLOCK_P, BLOCK_C)
+    at = statistics + tl.program_id(1).to(tl.int64) * STREAMS * (3 + STREAMS) * P + positions
+    inside = (tokens < V)[:, None]
+    for s in tl.static_range(STREAMS):
+        target = tl.load(targets + rows[s], mask=rows[s] >= 0, other=-1).to(tl.int32)
+        peak = tl.max(tl.where(inside, z[s], float("-inf")), 0)
+        e = tl.where(inside, tl.exp(z[s] - peak[None, :]), 0.0)
+        tl.store(at, peak, mask=positions < P)
+        tl.store(at + P, tl.sum(e, 0), mask=positions < P)
+        tl.store(at + 2 * P, tl.sum(z[s], 0), mask=positions < P)
+        tl.store(at + 3 * P, tl.sum(tl.where(tokens[:, None] == target[None, :], z[s], 0.0), 0), mask=positions < P)
+        for j in tl.static_range(STREAMS - 1):
+            cross = tl.sum(e * (z[s] - z[(s + 1 + j) % STREAMS]), 0)
+            tl.store(at + (4 + j) * P, cross, mask=positions < P)
+        at += (3 + STREAMS) * P
+
+
+@triton.jit
+def _of_stream(row, second, third, values):
+    """The value of each row's stream; streams begin with rows 0, `second` and `third`."""
+    return tl.where(row < second, values[0], tl.where(row < third, values[1], values[2]))
+
+
+@triton.jit
+def _merge(at, stride, P, tiles, STREAMS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr):
+    """The sums of one stream over all tiles, [BLOCK_P] each; tiles lie `stride` apart."""
+    t = tl.arange(0, BLOCK_T)[:, None]
+    peak = tl.full([BLOCK_P], float("-inf"), tl.float32)
+    for first in range(0, tiles, BLOCK_T):
+        some = tl.load(at + (first + t) * stride, mask=first + t < tiles, other=float("-inf"))
+        peak = tl.maximum(peak, tl.max(some, 0))
+    total = tl.full([BLOCK_P], 0.0, tl.float32)
+    logits, of_target, crosses = total, total, [total for _ in (0, 1)[: STREAMS - 1]]
+    for first in range(0, tiles, BLOCK_T):
+        here, inside = at + (first + t) * stride, first + t < tiles
+        scale = tl.exp(tl.load(here, mask=inside, other=float("-inf")) - peak[None, :])
+        total += tl.sum(scale * tl.load(here + P, mask=inside, other=0.0), 0)
+        logits += tl.sum(tl.load(here + 2 * P, mask=inside, other=0.0), 0)
+        of_target += tl.sum(tl.load(here + 3 * P, mask=inside, other=0.0), 0)
+        crosses = [
+            crosses[j] + tl.sum(scale * tl.load(here + (4 + j) * P, mask=inside, other=0.0), 0)
+            for j in (0, 1)[: STREAMS - 1]
+        ]
+    return peak, total, logits, of_target, crosses
+
+
+@triton.jit(do_not_specialize=["N", "P", "tiles", "tied", "second", "third"])
+def joint_loss_merge_kernel(
+    statistics, slots, losses, divergences, scales, N, P, V, tiles, tied, second, third, factors, pulls,
+    STREAMS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Merges tiles: losses of rows [2, N], divergences [pairs, tied], log-sum-exp and slope of rows [STREAMS, 2, P]."""
+    positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    inside = positions < P
+    stride = P.to(tl.int64) * (STREAMS * (3 + STREAMS))
+    at = statistics + tl.minimum(positions, P - 1)[None, :]
+    known = [
+        _merge(at + s * (3 + STREAMS) * P, stride, P, tiles, STREAMS, BLOCK_T, BLOCK_P) for s in (0, 1, 2)[:STREAMS]
+    ]  # fmt: skip
+    for s in tl.static_range(STREAMS):
+        row = tl.load(slots + s * P + positions, mask=inside, other=-1)
+        peak, total, logits, of_target, crosses = known[s]
+        lse = peak + tl.log(total)
+        tl.store(losses + row, lse - of_target, mask=row >= 0)
+        tl.store(losses + N + row, lse - logits / V, mask=row >= 0)
+        slope = _of_stream(row, second, third, factors)
+        for j in tl.static_range(STREAMS - 1):
+            slope += tl.where(positions < tied, pulls[s * (STREAMS - 1) + j] * (1.0 - crosses[j] / total), 0.0)
+        tl.store(scales + s * 2 * P + positions, lse, mask=inside)
+        tl.store(scales + s * 2 * P + P + positions, slope, mask=inside)
+    for n in tl.static_range(STREAMS * (STREAMS - 1) // 2):  # the log-sum-exps cancel in a symmetric divergence
+        one, other = known[n], known[(n + 1) % STREAMS]
+        value = 0.5 * (one[4][0] / one[1] + other[4][STREAMS - 2] / other[1])
+        tl.store(divergences + n * tied + positions, value, mask=positions < tied)
+
+
+@triton.jit
+def _sum(values, begin, end, BLOCK: tl.constexpr):
+    parts = tl.full([BLOCK], 0.0, tl.float32)
+    for first in range(begin, end, BLOCK):
+        n = first + tl.arange(0, BLOCK)
+        parts += tl.load(values + n, mask=n < end, other=0.0)
+    return tl.sum(parts, 0)
+
+
+@triton.jit(do_not_specialize=["N", "tied", "second", "third"])
+def joint_loss_terms_kernel(
+    losses, divergences, total, terms, N, tied, second, third, counts, cross_entropy, weights, label_smoothing,
+    PLACES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The means over rows, and their weighted sum. One program."""
+    begins = (0, second, third, N)
+    sum_of_terms = 0.0
+    for s in tl.static_range(3):
+        nll = _sum(losses, begins[s], begins[s + 1], BLOCK) / counts[s]
+        uniform = _sum(losses + N, begins[s], begins[s + 1], BLOCK) / counts[s]
+        smoothed = (1.0 - label_smoothing) * nll + label_smoothing * uniform
+        tl.store(terms + s, nll)
+        tl.store(terms + 3 + s, smoothed)
+        sum_of_terms += cross_entropy[s] * smoothed
+    for n in tl.static_range(len(PLACES)):
+        if PLACES[n] >= 0:
+            value = _sum(divergences + n * tied, 0, tied, BLOCK) / counts[3]
+            tl.store(terms + 6 + PLACES[n], value)
+            sum_of_terms += weights[n] * value
+    tl.store(total, sum_of_terms)
+
+
+@triton.jit(do_not_specialize=["P", "first", "tied", "second", "third"])
+def joint_loss_bwd_logits_kernel(
+    hidden, stride_h, weight, stride_w, targets, slots, scales, gradients, stride_g,
+    P, V, C, first, tied, second, third, factors, pulls, label_smoothing,
+    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """The gradients of one block's logits, [N, block]; the block begins with token `first`."""
+    positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    rows = [tl.load(slots + s * P + positions, mask=positions < P, other=-1) for s in (0, 1, 2)[:STREAMS]]
+    places = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
+    tokens = first + places
+    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, BLOCK_V, BLOCK_P, BLOCK_C)
+    at = [scales + s * 2 * P + positions for s in (0, 1, 2)[:STREAMS]]
+    p = [tl.exp(z[s] - tl.load(at[s], mask=positions < P, other=0.0)[None, :]) for s in (0, 1, 2)[:STREAMS]]
+    are_tied = tl.program_id(0) * BLOCK_P < tied
+    for s in tl.static_range(STREAMS):
+        target = tl.load(targets + rows[s], mask=rows[s] >= 0, other=-1).to(tl.int32)
+        wanted = tl.where(tokens[:, None] == target[None, :], 1.0 - label_smoothing, 0.0) + label_smoothing / V
+        others = wanted * _of_stream(rows[s], second, third, factors)[None, :]
+        own = tl.load(at[s] + P, mask=positions < P, other=0.0)[None, :]
+        for j in tl.static_range(STREAMS - 1):
+            pull = tl.where(are_tied, pulls[s * (STREAMS - 1) + j], 0.0)
+            own += pull * (z[s] - z[(s + 1 + j) % STREAMS])
+            others += pull * p[(s + 1 + j) % STREAMS]
+        gradient = tl.where((tokens < V)[:, None], p[s] * own - others, 0.0)
+        at_row = gradients + rows[s].to(tl.int64)[None, :] * stride_g
+        tl.store(at_row + places[:, None], gradient.to(gradients.dtype.element_ty), mask=(rows[s] >= 0)[None, :])
+
+
+@triton.jit(do_not_specialize=["M", "K", "steps_per_part"])
+def joint_loss_bwd_product_kernel(
+    gradients, stride_g, factor, stride_f, sums, M, K, C, steps_per_part, scale,
+    TRANSPOSED: tl.constexpr, ADD: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """sums [parts, M, C] = or += gradients [M, K] @ factor [K, C] / scale, in parts of `steps_per_part` BLOCK_K.
+
+    Tokens are read without a mask: behind the last one of a block are zeros.
+    """
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    channels = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    begin = tl.program_id(2) * steps_per_part * BLOCK_K
+    end = tl.minimum(begin + steps_per_part * BLOCK_K, K)
+    result = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
+    for start in range(begin, end, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        if TRANSPOSED:
+            at = gradients + k.to(tl.int64)[None, :] * stride_g + m[:, None]
+            g = tl.load(at, mask=(k < end)[None, :], other=0.0)
+        else:
+            at = gradients + m.to(tl.int64)[:, None] * stride_g + k[None, :]
+            g = tl.load(at, mask=(m < M)[:, None], other=0.0)
+        f = tl.load(
+            factor + k.to(tl.int64)[:, None] * stride_f + channels[None, :],
+            mask=(k < end)[:, None] & (channels < C)[None, :], other=0.0,
+        )  # fmt: skip
+        # [BLOCK_M, BLOCK_K] @ [BLOCK_K, BLOCK_N] -> [BLOCK_M, BLOCK_N]
+        result = tl.dot(g, f, result, input_precision="ieee")
+    result /= scale
+    inside = (m < M)[:, None] & (channels < C)[None, :]
+    at = sums + (tl.program_id(2).to(tl.int64) * M + m)[:, None] * C + channels[None, :]
+    if ADD:
+        result += tl.load(at, mask=inside, other=0.0)
+    tl.store(at, result.to(sums.dtype.element_ty), mask=inside)
+
+
+def _slots(ar_masked: Tensor, begins: tuple[int, ...], tied: list[int], block: int) -> Tensor:
+    """Each position's rows of hidden, [streams, P], -1 for none: whole blocks of those tied together, then others."""
+    rule = f"ar_masked must be distinct rows in [0, {begins[1]})"
+    _check((ar_masked >= 0) & (ar_masked < begins[1]), rule)
+    every = torch.arange(begins[3], device=ar_masked.device)
+    together = [every[begins[s] : begins[s + 1]] if s else ar_masked for s in tied] or [every[:0]]
+    streams, together = len(together), torch.stack(together)
+    taken = torch.zeros_like(every).index_fill_(0, together.flatten(), 1)
+    _check(taken.sum() == together.numel(), rule)
+    apart = taken.argsort(stable=True)[: begins[3] - together.numel()]
+    apart = F.pad(apart, (0, -apart.numel() % streams), value=-1).view(streams, -1)
+    return torch.cat([F.pad(together, (0, -together.shape[1] % block), value=-1), apart], 1).int()
+
+
+def _check(condition: Tensor, rule: str) -> None:  # on the device
+    torch._assert_async(condition.all(), f"joint_loss: {rule}")
+
+
+def _weights(
+    pairs: list[int], divergence: list[float], detached: list[int], tied: list[int]
+) -> tuple[list[float], list[float], tuple[int, ...]]:
+    """How much its divergence from each neighbour moves each of a position's rows; and of each row and its first
+    neighbour, as often as pairs of rows are different, how much their divergence weighs, and the term's number or -1.
+    """
+    term_of = {}
+    for n, (a, b) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
+        term_of[a, b] = term_of[b, a] = n
+    streams = len(tied)
+    neighbours = [(s, tied[(i + j) % streams]) for i, s in enumerate(tied) for j in range(1, streams)]
+    terms = [term_of.get(pair, -1) for pair in neighbours]
+    pulls = [divergence[n] if n >= 0 and detached[n] != s else 0.0 for n, (s, _) in zip(terms, neighbours, strict=True)]
+    places = tuple(terms[:: max(streams - 1, 1)][: streams * (streams - 1) // 2])
+    return pulls, [divergence[n] if n >= 0 else 0.0 for n in places], places
+
+
+def joint_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int], cross_entropy: list[float],
+    pairs: list[int], divergence: list[float], detached: list[int], label_smoothing: float, gradients: bool,
+    *, gradient_bytes: int = GRADIENT_BYTES,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    count, (vocabulary, channels) = hidden.shape[0], weight.shape
+    total = hidden.new_zeros((), dtype=torch.float32)
+    terms = hidden.new_zeros(6 + len(divergence), dtype=torch.float32)
+    grad_hidden = hidden.new_empty(hidden.shape if gradients else (0, channels))
+    grad_weight = weight.new_empty(weight.shape if gradients else (0, channels))
+    if count == 0:
+        return total, terms, grad_hidden, grad_weight.zero_()
+    _check((targets >= 0) & (targets < vocabulary), f"targets must be in [0, V = {vocabulary})")
+    begins = (0, rows[0], rows[0] + rows[1], count)
+    tied = sorted(set(pairs))
+    tied_positions = (rows[tied[0]] if tied[0] else ar_masked.numel()) if tied else 0
+    streams = max(len(tied), 1)
+    exact = hidden.dtype == torch.float32
+    tiles = {"BLOCK_V": 128, "BLOCK_P": 32, "BLOCK_C": 16 if exact else 64, "num_warps": 8, "num_stages": 3}
+    if streams == 1:
+        tiles["BLOCK_P"] = 64 if exact else 128
+    slots = _slots(ar_masked, begins, tied, tiles["BLOCK_P"])
+    positions = slots.shape[1]
+
+    pulls, weights, places = _weights(pairs, divergence, detached, tied)
+    factors = [w / max(n, 1) for w, n in zip(cross_entropy, rows, strict=True)]
+    pulls = [w / (2 * max(tied_positions, 1)) for w in pulls]
+    scale = 1 / (max(map(abs, (*factors, *pulls))) or 1.0)  # makes gradients of logits as large as probabilities
+    moves = (*(scale * f for f in factors),), (*(scale * p for p in pulls), 0.0)  # Triton knows no empty tuple
+
+    grid = triton.cdiv(positions, tiles["BLOCK_P"]), triton.cdiv(vocabulary, tiles["BLOCK_V"])
+    statistics = hidden.new_empty((grid[1], streams, 3 + streams, positions), dtype=torch.float32)
+    losses = hidden.new_empty((2, count), dtype=torch.float32)
+    divergences = hidden.new_empty((len(places), tied_positions), dtype=torch.float32)
+    scales = hidden.new_empty((streams, 2, positions), dtype=torch.float32)
+    joint_loss_fwd_kernel[grid](
+        hidden, hidden.stride(0), weight, weight.stride(0), targets, slots, statistics,
+        positions, vocabulary, channels, STREAMS=streams, **tiles,
+    )  # fmt: skip
+    joint_loss_merge_kernel[(triton.cdiv(positions, 32),)](
+        statistics, slots, losses, divergences, scales, count, positions, vocabulary, grid[1], tied_positions,
+        *begins[1:3], *moves, STREAMS=streams, BLOCK_T=32, BLOCK_P=32,
+    )  # fmt: skip
+    joint_loss_terms_kernel[(1,)](
+        losses, divergences, total, terms, count, tied_positions, *begins[1:3],
+        tuple(float(max(n, 1)) for n in (*rows, tied_positions)), tuple(cross_entropy), (*weights, 0.0),
+        label_smoothing, PLACES=places, BLOCK=1024, num_warps=8,
+    )  # fmt: skip
+    if not gradients:
+        return total, terms, grad_hidden, grad_weight
+
+    block = max(gradient_bytes // (count * hidden.element_size() * tiles["BLOCK_V"]), 1) * tiles["BLOCK_V"]
+    block = min(block, grid[1] * tiles["BLOCK_V"])
+    logits = hidden.new_empty(count, block)
+    side, depth = (64, 32) if exact else (128, 64)
+    product = {"BLOCK_M": side, "BLOCK_N": side, "BLOCK_K": depth, "num_warps": 8, "num_stages": 3}
+    row_blocks, columns = triton.cdiv(count, side), triton.cdiv(channels, side)
+    parts = min(max(PROGRAMS // (row_blocks * columns), 1), 4)
+    sums = hidden.new_empty((parts, count, channels), dtype=torch.float32)
+    for first in range(0, vocabulary, block):
+        size = min(block, vocabulary - first)
+        joint_loss_bwd_logits_kernel[(grid[0], triton.cdiv(size, tiles["BLOCK_V"]))](
+            hidden, hidden.stride(0), weight, weight.stride(0), targets, slots, scales, logits, block,
+            positions, vocabulary, channels, first, tied_positions, *begins[1:3], *moves, label_smoothing,
+            STREAMS=streams, **tiles,
+        )  # fmt: skip
+        joint_loss_bwd_product_kernel[(triton.cdiv(size, side), columns, 1)](
+            logits, block, hidden, hidden.stride(0), grad_weight[first:], size, count, channels,
+            triton.cdiv(count, depth), scale, TRANSPOSED=True, ADD=False, **product,
+        )  # fmt: skip
+        joint_loss_bwd_product_kernel[(row_blocks, columns, parts)](
+            logits, block, weight[first:], weight.stride(0), sums, count, size, channels,
+            triton.cdiv(block, parts * depth), scale, TRANSPOSED=False, ADD=first > 0, **product,
+        )  # fmt: skip
+    return total, terms, sums.sum(0).to(hidden.dtype), grad_weight
