@@ -8,7 +8,7 @@ from janus_fast.data import test_set as committed_test_set
 from janus_fast.ops._operation import Operation
 
 # what the model card says, less a point for the rounding of other processors
-LEAST_BLEU = {"ar": 31.4, "nar": 20.3}
+LEAST_BLEU = {"ar": 31.2, "nar": 24.6}
 MODES = {"ar": {"beam_size": 1}, "nar": {"iterations": 4, "length_beam": 3}}
 
 
@@ -28,7 +28,7 @@ def test_native_and_reference_kernels_decode_the_test_set_alike(mode, monkeypatc
         pytest.skip("the native library is not built; `make setup` builds it")
     translator, (sources, references) = Translator("en-de-small", backend="torch"), committed_test_set()
     native = translator.translate(sources, mode=mode, **MODES[mode])
-    monkeypatch.setattr(Operation, "choose", lambda self, backend, like: "reference")
+    monkeypatch.setattr(Operation, "choose", lambda *arguments, **options: "reference")
     reference = translator.translate(sources, mode=mode, **MODES[mode])
     pairs = enumerate(zip(native, reference, strict=True))
     assert [n for n, (one, other) in pairs if one.hypotheses != other.hypotheses] == []
