@@ -201,6 +201,9 @@ class BeamSearch:
         self.steps = torch.zeros(sentences, dtype=torch.int32)
         self.totals, self.tokens = torch.zeros(sentences, beams), torch.zeros(sentences, beams, dtype=torch.int64)
         self.slots, self.history_tokens = garbage(sentences, steps, beams), garbage(sentences, steps, beams)
+        self.visible_from, self.visible_until = garbage(sentences, steps, beams), garbage(sentences, steps, beams)
+        self.times = torch.arange(beams, dtype=torch.int32).repeat(sentences, 1)
+        self.visible_from[:, 0], self.visible_until[:, 0] = self.times, self.times + 1
         self.history_scores = torch.empty(sentences, steps, beams)
         self.finished_count = torch.zeros(sentences, dtype=torch.int32)
         self.finished_lengths = garbage(sentences, beams)
@@ -213,13 +216,20 @@ class BeamSearch:
         """Tokens that may follow [S * beams, K] and their log-probabilities."""
         self.run(
             "beam_step", ids, log_probs, self.divisors, *self.sizes, self.eos, self.steps, self.totals, self.tokens,
-            self.slots, self.history_tokens, self.history_scores, self.finished_count, self.finished_lengths,
-            self.finished_tokens, self.finished_scores, self.finished_token_scores, self.remaining,
+            self.slots, self.times, self.visible_from, self.visible_until, self.history_tokens, self.history_scores,
+            self.finished_count, self.finished_lengths, self.finished_tokens, self.finished_scores,
+            self.finished_token_scores, self.remaining,
         )  # fmt: skip
 
     def ancestors(self, sentence: int, beam: int) -> list[int]:
         """The row that wrote each position of a hypothesis' keys and values, and itself, which writes the next one."""
         return [*self.slots[sentence, : int(self.steps[sentence]), beam].tolist(), beam]
+
+    def seen(self, sentence: int, beam: int) -> list[list[int]]:
+        """The rows whose keys a hypothesis sees, at each position up to the next one."""
+        time, positions = self.times[sentence, beam], int(self.steps[sentence]) + 1
+        sees = (self.visible_from[sentence] <= time) & (time < self.visible_until[sentence])
+        return [row.nonzero().flatten().tolist() for row in sees[:positions]]
 
     def history(self, sentence: int, beam: int) -> list[int]:
         """The tokens chosen so far, by way of the rows that its keys and values come from."""

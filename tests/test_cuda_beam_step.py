@@ -76,6 +76,7 @@ def on_device(run, language: Language, sentences: int, options: AutoregressiveOp
         log_probs = torch.full((sentences, beams, choices), 100.0)
         for s in (search.steps == step).nonzero().flatten().tolist():
             for b in range(width):
+                assert search.seen(s, b) == [[row] for row in search.ancestors(s, b)]
                 follow = language.follow(s, search.history(s, b))
                 ids[s, b], log_probs[s, b] = (torch.tensor(values) for values in follow)
                 if step == longest:

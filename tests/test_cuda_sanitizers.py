@@ -148,8 +148,19 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
         id="beam_step-no-barrier-before-reordering",
     ),
     pytest.param(
-        "beam_step", "beam_step.cuh", "position < step ? slots", "position <= step ? slots", ["address"],
-        id="beam_step-one-position-too-many",
+        "beam_step", "beam_step.cuh",
+        "position < step ? slots[position * beams + origin", "position < step - 1 ? slots[position * beams + origin",
+        ["in order"],
+        id="beam_step-one-position-too-few",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh",
+        "  __syncthreads();  // and nobody reads the times any more\n", "", ["thread"],
+        id="beam_step-no-barrier-before-times",
+    ),
+    pytest.param(
+        "beam_step", "beam_step.cuh", "larger(until, time[b] + 1)", "larger(until, time[b])", ["in order"],
+        id="beam_step-interval-too-short",
     ),
     pytest.param(
         "beam_step", "beam_step.cuh", "if (rank < kept) ranked", "if (rank + 1 < kept) ranked", ["address"],

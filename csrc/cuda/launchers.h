@@ -38,7 +38,8 @@ int janus_fast_attention(const void* query, const void* key, const void* value, 
 // kernels/cuda/beam_step.cuh: at most 32 beams, and 24,576 candidates of a sentence.
 int janus_fast_beam_step(const int64_t* ids, const float* log_probs, const double* divisors, int64_t sentences,
                          int64_t beams, int64_t choices, int64_t longest, int64_t eos, int32_t* steps, float* totals,
-                         int64_t* tokens, int32_t* slots, int32_t* history_tokens, float* history_scores,
-                         int32_t* finished_count, int32_t* finished_lengths, int32_t* finished_tokens,
-                         double* finished_scores, float* finished_token_scores, int32_t* remaining, void* stream);
+                         int64_t* tokens, int32_t* slots, int32_t* times, int32_t* visible_from, int32_t* visible_until,
+                         int32_t* history_tokens, float* history_scores, int32_t* finished_count,
+                         int32_t* finished_lengths, int32_t* finished_tokens, double* finished_scores,
+                         float* finished_token_scores, int32_t* remaining, void* stream);
 }

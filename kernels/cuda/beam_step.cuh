@@ -1,13 +1,15 @@
 // One step of beam search: from the best tokens of each hypothesis to the next hypotheses, the ones that are finished,
-// and where their keys and values lie.
+// and which keys and values they see.
 //
 // Idea: a block owns a sentence, so nothing crosses blocks and a step is one launch without a word from the host. A
 // candidate's rank is the number of candidates before it, counted over all of them in shared memory: a stable sort in
 // one pass. Caches do not move: `slots` says, for each position of a hypothesis, which row of the sentence wrote it;
-// the same table leads from a finished hypothesis back through its tokens. Tiles: 128 threads a sentence; a warp
-// reorders 32 / beams positions of the table at a time, in registers. Bytes: 12 beams K candidates and 8 beams (step +
-// 1) of the table, read and written, 16 (step + 1) for each hypothesis that finishes. No FLOPs but the sums; beams^2
-// K^2 comparisons, 2,500 for five beams.
+// the same table leads from a finished hypothesis back through its tokens. Hypotheses that share a row descend from it:
+// they are a tree. Numbered in the order of its branches, those that see a row's key are neighbours, and its
+// visibility is an interval of these numbers, as attention wants it. Tiles: 128 threads a sentence; a warp reorders 32
+// / beams positions of the table at a time, in registers. Bytes: 12 beams K candidates, and for each position and beam
+// 4 of the table read and 12 with the intervals written, 16 (step + 1) for each hypothesis that finishes. No FLOPs but
+// the sums; beams^2 K^2 comparisons, 4,900 for five beams.
 #pragma once
 
 #include "kernels/cuda/collectives.cuh"
@@ -21,11 +23,13 @@ struct BeamStepCall {
   const double* divisors;  // [T]: a hypothesis that ends in step t has its total over divisors[t] for a score
   int64_t sentences, eos;
   int beams, choices, longest;
-  int32_t* steps;           // [S] steps done; T when the sentence is
-  float* totals;            // [S, beams]
-  int64_t* tokens;          // [S, beams] what the rows read next
-  int32_t* slots;           // [S, T, beams]
-  int32_t* history_tokens;  // [S, T, beams] what was chosen for each row in each step
+  int32_t* steps;                         // [S] steps done; T when the sentence is
+  float* totals;                          // [S, beams]
+  int64_t* tokens;                        // [S, beams] what the rows read next
+  int32_t* slots;                         // [S, T, beams]
+  int32_t* times;                         // [S, beams] the number of each hypothesis in the order of the tree
+  int32_t *visible_from, *visible_until;  // [S, T, beams] which numbers see the key of a row
+  int32_t* history_tokens;                // [S, T, beams] what was chosen for each row in each step
   float* history_scores;
   // Finished hypotheses in the order in which they finished: their number [S], tokens without eos [S, beams, T] and how
   // many, scores, and log-probabilities of the tokens and of eos [S, beams, T].
@@ -56,6 +60,8 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   SHARED(float, score, 2 * kMostBeams);
   SHARED(bool, finishes, 2 * kMostBeams);
   SHARED(int, survivor, kMostBeams);
+  SHARED(int, branch, kMostBeams);
+  SHARED(int, time, kMostBeams);
 
   const int64_t sentence = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), beams = call.beams, steps = call.longest + 1;
@@ -129,21 +135,42 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   if (thread == 0) call.steps[sentence] = done ? steps : step + 1;
   if (done) return;
 
-  const int positions = kWarp / beams;  // that a warp reorders at a time
-  const int beam = lane() % beams, at_lane = lane() / beams * beams;
+  const int beam = lane() % beams;
   const int parent = beam < going ? origin[survivor[beam]] : beam;
-  for (int first = warp() * positions; first < step; first += kBeamThreads / kWarp * positions) {
+  if (thread < beams) branch[thread] = call.times[first_row + parent] * beams + thread;
+  __syncthreads();  // and nobody reads the times any more
+  if (thread < beams) {
+    int before = 0;
+    for (int b = 0; b < beams; b++) before += branch[b] < branch[thread];
+    time[thread] = before;
+    call.times[first_row + thread] = before;
+  }
+  __syncthreads();
+
+  // Up to this step a row of the table comes from the parent; the next step's keys will be each hypothesis' own.
+  int32_t* visible_from = call.visible_from + sentence * steps * beams;
+  int32_t* visible_until = call.visible_until + sentence * steps * beams;
+  const int positions = kWarp / beams;  // that a warp reorders at a time
+  const int first_lane = lane() / beams * beams;
+  for (int first = warp() * positions; first <= step + 1; first += kBeamThreads / kWarp * positions) {
     const int position = first + lane() / beams;
-    const bool there = lane() < positions * beams && position < step;
-    const int old = there ? slots[position * beams + beam] : 0;
-    const int slot = __shfl_sync(kAllLanes, old, (at_lane + parent) % kWarp);
-    if (there) slots[position * beams + beam] = slot;
+    const bool there = lane() < positions * beams && position <= step + 1;
+    const int old = there && position < step ? slots[position * beams + beam] : 0;
+    const int moved = __shfl_sync(kAllLanes, old, (first_lane + parent) % kWarp);
+    const int slot = position < step ? moved : position == step ? parent : beam;
+    int from = beams, until = 0;
+    for (int b = 0; b < beams; b++)
+      if (__shfl_sync(kAllLanes, slot, (first_lane + b) % kWarp) == beam)
+        from = smaller(from, time[b]), until = larger(until, time[b] + 1);
+    if (!there) continue;
+    slots[position * beams + beam] = slot;
+    visible_from[position * beams + beam] = from;
+    visible_until[position * beams + beam] = until;
   }
   if (thread < beams) {
     const int r = thread < going ? survivor[thread] : 0;
     const bool exists = thread < going;
     const int chosen = exists ? token[r] : static_cast<int>(call.eos);
-    slots[step * beams + thread] = exists ? origin[r] : thread;
     history_tokens[step * beams + thread] = chosen;
     history_scores[step * beams + thread] = exists ? score[r] : -INFINITY;
     call.tokens[first_row + thread] = chosen;
