@@ -142,22 +142,21 @@ def _bytes(argument) -> bytes | None:
 # ------------------------------------------------------------- the launchers, with the arguments of the operations
 
 
-def update_mask(run, tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token, spare=0):
-    """``spare``: places of ``rows`` beyond those that count. Returns the reference's results, masked tokens, totals."""
+def update_mask_static(run, tokens, scores, rows, row_count, predicted_tokens, predicted_scores, offsets, done, ratio,
+                       mask_token):  # fmt: skip
+    """Returns new tokens, new scores, masked tokens, next rows, changed, where each canvas' rows begin, totals."""
     count, canvases = tokens.numel(), offsets.numel() - 1
     inputs = [t.contiguous() for t in (tokens, scores, rows, predicted_tokens, predicted_scores)]
-    row_count = torch.tensor([rows.numel()], dtype=torch.int32) if spare else None
-    for i, filler in ((2, 10**12), (3, 7), (4, 1.0)):
-        inputs[i] = torch.cat([inputs[i], inputs[i].new_full((spare,), filler)])
     new_tokens, new_scores, masked, listed = (
         tokens.new_empty(count, dtype=t.dtype) for t in (tokens, scores, rows, rows)
     )
-    changed, totals = torch.empty(canvases, dtype=torch.bool), torch.empty(2, dtype=torch.int32)
+    changed = torch.empty(canvases, dtype=torch.bool)
+    row_offsets, totals = (torch.empty(n, dtype=torch.int32) for n in (canvases + 1, 3))
     run(
-        "update_mask", *inputs[:3], row_count, *inputs[3:], offsets, count, rows.numel() + spare, canvases, ratio,
-        mask_token, new_tokens, new_scores, masked, listed, changed, totals,
+        "update_mask", *inputs[:3], row_count, *inputs[3:], offsets, done, count, rows.numel(), canvases, ratio,
+        mask_token, new_tokens, new_scores, masked, listed, changed, row_offsets, totals,
     )  # fmt: skip
-    return new_tokens, new_scores, listed, changed, masked, totals
+    return new_tokens, new_scores, masked, listed, changed, row_offsets, totals
 
 
 def predict_lengths(run, encoded, offsets, weight, beam, window, min_length, max_length, canvases=True):

@@ -48,15 +48,43 @@ UPDATE_MASK = {**SAMPLES["update_mask"], "long_canvases": long_canvases(), "many
 def test_update_mask_is_the_definition(label, run):
     arguments = UPDATE_MASK[label]
     tokens, scores, rows, changed = reference.update_mask(*arguments)
-    for spare in (0, 5):
-        result = emulated.update_mask(run, *arguments, spare=spare)
-        new_tokens, new_scores, listed, has_changed, masked, totals = result
-        assert torch.equal(new_tokens, tokens)
-        torch.testing.assert_close(new_scores, scores, rtol=0, atol=0, equal_nan=True)
-        assert totals.tolist() == [rows.numel(), int(changed.sum())]
-        assert torch.equal(listed[: rows.numel()], rows) and not listed[rows.numel() :].any()
-        assert torch.equal(has_changed, changed)
-        assert torch.equal(masked, tokens.index_fill(0, rows, arguments[-1]))
+    result = emulated.update_mask_static(run, *arguments[:3], None, *arguments[3:6], None, *arguments[6:])
+    assert_updated(result, tokens, scores, rows, changed, arguments)
+
+
+@pytest.mark.parametrize("label", UPDATE_MASK)
+def test_update_mask_leaves_alone_what_is_not_counted_or_done(label, run):
+    """Room behind the rows, the predictions and the canvases; and every third canvas is done."""
+    *per_row, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token = UPDATE_MASK[label]
+    done = torch.arange(offsets.numel() - 1) % 3 == 1
+    owner = torch.arange(done.numel()).repeat_interleave(offsets.diff())
+    tokens, scores, next_rows, changed = reference.update_mask(
+        *per_row, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token
+    )
+    kept = done[owner]
+    tokens, scores = (torch.where(kept, old, new) for old, new in zip(per_row, (tokens, scores), strict=True))
+    row_count = torch.tensor([rows.numel(), 99], dtype=torch.int32)
+    roomy = lambda tensor, filler: torch.cat([tensor, tensor.new_full((5,), filler)])  # noqa: E731
+    behind = (mask_token, float("nan"))  # a mask, and a score that is not finite, that are nobody's
+    result = emulated.update_mask_static(
+        run, *map(roomy, per_row, behind), roomy(rows, 0), row_count, roomy(predicted_tokens, 7),
+        roomy(predicted_scores, 1.0), offsets, done, ratio, mask_token,
+    )  # fmt: skip
+    tokens, scores = map(roomy, (tokens, scores), behind)
+    assert_updated(result, tokens, scores, next_rows[~kept[next_rows]], changed & ~done, UPDATE_MASK[label])
+
+
+def assert_updated(result, tokens, scores, rows, changed, arguments) -> None:
+    offsets, mask_token = arguments[5], arguments[7]
+    new_tokens, new_scores, masked, listed, has_changed, row_offsets, totals = result
+    assert torch.equal(new_tokens, tokens)
+    torch.testing.assert_close(new_scores, scores, rtol=0, atol=0, equal_nan=True)
+    not_finite = int((~scores[: offsets[-1]].isfinite()).sum())
+    assert totals.tolist() == [rows.numel(), int(changed.sum()), not_finite]
+    assert torch.equal(listed[: rows.numel()], rows) and not listed[rows.numel() :].any()
+    assert torch.equal(row_offsets, torch.searchsorted(rows, offsets.long()).int())
+    assert torch.equal(has_changed, changed)
+    assert torch.equal(masked, tokens.index_fill(0, rows, mask_token))
 
 
 def assert_within_budget(results, truths, by_torch, dtype) -> None:
@@ -76,8 +104,9 @@ def cast(arguments, dtype):
     return [t.to(dtype) if isinstance(t, torch.Tensor) and t.is_floating_point() else t for t in arguments]
 
 
-def first_of_each(lengths):
-    """Where canvases begin when of equal lengths of a source the first alone has rows."""
+def first_of_each(lengths, offsets):
+    """Where canvases begin: of equal lengths of a source the first alone has rows, if the source has."""
+    lengths = lengths * (offsets.diff() > 0)[:, None]
     rows = [length if length not in row[:i] else 0 for row in lengths.tolist() for i, length in enumerate(row)]
     return torch.tensor([0, *rows]).cumsum(0).to(torch.int32)
 
@@ -105,7 +134,7 @@ def test_predict_lengths_is_the_definition(label, dtype, run):
     result, by_kernel, begins = emulated.predict_lengths(run, *arguments)
     assert torch.equal(result, lengths)
     assert_within_budget([by_kernel], [log_probs], [reference.predict_lengths(*arguments)[1]], dtype)
-    assert torch.equal(begins, first_of_each(lengths))
+    assert torch.equal(begins, first_of_each(lengths, arguments[1]))
     assert emulated.predict_lengths(run, *arguments, canvases=False)[0].equal(lengths)
 
 

@@ -21,8 +21,10 @@ SAMPLES = {
 SAMPLES["predict_canvases"] = SAMPLES["predict_lengths"]
 SAMPLES["update_mask_static"] = (
     *SAMPLES["update_mask"][:3],
-    torch.ones(2, dtype=torch.int32),
-    *SAMPLES["update_mask"][3:],
+    torch.ones(3, dtype=torch.int32),
+    *SAMPLES["update_mask"][3:6],
+    torch.ones(5, dtype=torch.bool),
+    *SAMPLES["update_mask"][6:],
 )
 
 

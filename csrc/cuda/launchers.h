@@ -14,9 +14,9 @@ int janus_fast_read_int32(const int32_t* device, int32_t* host, void* stream);
 // kernels/cuda/update_mask.cuh
 int janus_fast_update_mask(const int64_t* tokens, const float* scores, const int64_t* rows, const int32_t* row_count,
                            const int64_t* predicted_tokens, const float* predicted_scores, const int32_t* offsets,
-                           int64_t count, int64_t row_capacity, int64_t canvases, float ratio, int64_t mask_token,
-                           int64_t* new_tokens, float* new_scores, int64_t* masked_tokens, int64_t* next_rows,
-                           bool* changed, int32_t* totals, void* stream);
+                           const bool* done, int64_t count, int64_t row_capacity, int64_t canvases, float ratio,
+                           int64_t mask_token, int64_t* new_tokens, float* new_scores, int64_t* masked_tokens,
+                           int64_t* next_rows, bool* changed, int32_t* row_offsets, int32_t* totals, void* stream);
 
 // kernels/cuda/predict_lengths.cuh, on float32 or bfloat16. It takes up to 96 KiB / 16 classes and channels.
 int janus_fast_predict_lengths(const void* encoded, const int32_t* offsets, const void* weight, int64_t encoded_stride,

@@ -8,12 +8,12 @@ namespace janus_fast {
 namespace {
 
 struct Results {
-  Tensor tokens, scores, masked_tokens, rows, changed, totals;
+  Tensor tokens, scores, masked_tokens, rows, changed, row_offsets, totals;
 };
 
 Results run(const OnDevice& device, const char* op, const Tensor& tokens, const Tensor& scores, const Tensor& rows,
             const int32_t* row_count, const Tensor& predicted_tokens, const Tensor& predicted_scores,
-            const Tensor& offsets, double ratio, int64_t mask_token) {
+            const Tensor& offsets, const bool* done, double ratio, int64_t mask_token) {
   const int64_t count = tokens.numel(), capacity = rows.numel(), canvases = check_sequences(offsets, op, "offsets");
   check_vector(tokens, op, "tokens", ScalarType::Long, -1);
   check_vector(scores, op, "scores", ScalarType::Float, count);
@@ -27,13 +27,15 @@ Results run(const OnDevice& device, const char* op, const Tensor& tokens, const 
                      torch::stable::new_empty(tokens, {count}),
                      torch::stable::new_empty(rows, {count}),
                      torch::stable::new_empty(tokens, {canvases}, ScalarType::Bool),
-                     torch::stable::new_empty(tokens, {2}, ScalarType::Int)};
+                     torch::stable::new_empty(tokens, {canvases + 1}, ScalarType::Int),
+                     torch::stable::new_empty(tokens, {3}, ScalarType::Int)};
   device.check(janus_fast_update_mask(
       data<int64_t>(tokens), data<float>(scores), data<int64_t>(rows), row_count, data<int64_t>(predicted_tokens),
-      data<float>(predicted_scores), data<int32_t>(offsets), count, capacity, canvases, static_cast<float>(ratio),
+      data<float>(predicted_scores), data<int32_t>(offsets), done, count, capacity, canvases, static_cast<float>(ratio),
       mask_token, mutable_data<int64_t>(results.tokens), mutable_data<float>(results.scores),
       mutable_data<int64_t>(results.masked_tokens), mutable_data<int64_t>(results.rows),
-      mutable_data<bool>(results.changed), mutable_data<int32_t>(results.totals), device.stream()));
+      mutable_data<bool>(results.changed), mutable_data<int32_t>(results.row_offsets),
+      mutable_data<int32_t>(results.totals), device.stream()));
   return results;
 }
 
@@ -44,16 +46,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> update_mask_cuda(const Tensor& tokens
                                                             double ratio, int64_t mask_token) {
   const OnDevice device("update_mask", tokens);
   Results results = run(device, "update_mask", tokens, scores, rows, nullptr, predicted_tokens, predicted_scores,
-                        offsets, ratio, mask_token);
+                        offsets, nullptr, ratio, mask_token);
   int32_t listed = 0;
   device.check(janus_fast_read_int32(data<int32_t>(results.totals), &listed, device.stream()));
   return {results.tokens, results.scores, torch::stable::narrow(results.rows, 0, 0, listed), results.changed};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> update_mask_static_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> update_mask_static_cuda(
     const Tensor& tokens, const Tensor& scores, const Tensor& rows, std::optional<Tensor> row_count,
-    const Tensor& predicted_tokens, const Tensor& predicted_scores, const Tensor& offsets, double ratio,
-    int64_t mask_token) {
+    const Tensor& predicted_tokens, const Tensor& predicted_scores, const Tensor& offsets, std::optional<Tensor> done,
+    double ratio, int64_t mask_token) {
   const char* op = "update_mask_static";
   const OnDevice device(op, tokens);
   const int32_t* limit = nullptr;
@@ -63,9 +65,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> update_mask_static_cu
     device.check_same(*row_count);
     limit = data<int32_t>(*row_count);
   }
-  Results r =
-      run(device, op, tokens, scores, rows, limit, predicted_tokens, predicted_scores, offsets, ratio, mask_token);
-  return {r.tokens, r.scores, r.masked_tokens, r.rows, r.changed, r.totals};
+  const bool* kept = nullptr;
+  if (done) {
+    check_vector(*done, op, "done", ScalarType::Bool, offsets.numel() - 1);
+    device.check_same(*done);
+    kept = data<bool>(*done);
+  }
+  Results r = run(device, op, tokens, scores, rows, limit, predicted_tokens, predicted_scores, offsets, kept, ratio,
+                  mask_token);
+  return {r.tokens, r.scores, r.masked_tokens, r.rows, r.changed, r.row_offsets, r.totals};
 }
 
 }  // namespace

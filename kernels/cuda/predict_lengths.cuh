@@ -28,7 +28,8 @@ struct PredictLengthsCall {
   int64_t* lengths;
   float* log_probs;
   // Null, or [S * beam + 1]: where canvases of these lengths begin if they lie packed. Of equal lengths of a source the
-  // first alone has rows. The ticket is a zero, and is one again afterwards.
+  // first alone has rows; a source without rows has none here either. The ticket is a zero, and is one again
+  // afterwards.
   int32_t* canvas_offsets;
   unsigned* ticket;
 };
@@ -107,8 +108,10 @@ __device__ __forceinline__ void lay_out_canvases(const PredictLengthsCall<T>& ca
     const int64_t canvas = first + threadIdx.x;
     int rows = 0;
     if (canvas < canvases) {
-      rows = static_cast<int>(__ldcg(call.lengths + canvas));
-      for (int64_t earlier = canvas / call.beam * call.beam; earlier < canvas; earlier++)
+      const int64_t source = canvas / call.beam;
+      const bool has_rows = call.offsets[source] < call.offsets[source + 1];
+      rows = has_rows ? static_cast<int>(__ldcg(call.lengths + canvas)) : 0;
+      for (int64_t earlier = source * call.beam; earlier < canvas && rows > 0; earlier++)
         if (__ldcg(call.lengths + earlier) == rows) {
           rows = 0;
           break;

@@ -3,11 +3,11 @@
 //
 // Idea: one block does everything, so that the list needs no second launch, no communication between blocks and no word
 // from the host; how many rows it has stays on the device. A warp takes a canvas. It finds the k-th lowest score by its
-// 32 bits, highest first: 32 counts over the keys, whatever the canvas' length, and ties go to the earlier row. The
-// list is then cut out of all rows, 32 at a time, with ballots.
+// 32 bits, highest first: 32 counts over the keys, whatever the canvas' length, and ties go to the earlier row. Then it
+// counts the canvas' masked rows; sums over the canvases say where in the list they go, and it writes them there.
 // Tiles: 32 warps of one canvas each; a lane keeps 8 keys in registers, so canvases of up to 258 rows are read once.
-// Bytes: 32 N read, 28 N and 8 N (the list) written, 20 M for M predictions, all of it once; no FLOPs. A pass of the
-// decoder reads and writes hundreds of times as much for the same rows, so a single multiprocessor suffices.
+// Bytes: 60 N read, most of it from caches, 28 N written, 20 M for M predictions; no FLOPs. A pass of the decoder reads
+// and writes hundreds of times as much for the same rows, so a single multiprocessor suffices.
 #pragma once
 
 #include "kernels/cuda/collectives.cuh"
@@ -18,15 +18,17 @@ struct UpdateMaskCall {
   const int64_t *tokens, *rows, *predicted_tokens;
   const float *scores, *predicted_scores;
   const int32_t *offsets, *row_count;  // how many of `rows` count; null: all
+  const bool* done;                    // [S] canvases that stay as they are, whatever was predicted; null: none
   int64_t count, row_capacity, canvases, mask_token;
   float ratio;
-  // [N], [N], [N] (new tokens, with masks where the next pass predicts), [N] ascending and then zeros, [S],
-  // and two numbers: rows listed, canvases changed.
+  // [N], [N], [N] (new tokens, with masks where the next pass predicts), [N] ascending and then zeros, [S], [S + 1]
+  // (where in the list the rows of each canvas begin), and three numbers: rows listed, canvases changed, scores that
+  // are not finite. Rows behind the last canvas stay as they are and are not listed.
   int64_t* new_tokens;
   float* new_scores;
   int64_t *masked_tokens, *next_rows;
   bool* changed;
-  int32_t* totals;
+  int32_t *row_offsets, *totals;
 };
 
 constexpr int kUpdateMaskThreads = 1024;
@@ -70,71 +72,95 @@ __device__ __forceinline__ void mask_least_certain(const UpdateMaskCall& call, i
   });
 }
 
-__global__ void __launch_bounds__(kUpdateMaskThreads) update_mask_kernel(UpdateMaskCall call) {
+__global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(UpdateMaskCall call) {
   const int64_t thread = threadIdx.x, threads = blockDim.x;
   const int64_t predictions =
       call.row_count == nullptr ? call.row_capacity : smaller<int64_t>(*call.row_count, call.row_capacity);
+  auto begin_of = [&](int64_t canvas) { return larger<int64_t>(call.offsets[canvas], 0); };
+  auto end_of = [&](int64_t canvas) { return smaller<int64_t>(call.offsets[canvas + 1], call.count); };
+  auto is_done = [&](int64_t canvas) { return call.done != nullptr && call.done[canvas]; };
+  const int64_t behind = begin_of(call.canvases);
   for (int64_t row = thread; row < call.count; row += threads) {
     call.new_tokens[row] = call.tokens[row];
     call.new_scores[row] = call.scores[row];
+    if (row >= behind) call.masked_tokens[row] = call.tokens[row];
   }
   __syncthreads();
   for (int64_t m = thread; m < predictions; m += threads) {
     const int64_t row = call.rows[m];
-    if (row < 0 || row >= call.count) continue;  // the device cannot complain, but need not write elsewhere
+    if (row < 0 || row >= behind || row >= call.count) continue;  // it cannot complain, but need not write elsewhere
     call.new_tokens[row] = call.predicted_tokens[m];
     call.new_scores[row] = call.predicted_scores[m];
   }
   __syncthreads();
 
-  int changed_canvases = 0;
+  int changed_canvases = 0, not_finite = 0;
   for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
-    const int64_t begin = larger<int64_t>(call.offsets[canvas], 0);
-    const int64_t end = smaller<int64_t>(call.offsets[canvas + 1], call.count);
+    const int64_t begin = begin_of(canvas), end = end_of(canvas);
+    const bool done = is_done(canvas);
     bool differs = false;
-    for (int64_t row = begin + lane(); row < end; row += kWarp) differs |= call.new_tokens[row] != call.tokens[row];
+    for (int64_t row = begin + lane(); row < end; row += kWarp) {
+      if (done) {
+        call.new_tokens[row] = call.masked_tokens[row] = call.tokens[row];
+        call.new_scores[row] = call.scores[row];
+      }
+      differs |= call.new_tokens[row] != call.tokens[row];
+      not_finite += call.new_scores[row] - call.new_scores[row] != 0.0f;
+    }
     differs = __any_sync(kAllLanes, differs);
     if (lane() == 0) {
       call.changed[canvas] = differs;
       changed_canvases += differs;
-      if (begin < end) {
+      if (begin < end && !done) {
         call.masked_tokens[begin] = call.new_tokens[begin];
         call.masked_tokens[end - 1] = call.new_tokens[end - 1];
       }
     }
+    if (done) continue;
     const int words = static_cast<int>(larger<int64_t>(end - begin - 2, 0));
     const int chosen = static_cast<int>(static_cast<float>(words) * call.ratio);  // in float32, as the original counts
     mask_least_certain(call, begin, words, smaller(chosen, words));
   }
-  changed_canvases = block_scan(changed_canvases).total;  // and all of masked_tokens is there
+  changed_canvases = block_scan(changed_canvases).total;
+  not_finite = block_scan(not_finite).total;  // and all of masked_tokens is there
 
-  // A warp lists kListed * 32 rows at a time.
-  constexpr int kListed = 4;
-  int64_t listed = 0;
-  for (int64_t first = 0; first < call.count; first += threads * kListed) {
-    const int64_t begin = first + warp() * kWarp * kListed;
-    unsigned masked[kListed];
-    int in_warp = 0;
-#pragma unroll
-    for (int i = 0; i < kListed; i++) {
-      const int64_t row = begin + i * kWarp + lane();
-      masked[i] = __ballot_sync(kAllLanes, row < call.count && call.masked_tokens[row] == call.mask_token);
-      in_warp += __popc(masked[i]);
+  // Calls visit(row, masked rows of the canvas before it) for all masked rows of a canvas, and returns their number.
+  auto for_masked = [&](int64_t canvas, auto visit) {
+    const int64_t end = is_done(canvas) ? 0 : end_of(canvas);
+    int count = 0;
+    for (int64_t first = begin_of(canvas); first < end; first += kWarp) {
+      const int64_t row = first + lane();
+      const unsigned masked = __ballot_sync(kAllLanes, row < end && call.masked_tokens[row] == call.mask_token);
+      if (masked >> lane() & 1) visit(row, count + __popc(masked & lanes_below()));
+      count += __popc(masked);
     }
-    const Scan scan = block_scan(lane() == 0 ? in_warp : 0);
-    int64_t to = listed + __shfl_sync(kAllLanes, scan.before, 0);
-#pragma unroll
-    for (int i = 0; i < kListed; i++) {
-      if (masked[i] >> lane() & 1) call.next_rows[to + __popc(masked[i] & lanes_below())] = begin + i * kWarp + lane();
-      to += __popc(masked[i]);
-    }
+    return count;
+  };
+  for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
+    const int count = for_masked(canvas, [](int64_t, int) {});
+    if (lane() == 0) call.row_offsets[canvas + 1] = count;
+  }
+  __syncthreads();
+  int listed = 0;
+  for (int64_t first = 0; first < call.canvases; first += threads) {
+    const int64_t canvas = first + thread;
+    const int count = canvas < call.canvases ? call.row_offsets[canvas + 1] : 0;
+    const Scan scan = block_scan(count);
+    if (canvas < call.canvases) call.row_offsets[canvas + 1] = listed + scan.before + count;
     listed += scan.total;
   }
-  for (int64_t i = listed + thread; i < call.count; i += threads) call.next_rows[i] = 0;
   if (thread == 0) {
-    call.totals[0] = static_cast<int32_t>(listed);
+    call.row_offsets[0] = 0;
+    call.totals[0] = listed;
     call.totals[1] = changed_canvases;
+    call.totals[2] = not_finite;
   }
+  __syncthreads();
+  for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
+    int64_t* list = call.next_rows + call.row_offsets[canvas];
+    for_masked(canvas, [&](int64_t row, int i) { list[i] = row; });
+  }
+  for (int64_t i = listed + thread; i < call.count; i += threads) call.next_rows[i] = 0;
 }
 
 }  // namespace janus_fast
