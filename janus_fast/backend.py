@@ -1,4 +1,4 @@
-"""What decodes a batch: the native engine or torch."""
+"""What decodes a batch: the native engine, recorded CUDA graphs, or torch step by step."""
 
 from importlib.util import find_spec
 
@@ -7,17 +7,18 @@ import numpy as np
 from . import engine, weights
 from .config import JanusConfig
 
-BACKENDS = ("engine", "torch")  # "auto" takes the first that can
+BACKENDS = ("engine", "cuda", "torch")  # "auto" takes the first that can
 COMPUTE_TYPES = {
     "engine": ("default", "auto", *engine.COMPUTE_TYPES),
+    "cuda": ("default", "auto", "float32", "bfloat16"),
     "torch": ("default", "auto", "float32", "float64", "bfloat16"),
 }
 
 
-def choose(backend: str, device: str, compute_type: str, inter_threads: int) -> str:
+def choose(backend: str, device: str, compute_type: str, inter_threads: int, config: JanusConfig) -> str:
     """The backend that "auto" stands for, or the one that is named; NotImplementedError unless it can."""
     candidates = BACKENDS if backend == "auto" else (backend,)
-    reasons = {name: _refusal(name, device, compute_type, inter_threads) for name in candidates}
+    reasons = {name: refusal(name, device, compute_type, inter_threads, config) for name in candidates}
     for name, reason in reasons.items():
         if reason is None:
             return name
@@ -25,28 +26,42 @@ def choose(backend: str, device: str, compute_type: str, inter_threads: int) -> 
     raise NotImplementedError(f"Translator: backend must be able to run this, got {backend!r}: {reasons}")
 
 
-def _refusal(backend: str, device: str, compute_type: str, inter_threads: int) -> str | None:
+def refusal(backend: str, device: str, compute_type: str, inter_threads: int, config: JanusConfig) -> str | None:
     """Why a backend cannot run, or None when it can."""
     if backend == "engine" and device != "cpu":
         return f"it runs on the CPU alone, not on {device!r}"
+    if backend == "cuda" and device.partition(":")[0] != "cuda":
+        return f"it runs on CUDA devices alone, not on {device!r}"
     if compute_type not in COMPUTE_TYPES[backend]:
         return f"it has no {compute_type}"
     if backend == "engine":
         return engine.missing()
     if inter_threads > 1:
         return f"it takes one batch at a time, not {inter_threads}"
-    return "torch is not installed" if find_spec("torch") is None else None
+    if find_spec("torch") is None:
+        return "torch is not installed"
+    if backend == "cuda":
+        from .cuda_backend import missing
+
+        return missing(device, compute_type, config)
+    return None
 
 
 def load(
     backend: str, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str,
-    intra_threads: int, inter_threads: int,
+    intra_threads: int, inter_threads: int, insists: bool,
 ):  # fmt: skip
     """A backend with a model in it, whose parameters are ``arrays``, as :mod:`janus_fast.weights` has them.
+
+    Calls that backend "cuda" cannot decode are torch's, unless the caller ``insists``.
 
     ``compute_type`` "default" is float32, or int8 where the weights are stored so and the backend has it; "auto" is the
     fastest type that this processor has instructions for.
     """
+    if backend == "cuda":
+        from .cuda_backend import CudaBackend
+
+        return CudaBackend(config, arrays, device, compute_type, intra_threads, insists)
     if backend == "torch":
         from .torch_backend import TorchBackend
 

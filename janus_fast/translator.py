@@ -54,8 +54,9 @@ class Translator:
             int8 numbers (VNNI), else float32. The attribute ``compute_type`` says which it became.
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads.
-        backend: "engine", the native one, on the CPU, without torch; "torch", the definition, on every device; or
-            "auto", the first of them that can: float64 and other devices than the CPU are torch's.
+        backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
+            the definition, on every device; or "auto", the first of them that can: float64 and what the others cannot
+            are torch's. :meth:`explain` says which decodes a call.
         vocabularies: (source, target) for a model given as an object; needed for tokens and text, not for ids.
 
     The methods take the options of :class:`~janus_fast.decoding.AutoregressiveOptions` or
@@ -83,13 +84,15 @@ class Translator:
         if not isinstance(inter_threads, int) or inter_threads < 1:
             raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
         self.device, self.inter_threads = str(device), inter_threads
-        self.backend = backends.choose(backend, self.device, compute_type, inter_threads)
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         self.config, arrays, own = _parts(model)
+        self._wanted = (self.device, compute_type, inter_threads, self.config)
+        self.backend = backends.choose(backend, *self._wanted)
         vocabularies = vocabularies or own
         self._backend = backends.load(
-            self.backend, self.config, arrays, self.device, compute_type, intra_threads, inter_threads
-        )
+            self.backend, self.config, arrays, self.device, compute_type, intra_threads, inter_threads,
+            insists=backend != "auto",
+        )  # fmt: skip
         self.compute_type = self._backend.compute_type
         self._vocabularies = vocabularies
         if vocabularies is not None:
@@ -111,10 +114,23 @@ class Translator:
 
     @property
     def model(self):
-        """The :class:`~janus_fast.JanusModel` of backend "torch"; the engine has none."""
-        if self.backend != "torch":
-            raise AttributeError(f"Translator: backend must be 'torch' for a model to be there, got {self.backend!r}")
+        """The :class:`~janus_fast.JanusModel` of backends "torch" and "cuda"; the engine has none."""
+        if self.backend == "engine":
+            raise AttributeError("Translator: backend must be 'torch' or 'cuda' for a model to be there, got 'engine'")
         return self._backend.model
+
+    def explain(self, *, mode: str = "ar", target_prefix: list | None = None, **options) -> str:
+        """Which backend decodes a call of :meth:`generate` with these options, and why the others do not."""
+        options = self._options(mode, options)
+        reasons, takers = {name: backends.refusal(name, *self._wanted) for name in backends.BACKENDS}, [self.backend]
+        if self.backend == "cuda":
+            reasons["cuda"] = self._backend.refusal(options, target_prefix)
+            takers += [] if self._backend.insists else ["torch"]
+        chosen = next((name for name in takers if reasons[name] is None), None)
+        lines = [f"{mode} on {self.device}, {self.compute_type}:"]
+        for name, reason in reasons.items():
+            lines.append(f"  {name}: {f'no: {reason}' if reason else 'chosen' if name == chosen else 'can run'}")
+        return "\n".join(lines)
 
     @property
     def source_vocabulary(self) -> Vocabulary:

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from janus_fast.ops import on_device
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
 FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
@@ -187,6 +189,27 @@ def attention(run, query, key, value, query_offsets, key_offsets, key_sequences,
         *query.shape[1:], scale, query.dtype == torch.bfloat16, warps_per_head, chunk, output, lse,
     )  # fmt: skip
     return output, lse
+
+
+def register(run) -> torch.library.Library:
+    """Makes the operations that CUDA alone has run on the CPU, for as long as the returned object lives.
+
+    Lengths are computed in float32, whatever the type: that is what the kernel does.
+    """
+
+    def predict_canvases(encoded, offsets, weight, *numbers):
+        return predict_lengths(run, encoded.float(), offsets, weight.float(), *numbers)
+
+    def beam_step(ids, log_probs, divisors, eos, *state):
+        steps = dict(zip(on_device.STATE, state, strict=True))["slots"].shape[1]
+        sentences, beams = state[1].shape
+        run("beam_step", ids, log_probs, divisors, sentences, beams, ids.shape[1], steps - 1, eos, *state)
+
+    library = torch.library.Library("janus_fast", "IMPL")
+    library.impl("update_mask_static", lambda *arguments: update_mask_static(run, *arguments), "CPU")
+    library.impl("predict_canvases", predict_canvases, "CPU")
+    library.impl("beam_step", beam_step, "CPU")
+    return library
 
 
 class BeamSearch:

@@ -313,7 +313,7 @@ def test_mistakes_of_construction_and_of_types():
         ({"device": "warp"}, "Translator: device must be usable by this torch, got 'warp'"),
         ({"intra_threads": -1}, "Translator: intra_threads must be a non-negative integer, got -1"),
         ({"inter_threads": 0}, "Translator: inter_threads must be a positive integer, got 0"),
-        ({"backend": "abacus"}, "Translator: backend must be one of ['auto', 'engine', 'torch'], got 'abacus'"),
+        ({"backend": "abacus"}, "Translator: backend must be one of ['auto', 'engine', 'cuda', 'torch'], got 'abacus'"),
         (
             {"vocabularies": (Vocabulary(["<unk>"]),) * 2},
             "Translator: vocabularies must have the model's sizes (40, 40)",

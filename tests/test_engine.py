@@ -240,11 +240,14 @@ def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):
         ({"backend": "engine", "compute_type": "float64"}, "got 'engine': engine: it has no float64"),
         ({"backend": "engine", "device": "cuda"}, "engine: it runs on the CPU alone, not on 'cuda'"),
         ({"backend": "torch", "inter_threads": 2}, "torch: it takes one batch at a time, not 2"),
-        ({"device": "cuda", "compute_type": "int8"}, "'auto': engine: it runs on the CPU alone, not on 'cuda'; torch:"),
+        (
+            {"device": "cuda", "compute_type": "int8"},
+            "'auto': engine: it runs on the CPU alone, not on 'cuda'; cuda: it has no int8",
+        ),
     ):
         with pytest.raises(NotImplementedError, match=f"Translator: backend must be able to run this, .*{reason}"):
             Translator(model, **options)
-    with pytest.raises(AttributeError, match="backend must be 'torch' for a model to be there, got 'engine'"):
+    with pytest.raises(AttributeError, match="backend must be 'torch' or 'cuda' for a model to be there"):
         _ = of(model).model
 
 

@@ -51,7 +51,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences (default: 32)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
-        "--backend", choices=("auto", "engine", "torch"), default="auto", help="the native engine, or torch"
+        "--backend",
+        choices=("auto", "engine", "cuda", "torch"),
+        default="auto",
+        help="the native engine, CUDA graphs, or torch step by step",
     )
     parser.add_argument(
         "--compute-type",

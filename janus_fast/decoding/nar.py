@@ -12,8 +12,6 @@ from ..visibility import Visibility
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
 
-# A canvas that a pass did not change is done once at most one word of so many is still masked. Agreement before that
-# says little: most words were guessed beside masks.
 FEW = 3
 
 
@@ -35,14 +33,14 @@ def mask_predict(
         encoded, source_offsets, model.decoder.embed_length.weight, beam=options.length_beam,
         candidates=options.length_candidates, min_length=2, max_length=longest,
     )  # fmt: skip
-    _require_finite("length", length_log_probs)
+    require_finite("length", length_log_probs)
     # of equal lengths of a source the first alone is refined
     same = lengths[:, :, None] == lengths[:, None, :]
     distinct = same.int().argmax(-1) == torch.arange(options.length_beam, device=device)
     owners = distinct.nonzero()[:, 0].to(torch.int32)
     canvases = _Canvases(model, lengths[distinct], owners)
     cross_keys = model.decoder.cross_keys(encoded)
-    forbidden = _forbidden(model)
+    forbidden = forbidding_bias(model)
     for iteration in range(options.iterations):
         if canvases.rows.numel() == 0:
             break
@@ -52,14 +50,14 @@ def mask_predict(
             canvases.rows,
         )  # fmt: skip
         predicted, log_probs = ops.linear_argmax(hidden, model.output_weight, forbidden)
-        _require_finite("prediction", log_probs)
+        require_finite("prediction", log_probs)
         canvases.update(predicted, log_probs, iteration + 1, options)
     canvases.retire(torch.ones_like(canvases.candidates, dtype=torch.bool))
     groups: list[list[Hypothesis]] = [[] for _ in sources]
     for owner, candidate in zip(owners.tolist(), canvases.results, strict=True):
         groups[owner].append(candidate)
     most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
-    return [_rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]
+    return [rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]
 
 
 class _Canvases:
@@ -103,7 +101,7 @@ class _Canvases:
         left = self._masks_left()
         done = left == 0
         if options.adaptive:
-            done |= ~changed & (FEW * left <= self.lengths - 2)
+            done |= settled(changed, left, self.lengths - 2)
         self.retire(done)
 
     def retire(self, done: Tensor) -> None:
@@ -138,12 +136,20 @@ class _Canvases:
             self.histories[int(self.candidates[i])].append(canvases[i][1:-1].tolist())
 
 
-def _require_finite(what: str, log_probs: Tensor) -> None:
+def settled(changed: Tensor, left: Tensor, words: Tensor) -> Tensor:
+    """The adaptive stop: a canvas is done that a pass did not change, once at most one word of ``FEW`` is masked.
+
+    Agreement before that says little: most words were guessed beside masks. ``left`` of ``words`` are masked: [B].
+    """
+    return changed < (FEW * left <= words)  # not changed, and few
+
+
+def require_finite(what: str, log_probs: Tensor) -> None:
     if not log_probs.isfinite().all():
         raise FloatingPointError(f"generate: every {what} must have a finite score, got NaN or infinity")
 
 
-def _forbidden(model: JanusModel) -> Tensor | None:
+def forbidding_bias(model: JanusModel) -> Tensor | None:
     """The output's bias, which also keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
 
     Scores are log-probabilities among the other tokens. Models converted from the original predict over their whole
@@ -157,7 +163,7 @@ def _forbidden(model: JanusModel) -> Tensor | None:
     return bias
 
 
-def _rank(candidates: list[Hypothesis], most_likely_length: int, options: NonAutoregressiveOptions) -> list[Hypothesis]:
+def rank(candidates: list[Hypothesis], most_likely_length: int, options: NonAutoregressiveOptions) -> list[Hypothesis]:
     """Scores the candidates of one source and sorts them, best first."""
     for candidate in candidates:
         words = len(candidate.ids)

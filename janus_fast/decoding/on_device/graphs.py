@@ -1,0 +1,58 @@
+"""How a decode is run: as it is written, or recorded once as CUDA graphs and replayed."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Eager:
+    """Runs everything as it is written, on any device: what graphs are held to."""
+
+    def record(self, function: Callable) -> Callable:
+        """A function that does what ``function`` does, always with the same tensors."""
+        return function
+
+    def upload(self, buffer: Tensor, values: Tensor) -> None:
+        buffer.copy_(values)
+
+    def download(self, *tensors: Tensor) -> Callable[[], list[Tensor]]:
+        """Copies what the tensors hold now; the function that it returns waits for the copies and returns them."""
+        copies = [tensor.to("cpu", copy=True) for tensor in tensors]
+        return lambda: copies
+
+
+class Graphs(Eager):
+    """Records CUDA graphs. Their memory is one pool: no two may run at once; results stay until they run again."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+
+    def record(self, function: Callable) -> Callable:
+        side, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):  # libraries set themselves up and kernels are compiled, which no graph can hold
+            function()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        with torch.cuda.graph(graph, pool=self.pool):
+            results = function()
+
+        def replay():
+            graph.replay()
+            return results
+
+        return replay
+
+    def upload(self, buffer: Tensor, values: Tensor) -> None:
+        buffer.copy_(values.pin_memory(), non_blocking=True)
+
+    def download(self, *tensors: Tensor) -> Callable[[], list[Tensor]]:
+        copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait() -> list[Tensor]:
+            copied.synchronize()
+            return copies
+
+        return wait

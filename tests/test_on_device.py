@@ -1,0 +1,350 @@
+"""Decoding that never waits for the host, run eagerly on the CPU with the CUDA kernels in the emulator, against its
+definition; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
+"""
+
+import contextlib
+import re
+
+import emulated
+import pytest
+import torch
+from test_decoding import make_model, make_sources, rounding_error
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
+from janus_fast.decoding.on_device import ar
+from janus_fast.decoding.on_device.graphs import Eager, Graphs
+from janus_fast.ops import _native
+from janus_fast.ops._operation import Operation
+
+needs_compiler = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device is found here")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    library = emulated.register(emulated.Emulator(seed=1))
+    yield
+    library._destroy()
+
+
+MODELS = {
+    "post-norm": {},
+    "pre-norm": {"normalize_before": True, "activation": "gelu", "positions": "sinusoidal"},
+    "mask is unk": {"mask_token_id": 3, "output_bias": True},
+    "separate embeddings": {"share_all_embeddings": False, "share_decoder_embeddings": False, "attention_heads": 2},
+}
+NAR = {
+    "defaults": {},
+    "all candidates": {"iterations": 6, "num_hypotheses": 3, "return_history": True},
+    "one length": {"length_beam": 1, "iterations": 3},
+    "one pass": {"iterations": 1, "length_beam": 2},
+    "fixed": {"iterations": 5, "adaptive": False, "return_history": True, "num_hypotheses": 2},
+    "likely lengths": {"length_candidates": "topk", "length_beam": 5, "num_hypotheses": 5, "score": "canvas"},
+    "many passes": {"iterations": 12, "num_hypotheses": 3},
+}
+AR = {
+    "greedy": {"beam_size": 1, "max_decoding_length": 22},
+    "defaults": {"max_decoding_length": 12},
+    "three": {"beam_size": 3, "num_hypotheses": 3, "length_penalty": 0.6, "max_decoding_length": 9},
+    "five": {"beam_size": 5, "num_hypotheses": 5, "length_penalty": 0.0, "min_decoding_length": 5},
+    "longest at once": {"beam_size": 2, "max_decoding_length": 1},
+    "more than words": {"beam_size": 25, "num_hypotheses": 4, "max_decoding_length": 4},
+    "from the first": {"beam_size": 4, "min_decoding_length": 0, "max_decoding_length": 10},
+}
+DEFINITIONS = {"nar": (NonAutoregressiveOptions, mask_predict), "ar": (AutoregressiveOptions, beam_search)}
+
+
+def batches(count=3):
+    """Ragged batches; those behind the first find buffers that others have used."""
+    return [make_sources(size, seed=seed) for seed, size in enumerate((5, 3, 9)[:count])]
+
+
+def assert_same(results, expected, tolerance):
+    for group, definition in zip(results, expected, strict=True):
+        assert [h.ids for h in group] == [h.ids for h in definition]
+        assert [h.iterations for h in group] == [h.iterations for h in definition]
+        assert [h.history for h in group] == [h.history for h in definition]
+        for one, other in zip(group, definition, strict=True):
+            assert one.token_scores == pytest.approx(other.token_scores, abs=tolerance)
+            # a score sums up to as many errors as there are tokens
+            assert one.score == pytest.approx(other.score, abs=24 * tolerance)
+
+
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def case(request):
+    """Model after model, in one type, with the tolerance of scores: each of the two may err as full forwards do."""
+
+    def make(name):
+        if name not in made:
+            model = make_model(**MODELS[name])
+            tolerance = 4 * rounding_error(model, request.param) + 2e-6  # scores are handed out in float32
+            model = model.to(getattr(torch, request.param)).requires_grad_(False)
+            made[name] = model, on_device.OnDeviceDecoder(model, Eager()), tolerance
+        return made[name]
+
+    made = {}
+    return make
+
+
+CASES = [*(("nar", label) for label in NAR), *(("ar", label) for label in AR)]
+
+
+def options_of(mode, label):
+    return DEFINITIONS[mode][0](**(NAR if mode == "nar" else AR)[label])
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode, label", CASES, ids=[" ".join(case) for case in CASES])
+@pytest.mark.parametrize("name", MODELS)
+def test_results_are_those_of_the_definition(name, mode, label, case, kernels):
+    model, decoder, tolerance = case(name)
+    options = options_of(mode, label)
+    for sources in batches():
+        assert_same(decoder.decode(sources, options), DEFINITIONS[mode][1](model, sources, options), tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("label", ["greedy", "three"])
+def test_an_ordinary_transformer_is_searched_as_by_the_definition(label, kernels):
+    model = make_model(two_stream=False, decoder_start_token_id=1).double().requires_grad_(False)
+    decoder = on_device.OnDeviceDecoder(model, Eager())
+    options = options_of("ar", label)
+    for sources in batches():
+        assert_same(decoder.decode(sources, options), beam_search(model, sources, options), 2e-6)
+
+
+@needs_compiler
+def test_canvases_that_find_no_room_are_given_more(kernels, monkeypatch):
+    monkeypatch.setattr(on_device, "FIRST_GUESS", 0.1)
+    model = make_model().double().requires_grad_(False)
+    decoder = on_device.OnDeviceDecoder(model, Eager())
+    options = NonAutoregressiveOptions()
+    (sources,) = batches(1)
+    assert_same(decoder.decode(sources, options), mask_predict(model, sources, options), 2e-6)
+    rooms = [key[2] for key in decoder._programs]
+    assert len(rooms) == 2 and rooms[0] < rooms[1]
+    decoder.decode(sources, options)
+    assert [key[2] for key in decoder._programs] == rooms, "a second time, enough room is taken at once"
+
+
+@needs_compiler
+def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(kernels, monkeypatch):
+    monkeypatch.setattr(on_device, "MOST_PROGRAMS", 2)
+    model = make_model().double().requires_grad_(False)
+    decoder = on_device.OnDeviceDecoder(model, Eager())
+    for mode, beams in (("nar", 1), ("ar", 1), ("nar", 2), ("ar", 3), ("ar", 2), ("ar", 4)):
+        kind, define = DEFINITIONS[mode]
+        options = kind(**{"length_beam" if mode == "nar" else "beam_size": beams})
+        (sources,) = batches(1)
+        assert_same(decoder.decode(sources, options), define(model, sources, options), 2e-6)
+        assert len(decoder._programs) <= 2
+
+
+@needs_compiler
+def test_nothing_finite_is_an_error(kernels):
+    model = make_model().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.mul_(1e18)  # finite weights, infinite products
+    decoder = on_device.OnDeviceDecoder(model, Eager())
+    for options, what in ((AutoregressiveOptions(), "source"), (NonAutoregressiveOptions(), "length")):
+        with pytest.raises(FloatingPointError, match=f"generate: every {what} must have"):
+            decoder.decode(make_sources(3), options)
+    model = make_model().requires_grad_(False)
+    model.decoder.layers[-1].fc2.bias.fill_(3e38)  # only what the decoder predicts is infinite
+    with pytest.raises(FloatingPointError, match="generate: every prediction must have"):
+        on_device.OnDeviceDecoder(model, Eager()).decode(make_sources(3), NonAutoregressiveOptions())
+
+
+@needs_compiler
+def test_the_host_looks_at_a_search_every_few_steps(kernels):
+    """And when it looks, it has asked for more steps: it need not wait for the last one."""
+    events = []
+
+    class Watched(Eager):
+        def record(self, function):
+            return lambda: events.append(function.__name__) or function()
+
+        def download(self, *tensors):
+            wait, number = super().download(*tensors), len(events)
+            events.append("copy")
+            return lambda: events.append(f"see {number}") or wait()
+
+    model = make_model().double().requires_grad_(False)
+    options = AutoregressiveOptions(beam_size=2, max_decoding_length=20)
+    on_device.OnDeviceDecoder(model, Watched()).decode(make_sources(3), options)
+    *loop, results, _ = events  # the last copy is the results'
+    looks = [event.split()[1] for event in loop if event.startswith("see")]
+    assert loop[0] == "begin" and results == "copy" and looks
+    for copied in map(int, looks):
+        steps = loop[copied : loop.index(f"see {copied}")].count("step")
+        assert steps == ar.STEPS_BETWEEN_LOOKS, "nobody waits for a copy before more steps have been asked for"
+
+
+# ------------------------------------------------------------- what a GPU is asked to do, on tensors without contents
+
+
+class StaysOnTheDevice(TorchDispatchMode):
+    """Fails where an operator goes between the device and the host, besides what fails for want of data."""
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        results = operator(*arguments, **(options or {}))
+        tensors = [
+            t for t in torch.utils._pytree.tree_leaves((arguments, options, results)) if isinstance(t, torch.Tensor)
+        ]
+        devices = {t.device.type for t in tensors}
+        if len(devices) > 1:
+            raise AssertionError(f"{operator} goes between {sorted(devices)}")
+        return results
+
+
+class Host(Eager):
+    """Of what is downloaded, numbers that stand for unfinished sentences."""
+
+    def upload(self, buffer, values):
+        pass
+
+    def download(self, *tensors):
+        return lambda: [self] * len(tensors)
+
+    def item(self):
+        return 1
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """A refinement and a search whose tensors hold nothing, so that nothing can wait for what they hold.
+
+    Operations choose their native kernels, as on a GPU.
+    """
+    monkeypatch.setattr(Operation, "candidates", lambda self, device: ("cpp", "reference"))
+    config = JanusConfig(100, 100, d_model=32, encoder_layers=2, decoder_layers=3)
+    with torch.no_grad(), torch.device("meta"):
+        decoder = on_device.OnDeviceDecoder(JanusModel(config).eval().requires_grad_(False), Host())
+        refinement, _ = decoder.refinement((4, 80), 256, 4, 3, "window", True)
+        search, begin, step = decoder.search((4, 80), 3, 20)
+        with StaysOnTheDevice():
+            yield {
+                "refinement": (refinement, refinement.run),
+                "search": (search, lambda: search.run(Host(), begin, search.step, AutoregressiveOptions())),
+            }
+
+
+@pytest.mark.parametrize("name", ["refinement", "search"])
+def test_nothing_waits_for_the_host(name, programs):
+    _, run = programs[name]
+    run()
+
+
+MESSAGES = "meta|Meta|goes between"
+PLANTED = {
+    "item": lambda x: x.sum().item(),
+    "bool": lambda x: bool((x > 0).any()),
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "boolean index": lambda x: x[x > 0],
+    "masked_select": lambda x: x.masked_select(x > 0),
+    "nonzero": lambda x: x.nonzero(),
+    "unique": lambda x: x.unique(),
+    "data as repeats": lambda x: x.repeat_interleave(x.long()),
+    "cpu": lambda x: x.cpu(),
+    "from the host": lambda x: torch.tensor([1.0], device="cpu").to(x.device),
+    "size from data": lambda x: torch.arange(int(x[0])),
+}
+
+
+@pytest.mark.parametrize("name", ["refinement", "search"])
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_wait_is_found(planted, name, programs, monkeypatch):
+    program, run = programs[name]
+    decoder = program.model.model.decoder
+    finish = decoder.finish
+
+    def waits(x):
+        PLANTED[planted](x[:, 0])
+        return finish(x)
+
+    monkeypatch.setattr(decoder, "finish", waits)
+    with pytest.raises((AssertionError, RuntimeError, TypeError), match=MESSAGES):
+        run()
+
+
+# ------------------------------------------------------------------------------------------------------ the backend
+
+REFUSED = [
+    ({"beam_size": 1, "sampling_topk": 5}, "sampling draws its random numbers on the host"),
+    ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size looks for repeated n-grams on the host"),
+    ({"target_prefix": [[7]]}, "target_prefix is put into hypotheses by the host"),
+    ({"beam_size": 33}, "a step of beam search takes at most 32 hypotheses, not 33"),
+]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch, kernels):
+    """The CUDA backend with nothing recorded, on the CPU."""
+    refuse = backend.refusal
+    monkeypatch.setattr(
+        backend,
+        "refusal",
+        lambda name, *rest: None if name == "cuda" else "not here" if name == "engine" else refuse(name, *rest),
+    )
+    monkeypatch.setattr(cuda_backend, "Graphs", lambda device: Eager())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+
+@needs_compiler
+def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_a_gpu):
+    model, sources = make_model(), make_sources(2)
+    auto, torchs = Translator(model), Translator(model, backend="torch")
+    insisting = Translator(model, backend="cuda")
+    assert auto.backend == insisting.backend == "cuda" and auto.model.config == model.config
+    for options in ({"mode": "nar"}, {"beam_size": 2}):
+        expected = [r.hypotheses for r in torchs.generate(sources, **options)]
+        for translator in (auto, insisting):
+            assert [r.hypotheses for r in translator.generate(sources, **options)] == expected
+            assert "cuda: chosen\n  torch: can run" in translator.explain(**options)
+    for options, reason in REFUSED:
+        expected = [r.hypotheses for r in torchs.generate(sources[:1], **options)]
+        assert [r.hypotheses for r in auto.generate(sources[:1], **options)] == expected
+        assert f"cuda: no: {reason}\n  torch: chosen" in auto.explain(**options)
+        assert f"cuda: no: {reason}\n  torch: can run" in insisting.explain(**options)
+        with pytest.raises(NotImplementedError, match=f"got 'cuda': {re.escape(reason)}"):
+            insisting.generate(sources[:1], **options)
+
+
+def test_who_insists_on_cuda_where_there_is_none_gets_an_error():
+    with pytest.raises(NotImplementedError, match="cuda: it runs on CUDA devices alone, not on 'cpu'"):
+        Translator(make_model(), backend="cuda")
+    with pytest.raises(NotImplementedError, match="cuda: it has no float64"):
+        Translator(make_model(), device="cuda", backend="cuda", compute_type="float64")
+    if not torch.cuda.is_available():
+        with pytest.raises(NotImplementedError, match="cuda: torch cannot use 'cuda'"):
+            Translator(make_model(), device="cuda", backend="cuda")
+        with pytest.raises(ValueError, match="device must be usable by this torch, got 'cuda'"):
+            Translator(make_model(), device="cuda")
+    assert Translator(make_model(), backend="torch").explain(mode="nar").endswith("torch: chosen")
+
+
+@pytest.mark.skipif(_native.cuda_missing is not None, reason=f"needs the CUDA kernels: {_native.cuda_missing}")
+def test_a_type_that_attention_has_no_kernel_for_is_refused(monkeypatch):
+    config = JanusConfig(100, 100, d_model=64, attention_heads=2)
+    with FakeTensorMode():  # needs no GPU
+        assert cuda_backend.missing("cuda", "bfloat16", config) is None
+        monkeypatch.setattr(Operation, "candidates", lambda self, device: ("reference",))
+        reason = cuda_backend.missing("cuda", "bfloat16", config)
+    assert reason == "attention has no kernel for heads of 32 in torch.bfloat16, and its definition waits for the GPU"
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("mode, label", CASES, ids=[" ".join(case) for case in CASES])
+def test_recorded_graphs_decode_what_the_same_programs_do_eagerly(mode, label, dtype):
+    model = make_model(d_model=64).to("cuda", dtype).requires_grad_(False)  # heads of 16
+    if (reason := cuda_backend.missing("cuda", str(dtype).removeprefix("torch."), model.config)) is not None:
+        pytest.skip(reason)
+    recorded, eager = (on_device.OnDeviceDecoder(model, runtime) for runtime in (Graphs(torch.device("cuda")), Eager()))
+    options = options_of(mode, label)
+    for sources in batches() + batches():  # recorded, and replayed
+        assert_same(recorded.decode(sources, options), eager.decode(sources, options), 0.0)
