@@ -4,6 +4,7 @@ definition; what a GPU would be asked to do, on tensors without contents; and, w
 
 import contextlib
 import re
+from collections import Counter
 
 import emulated
 import pytest
@@ -12,6 +13,7 @@ from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import launches
 from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar
@@ -269,6 +271,32 @@ def test_a_planted_wait_is_found(planted, name, programs, monkeypatch):
     monkeypatch.setattr(decoder, "finish", waits)
     with pytest.raises((AssertionError, RuntimeError, TypeError), match=MESSAGES):
         run()
+
+
+# ------------------------------------------------------------------------------------------------------ launches
+
+
+def test_launches_of_a_pass_are_those_of_the_documentation():
+    text = (emulated.ROOT / "docs/gpu-kernels.md").read_text()
+    table = text.split("## Launches of a refinement pass")[1].split("\n## ")[0]
+    documented = Counter()
+    for count, operators in re.findall(r"^\| (\d+) \| (`.*?`) \|", table, re.M):
+        names = re.findall(r"`(\w+)`", operators)
+        documented.update(dict.fromkeys(names, int(count) // len(names)))
+    assert documented == launches.refinement()[1]
+    assert f"That is {documented.total()}." in table
+    assert f"A step of a search has {launches.search()[1].total()}" in table
+
+
+def test_launches_of_a_pass_do_not_depend_on_settings_but_layers():
+    six, seven = (launches.refinement(decoder_layers=layers)[1] for layers in (6, 7))
+    assert dict(seven - six) == {
+        "addmm": 5, "attention": 2, "add": 3, "native_layer_norm": 3, "_addmm_activation": 1
+    }  # fmt: skip
+    assert launches.refinement(encoder_layers=1)[1] == six
+    assert set(six - launches.refinement(adaptive=False)[1]) == {"sub", "mul", "le", "lt"}
+    x = torch.ones(3)
+    assert launches.launches_of(lambda: torch.empty_like(x.view(1, 3)).copy_(x)) == Counter(copy_=1)
 
 
 # ------------------------------------------------------------------------------------------------------ the backend
