@@ -8,6 +8,7 @@ TOPICS = {
     "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
     "joint_loss": "the joint loss, forward and backward, against plain PyTorch; its memory",
     "launches": "what a GPU is asked to launch for a pass or step of decoding; needs none",
+    "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
     "memory": "resident memory of a quantised model while it decodes",
     "soak": "memory of a long run of ragged requests",
 }

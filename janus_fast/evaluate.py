@@ -1,6 +1,7 @@
 """What a translator reaches, and how fast: BLEU, chrF, sentences and tokens a second."""
 
 import dataclasses
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -8,8 +9,12 @@ from collections.abc import Callable
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 
 
-def scores(hypotheses: list[str], references: list[str]) -> dict:
-    """Corpus BLEU and chrF of detokenised text, with the signatures under which sacreBLEU made them."""
+def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) -> dict:
+    """Corpus BLEU and chrF of detokenised text, with the signatures under which sacreBLEU made them.
+
+    With ``resamples``, also ``bleu_ci`` and ``chrf_ci``: half the width of sacreBLEU's 95% confidence interval, by
+    bootstrap resampling of the sentences so many times.
+    """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
             "evaluate: references must be as many as the translations, at least one, "
@@ -19,14 +24,17 @@ def scores(hypotheses: list[str], references: list[str]) -> dict:
 
     result, signatures = {}, {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        result[name] = round(metric.corpus_score(hypotheses, [references]).score, 2)
-        signatures[name] = str(metric.get_signature())
+        score = metric.corpus_score(hypotheses, [references], n_bootstrap=max(resamples, 1))
+        signatures[name], result[name] = str(metric.get_signature()), round(score.score, 2)
+        if resamples:
+            shown = json.loads(score.format(signature=signatures[name], is_json=True))
+            result[f"{name}_ci"] = shown.get("confidence_var", 0.0)  # not shown where every resample scores 0
     return {**result, "signatures": signatures}
 
 
 def evaluate(
     translator, sources: list[str], references: list[str], *, mode: str = "ar", max_batch_size: int = 32,
-    on_batch: Callable[[int], object] | None = None, **options,
+    on_batch: Callable[[int], object] | None = None, resamples: int = 0, **options,
 ) -> dict:  # fmt: skip
     """Translates ``sources`` once, by the clock, and compares with ``references``.
 
@@ -36,6 +44,7 @@ def evaluate(
     Args:
         translator: a :class:`~janus_fast.Translator` with vocabularies.
         mode, max_batch_size, on_batch, **options: as for ``Translator.generate``.
+        resamples: as for :func:`scores`.
     Returns:
         A dictionary that JSON can hold: mode, options (all in force, defaults, too), bleu, chrf, signatures, sentences,
         tokens, seconds, sentences_per_second, tokens_per_second.
@@ -62,7 +71,7 @@ def evaluate(
     return {
         "mode": mode,
         "options": {"max_batch_size": max_batch_size, **defaults, **options},
-        **scores(hypotheses, references),
+        **scores(hypotheses, references, resamples=resamples),
         "sentences": len(sources),
         "tokens": tokens,
         "seconds": round(seconds, 6),

@@ -259,6 +259,20 @@ def test_a_perfect_translation_scores_100():
         scores([], [])
 
 
+def test_scores_come_with_sacrebleu_s_bootstrap_interval():
+    from janus_fast.evaluate import scores
+
+    references = test_set()[1][:20]
+    hypotheses = [*references[:10], *references[9::-1]]
+    found, plain = scores(hypotheses, references, resamples=100), scores(hypotheses, references)
+    for name, metric in (("bleu", sacrebleu.BLEU()), ("chrf", sacrebleu.CHRF())):
+        shown = metric.corpus_score(hypotheses, [references], n_bootstrap=100).format()
+        assert f" = {found[name]:.2f} (μ = " in shown and f" ± {found[f'{name}_ci']:.2f})" in shown
+        assert found[name] == plain[name] and "|bs:100|seed:12345|" in found["signatures"][name]
+    nothing = scores(["x"] * 20, references, resamples=100)
+    assert nothing["bleu"] == nothing["bleu_ci"] == 0.0
+
+
 # train
 
 

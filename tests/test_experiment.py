@@ -1,0 +1,180 @@
+"""The experiment, tiny: every arm is trained and evaluated once, what is done is kept, what is missing is said."""
+
+import json
+
+import pytest
+
+from benchmarks import experiment, experiment_report
+from janus_fast import Translator, engine, evaluate
+from janus_fast.data import test_set
+from janus_fast.training.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
+TINY = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --encoder-ffn-dim 16 --decoder-ffn-dim 16 --max-tokens 200
+    --max-target-positions 60 --valid-sentences 1 --precision float32""".split()
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Runs the experiment on 48 sentences and returns its exit status, with what it writes."""
+    data, results = tmp_path / "data", tmp_path / "results"
+    data.mkdir()
+    for language, lines in zip(("en", "de"), test_set(), strict=True):
+        (data / f"train.{language}").write_text("\n".join(lines[-48:]) + "\n", encoding="utf-8")
+        (data / f"valid.{language}").write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    places = ["--data", str(data), "--out", str(tmp_path / "out"), "--results", str(results)]
+
+    def call(*options, rest=TINY, updates=3):
+        words = [*places, "--updates", str(updates), "--seeds", "1", "--limit", "4", *options, "--", *rest]
+        status = experiment.main(words)
+        return status, json.loads((results / "experiment.json").read_text()) if results.exists() else None
+
+    call.runs, call.results = tmp_path / "out/seed-1", results
+    return call
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Counts updates and evaluations."""
+    done = {"updates": 0, "evaluations": 0}
+
+    def counted(function, name):
+        def call(*arguments, **options):
+            done[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(Trainer, "step", counted(Trainer.step, "updates"))
+    monkeypatch.setattr(evaluate, "evaluate", counted(evaluate.evaluate, "evaluations"))
+    return done
+
+
+def test_all_arms_are_trained_and_evaluated_once(call, work, capsys):
+    pytest.importorskip("matplotlib")
+    status, part = call("--arms", "cmlm")
+    assert status == 0 and work == {"updates": 3, "evaluations": 3}
+    assert [record["arm"] for record in part["records"]] == ["cmlm"]
+    assert part["missing"] == [f"{arm}, seed 1" for arm in experiment.ARMS if arm != "cmlm"]
+    assert "* janus-two-passes, seed 1\n" in (call.results / "experiment.md").read_text()
+
+    status, whole = call()
+    assert status == 0 and work == {"updates": 15, "evaluations": 1 + 3 + 3 * 4}
+    assert [record["arm"] for record in whole["records"]] == list(experiment.ARMS) and whole["missing"] == []
+    decodes = {"autoregressive": ["ar"], "cmlm": ["nar-1", "nar-4", "nar-10"]}
+    for record in whole["records"]:
+        training, evaluations = record["training"], record["evaluations"]
+        assert training["update"] == 3 and training["seconds"] > 0 and training["tokens_seen"] > 0
+        assert list(evaluations) == decodes.get(record["arm"], ["ar", "nar-1", "nar-4", "nar-10"])
+        for each in evaluations.values():
+            assert 0 <= each["bleu"] <= 100 and each["bleu_ci"] >= 0 < each["chrf_ci"] and each["sentences"] == 4
+            assert "|bs:1000|seed:12345|" in each["signatures"]["bleu"]
+            assert all(milliseconds > 0 for milliseconds in each["milliseconds"].values())
+    tokens = {record["arm"]: record["training"]["tokens_seen"] for record in whole["records"]}
+    assert tokens.pop("cmlm") < min(tokens.values()) == max(tokens.values())  # the same sentences for all
+    vocabularies = {(call.runs / arm / "sentencepiece.model").read_bytes() for arm in experiment.ARMS}
+    assert len(vocabularies) == 1
+    text = (call.results / "experiment.md").read_text()
+    assert text.count("| cmlm | 1 |") == 5 and "Not done" not in text
+    for picture in ("experiment-passes.png", "experiment-speed.png"):
+        assert (call.results / picture).stat().st_size > 10_000
+
+    capsys.readouterr()
+    assert call() == (0, whole) and work == {"updates": 15, "evaluations": 16}
+    assert capsys.readouterr().err.count("trained already") == 5
+
+
+def test_the_scores_are_those_of_the_model_at_hand(call, work):
+    _, before = call("--arms", "cmlm")
+    record = before["records"][0]["evaluations"]["nar-4"]
+    translator, (sources, references) = Translator(str(call.runs / "cmlm")), (side[:4] for side in test_set())
+    results = translator.translate(sources, mode="nar", iterations=4, length_beam=3, adaptive=False)
+    expected = evaluate.scores([result.hypotheses[0] for result in results], references)
+    assert (record["bleu"], record["chrf"]) == (expected["bleu"], expected["chrf"])
+    assert call("--arms", "autoregressive")[0] == 0 and work["evaluations"] == 4
+    weights = [call.runs / arm / "model.safetensors" for arm in ("cmlm", "autoregressive")]
+    weights[0].write_bytes(weights[1].read_bytes())
+    assert call("--arms", "cmlm")[0] == 0 and work == {"updates": 6, "evaluations": 7}
+
+
+def test_interrupted_it_goes_on(call, work, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "log", interrupt)  # behind the last update, before its checkpoint
+        assert call("--arms", "cmlm", rest=[*TINY, "--save-interval", "2"]) == (130, None)
+    assert "janus-fast: interrupted: run the same command again to go on from update 2" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "milliseconds_per_sentence", interrupt)
+        assert call("--arms", "cmlm", rest=[*TINY, "--save-interval", "2"]) == (130, None)
+    assert "experiment: interrupted: run the same command again to go on" in capsys.readouterr().err
+    status, results = call("--arms", "cmlm", rest=[*TINY, "--save-interval", "2"])
+    assert status == 0 and len(results["records"][0]["evaluations"]) == 3
+    assert work == {"updates": 3 + 1, "evaluations": 1 + 3}
+
+
+def test_another_experiment_needs_another_folder(call, work, capsys):
+    assert call("--arms", "cmlm")[0] == 0
+    assert call("--arms", "cmlm", updates=20)[0] == 2 and work["updates"] == 3
+    assert "--warmup-updates must be 1, as when the run in" in capsys.readouterr().err
+
+
+def test_pictures_show_the_means_over_seeds(tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def record(seed):
+        decodes = {
+            name: {"options": options, "bleu": 10 * number + seed, "milliseconds": {"1": 3 + number, "32": 1 + number}}
+            for number, (name, options) in enumerate(experiment.DECODES.items(), 1)
+        }
+        return {"arm": "janus", "seed": seed, "evaluations": decodes}
+
+    expected = {  # of each panel: beam search, then parallel decoding
+        "passes": [([0, 1], [11.5, 11.5]), ([1, 4, 10], [21.5, 31.5, 41.5])],
+        "ms a sentence, batch 1": [([4], [11.5]), ([5, 6, 7], [21.5, 31.5, 41.5])],
+        "ms a sentence, batch 32": [([2], [11.5]), ([3, 4, 5], [21.5, 31.5, 41.5])],
+    }
+    for name, panels in experiment_report.PANELS.items():
+        figure = experiment_report.draw([record(1), record(2)], panels, tmp_path / f"{name}.png")
+        assert [axis.get_xlabel() for axis in figure.axes] == list(panels)
+        for axis in figure.axes:
+            drawn = [tuple(map(list, line.get_data())) for line in axis.lines]
+            assert drawn == expected[axis.get_xlabel()]
+            assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 41.5  # all of it is in sight
+            assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] > max(drawn[1][0])
+
+
+def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):
+    rest = [*TINY, "--log-interval", "1", "--max-minutes", "1e-6"]
+    assert call("--arms", "cmlm", rest=rest) == (1, None) and work == {"updates": 1, "evaluations": 0}
+    said = capsys.readouterr().err
+    assert "experiment: cmlm, seed 1: training must make 3 updates to count, got 1" in said
+
+
+def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
+    step = Trainer.step
+
+    def diverge(trainer, *arguments):
+        if trainer.options.objective == "autoregressive":
+            raise FloatingPointError("train: the gradient must be finite, got norm nan")
+        step(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", diverge)
+    status, results = call("--arms", "autoregressive", "cmlm")
+    assert status == 2 and work == {"updates": 3, "evaluations": 3}
+    assert [record["arm"] for record in results["records"]] == ["cmlm"]
+    assert results["missing"][0] == "autoregressive, seed 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--arms", "cmlm", "--", "--seed", "3"], "options behind -- must be other than --data, --out, "),
+        (["--data", "nowhere"], "must have train.en, train.de, valid.en, valid.de, got nowhere without train.en"),
+    ],
+)
+def test_what_the_experiment_cannot_run_is_refused(call, options, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        call(*options, rest=[])
+    assert leaving.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
