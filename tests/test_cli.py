@@ -313,6 +313,12 @@ def test_a_run_that_was_cut_ends_in_the_model_of_one_that_was_not(parallel, tmp_
     assert whole.read_bytes() == parts.read_bytes()
 
 
+def test_a_run_that_ends_before_its_first_figures_has_a_model_and_no_picture(parallel, tmp_path):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
+    assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "loss.png").exists()
+
+
 def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(model, out)

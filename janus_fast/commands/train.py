@@ -136,11 +136,11 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint.save(model.eval(), out, vocabularies)
     figures = validation(model, trainer.objective) if validation else {}
     _say(_line(trainer.update, figures) + f"  (mean of the last {len(kept)} checkpoints)")
-    curves = out / "loss.png"
-    if find_spec("matplotlib"):
+    metrics, curves = out / "metrics.jsonl", out / "loss.png"
+    if find_spec("matplotlib") and metrics.exists():  # none before the first log interval
         from ..training.plot import plot_losses
 
-        plot_losses(out / "metrics.jsonl", curves)
+        plot_losses(metrics, curves)
         _say(f"its losses are drawn in {curves}")
     _say(f"the model is in {out}")
     return 0
