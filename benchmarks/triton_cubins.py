@@ -1,8 +1,8 @@
 """What Triton makes of its kernels, without a GPU: compiled for targets that need not be there, and what they use.
 
 ``python -m benchmarks.triton_cubins`` prints it, and with ``--json`` writes it as JSON. Each kernel is compiled as the
-benchmarks' workload launches it, by Triton's own launcher with a driver that only names a target. It needs a process
-without the interpreter.
+benchmarks' workload launches it, by Triton's own launcher with a driver that only names a target. It needs a process of
+its own, without the interpreter. Triton keeps what it compiled in build/triton.
 """
 
 import argparse
@@ -90,14 +90,13 @@ def launches(operation: str) -> Iterator[None]:
 
 def compile_all(target: str, operations: list[str]) -> list[Compiled]:
     """Each kernel that the operations launch, once for each way in which they do."""
-    found: list[Compiled] = []
+    found: dict[str, Compiled] = {}
     operation = ""
 
     def compile_only(self, *arguments, grid, warmup, **options):
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
-        report = resources(operation, kernel, target)
-        if report not in found:
-            found.append(report)
+        if kernel.hash not in found:
+            found[kernel.hash] = resources(operation, kernel, target)
 
     run, JITFunction.run = JITFunction.run, compile_only
     triton.runtime.driver.set_active(Driver(TARGETS[target]))
@@ -106,8 +105,7 @@ def compile_all(target: str, operations: list[str]) -> list[Compiled]:
             launches(operation)
     finally:
         JITFunction.run = run
-        triton.runtime.driver.reset_active()
-    return found
+    return list(found.values())
 
 
 def resources(operation: str, kernel, target: str) -> Compiled:

@@ -22,7 +22,7 @@ SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
 # Of each Triton kernel: the keywords that choose its tiles. Samples are small, so that tiles as small as can be have
 # several of everything, and those that the kernel chooses are one.
-TILES: dict[str, list[dict]] = {}
+TILES: dict[str, list[dict]] = {"attention": [{"BLOCK_M": 16, "BLOCK_N": 16}]}
 
 
 def cases(backend: str) -> list:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 from janus_fast import ops, reference
-from janus_fast.ops import _native, _operation
+from janus_fast.ops import _native, _operation, _triton
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
 
@@ -169,7 +169,8 @@ def test_every_token_forbidden_gives_nan():
 def test_backends_in_order():
     assert _native.missing is None, _native.missing
     assert ops.backends("attention", "cpu") == ("cpp", "reference")
-    assert ops.backends("attention", "cuda") == (("cuda",) if _native.cuda_missing is None else ()) + ("reference",)
+    missing = {"cuda": _native.cuda_missing, "triton": _triton.missing, "reference": None}
+    assert ops.backends("attention", "cuda") == tuple(backend for backend, reason in missing.items() if reason is None)
     with pytest.raises(ValueError, match=r"operation must be one of \['attention', .*got 'atention'"):
         ops.backends("atention")
 
@@ -187,6 +188,15 @@ def test_explain_tells_what_a_kernel_s_limits_are():
         assert "triton: chosen" in ops.explain("linear_topk", hidden, weight, None, 16)
         many = ops.explain("linear_topk", hidden, weight, None, 17)
     assert "triton: no: its k is at most 16, not 17" in many and "reference: chosen" in many
+
+
+def test_attention_with_gradients_on_cuda_is_triton_s():
+    pytest.importorskip("triton")
+    with FakeTensorMode():  # needs no GPU
+        for size, chosen in ((64, "triton: chosen"), (160, "reference: chosen")):
+            query = torch.empty(3, 2, size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+            assert chosen in ops.explain("attention", query)
+        assert "triton: no: its head sizes are up to 128, not 160" in ops.explain("attention", query)
 
 
 def test_half_precision_runs_through_the_reference():

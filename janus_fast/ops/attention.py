@@ -157,6 +157,8 @@ def _limits(backend, query, *rest):
     size = query.shape[-1]
     if backend == "cuda" and (size % 16 or size > 128):
         return f"its head sizes are multiples of 16 up to 128, not {size}"
+    if backend == "triton" and size > 128:
+        return f"its head sizes are up to 128, not {size}"
     return None
 
 
@@ -175,6 +177,7 @@ operation = Operation(
     work=_work,
     cpp_dtypes=(torch.float32, torch.float64, torch.bfloat16),
     cuda_dtypes=(torch.float16, torch.bfloat16),
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
     limits=_limits,
     gradients=("query", "key", "value"),
 )
@@ -183,4 +186,5 @@ define(
     f"(Tensor grad_output, Tensor output, Tensor lse, Tensor query, Tensor key, Tensor value, {_INTEGERS}, float scale)"
     " -> (Tensor grad_query, Tensor grad_key, Tensor grad_value)",
     _fake_bwd,
+    triton="attention",
 )
