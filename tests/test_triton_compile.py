@@ -1,0 +1,82 @@
+"""What Triton makes of its kernels on each target: nothing spilled, resources within budget, tensor cores in use.
+
+No GPU is needed. Kernels are compiled as bfloat16 calls of the benchmarks launch them, in a process of its own,
+since this one interprets them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from benchmarks import cubins
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton: pip install triton"),
+    pytest.mark.skipif(cubins.nvdisasm() is None, reason="needs nvdisasm, of CUDA's toolkit or of Triton's wheel"),
+]
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Registers of a thread and bytes of shared memory, on any of NVIDIA's targets. 65,536 registers hold as many blocks as
+# their warps leave each: two blocks of 8 warps at 128 registers, three of 4 warps at 168.
+BUDGETS = {
+    "attention_plan_kernel": (64, 0),
+    "attention_fwd_kernel": (128, 40 << 10 | 64),
+    "attention_bwd_query_kernel": (168, 28 << 10 | 64),
+    "attention_bwd_key_value_kernel": (255, 26 << 10 | 64),
+    "linear_topk_fwd_kernel": (208, 72 << 10 | 64),
+    "linear_topk_merge_kernel": (64, 64),
+    "joint_loss_fwd_kernel": (128, 84 << 10 | 64),
+    "joint_loss_merge_kernel": (80, 512),
+    "joint_loss_terms_kernel": (64, 64),
+    "joint_loss_bwd_logits_kernel": (240, 84 << 10 | 64),
+    "joint_loss_bwd_product_kernel": (184, 96 << 10 | 64),
+}
+# The instructions of tensor cores, in products of at least 64 rows and in smaller ones.
+TENSOR_CORES = {
+    "sm_80": ("HMMA", "HMMA"), "sm_90": ("HGMMA", "HMMA"), "sm_100": ("UTCHMMA", "HMMA"),
+    "gfx942": ("v_mfma", "v_mfma"),
+}  # fmt: skip
+LARGE_PRODUCTS = {
+    "attention_bwd_key_value_kernel", "linear_topk_fwd_kernel", "joint_loss_fwd_kernel",
+    "joint_loss_bwd_logits_kernel", "joint_loss_bwd_product_kernel",
+}  # fmt: skip
+SMALL_PRODUCTS = {"attention_fwd_kernel", "attention_bwd_query_kernel"}
+# Its tiles suit NVIDIA's registers.
+SPILLS = {("joint_loss_bwd_logits_kernel", "gfx942")}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    operations = ("attention", "linear_topk", "joint_loss")  # linear_argmax is linear_topk's kernel
+    command = [sys.executable, "-m", "benchmarks.triton_cubins", "--json", "--op", *operations, "--target", *TARGETS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cubins.ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_resources_are_within_budget(compiled, target):
+    kernels = [kernel for kernel in compiled if kernel["target"] == target]
+    assert {kernel["kernel"] for kernel in kernels} == set(BUDGETS)
+    for kernel in kernels:
+        if (kernel["kernel"], target) not in SPILLS:
+            assert kernel["spills"] == 0, kernel
+        if target != "gfx942":
+            registers, shared = BUDGETS[kernel["kernel"]]
+            assert kernel["registers"] <= registers and kernel["shared"] <= shared, kernel
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_use_tensor_cores_and_asynchronous_copies(compiled, target):
+    for kernel in compiled:
+        name, instructions = kernel["kernel"], kernel["instructions"]
+        if kernel["target"] != target or name not in LARGE_PRODUCTS | SMALL_PRODUCTS:
+            continue
+        assert instructions.get(TENSOR_CORES[target][name in SMALL_PRODUCTS]), kernel
+        if target != "gfx942" and name != "attention_bwd_key_value_kernel":  # which skips tiles by a branch
+            assert instructions.get("LDGSTS"), kernel
