@@ -134,6 +134,19 @@ def test_a_mistake_in_one_batch_of_many_is_raised():
         translator.generate([[0, 8, 2]] * 20 + [[0, 7, 2]], max_batch_size=1)
 
 
+def test_an_error_ends_all_threads_of_a_team_every_time():
+    """More threads than cores fall behind: one may read of an error that another meets a step later."""
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e18)  # finite weights, infinite products
+    translator = of(model, intra_threads=4)
+    for _ in range(200):
+        for options in ({"beam_size": 1}, {"mode": "nar"}):
+            with pytest.raises(FloatingPointError, match="finite score"):
+                translator.generate([[0, 7, 2]], **options)
+
+
 def test_two_translators_serve_many_threads():
     models = [make_model(), make_model(seed=5, normalize_before=True)]
     translators = [of(models[0], inter_threads=2), of(models[1], intra_threads=2)]

@@ -62,34 +62,36 @@ void Team::execute(int index) noexcept {  // a program throws inside `share` and
     (*program_)(member);
   } catch (const Member::Left&) {
   }
-  if (size() > 1) wait();  // nobody uses the program, or what it refers to, any more
+  wait();  // nobody uses the program, or what it refers to, any more
 }
 
 void Team::fail(std::exception_ptr error) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!error_) error_ = error;
-  failed_.store(true, std::memory_order_relaxed);  // the barrier that follows publishes it
+  failed_.store(true, std::memory_order_relaxed);  // before this member arrives at a barrier
 }
 
-void Team::wait() {
+bool Team::wait() {
   const uint32_t phase = phase_.load();
   if (arrived_.fetch_add(1) + 1 == size()) {
     arrived_.store(0);
+    const bool leaving = leaving_ = failed_.load(std::memory_order_relaxed);
     phase_.store(phase + 1);
     if (sleeping_.load() > 0) {
       std::lock_guard<std::mutex> lock(sleep_mutex_);
       sleep_.notify_all();
     }
-    return;
+    return leaving;
   }
   for (int spin = 0; spin < kSpins; spin++) {
-    if (phase_.load(std::memory_order_acquire) != phase) return;
+    if (phase_.load(std::memory_order_acquire) != phase) return leaving_;
     pause();
   }
   std::unique_lock<std::mutex> lock(sleep_mutex_);
   sleeping_.fetch_add(1);
   sleep_.wait(lock, [&] { return phase_.load() != phase; });
   sleeping_.fetch_sub(1);
+  return leaving_;
 }
 
 }  // namespace janus_fast

@@ -32,7 +32,7 @@ class Team {
   friend class Member;
   void work(int index);
   void execute(int index) noexcept;
-  void wait();  // until all members are here
+  bool wait();  // until all members are here; whether they are to leave the program, the same for all
   void fail(std::exception_ptr error);
 
   std::vector<std::thread> threads_;
@@ -47,6 +47,7 @@ class Team {
   std::mutex sleep_mutex_;
   std::condition_variable sleep_;
   std::atomic<bool> failed_{false};
+  bool leaving_ = false;  // what the last to arrive found of failed_, so that nobody leaves a barrier before the others
   std::exception_ptr error_;
 };
 
@@ -83,8 +84,7 @@ class Member {
     }
   }
   void wait() {
-    if (count > 1) team_.wait();
-    if (team_.failed_.load(std::memory_order_relaxed)) throw Left();
+    if (team_.wait()) throw Left();
   }
   Team& team_;
 };
