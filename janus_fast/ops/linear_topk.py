@@ -82,7 +82,7 @@ def samples():
     yield "no_rows", case(0, 16, 40, 2)
     yield "every_token", case(3, 16, 300, 300)
     yield "extreme_logits", case(9, 32, 600, 6, spread=60.0)
-    hidden, weight, bias, k = case(6, 16, 530, 4)
+    hidden, weight, bias, k = case(46, 16, 530, 4)
     forbidden = torch.rand(530, generator=make) < 0.5
     forbidden[256:512] = True
     yield "forbidden", (hidden, weight, bias.masked_fill(forbidden, float("-inf")), k)
