@@ -30,6 +30,7 @@ ISA_FLAGS = {
     "avx512": AVX512,
     "avx512_vnni": f"{AVX512} -mavx512vnni",
     "avx512_bf16": f"{AVX512} -mavx512vnni -mavx512bf16",
+    "avx512_bf16_amx": f"{AVX512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16",
 }
 FLAGS = (
     "-std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi"

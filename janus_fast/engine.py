@@ -39,7 +39,7 @@ def isa() -> str:
 
 def fastest() -> str:
     """The compute type that this processor is fastest in: "int8" where it multiplies int8 numbers (VNNI)."""
-    return "int8" if isa().endswith(("_vnni", "_bf16")) else "float32"  # AVX-512 BF16 comes with VNNI
+    return "int8" if isa().endswith(("_vnni", "_bf16", "_amx")) else "float32"  # AVX-512 BF16 comes with VNNI
 
 
 def default_threads() -> int:

@@ -1,10 +1,31 @@
 // Which instruction sets' kernels the engine can run here.
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <vector>
 
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {
 namespace {
+
+// Whether the processor has AMX for bytes and bfloat16, and the system lets this process use its registers.
+bool amx() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kBFloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25, kAll = kBFloat16 | kTiles | kInt8;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;  // Linux 5.16 and newer
+#else
+  return false;
+#endif
+}
 
 std::vector<const EngineKernels*> available() {
   std::vector<const EngineKernels*> found;
@@ -14,7 +35,9 @@ std::vector<const EngineKernels*> available() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-  if (vnni && __builtin_cpu_supports("avx512bf16")) found.push_back(&engine_avx512_bf16);
+  const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+  if (bf16 && amx()) found.push_back(&engine_avx512_bf16_amx);
+  if (bf16) found.push_back(&engine_avx512_bf16);
   if (vnni) found.push_back(&engine_avx512_vnni);
   if (avx512) found.push_back(&engine_avx512);
   if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(&engine_avx2_vnni);

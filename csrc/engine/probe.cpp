@@ -20,6 +20,8 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/cpu/engine.h"
+
 namespace janus_fast {
 namespace {
 
@@ -87,6 +89,24 @@ JANUS_PEAK(avx2_vnni_int8, JANUS_AVX2_VNNI, 12, Ints32, 64,
            (Ints32)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_set1_epi8(3), _mm256_set1_epi8(5)))
 JANUS_PEAK(avx512_vnni_int8, JANUS_AVX512_VNNI, 16, Ints64, 128,
            (Ints64)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi8(3), _mm512_set1_epi8(5)))
+// Four tiles of sums; two of rows and two of weights, all zero.
+#define JANUS_AMX_PEAK(NAME, TYPE, STEP)                                                     \
+  __attribute__((target("amx-tile," TYPE))) double NAME() {                                  \
+    alignas(64) uint8_t shapes[64] = {1};                                                    \
+    for (int tile = 0; tile < 8; ++tile) shapes[16 + 2 * tile] = 64, shapes[48 + tile] = 16; \
+    __asm__ volatile("" ::"r"(shapes) : "memory");                                           \
+    _tile_loadconfig(shapes);                                                                \
+    for (int64_t i = 0; i < kSteps / 16; ++i) {                                              \
+      STEP(0, 4, 6);                                                                         \
+      STEP(1, 4, 7);                                                                         \
+      STEP(2, 5, 6);                                                                         \
+      STEP(3, 5, 7);                                                                         \
+    }                                                                                        \
+    _tile_release();                                                                         \
+    return double(kSteps / 16) * 4 * 2 * 16 * 16 * (64 / (TYPE[4] == 'i' ? 1 : 2));          \
+  }
+JANUS_AMX_PEAK(amx_int8, "amx-int8", _tile_dpbusd)
+JANUS_AMX_PEAK(amx_bfloat16, "amx-bf16", _tile_dpbf16ps)
 JANUS_READ(avx2_read, JANUS_AVX2)
 JANUS_READ(avx512_read, JANUS_AVX512)
 #endif
@@ -99,6 +119,11 @@ double (*peak_of(const std::string& type))() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  size_t count;
+  if (std::strstr(engine_kernels(&count)[0]->isa, "amx")) {
+    if (type == "int8") return amx_int8;
+    if (type == "bfloat16") return amx_bfloat16;
+  }
   if (type == "int8") {
     if (avx512 && __builtin_cpu_supports("avx512vnni")) return avx512_vnni_int8;
     if (avx2 && __builtin_cpu_supports("avxvnni")) return avx2_vnni_int8;

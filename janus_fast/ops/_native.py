@@ -62,5 +62,5 @@ def _set_isa(name: str, argument: str) -> None:
 
 
 if _library and (_name := os.environ.get("JANUS_FAST_ISA")):
-    # the engine also knows avx512_vnni, ...
-    _set_isa(_name if _name in isas() else _name.partition("_")[0], "JANUS_FAST_ISA")
+    # the engine also knows avx512_vnni, avx512_bf16_amx, ...
+    _set_isa(_name if _name in isas() else _name.rpartition("_")[0] or _name, "JANUS_FAST_ISA")

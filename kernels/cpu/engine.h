@@ -145,7 +145,8 @@ struct EngineKernels {
 
 extern const EngineKernels engine_generic;
 #ifdef __x86_64__
-extern const EngineKernels engine_avx2, engine_avx2_vnni, engine_avx512, engine_avx512_vnni, engine_avx512_bf16;
+extern const EngineKernels engine_avx2, engine_avx2_vnni, engine_avx512, engine_avx512_vnni, engine_avx512_bf16,
+    engine_avx512_bf16_amx;
 #endif
 
 // Best first; each runs on this processor.

@@ -2,7 +2,7 @@
 // run along groups of neighbouring elements, one float or two bfloat16, as in the products with packed weights.
 #pragma once
 
-#include "kernels/cpu/multiply.h"
+#include "kernels/cpu/vector_tiles.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
