@@ -115,7 +115,7 @@ struct Product<Numeric::kInt8> {
 
 // Weights that are needed soon, fetched while others are multiplied: `lines` cache lines every kStep groups.
 struct Ahead {
-  static constexpr int64_t kStep = 4, kDistance = 8192, kLine = 64;
+  static constexpr int64_t kStep = 16, kDistance = 8192, kLine = 64;
   const char* data;
   int64_t lines;
 };
