@@ -35,6 +35,7 @@ class Case:
     label: str
     arguments: tuple
     torch: Callable[[], tuple[Tensor, ...]]
+    random: bool = False  # torch's results differ from the definition's by the numbers that it draws
 
 
 def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> Iterator[Case]:
@@ -87,6 +88,12 @@ def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> I
         rows, [1.0, 0.5, 0.5], [0, 1, 0, 2, 1, 2], [1.0, 3.0, 1.0], [-1, -1, -1], 0.1, True,
     )  # fmt: skip
     yield Case("joint_loss", "training, with gradients", arguments, lambda: _joint_loss(*arguments[:5]))
+
+    x, residual = normal(sum(rows)), normal(sum(rows))
+    yield Case(
+        "dropout_add", "behind a block", (x, residual, 0.3, torch.tensor(1)),
+        lambda: (residual + F.dropout(x, 0.3),), random=True,
+    )  # fmt: skip
 
     total = int(canvases.sum())
     tokens, predicted = (torch.randint(5, configuration.vocabulary, (total,), generator=make) for _ in range(2))

@@ -11,6 +11,7 @@ _PUBLIC = {
     "Vocabulary": "text",
     "attention": "ops",
     "backends": "ops",
+    "dropout_add": "ops",
     "explain": "ops",
     "joint_loss": "ops",
     "linear_argmax": "ops",

@@ -55,7 +55,10 @@ class Layer(nn.Module):
         return norm(x) if self.normalize_before else x
 
     def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
-        x = residual + F.dropout(x, self.dropout, self.training)
+        if self.training and self.dropout:
+            x = ops.dropout_add(x, residual, p=self.dropout)
+        else:
+            x = residual + x
         return x if self.normalize_before else norm(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ class Stack(nn.Module):
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.scale * self.embed_tokens(tokens) + self.embed_positions(positions)
-        return F.dropout(x, self.dropout, self.training)
+        return ops.dropout_add(x, p=self.dropout) if self.training and self.dropout else x
 
     def finish(self, x: Tensor) -> Tensor:
         return x if self.layer_norm is None else self.layer_norm(x)

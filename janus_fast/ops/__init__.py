@@ -7,6 +7,7 @@ from janus_fast.ops import on_device  # noqa: F401
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 from janus_fast.ops.attention import attention
+from janus_fast.ops.dropout_add import dropout_add
 from janus_fast.ops.joint_loss import joint_loss
 from janus_fast.ops.linear_argmax import linear_argmax
 from janus_fast.ops.linear_topk import linear_topk
@@ -17,6 +18,7 @@ __all__ = [
     "OPERATIONS",
     "attention",
     "backends",
+    "dropout_add",
     "explain",
     "isa",
     "joint_loss",

@@ -104,6 +104,11 @@ class Operation:
         return backend
 
 
+def as_tuple(results: Tensor | tuple) -> tuple:
+    """What an operator returns, as a tuple also where it is one tensor."""
+    return (results,) if isinstance(results, Tensor) else tuple(results)
+
+
 def backends(name: str, device: str = "cpu") -> tuple[str, ...]:
     """The backends that operation ``name`` can use here on ``device``, in the order in which "auto" tries them."""
     operation = _find(name)

@@ -155,6 +155,24 @@ struct JointLossKernels {
   void (*reduce)(const JointLossCall<T>&, int64_t column_begin, int64_t column_end);
 };
 
+// Elements that the generator's blocks serve together.
+constexpr int64_t kDropoutGroup = 64;
+
+template <typename TX, typename TO>
+struct DropoutAddCall {
+  const TX* x;
+  const TO* residual;  // or null
+  TO* output;
+  int64_t count;  // of each
+  uint64_t seed;
+  uint32_t threshold;  // elements whose bits are below it are dropped
+  float scale;
+};
+
+// Groups [begin, end).
+template <typename TX, typename TO>
+using DropoutAddKernel = void (*)(const DropoutAddCall<TX, TO>&, int64_t begin, int64_t end);
+
 struct Kernels {
   const char* isa;
   AttentionKernels<float> attention_float;
@@ -166,6 +184,10 @@ struct Kernels {
   JointLossKernels<BFloat16> joint_loss_bfloat16;
   PredictLengthsKernels<float> predict_lengths_float;
   PredictLengthsKernels<BFloat16> predict_lengths_bfloat16;
+  DropoutAddKernel<float, float> dropout_add_float;
+  DropoutAddKernel<float, BFloat16> dropout_add_float_bfloat16;
+  DropoutAddKernel<BFloat16, float> dropout_add_bfloat16_float;
+  DropoutAddKernel<BFloat16, BFloat16> dropout_add_bfloat16;
 };
 
 extern const Kernels kernels_generic;

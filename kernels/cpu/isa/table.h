@@ -2,6 +2,7 @@
 // Everything below is compiled with that file's flags, so nothing here may be shared with another file: no inline
 // function or template of the standard library that the linker could pick for the whole library.
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/dropout_add.h"
 #include "kernels/cpu/joint_loss.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/linear_topk.h"
@@ -44,5 +45,9 @@ const Kernels JANUS_TABLE(JANUS_ISA) = {
     JANUS_ISA::joint_loss_kernels<BFloat16>(),
     JANUS_ISA::predict_lengths_kernels<float>(),
     JANUS_ISA::predict_lengths_kernels<BFloat16>(),
+    JANUS_ISA::dropout_add<float, float>,
+    JANUS_ISA::dropout_add<float, BFloat16>,
+    JANUS_ISA::dropout_add<BFloat16, float>,
+    JANUS_ISA::dropout_add<BFloat16, BFloat16>,
 };
 }  // namespace janus_fast

@@ -1,0 +1,124 @@
+"""Dropout whose mask is never stored, and the residual that it is added to."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from janus_fast import reference
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation, needs_gradients
+
+
+def dropout_add(
+    x: Tensor, residual: Tensor | None = None, *, p: float, seed: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
+    """``residual + dropout(x)`` in one pass, or ``dropout(x)``; the mask follows from a seed and is not stored.
+
+    Computes, with ``bits[i]`` the 32 random bits of element i in the order of memory,
+
+        output[i] = (bits[i] >= int(p * 2**32)) ? x[i] / (1 - p) : 0
+        return residual + output
+
+    The bits are Philox4x32's with seven rounds, the seed as key and i as counter (``reference/dropout_add.py`` says
+    which word of which block), so that a mask depends on neither threads, instruction set, device nor dtype.
+
+    Args:
+        x: any shape; float32 or bfloat16, with Triton also float16 (other floating types: reference).
+        residual: shape and device of ``x``, its dtype or float32.
+        p: the probability with which an element is dropped, in [0, 1).
+        seed: [] int64 on the device of ``x``. By default torch's generator of that device draws one in each call, so
+            that ``torch.manual_seed`` governs.
+        backend: "auto" or one of ``janus_fast.backends("dropout_add", device)``.
+    Returns:
+        The shape of ``x`` in the dtype of ``residual`` (without one, of ``x``), computed in float32. Differentiable
+        once in ``x`` and ``residual``: ``x`` gets dropout of the gradient, with the same mask drawn again.
+    Raises:
+        ValueError: shapes or devices differ, or p is out of range. TypeError: dtypes do not fit. NotImplementedError:
+        the named backend cannot run this call.
+    Source: Srivastava et al. 2014; the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    op = "dropout_add"
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: x must be a floating-point tensor, got {x.dtype}")
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"{op}: p must be in [0, 1), got {p}")
+    if residual is not None:
+        if residual.shape != x.shape:
+            raise ValueError(f"{op}: residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
+        if residual.dtype not in (x.dtype, torch.float32):
+            raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or float32, got {residual.dtype}")
+        _check.same(op, ("x", x), ("residual", residual), dtype=False)
+    if seed is None:
+        seed = torch.empty((), dtype=torch.int64, device=x.device).random_()
+    elif seed.ndim != 0 or seed.dtype != torch.int64:
+        raise TypeError(f"{op}: seed must be an int64 tensor of shape [], got {seed.dtype} {list(seed.shape)}")
+    else:
+        _check.same(op, ("x", x), ("seed", seed), dtype=False)
+    gradients = needs_gradients(x, residual)
+    chosen = operation.choose(backend, x, gradients=gradients)
+    if chosen == "reference":
+        return reference.dropout_add(x, residual, p, seed)
+    x, residual = x.contiguous(), None if residual is None else residual.contiguous()
+    if gradients:
+        return _DropoutAdd.apply(chosen, x, residual, p, seed)
+    return operation.kernel(chosen)(x, residual, p, seed)
+
+
+class _DropoutAdd(torch.autograd.Function):
+    """For a given mask dropout is linear, and its own transpose."""
+
+    @staticmethod
+    def forward(ctx, backend, x, residual, p, seed):
+        ctx.save_for_backward(seed)
+        ctx.backend, ctx.p, ctx.dtype, ctx.added = backend, p, x.dtype, residual is not None
+        return operation.kernel(backend)(x, residual, p, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        (seed,) = ctx.saved_tensors
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            grad_x = operation.kernel(ctx.backend)(grad_output.contiguous(), None, ctx.p, seed, ctx.dtype)
+        return None, grad_x, grad_output if ctx.added else None, None, None
+
+
+def _fake(x, residual, p, seed, dtype=None):
+    return x.new_empty(x.shape, dtype=(dtype or x.dtype) if residual is None else residual.dtype)
+
+
+def _samples():
+    make = torch.Generator().manual_seed(6)
+
+    def case(shape, p, added=True, spread=1.0):
+        x = torch.randn(shape, generator=make) * spread
+        residual = torch.randn(shape, generator=make) if added else None
+        return x, residual, p, torch.randint(2**62, (), generator=make)
+
+    yield "rows", case((37, 128), 0.3)
+    yield "odd_sizes", case((5, 7, 3), 0.5)
+    yield "alone", case((29, 40), 0.1, added=False)
+    yield "many", case((300, 512), 0.3)
+    yield "one_element", case((1,), 0.2)
+    yield "nothing", case((0, 16), 0.3)
+    yield "nothing_dropped", case((9, 64), 0.0)
+    yield "nearly_everything_dropped", case((9, 64), 0.999)
+    yield "extreme_values", case((11, 64), 0.3, spread=1e30)
+    for label, seed in (("lowest_seed", -(2**63)), ("zero_seed", 0), ("minus_one", -1)):
+        yield label, (*case((4, 65), 0.4)[:3], torch.tensor(seed))
+
+
+def _work(x, residual, *rest):
+    return (2 + (residual is not None)) * x.numel() * x.element_size(), 2 * x.numel()
+
+
+operation = Operation(
+    "dropout_add",
+    schema="(Tensor x, Tensor? residual, float p, Tensor seed, ScalarType? dtype=None) -> Tensor",
+    reference=reference.dropout_add,
+    fake=_fake,
+    samples=_samples,
+    work=_work,
+    cpp_dtypes=(torch.float32, torch.bfloat16),
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+)
