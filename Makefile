@@ -20,7 +20,7 @@ demo: .venv/engine  ## translate sentences the model has never seen, in both mod
 	@$(BIN)/python -m janus_fast.demo $(ARGS)
 
 test: .venv/ready  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready  ## check style of Python and C++
 	$(BIN)/ruff check .

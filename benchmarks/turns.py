@@ -56,7 +56,8 @@ class Contender:
         return [seconds / self.batches for seconds in times]
 
     def record(self) -> dict:
-        low, _, _, high = statistics.quantiles(self.samples, n=5, method="inclusive")
+        samples = self.samples if len(self.samples) > 1 else self.samples * 2  # Python before 3.13 wants two
+        low, _, _, high = statistics.quantiles(samples, n=5, method="inclusive")
         return {
             "seconds": statistics.median(self.samples), "seconds_p20": low, "seconds_p80": high,
             "runs": len(self.samples), "compute_type": self.compute_type, **self.setting, "tried": self.tried,

@@ -1,8 +1,12 @@
 """What every test runs under: fresh memory is full of NaN, so that a result which nobody wrote shows; without a GPU,
-Triton interprets its kernels, which must be said before anything imports it.
+Triton interprets its kernels, which must be said before anything imports it; where tests run in several processes, each
+has one thread unless a test asks for more.
 """
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import pytest
 import torch

@@ -55,6 +55,8 @@ def build(name: str, flags: list[str], files: list[str], overlay: dict[str, str]
     output = BUILD / f"{name}-{key}"
     if not output.exists():
         for old in BUILD.glob(f"{name}-*"):
+            if old.name.startswith(output.name):
+                continue  # another process is building it, too
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         include = []
         if overlay:

@@ -98,7 +98,7 @@ def _samples():
     yield "rows", case((37, 128), 0.3)
     yield "odd_sizes", case((5, 7, 3), 0.5)
     yield "alone", case((29, 40), 0.1, added=False)
-    yield "many", case((300, 512), 0.3)
+    yield "many", case((61, 128), 0.3)
     yield "one_element", case((1,), 0.2)
     yield "nothing", case((0, 16), 0.3)
     yield "nothing_dropped", case((9, 64), 0.0)
