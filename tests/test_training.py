@@ -1,7 +1,9 @@
 """Objectives, batches and the training loop: what is packed, that it learns, that a resumed run is the same run."""
 
+import ctypes
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.data import BatchStream, ParallelData
+from janus_fast.training.memory import keeping_freed_memory
 from janus_fast.training.plot import plot_losses, read_curves
 from janus_fast.training.trainer import Trainer, TrainingOptions, average, checkpoints, latest_checkpoint
 
@@ -340,3 +343,20 @@ def test_bfloat16_autocast_trains_like_float32(tmp_path):
     # bfloat16 keeps 8 bits: losses agree to a percent, and are not the same numbers
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.01)
     assert losses["bfloat16"] != losses["float32"]
+
+
+def test_freed_memory_is_kept_while_training():
+    if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+        pytest.skip("needs glibc, whose malloc alone is told to keep memory")
+
+    def faults():
+        """Of writing 64 MiB a second time, after the first were freed."""
+        torch.zeros(2**24)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(2**24)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    returned = faults()
+    with keeping_freed_memory() as kept:
+        assert kept and faults() < returned / 4
+    assert faults() > returned / 4

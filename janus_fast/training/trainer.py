@@ -14,6 +14,7 @@ from .. import checkpoint
 from ..model import JanusModel
 from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
+from .memory import keeping_freed_memory
 
 RULES = (  # options, what they must, and whether they do
     (
@@ -97,6 +98,7 @@ class Trainer:
     The state of a run is (parameters, Adam's moments, update number, batch number): dropout is drawn from
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
     bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
+    While it trains, the process keeps the memory that it frees (:func:`~.memory.keeping_freed_memory`).
     """
 
     def __init__(
@@ -126,6 +128,10 @@ class Trainer:
             self.precision = "bfloat16" if computes_bfloat16() else "float32"
 
     def train(self) -> None:
+        with keeping_freed_memory():
+            self._train()
+
+    def _train(self) -> None:
         options = self.options
         (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         if latest := latest_checkpoint(self.directory):
