@@ -7,6 +7,7 @@ TOPICS = {
     "operations": "each kernel against plain PyTorch",
     "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
     "joint_loss": "the joint loss, forward and backward, against plain PyTorch; its memory",
+    "training": "a training step, against the authors' way in plain PyTorch; its memory",
     "launches": "what a GPU is asked to launch for a pass or step of decoding; needs none",
     "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
     "memory": "resident memory of a quantised model while it decodes",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .config import JanusConfig
+from .linear import Linear
 from .packing import ranges
 from .visibility import Visibility
 
@@ -22,10 +23,10 @@ class Attention(nn.Module):
     def __init__(self, config: JanusConfig):
         super().__init__()
         self.shape = (-1, config.attention_heads, config.head_size)
-        self.q_proj = nn.Linear(config.d_model, config.d_model)
-        self.k_proj = nn.Linear(config.d_model, config.d_model)
-        self.v_proj = nn.Linear(config.d_model, config.d_model)
-        self.out_proj = nn.Linear(config.d_model, config.d_model)
+        self.q_proj = Linear(config.d_model, config.d_model)
+        self.k_proj = Linear(config.d_model, config.d_model)
+        self.v_proj = Linear(config.d_model, config.d_model)
+        self.out_proj = Linear(config.d_model, config.d_model)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return self.k_proj(memory).view(self.shape), self.v_proj(memory).view(self.shape)
@@ -47,8 +48,8 @@ class Layer(nn.Module):
         self.activation = getattr(F, config.activation)
         self.self_attn = Attention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.d_model, ffn_dim)
-        self.fc2 = nn.Linear(ffn_dim, config.d_model)
+        self.fc1 = Linear(config.d_model, ffn_dim)
+        self.fc2 = Linear(ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
 
     def before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -3,12 +3,26 @@
 import json
 import math
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 
-from benchmarks import __main__, decode, floors, gate, joint_loss, memory, operations, registry, report, soak, turns
+from benchmarks import (
+    __main__,
+    decode,
+    floors,
+    gate,
+    joint_loss,
+    memory,
+    operations,
+    registry,
+    report,
+    soak,
+    training,
+    training_report,
+    turns,
+)  # fmt: skip
 from benchmarks.peers import Models, Refusal, work
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
@@ -341,3 +355,38 @@ def test_a_soak_fails_when_memory_grows(leak, monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("10 requests")
     assert ("soak: memory must grow by at most 4 MiB, got +9.0 MiB" in said.err) == (leak > 0)
+
+
+# Training steps
+
+
+def test_a_training_step_is_right_and_measured(capsys):
+    assert training.main(["--config", "tiny", "--dtype", "bfloat16", "--rounds", "1", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert 0 < record["gate"]["share_of_allowed"] <= 1
+    assert record["seconds"] > 0 and record["eager_seconds"] > 0 and record["peak_bytes"] > 0
+    assert record["eager_peak_bytes"] > 0 and {"processor", "torch", "commit"} <= set(record["machine"])
+    kinds = training_report.by_kind(record["profile"])
+    assert {"matrix products", "attention", "joint loss", "dropout and residuals"} <= set(kinds)
+    shown = training_report.markdown({"machine": record["machine"], "records": [record]})
+    assert "| bfloat16 |" in shown and "| joint loss |" in shown
+
+
+def test_a_training_step_of_wrong_gradients_is_not_timed(monkeypatch, capsys):
+    truth = torch.tensor(2.0), {"layers.0.weight": torch.ones(3), "layers.1.weight": torch.ones(3)}
+    near = truth[0], {name: t + 1e-4 for name, t in truth[1].items()}
+    wrong = truth[0], {**near[1], "layers.1.weight": torch.tensor([1.0, 1.0, 1.1])}
+    results = {("eager", "float64"): truth, ("eager", "float32"): near, ("janus_fast", "float32"): wrong}
+
+    @contextmanager
+    def process(module, job, environment=None):
+        torch.save(results[job["name"], job["dtype"]], job["results"])  # nothing else may be started
+        yield
+
+    monkeypatch.setattr(training, "Process", process)
+    assert training.main(["--config", "tiny", "--dtype", "float32", "--json", "-"]) == 1
+    said = capsys.readouterr()
+    assert "seconds" not in json.loads(said.out)
+    assert "WRONG: janus_fast: gradient of layers.*.weight must be as near to the truth as allowed" in said.err
+    results["janus_fast", "float32"] = near
+    assert training.gate({"config": "tiny"}, "float32")[1] is None

@@ -3,8 +3,8 @@
 The encoder runs twice, once for the autoregressive streams and once for the masked ones. Each pair of streams goes
 through the decoder on its own: a content stream [B, Lc] and a query stream [B, Lq] that attends to it, under masks
 [B, Lq, Lc]; every layer projects the keys and values of either attention anew for each stream. All rows, padding too,
-go through everything, and those of the query streams and of the masked content are projected onto the vocabulary. Losses
-come from whole distributions: cross-entropies with label smoothing, and divergences in both directions.
+go through everything, and those of the query streams and of the masked content are projected onto the vocabulary.
+Losses come from whole distributions: cross-entropies with label smoothing, and divergences in both directions.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Streams:
-    """A content and a query stream, padded, with masks that are 0 where a row sees a column and minus infinity elsewhere."""
+    """A content and a query stream, padded. Masks are 0 where a row sees a column, and minus infinity elsewhere."""
 
     content: Tensor  # [B, Lc]
     content_positions: Tensor
@@ -143,14 +143,14 @@ class Layer(nn.Module):
             self.encoder_attn_layer_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.final_layer_norm = nn.LayerNorm(width, config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout, self.activation = nn.Dropout(config.dropout), getattr(F, config.activation)
 
     def forward(self, x: Tensor, columns: Tensor, mask: Tensor, *memory: Tensor) -> Tensor:
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, columns, mask)))
         if memory:
             encoded, memory_mask = memory
             x = self.encoder_attn_layer_norm(x + self.dropout(self.encoder_attn(x, encoded, memory_mask)))
-        return self.final_layer_norm(x + self.dropout(self.fc2(F.relu(self.fc1(x)))))
+        return self.final_layer_norm(x + self.dropout(self.fc2(self.activation(self.fc1(x)))))
 
 
 class Stack(nn.Module):
@@ -217,9 +217,7 @@ class PaddedJanus(nn.Module):
         total = self.cross_entropy(ar.flatten(0, 1), batch.ar_targets.flatten())
         total = total + 0.5 * (self.cross_entropy(nar, batch.targets) + self.cross_entropy(aux, batch.targets))
         ar = ar[batch.ar_masked]
-        return (
-            total + 0.1 * length + divergence(ar, nar) + 3 * divergence(ar, aux) + divergence(nar, aux)
-        )
+        return total + 0.1 * length + divergence(ar, nar) + 3 * divergence(ar, aux) + divergence(nar, aux)
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         log_p, real = F.log_softmax(logits, -1), targets >= 0

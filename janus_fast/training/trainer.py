@@ -165,12 +165,10 @@ class Trainer:
         """One update over ``accumulate`` batches."""
         options = self.options
         torch.manual_seed(options.seed * 1_000_003 + self.update)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         for _ in range(options.accumulate):
             number, epoch, batch = next(batches)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-                loss, terms = self.objective.loss(self.model, batch, options.divergence_scale(self.update + 1))
-            (loss / options.accumulate).backward()
+            loss, terms = self.backward(batch)
             self.batch_number = number + 1
             tokens = sum(targets.numel() for targets in batch.targets.values())
             self.tokens_seen += batch.targets.get("ar", next(iter(batch.targets.values()))).numel()
@@ -185,6 +183,13 @@ class Trainer:
             group["lr"] = options.rate(self.update + 1)
         self.optimizer.step()
         self.update += 1
+
+    def backward(self, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Adds the gradients of one batch to those that are there; its loss, and the terms of it."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss, terms = self.objective.loss(self.model, batch, self.options.divergence_scale(self.update + 1))
+        (loss / self.options.accumulate).backward()
+        return loss, terms
 
     def log(self, record: dict) -> None:
         record = {"update": self.update, "seconds": round(self.seconds, 1), "tokens": self.tokens_seen, **record}

@@ -1,0 +1,152 @@
+"""One way to take a training step, in a process of its own: janus_fast, or the authors' way in plain PyTorch.
+
+A step is what an update costs: forward and backward pass, clipping, Adam. janus_fast also packs its batch in it, and
+the peer has collated it beforehand. Two steps come before anything is timed, and the third tells the memory.
+"""
+
+import ctypes
+import tempfile
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.memory import resident
+from benchmarks.peers.process import serve
+from benchmarks.workload import CONFIGURATIONS, SPECIALS
+from janus_fast.config import JanusConfig
+
+SENTENCES, PREDICTED = 39, 1014  # target tokens that each stream could predict
+LENGTHS = (22, 33)  # of sources, ends included
+
+
+def configuration(name: str, dropout: float) -> JanusConfig:
+    sizes = CONFIGURATIONS[name]
+    # Of so few units a single ReLU that rounding switches would outweigh all other rounding.
+    activation = "gelu" if name == "tiny" else "relu"
+    return JanusConfig(
+        sizes.vocabulary, sizes.vocabulary, d_model=sizes.channels, attention_heads=sizes.heads,
+        dropout=dropout, activation=activation, encoder_layers=sizes.layers, decoder_layers=sizes.layers,
+        encoder_ffn_dim=sizes.hidden, decoder_ffn_dim=sizes.hidden,
+    )  # fmt: skip
+
+
+def sentences(vocabulary: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Random sources and targets, ends included; targets are about as long and predict ``PREDICTED`` tokens."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(*LENGTHS, SENTENCES)
+    of_targets = lengths + random.integers(-2, 3, SENTENCES)
+    while (missing := PREDICTED + SENTENCES - of_targets.sum()) != 0:
+        of_targets[random.integers(SENTENCES)] += np.sign(missing)
+
+    def draw(length: int) -> np.ndarray:
+        return np.array([0, *random.integers(SPECIALS, vocabulary, length - 2), 2])
+
+    return [draw(n) for n in lengths], [draw(n) for n in of_targets]
+
+
+def generator() -> torch.Generator:
+    """Draws the masks of the batch, the same each time."""
+    return torch.Generator().manual_seed(1)
+
+
+class JanusFast:
+    def __init__(self, job: dict, config: JanusConfig, model, stack: ExitStack):
+        from janus_fast.training.data import ParallelData
+        from janus_fast.training.memory import keeping_freed_memory
+        from janus_fast.training.trainer import Trainer, TrainingOptions
+
+        stack.enter_context(keeping_freed_memory())
+        data = ParallelData(*sentences(config.source_vocab_size), list(range(SENTENCES)))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
+        self.model = model.train()
+        self.trainer = Trainer(self.model, data, directory, TrainingOptions(precision=job["dtype"]))
+
+    def _batch(self):
+        data = self.trainer.data
+        return self.trainer.objective.pack(data.sources, data.targets, generator())
+
+    def gradients(self) -> Tensor:
+        return self.trainer.backward(self._batch())[0]
+
+    def step(self) -> None:
+        from janus_fast.training.trainer import Window
+
+        self.trainer.step(iter([(0, 0, self._batch())]), Window())
+
+
+class Eager:
+    """In float32 but for the gate, which needs float64 and what PyTorch errs in bfloat16, too."""
+
+    def __init__(self, job: dict, config: JanusConfig, model, stack: ExitStack):
+        from benchmarks.peers.padded_janus import PaddedJanus, collate
+        from janus_fast.objectives import OBJECTIVES
+
+        self.model = PaddedJanus(config).train()
+        self.model.load_state_dict(model.state_dict())
+        self.model.to(torch.float64 if job["dtype"] == "float64" else torch.float32)
+        sources, targets = sentences(config.source_vocab_size)
+        lengths = [len(target) for target in targets]
+        words = torch.from_numpy(np.concatenate(targets))
+        masks = OBJECTIVES["janus"](config)._draw_masks(words, lengths, generator())
+        self.batch = collate(sources, targets, list(masks.split(lengths)), config)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=job["dtype"] == "bfloat16")
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=1e-4)
+
+    def gradients(self) -> Tensor:
+        with self.autocast:
+            loss = self.model.loss(self.batch)
+        loss.backward()
+        return loss
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+
+
+TRAINERS = {"janus_fast": JanusFast, "eager": Eager}
+
+
+def prepare(job: dict):
+    from janus_fast.model import JanusModel
+
+    torch.set_num_threads(job["threads"])
+    before = resident()
+    config, stack = configuration(job["config"], job["dropout"]), ExitStack()
+    torch.manual_seed(0)
+    trainer = TRAINERS[job["name"]](job, config, JanusModel(config), stack)
+    if job["results"]:
+        loss = trainer.gradients().detach()
+        gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        torch.save((loss, gradients), job["results"])
+        return lambda: None, {}
+    trainer.step()
+    trainer.step()
+    _count_anew()
+    trainer.step()
+    facts = {"peak_bytes": resident(field="VmHWM") - before}
+    if job["profile"]:
+        facts["profile"] = _profile(trainer.step)
+    return trainer.step, facts
+
+
+def _count_anew() -> None:
+    """Gives back what is not in use, unless it is kept; from here on the system's peak counts anew."""
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _profile(step) -> list[tuple[str, int, float]]:
+    """Operators with their calls and own seconds, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step()
+    events = [(e.key, e.count, e.self_cpu_time_total / 1e6) for e in profiler.key_averages()]
+    return sorted((event for event in events if event[2] > 1e-4), key=lambda event: -event[2])
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,136 @@
+"""Times a whole training step beside the authors' way in plain PyTorch, and measures the memory that it takes.
+
+The step is an update of JANUS on 39 sentence pairs, in which each stream could predict 1,014 target tokens: forward
+and backward pass, clipping, Adam. The peer (``benchmarks/peers/padded_janus.py``) computes in float32, whatever
+``--dtype``; it runs as it comes, and with an allocator that keeps memory between steps, and its better time counts.
+Each contender is a process of its own, in turn. Memory is the most that a process has resident above an interpreter
+with torch: weights, gradients, Adam's moments and what the step needs, of the peer with the allocator as it is.
+
+Nothing is timed whose loss or gradients are wrong. Without dropout, and from the same weights and batch, they may
+differ from those in float64 by twice what the peer's do in the same dtype, and one unit in the last place; of gradients
+the errors of all layers are taken together, parameter by parameter.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from benchmarks.peers.process import Process
+from benchmarks.peers.training import PREDICTED, SENTENCES
+from benchmarks.training_report import line, write
+from benchmarks.workload import CONFIGURATIONS
+
+RESULTS = Path(__file__).parent / "results"
+DTYPES = ("float32", "bfloat16")
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+PEERS = {"eager": {}, "eager_keeping": KEEPING}  # and the environment that each wants
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    records = []
+    for dtype in [arguments.dtype] if arguments.dtype else DTYPES:
+        records.append(measure(dtype, arguments))
+        if "wrong" in records[-1]:
+            print(f"WRONG: {records[-1]['wrong']}", file=sys.stderr)
+        elif arguments.json != "-":
+            print(line(records[-1]), flush=True)
+    circumstances = machine(arguments.threads)
+    if not arguments.dtype and not arguments.json:
+        write({"machine": circumstances, "records": records}, arguments.results)
+    elif arguments.json:
+        text = json.dumps({**records[0], "machine": circumstances}, indent=1) + "\n"
+        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
+    return int(any("wrong" in record for record in records))
+
+
+def measure(dtype: str, arguments: argparse.Namespace) -> dict:
+    """``seconds`` and ``peak_bytes``, ``eager_seconds`` and ``eager_peak_bytes``; or what is ``wrong``, untimed."""
+    common = {"config": arguments.config, "threads": arguments.threads}
+    record = {
+        **common, "dtype": dtype, "sentences": SENTENCES, "target_tokens": PREDICTED, "dropout": arguments.dropout,
+    }  # fmt: skip
+    record["gate"], wrong = gate({**common, "profile": False, "dropout": 0.0}, dtype)
+    if wrong:
+        return {**record, "wrong": wrong}
+    job = {**common, "dropout": arguments.dropout, "results": None}
+    with ExitStack() as stack:
+        own = Process("benchmarks.peers.training", {**job, "name": "janus_fast", "dtype": dtype, "profile": True})
+        processes = {"janus_fast": stack.enter_context(own)}
+        for name, environment in PEERS.items():
+            asked = {**job, "name": "eager", "dtype": "float32", "profile": False}
+            process = Process("benchmarks.peers.training", asked, environment)
+            processes[name] = stack.enter_context(process)
+        samples = {name: [] for name in processes}
+        for _ in range(arguments.rounds):
+            for name, process in processes.items():
+                process.seconds()  # finds another's data in the caches
+                samples[name].append(process.seconds())
+    seconds = {name: statistics.median(times) for name, times in samples.items()}
+    better = min(PEERS, key=seconds.get)
+    peak, peer_peak = (processes[name].facts["peak_bytes"] for name in ("janus_fast", "eager"))
+    return {
+        **record, "seconds": seconds["janus_fast"], "eager_seconds": seconds[better], "better_peer": better,
+        "speedup": seconds[better] / seconds["janus_fast"], "peak_bytes": peak, "eager_peak_bytes": peer_peak,
+        "peers": {name: {"seconds": seconds[name], **processes[name].facts} for name in PEERS},
+        "samples": samples, "profile": processes["janus_fast"].facts["profile"],
+    }  # fmt: skip
+
+
+def gate(job: dict, dtype: str) -> tuple[dict, str | None]:
+    """By what share of what is allowed the loss and the worst gradient differ from the truth; and what is wrong."""
+    with tempfile.TemporaryDirectory(prefix="janus_fast-") as directory:
+
+        def run(name: str, dtype: str) -> tuple[Tensor, dict[str, Tensor]]:
+            results = f"{directory}/{name}-{dtype}"
+            with Process("benchmarks.peers.training", {**job, "name": name, "dtype": dtype, "results": results}):
+                return torch.load(results)
+
+        truth, by_torch, found = run("eager", "float64"), run("eager", dtype), run("janus_fast", dtype)
+    errors, allowed = errors_of(found, truth), errors_of(by_torch, truth)
+    if errors.keys() != allowed.keys():
+        return {}, f"janus_fast: gradients must be of the parameters of the peer, got {sorted(errors)}"
+    eps = torch.finfo(getattr(torch, dtype)).eps
+    shares = {what: error / (2 * allowed[what][0] + eps * size) for what, (error, size) in errors.items()}
+    worst = max(shares, key=shares.get)
+    wrong = None
+    if not all(share <= 1 for share in shares.values()):
+        wrong = f"janus_fast: {worst} must be as near to the truth as allowed, got {shares[worst]:.2f} times the error"
+    return {"loss": shares["loss"], "worst": worst, "share_of_allowed": shares[worst]}, wrong
+
+
+def errors_of(found: tuple, truth: tuple) -> dict[str, tuple[float, float]]:
+    """Lengths of the error and of the truth: of the loss, and of the gradients of each kind of parameter."""
+    (loss, gradients), (true_loss, true_gradients) = found, truth
+    squares = defaultdict(lambda: [0.0, 0.0])
+    for name, gradient in gradients.items():
+        kind = squares["gradient of " + re.sub(r"\.\d+\.", ".*.", name)]
+        kind[0] += (gradient.double() - true_gradients[name]).square().sum().item()
+        kind[1] += true_gradients[name].square().sum().item()
+    result = {kind: (error**0.5, size**0.5) for kind, (error, size) in squares.items()}
+    return {"loss": (abs(loss.item() - true_loss.item()), abs(true_loss.item())), **result}
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", choices=CONFIGURATIONS, default="iwslt", help="sizes (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast; default: both, whose results are written")
+    parser.add_argument("--dropout", type=float, default=0.3, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--json", metavar="FILE", help='write the record of --dtype; "-" prints it alone')
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where both dtypes' go")
+    arguments = parser.parse_args(argv)
+    if arguments.json and not arguments.dtype:
+        arguments.dtype = "float32"
+    return arguments

@@ -1,0 +1,32 @@
+"""Linear layers in training: gradients that are summed up in parts are the gradients."""
+
+import pytest
+import torch
+from torch import nn
+
+from janus_fast import linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("wants_x", [True, False])
+def test_gradients_in_parts_are_the_gradients(monkeypatch, bias, wants_x):
+    monkeypatch.setattr(linear, "MOST_ROWS", 20)
+    torch.manual_seed(0)
+    layer, x, gradient = linear.Linear(12, 7, bias), torch.randn(50, 12, requires_grad=wants_x), torch.randn(50, 7)
+    plain = nn.functional.linear(x, layer.weight, layer.bias)
+    leaves = [*([x] if wants_x else []), *layer.parameters()]
+    output = layer(x)
+    assert type(output.grad_fn).__name__ == "_LinearBackward" and torch.equal(output, plain)
+    found, expected = (torch.autograd.grad(y, leaves, gradient) for y in (output, plain))
+    for by_parts, whole in zip(found, expected, strict=True):
+        torch.testing.assert_close(by_parts, whole, rtol=1e-5, atol=50 * torch.finfo(torch.float32).eps)
+
+
+def test_others_are_torch_s(monkeypatch):
+    monkeypatch.setattr(linear, "MOST_ROWS", 20)
+    layer = linear.Linear(12, 7)
+    assert type(layer(torch.randn(20, 12)).grad_fn).__name__ == "AddmmBackward0"
+    with torch.no_grad():
+        assert not layer(torch.randn(50, 12)).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(50, 12)).dtype == torch.bfloat16
