@@ -95,6 +95,13 @@ def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> I
         lambda: (residual + F.dropout(x, 0.3),), random=True,
     )  # fmt: skip
 
+    x, residual, channels = normal(int(canvases.sum())), normal(int(canvases.sum())), configuration.channels
+    norm = (normal(1).flatten(), normal(1).flatten(), 1e-5)
+    yield Case(
+        "add_layer_norm", "behind a block", (x, residual, *norm),
+        lambda: (F.layer_norm(residual + x, (channels,), *norm),),
+    )  # fmt: skip
+
     total = int(canvases.sum())
     tokens, predicted = (torch.randint(5, configuration.vocabulary, (total,), generator=make) for _ in range(2))
     scores, new_scores = (-torch.rand(total, generator=make) for _ in range(2))

@@ -23,6 +23,7 @@ import torch
 from benchmarks.cubins import nvdisasm
 from benchmarks.registry import CONFIGURATIONS, cases
 from janus_fast.ops import OPERATIONS
+from janus_fast.ops._operation import as_tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton"))
@@ -83,7 +84,7 @@ def launches(operation: str) -> Iterator[None]:
     module = import_module(f"janus_fast.kernels.{operation}")
     every = cases(CONFIGURATIONS["wmt16_enro"], 4, torch.bfloat16)
     *_, arguments = (case.arguments for case in every if case.operation == operation)
-    results = getattr(module, operation)(*arguments)
+    results = as_tuple(getattr(module, operation)(*arguments))
     if OPERATIONS[operation].gradients:
         getattr(module, f"{operation}_bwd")(torch.zeros_like(results[0]), *results, *arguments)
 

@@ -9,6 +9,7 @@ _PUBLIC = {
     "Translator": "translator",
     "Visibility": "visibility",
     "Vocabulary": "text",
+    "add_layer_norm": "ops",
     "attention": "ops",
     "backends": "ops",
     "dropout_add": "ops",

@@ -58,6 +58,8 @@ class Layer(nn.Module):
     def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
         if self.training and self.dropout:
             x = ops.dropout_add(x, residual, p=self.dropout)
+        elif not self.normalize_before:
+            return ops.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
         else:
             x = residual + x
         return x if self.normalize_before else norm(x)

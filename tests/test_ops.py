@@ -171,7 +171,7 @@ def test_backends_in_order():
     assert ops.backends("attention", "cpu") == ("cpp", "reference")
     missing = {"cuda": _native.cuda_missing, "triton": _triton.missing, "reference": None}
     assert ops.backends("attention", "cuda") == tuple(backend for backend, reason in missing.items() if reason is None)
-    with pytest.raises(ValueError, match=r"operation must be one of \['attention', .*got 'atention'"):
+    with pytest.raises(ValueError, match=r"operation must be one of \['add_layer_norm', .*got 'atention'"):
         ops.backends("atention")
 
 

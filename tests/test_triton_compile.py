@@ -35,6 +35,8 @@ BUDGETS = {
     "joint_loss_bwd_logits_kernel": (240, 84 << 10 | 64),
     "joint_loss_bwd_product_kernel": (184, 96 << 10 | 64),
     "dropout_add_fwd_kernel": (40, 0),
+    "add_layer_norm_fwd_kernel": (48, 2 << 10),
+    "add_layer_norm_bwd_kernel": (128, 2 << 10),
 }
 # The instructions of tensor cores, in products of at least 64 rows and in smaller ones.
 TENSOR_CORES = {
@@ -53,7 +55,13 @@ SPILLS = {("joint_loss_bwd_logits_kernel", "gfx942")}
 @pytest.fixture(scope="module")
 def compiled() -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    operations = ("attention", "linear_topk", "joint_loss", "dropout_add")  # linear_argmax is linear_topk's kernel
+    operations = (
+        "attention",
+        "linear_topk",
+        "joint_loss",
+        "dropout_add",
+        "add_layer_norm",
+    )  # linear_argmax is linear_topk's kernel
     command = [sys.executable, "-m", "benchmarks.triton_cubins", "--json", "--op", *operations, "--target", *TARGETS]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cubins.ROOT)
     assert done.returncode == 0, done.stderr

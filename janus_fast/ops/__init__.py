@@ -6,6 +6,7 @@ Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.comp
 from janus_fast.ops import on_device  # noqa: F401
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
+from janus_fast.ops.add_layer_norm import add_layer_norm
 from janus_fast.ops.attention import attention
 from janus_fast.ops.dropout_add import dropout_add
 from janus_fast.ops.joint_loss import joint_loss
@@ -16,6 +17,7 @@ from janus_fast.ops.update_mask import update_mask
 
 __all__ = [
     "OPERATIONS",
+    "add_layer_norm",
     "attention",
     "backends",
     "dropout_add",

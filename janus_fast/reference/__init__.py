@@ -1,5 +1,6 @@
 """What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``."""
 
+from janus_fast.reference.add_layer_norm import add_layer_norm
 from janus_fast.reference.attention import attention
 from janus_fast.reference.dropout_add import dropout_add
 from janus_fast.reference.joint_loss import joint_loss
@@ -8,4 +9,7 @@ from janus_fast.reference.linear_topk import linear_topk
 from janus_fast.reference.predict_lengths import predict_lengths
 from janus_fast.reference.update_mask import update_mask
 
-__all__ = ["attention", "dropout_add", "joint_loss", "linear_argmax", "linear_topk", "predict_lengths", "update_mask"]
+__all__ = [
+    "add_layer_norm", "attention", "dropout_add", "joint_loss", "linear_argmax", "linear_topk", "predict_lengths",
+    "update_mask",
+]  # fmt: skip

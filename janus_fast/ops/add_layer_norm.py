@@ -1,0 +1,140 @@
+"""The residual and the norm at the end of a post-norm block."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from janus_fast import reference
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation, define, library, needs_gradients
+
+MOST_CHANNELS = 8192
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: str = "auto"
+) -> Tensor:
+    """``layer_norm(residual + x)``: what a post-norm Transformer does with a block's output, in one launch on a GPU.
+
+    Computes ``F.layer_norm(residual + x, (C,), weight, bias, eps)``. The sum itself is not returned: a post-norm layer
+    has no use for it, and a pre-norm one would have to carry the norm of the next block along.
+
+    Args:
+        x: [N, C], floating point; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to 8,192.
+        residual: shape, device and dtype of ``x``, or float32.
+        weight, bias: [C], on the device of ``x``, in the dtype of ``residual``.
+        eps: added to the variance.
+        backend: "auto" or one of ``janus_fast.backends("add_layer_norm", device)``. On the CPU it is the definition: a
+            kernel of our own gained nothing over it.
+    Returns:
+        [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable once in all four
+        tensors; gradients have one order of summation.
+    Raises:
+        ValueError: shapes or devices differ. TypeError: dtypes do not fit. NotImplementedError: the named backend
+        cannot run this call.
+    Source: Ba et al. 2016, "Layer Normalization"; post-norm as in Vaswani et al. 2017, section 3.1.
+    """
+    op = "add_layer_norm"
+    _check.matrix(op, "x", x)
+    _check.matrix(op, "residual", residual, x.shape[1])
+    if residual.shape != x.shape:
+        raise ValueError(f"{op}: residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
+    if residual.dtype not in (x.dtype, torch.float32):
+        raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or float32, got {residual.dtype}")
+    for name, vector in (("weight", weight), ("bias", bias)):
+        _check.vector(op, name, vector, x.shape[1], residual.dtype)
+    _check.same(op, ("x", x), ("residual", residual), ("weight", weight), ("bias", bias), dtype=False)
+    gradients = needs_gradients(x, residual, weight, bias)
+    chosen = operation.choose(backend, x)
+    if chosen == "reference":
+        # As one operator where no gradients are asked for, so that what is traced on a CPU is what a GPU is given.
+        definition = reference.add_layer_norm if gradients else torch.ops.janus_fast.add_layer_norm
+        return definition(x, residual, weight, bias, eps)
+    if gradients:
+        return _AddLayerNorm.apply(x, residual, weight, bias, eps)
+    return operation.kernel(chosen)(x, residual, weight, bias, eps)
+
+
+class _AddLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, residual, weight, bias, eps):
+        output = operation.kernel("triton")(x, residual, weight, bias, eps)
+        ctx.save_for_backward(output, x, residual, weight, bias)
+        ctx.eps = eps
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        output, x, residual, weight, bias = ctx.saved_tensors
+        gradients = torch.ops.janus_fast.add_layer_norm_bwd(grad_output, output, x, residual, weight, bias, ctx.eps)
+        grad_sum, grad_weight, grad_bias = gradients
+        return grad_sum.to(x.dtype), grad_sum, grad_weight, grad_bias, None
+
+
+def _fake(x, residual, weight, bias, eps):
+    return torch.empty_like(residual, memory_format=torch.contiguous_format)
+
+
+def _limits(backend, x, *rest):
+    return f"its channels are at most {MOST_CHANNELS:,}, not {x.shape[1]:,}" if x.shape[1] > MOST_CHANNELS else None
+
+
+def _samples():
+    make = torch.Generator().manual_seed(7)
+
+    def case(rows, channels, spread=1.0, offset=0.0):
+        x, residual = (torch.randn(rows, channels, generator=make) * spread + offset for _ in range(2))
+        weight, bias = (torch.randn(channels, generator=make) for _ in range(2))
+        return x, residual, weight, bias, 1e-5
+
+    yield "rows", case(37, 128)
+    yield "odd_sizes", case(23, 19)
+    yield "wide", case(5, 1030)
+    yield "one_row", case(1, 64)
+    yield "one_channel", case(9, 1)
+    yield "no_rows", case(0, 16)
+    yield "many_rows", case(300, 12)
+    yield "far_from_zero", case(20, 48, offset=50.0)
+    yield "tiny_variance", case(20, 48, spread=1e-3)
+    x, residual, *rest = case(40, 24)
+    yield "strided", (torch.stack([x] * 2, 1)[:, 1], torch.stack([residual] * 2, 1)[:, 0], *rest)
+
+
+def _work(x, residual, *rest):
+    return (x.numel() + 2 * residual.numel()) * x.element_size(), 8 * x.numel()
+
+
+operation = Operation(
+    "add_layer_norm",
+    schema="(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps) -> Tensor",
+    reference=reference.add_layer_norm,
+    fake=_fake,
+    samples=_samples,
+    work=_work,
+    triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    limits=_limits,
+    gradients=("residual", "weight", "bias"),
+)
+
+
+def _bwd_definition(grad_output, output, x, residual, weight, bias, eps):
+    total, shape = residual + x, weight.shape
+    _, mean, inverse = torch.native_layer_norm(total, shape, weight, bias, eps)
+    return torch.ops.aten.native_layer_norm_backward(
+        grad_output, total, shape, mean, inverse, weight, bias, [True, True, True]
+    )
+
+
+define(
+    "add_layer_norm_bwd",
+    "(Tensor grad_output, Tensor output, Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps)"
+    " -> (Tensor grad_sum, Tensor grad_weight, Tensor grad_bias)",
+    lambda grad_output, output, x, residual, weight, bias, eps: (
+        torch.empty_like(residual, memory_format=torch.contiguous_format), torch.empty_like(weight),
+        torch.empty_like(bias),
+    ),
+    triton="add_layer_norm",
+)  # fmt: skip
+library.impl("add_layer_norm", reference.add_layer_norm, "CPU")
+library.impl("add_layer_norm_bwd", _bwd_definition, "CPU")

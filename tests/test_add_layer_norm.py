@@ -1,0 +1,65 @@
+"""Residual and norm in one: mixed types, gradients of both summands, mistakes. The rest is in test_conformance.py."""
+
+import interpreted
+import pytest
+import torch
+import torch.nn.functional as F
+
+from janus_fast import add_layer_norm
+
+
+def case(dtype=torch.float32, rows=11, channels=20):
+    make = torch.Generator().manual_seed(0)
+    x, residual = (torch.randn(rows, channels, generator=make) for _ in range(2))
+    weight, bias = (torch.randn(channels, generator=make) for _ in range(2))
+    return x.to(dtype), residual, weight, bias
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_float32_residual_takes_the_output_of_a_smaller_type(dtype):
+    x, residual, weight, bias = case(dtype)
+    expected = F.layer_norm(residual + x, (20,), weight, bias)
+    output = add_layer_norm(x, residual, weight, bias)
+    assert output.dtype == torch.float32 and torch.equal(output, expected)
+    if not interpreted.missing():
+        from janus_fast.kernels import add_layer_norm as kernels
+
+        by_triton = kernels.add_layer_norm(x, residual, weight, bias, 1e-5)
+        torch.testing.assert_close(by_triton, expected, rtol=1e-6, atol=1e-6)  # sums of 20 in float32
+        grad_sum, *_ = kernels.add_layer_norm_bwd(torch.ones_like(output), output, x, residual, weight, bias, 1e-5)
+        assert grad_sum.dtype == torch.float32
+
+
+def test_both_summands_have_the_sum_s_gradient():
+    leaves = [tensor.requires_grad_() for tensor in case()]
+    gradients = torch.autograd.grad(add_layer_norm(*leaves).square().sum(), leaves)
+    assert torch.equal(gradients[0], gradients[1]) and gradients[0].abs().max() > 0
+
+
+def test_it_compiles_without_a_graph_break():
+    arguments = case()
+    compiled = torch.compile(add_layer_norm, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), add_layer_norm(*arguments))
+    leaves = [tensor.requires_grad_() for tensor in arguments]
+    plain, traced = (torch.autograd.grad(f(*leaves).sum(), leaves) for f in (add_layer_norm, compiled))
+    for one, other in zip(plain, traced, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+MISTAKES = {
+    "x": ({"x": torch.ones(3)}, ValueError, r"x must have shape \[N, C\], got \[3\]"),
+    "shape": ({"residual": torch.ones(3, 20)}, ValueError, "residual must have the shape of x"),
+    "residual's dtype": ({"residual": torch.ones(11, 20).half()}, TypeError, "residual must have the dtype of x"),
+    "weight": ({"weight": torch.ones(19)}, ValueError, r"weight must have shape \[20\], got shape \[19\]"),
+    "bias's dtype": ({"bias": torch.ones(20).double()}, TypeError, "bias must be torch.float32, got torch.float64"),
+    "device": ({"bias": torch.ones(20, device="meta")}, ValueError, "bias must be on the device of x, cpu, got meta"),
+    "backend": ({"backend": "triton"}, ValueError, "backend must be one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_error_says_what_is_wrong(name):
+    change, kind, message = MISTAKES[name]
+    arguments = dict(zip(("x", "residual", "weight", "bias"), case(), strict=True)) | change
+    with pytest.raises(kind, match=f"add_layer_norm: {message}"):
+        add_layer_norm(**arguments)
