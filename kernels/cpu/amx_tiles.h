@@ -133,40 +133,42 @@ constexpr bool amx_takes(int64_t rows) {
   return type == Numeric::kBFloat16 || (type == Numeric::kInt8 && rows >= 12);
 }
 
-// As vector_tiles.
+// As vector_tiles. Two tiles of rows stay in the first-level cache while some panels pass, which stay in the second.
 template <Numeric type, typename F>
 JANUS_INLINE void amx_tiles(const Operand& x, int64_t row_begin, int64_t row_end, const Matrix& weight,
                             int64_t panel_begin, int64_t panel_end, const F& finish) {
-  constexpr int64_t kBlockBytes = 512 * 1024;  // of rows that stay in the second-level cache while the panels pass
+  if (row_begin == row_end) return;  // there are no tiles of no height
+  constexpr int64_t kPassingBytes = 512 * 1024;
   const int64_t groups = round_up(weight.inputs, kGroup<type>) / kGroup<type>, blocks = groups / kTileGroups;
   const int64_t panel_size = groups * kGroup<type> * kPanelOutputs, rest = blocks * kTileGroups;
-  const int64_t at_once = larger(kBlockBytes / (groups * 4 * 2 * kTileHeight), 1) * 2 * kTileHeight;
+  const int64_t passing = larger(kPassingBytes / (panel_size * static_cast<int64_t>(sizeof(Weight<type>))) / 2, 1) * 2;
+  const int64_t height = smaller(row_end - row_begin, kTileHeight);
+  const auto* rows = static_cast<const Element<type>*>(x.data);
+  const auto* panels = static_cast<const Weight<type>*>(weight.panels);
+  const TileRegisters registers(height);
   alignas(64) Sum<type> sums[2 * kTileHeight * kPanelOutputs];
-  for (int64_t first = row_begin; first < row_end; first += at_once) {
-    const int64_t last = smaller(first + at_once, row_end), height = smaller(last - first, kTileHeight);
-    const TileRegisters registers(height);
-    const auto* rows_of_x = static_cast<const Element<type>*>(x.data);
-    for (int64_t panel = panel_begin; panel < panel_end; panel += 2) {
-      const int64_t panel_count = smaller(panel_end - panel, 2);
-      const auto* panels = static_cast<const Weight<type>*>(weight.panels) + panel * panel_size;
-      int64_t row = first;
-      for (; row + kTileHeight < last; row += 2 * kTileHeight) {
-        const int64_t down = smaller(row + kTileHeight, last - kTileHeight) - row;
-        const auto* from = rows_of_x + row * x.stride;
-        for (int64_t p = 0; p < panel_count; p++) {
-          amx_tall<type>(from, x.stride, down, panels + p * panel_size, blocks, sums);
-          if (rest < groups)
-            amx_rest<type>(from, x.stride, down + kTileHeight, panels + p * panel_size, 1, rest, groups, sums);
-          finish(row, down + kTileHeight, (panel + p) * kPanelOutputs, kPanelOutputs, sums);
-        }
+  for (int64_t first = panel_begin; first < panel_end; first += passing) {
+    const int64_t last = smaller(first + passing, panel_end);
+    int64_t row = row_begin;
+    for (; row + kTileHeight < row_end; row += 2 * kTileHeight) {
+      const int64_t down = smaller(row + kTileHeight, row_end - kTileHeight) - row;
+      for (int64_t panel = first; panel < last; panel++) {
+        const auto* w = panels + panel * panel_size;
+        amx_tall<type>(rows + row * x.stride, x.stride, down, w, blocks, sums);
+        if (rest < groups)
+          amx_rest<type>(rows + row * x.stride, x.stride, down + kTileHeight, w, 1, rest, groups, sums);
+        finish(row, down + kTileHeight, panel * kPanelOutputs, kPanelOutputs, sums);
       }
-      if (row < last) {
-        const int64_t start = last - height, channels = panel_count * kPanelOutputs;
-        const auto* from = rows_of_x + start * x.stride;
-        amx_wide<type>(from, x.stride, panels, panel_size, panel_count, blocks, sums);
-        if (rest < groups) amx_rest<type>(from, x.stride, height, panels, panel_count, rest, groups, sums);
-        finish(row, last - row, panel * kPanelOutputs, channels, sums + (row - start) * channels);
-      }
+    }
+    if (row >= row_end) continue;
+    const int64_t start = row_end - height;
+    for (int64_t panel = first; panel < last; panel += 2) {
+      const int64_t count = smaller(last - panel, 2);
+      const auto* w = panels + panel * panel_size;
+      amx_wide<type>(rows + start * x.stride, x.stride, w, panel_size, count, blocks, sums);
+      if (rest < groups) amx_rest<type>(rows + start * x.stride, x.stride, height, w, count, rest, groups, sums);
+      finish(row, row_end - row, panel * kPanelOutputs, count * kPanelOutputs,
+             sums + (row - start) * count * kPanelOutputs);
     }
   }
 }
