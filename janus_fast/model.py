@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import ops
 from .config import JanusConfig
@@ -129,11 +130,17 @@ class Stack(nn.Module):
         self.embed_tokens = embed_tokens
         self.embed_positions = Positions(config, positions)
         self.layers = nn.ModuleList(layers)
+        self.checkpoint_activations = False  # gradients compute what a layer computed again, and keep its input alone
         self.layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.normalize_before else None
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.scale * self.embed_tokens(tokens) + self.embed_positions(positions)
         return ops.dropout_add(x, p=self.dropout) if self.training and self.dropout else x
+
+    def run(self, layer: Layer, x: Tensor, *arguments) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(layer, x, *arguments, use_reentrant=False)
+        return layer(x, *arguments)
 
     def finish(self, x: Tensor) -> Tensor:
         return x if self.layer_norm is None else self.layer_norm(x)
@@ -148,7 +155,7 @@ class Encoder(Stack):
         visibility = Visibility.bidirectional(offsets)
         x = self.embed(tokens, ranges(offsets.diff().long()))
         for layer in self.layers:
-            x = layer(x, visibility)
+            x = self.run(layer, x, visibility)
         return self.finish(x)
 
 
@@ -172,10 +179,10 @@ class Decoder(Stack):
     ) -> Tensor:  # fmt: skip
         x = self.embed(tokens, positions)
         for layer, keys in zip(self.layers[:-1], cross_keys, strict=False):
-            x = layer(x, visibility, keys, cross, None)
+            x = self.run(layer, x, visibility, keys, cross, None)
         if rows is not None:  # only what is predicted leaves the last layer
             visibility, cross = visibility.rows(rows), cross.rows(rows)
-        return self.finish(self.layers[-1](x, visibility, cross_keys[-1], cross, rows))
+        return self.finish(self.run(self.layers[-1], x, visibility, cross_keys[-1], cross, rows))
 
 
 class JanusModel(nn.Module):

@@ -16,7 +16,7 @@ from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.data import BatchStream, ParallelData
 from janus_fast.training.memory import keeping_freed_memory
 from janus_fast.training.plot import plot_losses, read_curves
-from janus_fast.training.trainer import Trainer, TrainingOptions, average, checkpoints, latest_checkpoint
+from janus_fast.training.trainer import Trainer, TrainingOptions, Window, average, checkpoints, latest_checkpoint
 
 SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
 
@@ -310,7 +310,9 @@ def test_options_are_checked():
     for options, message in [
         ({"objective": "cmlm", "without_auxiliary": True}, "train: without_auxiliary must be left out with objective"),
         ({"objective": "gan"}, "train: objective must be one of"),
-        ({"precision": "int8"}, "train: precision must be auto, float32 or bfloat16, got 'int8'"),
+        ({"precision": "int8"}, "train: precision must be auto, float32, bfloat16 or float16, got 'int8'"),
+        ({"precision": "float16"}, "train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'"),
+        ({"device": "tpu"}, "train: device must be cpu or cuda, got 'tpu'"),
         ({"max_tokens": 0}, "train: max_tokens must be at least 1, got 0"),
         ({"log_interval": 0}, "train: log_interval must be at least 1, got 0"),
         ({"validate_interval": 0}, "train: validate_interval must be at least 1, got 0"),
@@ -360,3 +362,43 @@ def test_freed_memory_is_kept_while_training():
     with keeping_freed_memory() as kept:
         assert kept and faults() < returned / 4
     assert faults() > returned / 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activations_computed_again_give_the_same_gradients_to_the_bit(precision):
+    results, kept = [], []
+    for again in (False, True):
+        options = options_of(precision=precision, checkpoint_activations=again)
+        trainer = Trainer(make_model(dropout=0.3), make_data(), "unused", options)
+        batch = trainer.objective.pack(trainer.data.sources, trainer.data.targets, torch.Generator().manual_seed(1))
+        torch.manual_seed(4)
+        elements = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, e=elements: e.append(t.numel()) or t, lambda t: t):
+            trainer.backward(batch)
+        kept.append(sum(elements))
+        results.append([p.grad for p in trainer.model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert kept[1] < kept[0] / 2
+
+
+def test_float16_scales_its_loss_and_leaves_updates_out_that_overflow(tmp_path):
+    """On the CPU, where options refuse it: float16 is for GPUs, its bookkeeping is the same."""
+
+    def trainer(max_updates):
+        options = options_of(max_updates=max_updates, save_interval=1)
+        options.precision = "float16"
+        return Trainer(make_model(dropout=0.0), make_data(), tmp_path, options)
+
+    first = trainer(1)
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # overflows
+    before = [p.detach().clone() for p in first.parameters]
+    first.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, first.parameters, strict=True))
+    assert first.scaler.get_scale() == 2.0**59
+    later = trainer(2)
+    later.load(latest_checkpoint(tmp_path))
+    assert later.scaler.get_scale() == 2.0**59
+    later.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    batch = later.objective.pack(later.data.sources, later.data.targets, torch.Generator().manual_seed(1))
+    later.step(iter([(1, 0, batch)]), Window())
+    assert not any(torch.equal(a, b) for a, b in zip(before, later.parameters, strict=True) if b.grad is not None)

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +50,9 @@ TRAINING_HELP = {
     "label_smoothing": "share of the target given to all tokens alike",
     "masking": "span or uniform (the objective's own)",
     "seed": "of weights, order, masks and dropout",
-    "precision": "auto, float32 or bfloat16",
+    "precision": "auto, float32, bfloat16, or on GPUs float16",
+    "device": "cpu or cuda",
+    "checkpoint_activations": "compute activations again in the backward pass instead of storing them",
     "save_interval": "updates between checkpoints",
     "validate_interval": "updates between validations",
     "keep": "checkpoints kept, and averaged at the end",
@@ -58,6 +61,7 @@ TRAINING_HELP = {
 # What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
 CHANGEABLE = (
     "max_updates", "max_minutes", "decay_updates", "save_interval", "validate_interval", "keep", "log_interval",
+    "device", "checkpoint_activations",
 )  # fmt: skip
 
 
@@ -97,6 +101,13 @@ def _add_field(group, name: str, default, text: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..training.processes import started_processes
+
+    with started_processes(arguments.device) as processes:
+        return _run(arguments, processes)
+
+
+def _run(arguments: argparse.Namespace, processes) -> int:
     import torch
 
     from .. import checkpoint
@@ -114,7 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
         "start": {name: getattr(arguments, name) for name in ("vocabulary", "vocabulary_size", "init")},
     }
     resumed = _goes_on(out, settings)
-    vocabulary = Vocabulary.from_sentencepiece(out / VOCABULARY) if resumed else _vocabulary(arguments, files)
+    if resumed:
+        vocabulary = Vocabulary.from_sentencepiece(out / VOCABULARY)
+    else:
+        vocabulary = processes.of_first(_vocabulary(arguments, files) if processes.rank == 0 else None)
     config = JanusConfig(len(vocabulary), len(vocabulary), **settings["model"])
 
     torch.manual_seed(options.seed)
@@ -127,10 +141,12 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = sum(p.numel() for p in model.parameters())
     _say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {len(vocabulary):,} tokens")
     validation = _validation(arguments, files, vocabularies, config)
-    trainer = Trainer(model, data, out, options, validation)
-    if not resumed:
+    trainer = Trainer(model, data, out, options, validation, processes=processes)
+    if not resumed and processes.rank == 0:
         _begin(out, settings, vocabulary)
     _train(trainer)
+    if processes.rank > 0:
+        return 0
 
     checkpoint.load_unique_state(model, average(kept := checkpoints(out)[-options.keep :]), out)
     checkpoint.save(model.eval(), out, vocabularies)
@@ -259,6 +275,7 @@ def _train(trainer) -> None:
     from ..training.trainer import checkpoints
 
     out, terminal = trainer.directory, sys.stderr.isatty()
+    terminal = terminal and trainer.processes.rank == 0
     bar = tqdm(total=trainer.options.max_updates, unit=" updates", disable=not terminal)
 
     def show(record: dict):
@@ -290,4 +307,5 @@ def _line(update: int, figures: dict) -> str:
 
 
 def _say(message: str) -> None:
-    print(f"janus-fast: {message}", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # one of the processes that torchrun started speaks for all
+        print(f"janus-fast: {message}", file=sys.stderr, flush=True)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from .. import ops
 from ..config import JanusConfig
-from ..ops.joint_loss import DIVERGENCE
+from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from ..packing import pack
 from .masking import MASKINGS, span_length_probabilities
 from .packed_batch import PackedBatch
-from .streams import autoregressive_streams, causal_streams, join, masked_streams
+from .streams import autoregressive_streams, causal_streams, join, masked_streams, sentences_of
 
 
 @dataclass
@@ -60,20 +60,36 @@ class Objective:
             return self.divergence
         return {pair: weight for pair, weight in DIVERGENCE.items() if set(pair) <= set(self.streams)}
 
-    def pack(self, sources: list, targets: list, generator: torch.Generator) -> PackedBatch:
-        """Ids as ``source_ids`` and ``target_ids`` make them -> one packed batch; ``generator`` draws the masks."""
-        source, source_lengths = pack(list(sources) * self.encoder_passes)
+    def pack(
+        self, sources: list, targets: list, generator: torch.Generator, share: tuple[int, int] = (0, 1)
+    ) -> PackedBatch:
+        """Ids as ``source_ids`` and ``target_ids`` make them -> one packed batch; ``generator`` draws the masks.
+
+        ``share`` = (r, n) packs the r-th of n shares of the sentences. Masks are those of the whole batch, and
+        the losses of all shares add up to its loss.
+        """
         target, lengths = pack(targets)
+        masked = self._draw_masks(target, lengths.tolist(), generator) if "nar" in self.streams else None
+        totals, weights = self._totals(lengths, masked), None
+        if share[1] > 1:
+            chosen = self._chosen(len(targets), share)
+            # Where there are fewer sentences than shares, one without any takes the first, at no weight.
+            taken = chosen if chosen.numel() else torch.tensor([0])
+            rows = torch.isin(sentences_of(lengths), taken)
+            sources, target, lengths = [sources[i] for i in taken], target[rows], lengths[taken]
+            masked = None if masked is None else masked[rows]
+            own = self._totals(lengths, masked)
+            weights = {part: bool(chosen.numel()) * own[part] / max(n, 1) for part, n in totals.items()}
+        source, source_lengths = pack(list(sources) * self.encoder_passes)
         mask_token, parts = self.config.mask_token_id, []
         if "ar" in self.streams and self.config.two_stream:
             parts.append(autoregressive_streams(target, lengths, mask_token, self.autoregressive_every))
         elif "ar" in self.streams:
             parts.append(causal_streams(target, lengths))
-        masked = None
-        if "nar" in self.streams:
-            masked = self._draw_masks(target, lengths.tolist(), generator)
+        if masked is not None:
             parts.append(masked_streams(target, lengths, masked, mask_token, auxiliary="aux" in self.streams))
         batch = join(source, source_lengths, parts, self.encoder_passes)
+        batch.totals, batch.weights = totals, weights
         if masked is not None:
             batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
             if "ar" in self.streams and self.autoregressive_every == 1:
@@ -83,20 +99,43 @@ class Objective:
         return batch
 
     def loss(self, model, batch: PackedBatch, divergence_scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Runs the model once over the batch: the loss, and its unweighted terms by name."""
+        """Runs the model once over the batch: the loss and its unweighted terms, or a share's part of them."""
         divergence = {p: divergence_scale * weight for p, weight in self._divergence.items() if divergence_scale}
+        cross_entropy, length_weight = self.cross_entropy, self.length_weight
+        if batch.weights is not None:
+            if cross_entropy is None:
+                cross_entropy = {s: CROSS_ENTROPY[s] for s in self.streams}
+            cross_entropy = {s: batch.weights[s] * weight for s, weight in cross_entropy.items()}
+            divergence = {pair: batch.weights["nar"] * weight for pair, weight in divergence.items()}
+            length_weight = batch.weights["length"] * length_weight
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
         total, terms = ops.joint_loss(
             {name: hidden[part] for name, part in batch.parts.items()}, model.output_weight, batch.targets,
-            batch.ar_masked, cross_entropy=self.cross_entropy, divergence=divergence,
+            batch.ar_masked, cross_entropy=cross_entropy, divergence=divergence,
             label_smoothing=self.label_smoothing,
         )  # fmt: skip
         if batch.lengths is not None:
             logits = model.length_logits(encoded, batch.source_offsets)[-batch.lengths.numel() :]
             terms["length"] = F.cross_entropy(logits.float(), batch.lengths)
-            total = total + self.length_weight * terms["length"]
+            total = total + length_weight * terms["length"]
+        if batch.weights is not None:  # of which divergences compare masked rows
+            terms = {
+                name: batch.weights.get(name.partition("_")[0], batch.weights.get("nar")) * value
+                for name, value in terms.items()
+            }
         return total, terms
+
+    def _chosen(self, sentences: int, share: tuple[int, int]) -> Tensor:
+        """The sentences of a share: every n-th, in groups of which the first one alone has AR streams."""
+        numbers = torch.arange(sentences)
+        return numbers[numbers // self.autoregressive_every % share[1] == share[0]]
+
+    def _totals(self, lengths: Tensor, masked: Tensor | None) -> dict[str, int]:
+        """Rows that each stream predicts, and sentences."""
+        ar = int((lengths[:: self.autoregressive_every] - 1).sum())
+        rows = {"ar": ar} | dict.fromkeys(("nar", "aux"), 0 if masked is None else int(masked.sum()))
+        return {**{stream: rows[stream] for stream in self.streams}, "length": lengths.numel()}
 
     def _draw_masks(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
         draw, probabilities = MASKINGS[self.masking], span_length_probabilities()

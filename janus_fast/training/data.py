@@ -54,11 +54,15 @@ class BatchStream:
     """Batches from ``start`` on, packed on a thread of their own.
 
     Batch number ``n`` depends on (data, objective, max_tokens, seed, n) alone, so that a run that resumes at a batch
-    number sees what the uninterrupted run would have seen.
+    number sees what the uninterrupted run would have seen. Of each batch ``share`` = (r, n) is the r-th of n shares.
     """
 
-    def __init__(self, data: ParallelData, objective, max_tokens: int, seed: int, start: int = 0, prefetch: int = 4):
+    def __init__(
+        self, data: ParallelData, objective, max_tokens: int, seed: int, start: int = 0, prefetch: int = 4,
+        share: tuple[int, int] = (0, 1),
+    ):  # fmt: skip
         self.data, self.objective, self.max_tokens, self.seed = data, objective, max_tokens, seed
+        self.share = share
         self.lengths = np.array([max(len(s), len(t)) for s, t in zip(data.sources, data.targets, strict=True)])
         self.queue = queue.Queue(maxsize=prefetch)
         self.stopped = threading.Event()
@@ -91,7 +95,7 @@ class BatchStream:
             for number, epoch, index in self._numbers(start):
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
                 sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
-                self._put((number, epoch, self.objective.pack(sources, targets, generator)))
+                self._put((number, epoch, self.objective.pack(sources, targets, generator, self.share)))
                 if self.stopped.is_set():
                     return
         except BaseException as error:  # raised again where the batches are used

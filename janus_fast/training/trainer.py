@@ -5,16 +5,19 @@ import json
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import checkpoint
 from ..model import JanusModel
 from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
 from .memory import keeping_freed_memory
+from .processes import Processes
 
 RULES = (  # options, what they must, and whether they do
     (
@@ -55,6 +58,8 @@ class TrainingOptions:
     masking: str | None = None
     seed: int = 1
     precision: str = "auto"
+    device: str = "cpu"
+    checkpoint_activations: bool = False
     save_interval: int = 500
     validate_interval: int = 500
     keep: int = 5
@@ -63,8 +68,12 @@ class TrainingOptions:
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"train: precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"train: precision must be auto, float32, bfloat16 or float16, got {self.precision!r}")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"train: device must be cpu or cuda, got {self.device!r}")
+        if self.precision == "float16" and self.device == "cpu":
+            raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.without_auxiliary and self.objective != "janus":
             raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
         for names, rule, holds in RULES:
@@ -99,13 +108,17 @@ class Trainer:
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
     bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
     While it trains, the process keeps the memory that it frees (:func:`~.memory.keeping_freed_memory`).
+
+    Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
+    the first alone validates and writes. How many there are may change when a run goes on.
     """
 
     def __init__(
         self, model: JanusModel, data: ParallelData, directory: str | Path, options: TrainingOptions, validate=None,
-        *, on_step=lambda update: None, on_log=lambda record: None,
+        *, processes: Processes = Processes(), on_step=lambda update: None, on_log=lambda record: None,  # noqa: B008
     ):  # fmt: skip
-        self.model, self.data, self.directory, self.options = model, data, Path(directory), options
+        self.model, self.data, self.directory, self.options = model.to(options.device), data, Path(directory), options
+        self.processes = processes
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
         settings = {
             name: getattr(options, name) for name in ("label_smoothing", "encoder_passes", "autoregressive_every")
@@ -122,10 +135,18 @@ class Trainer:
             self.parameters, lr=options.learning_rate, betas=options.adam_betas, eps=1e-9,
             weight_decay=options.weight_decay, fused=True,
         )  # fmt: skip
+        for stack in (model.encoder, model.decoder):
+            stack.checkpoint_activations = options.checkpoint_activations
+        self.loss = Loss(self.objective, model)
+        if processes.count > 1:  # some objectives leave the length predictor alone
+            self.loss = DistributedDataParallel(
+                self.loss, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.update, self.batch_number, self.tokens_seen, self.seconds = 0, 0, 0, 0.0
         self.precision = options.precision
         if self.precision == "auto":
-            self.precision = "bfloat16" if computes_bfloat16() else "float32"
+            self.precision = "bfloat16" if options.device == "cuda" or computes_bfloat16() else "float32"
+        self.scaler = torch.amp.GradScaler(options.device, enabled=self.precision == "float16")
 
     def train(self) -> None:
         with keeping_freed_memory():
@@ -136,7 +157,11 @@ class Trainer:
         (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         if latest := latest_checkpoint(self.directory):
             self.load(latest)
-        stream = BatchStream(self.data, self.objective, options.max_tokens, options.seed, start=self.batch_number)
+        self.processes.wait()  # until all have read what the first may soon replace
+        stream = BatchStream(
+            self.data, self.objective, options.max_tokens, options.seed, start=self.batch_number,
+            share=self.processes.share,
+        )  # fmt: skip
         batches = iter(stream)
         started, start_seconds, window = time.monotonic(), self.seconds, Window()
         self.model.train()
@@ -145,13 +170,17 @@ class Trainer:
                 self.step(batches, window)
                 self.on_step(self.update)
                 self.seconds = start_seconds + time.monotonic() - started
+                if options.max_minutes < math.inf:  # all must stop at once
+                    self.seconds = self.processes.of_first(self.seconds)
                 if self.update % options.log_interval == 0:
-                    self.log({"kind": "train", "lr": options.rate(self.update), **window.means()})
+                    self.log({"kind": "train", "lr": options.rate(self.update), **window.means(self.processes)})
                     window = Window()
                 if self.validate and self.update % options.validate_interval == 0:
-                    self.model.eval()
-                    self.log({"kind": "valid", **self.validate(self.model, self.objective)})
-                    self.model.train()
+                    if self.processes.rank == 0:
+                        self.model.eval()
+                        self.log({"kind": "valid", **self.validate(self.model, self.objective)})
+                        self.model.train()
+                    self.processes.wait()
                 if self.update % options.save_interval == 0:
                     self.save()
                 if not window.count:  # the time of validating and saving is not training's
@@ -164,34 +193,48 @@ class Trainer:
     def step(self, batches, window: "Window") -> None:
         """One update over ``accumulate`` batches."""
         options = self.options
-        torch.manual_seed(options.seed * 1_000_003 + self.update)
+        torch.manual_seed(self.seed())
         self.optimizer.zero_grad()
-        for _ in range(options.accumulate):
+        for n in range(options.accumulate):
             number, epoch, batch = next(batches)
-            loss, terms = self.backward(batch)
+            # Gradients are added up over processes once, when the last batch is through.
+            alone = self.processes.count > 1 and n < options.accumulate - 1
+            with self.loss.no_sync() if alone else nullcontext():
+                loss, terms = self.backward(batch.to(options.device))
             self.batch_number = number + 1
-            tokens = sum(targets.numel() for targets in batch.targets.values())
-            self.tokens_seen += batch.targets.get("ar", next(iter(batch.targets.values()))).numel()
-            window.add(loss, terms, tokens, epoch)
+            rows = [batch.totals[stream] for stream in self.objective.streams]
+            self.tokens_seen += rows[0]
+            window.add(loss, terms, sum(rows), epoch)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
-        if not torch.isfinite(norm):
+        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # which leaves such an update out
             raise FloatingPointError(
                 f"train: the gradient must be finite, got norm {norm} at update {self.update + 1}; "
                 "lower the learning rate or raise warmup_updates"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = options.rate(self.update + 1)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.update += 1
+
+    def seed(self) -> int:
+        """Of what this process draws in the next update; generators on the CPU take the low 32 bits."""
+        # Multiples of the golden ratio's share of 2^32 stay apart, further than runs have updates.
+        return self.options.seed * 1_000_003 + self.update + self.processes.rank * 0x9E3779B1
 
     def backward(self, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Adds the gradients of one batch to those that are there; its loss, and the terms of it."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-            loss, terms = self.objective.loss(self.model, batch, self.options.divergence_scale(self.update + 1))
-        (loss / self.options.accumulate).backward()
+        dtype = getattr(torch, self.precision)
+        with torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32):
+            loss, terms = self.loss(batch, self.options.divergence_scale(self.update + 1))
+        # The mean over processes, which is what DistributedDataParallel makes of gradients, becomes the sum.
+        self.scaler.scale(loss * self.processes.count / self.options.accumulate).backward()
         return loss, terms
 
     def log(self, record: dict) -> None:
+        if self.processes.rank > 0:
+            return
         record = {"update": self.update, "seconds": round(self.seconds, 1), "tokens": self.tokens_seen, **record}
         with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -203,6 +246,8 @@ class Trainer:
         Beside it stay the newest ``keep`` of the regular ones, those at multiples of ``save_interval``. One that was
         written because a run was cut short thus goes with the next, and the run ends as if it had not been cut.
         """
+        if self.processes.rank > 0:
+            return
         final = self.directory / "checkpoints" / f"{self.update:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -216,6 +261,7 @@ class Trainer:
             state = {
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
                 "seconds": self.seconds, "precision": self.precision, "options": dataclasses.asdict(self.options),
+                "scaler": self.scaler.state_dict(),
             }  # fmt: skip
             with checkpoint.replacing(temporary) as folder:
                 (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -236,6 +282,9 @@ class Trainer:
                 f"train: precision must be {state['precision']}, as when the run began, got {self.options.precision}"
             )
         self.precision = state["precision"]  # also where "auto" would choose another on this processor
+        self.scaler = torch.amp.GradScaler(self.options.device, enabled=self.precision == "float16")
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         checkpoint.load_unique_state(self.model, checkpoint.read_tensors(path / checkpoint.WEIGHTS), path)
         moments = checkpoint.read_tensors(path / "optimizer.safetensors")
         self.update, self.batch_number = state["update"], state["batch_number"]
@@ -243,7 +292,18 @@ class Trainer:
         for i, parameter in enumerate(self.parameters):
             if f"{i}.step" in moments:
                 names = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {name: moments[f"{i}.{name}"] for name in names}
+                self.optimizer.state[parameter] = {n: moments[f"{i}.{n}"].to(parameter.device) for n in names}
+
+
+class Loss(torch.nn.Module):
+    """An objective's loss of a model, as a module whose parameters are the model's."""
+
+    def __init__(self, objective, model: JanusModel):
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, batch, divergence_scale: float):
+        return self.objective.loss(self.model, batch, divergence_scale)
 
 
 class Window:
@@ -257,9 +317,10 @@ class Window:
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
         self.count, self.tokens, self.epoch = self.count + 1, self.tokens + tokens, epoch
 
-    def means(self) -> dict:
+    def means(self, processes: Processes) -> dict:
         elapsed = time.monotonic() - self.began
-        means = {name: round(float(value) / self.count, 5) for name, value in self.sums.items()}
+        sums = processes.add_up(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
+        means = {name: round(value / self.count, 5) for name, value in zip(self.sums, sums.tolist(), strict=True)}
         return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
 
 

@@ -30,10 +30,10 @@ class Validation:
     @torch.no_grad()
     def losses(self, model, objective) -> dict[str, float]:
         lengths = np.array([len(target) for target in self.data.targets])
-        generator, sums = torch.Generator().manual_seed(0), {}
+        generator, sums, device = torch.Generator().manual_seed(0), {}, next(model.parameters()).device
         for index in batches_by_tokens(lengths, self.max_tokens):
             sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
-            loss, terms = objective.loss(model, objective.pack(sources, targets, generator))
+            loss, terms = objective.loss(model, objective.pack(sources, targets, generator).to(device))
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
         return {name: round(value / len(self.data), 4) for name, value in sums.items()}
@@ -43,7 +43,8 @@ class Validation:
 
         if not self.sources:
             return {}
-        translator, result = Translator(model, vocabularies=self.vocabularies), {}
+        device = next(model.parameters()).device.type
+        translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
         for mode, options in (("ar", {"beam_size": 1}), ("nar", {"iterations": 4})):
             if mode in streams:
                 results = translator.translate(self.sources, mode=mode, **options)

@@ -1,0 +1,123 @@
+"""Training by several processes: shares of a batch add up to it, and a run is the run of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import make_data, make_model, options_of
+
+from janus_fast import cli
+from janus_fast.checkpoint import read_tensors
+from janus_fast.data import test_set as translated
+from janus_fast.objectives import OBJECTIVES
+from janus_fast.training.data import BatchStream
+from janus_fast.training.processes import Processes, started_processes
+from janus_fast.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])  # of 7 sentences: two of nine processes have none
+@pytest.mark.parametrize("objective, options", [
+    ("janus", {}), ("janus", {"auxiliary": False}), ("janus", {"encoder_passes": 2}), ("autoregressive", {}),
+    ("cmlm", {}), ("janus", {"auxiliary": False, "divergence": {}, "autoregressive_every": 2}),
+])  # fmt: skip
+def test_shares_of_a_batch_add_up_to_it(objective, options, count):
+    data, model = make_data(7), make_model(dropout=0.0)
+    objective = OBJECTIVES[objective](model.config, **options)
+
+    def gradients(share=(0, 1)):
+        model.zero_grad()
+        batch = objective.pack(data.sources, data.targets, torch.Generator().manual_seed(1), share)
+        loss, terms = objective.loss(model, batch, 0.5)
+        loss.backward()
+        return [loss.detach(), *terms.values()], [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole, every = gradients(), [gradients((rank, count)) for rank in range(count)]
+    for found, expected in zip(map(sum, zip(*(losses for losses, _ in every), strict=True)), whole[0], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    for found, expected in zip(map(sum, zip(*(grads for _, grads in every), strict=True)), whole[1], strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-4)
+
+
+def test_a_stream_of_shares_has_the_masks_of_the_whole():
+    data, objective = make_data(), OBJECTIVES["janus"](make_model().config)
+
+    def first(share):
+        stream = BatchStream(data, objective, 60, seed=5, share=share)
+        batch = next(iter(stream))[2]
+        stream.close()
+        return batch
+
+    whole, shares = first((0, 1)), [first((rank, 2)) for rank in range(2)]
+    assert all(share.totals == whole.totals for share in shares)
+    hidden = torch.cat([share.targets["nar"] for share in shares])
+    assert torch.equal(hidden.sort().values, whole.targets["nar"].sort().values)
+    assert sum(share.source.numel() for share in shares) == whole.source.numel()
+
+
+def test_one_process_needs_no_group_and_others_neither_write_nor_validate(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with started_processes() as processes:
+        assert processes == Processes(0, 1) and processes.of_first("it") == "it"
+    trainer = Trainer(make_model(), make_data(), tmp_path, options_of(max_updates=2, save_interval=1))
+    trainer.processes = Processes(1, 1)
+    trainer.validate = lambda *_: pytest.fail("the first process validates")
+    trainer.train()
+    assert trainer.update == 2 and not any((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_processes_draw_different_numbers():
+    trainer, seeds = Trainer(make_model(), make_data(), "unused", options_of(seed=7)), set()
+    for rank in range(16):
+        trainer.processes = Processes(rank, 16)
+        for trainer.update in range(1000):
+            seeds.add(trainer.seed() % 2**32)
+    assert len(seeds) == 16 * 1000
+
+
+def test_two_processes_train_as_one(tmp_path, capsys):
+    """Two processes make three updates of a run, and one process the rest; all is as one process alone makes it."""
+    for language, side in zip(("en", "de"), translated(), strict=True):
+        (tmp_path / f"train.{language}").write_text("\n".join(side[:120]) + "\n", encoding="utf-8")
+        (tmp_path / f"valid.{language}").write_text("\n".join(side[120:124]) + "\n", encoding="utf-8")
+    command = [
+        "train",
+        "--data",
+        tmp_path,
+        *"""--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2
+        --encoder-ffn-dim 16 --decoder-ffn-dim 16 --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
+        --max-tokens 300 --warmup-updates 2 --save-interval 1 --validate-interval 3 --log-interval 1""".split(),
+    ]
+    command = [str(word) for word in command]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert cli.main([*command, "--out", str(alone), "--max-updates", "5"]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+              "-m", "janus_fast.cli", *command, "--out", str(together), "--max-updates", "3"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("sentence pairs") == 1 and done.stderr.count(f"the model is in {together}") == 1
+    (together / "model.safetensors").unlink()
+    assert cli.main([*command, "--out", str(together), "--max-updates", "5"]) == 0
+    assert "going on from update 3" in capsys.readouterr().err
+
+    # Adam's first moment after one update is a tenth of the gradient, which clipping made one long.
+    for name in ("optimizer.safetensors", "model.safetensors"):
+        one, two = (read_tensors(run / "checkpoints" / "00000001" / name) for run in (alone, together))
+        assert one.keys() == two.keys()
+        if name == "optimizer.safetensors":
+            for key in one:
+                torch.testing.assert_close(two[key], one[key], atol=1e-7, rtol=1e-4)
+    one, two = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
+    )
+    assert [(r["update"], r["kind"], r["tokens"]) for r in one] == [(r["update"], r["kind"], r["tokens"]) for r in two]
+    for first, second in zip(one, two, strict=True):
+        for figure in ("loss", "ar_nll", "nar_ce", "kl_ar_aux", "length"):
+            assert second[figure] == pytest.approx(first[figure], rel=1e-4, abs=2e-5), (first["update"], figure)
