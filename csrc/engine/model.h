@@ -32,7 +32,8 @@ struct Array {
 };
 typedef std::map<std::string, Array> Arrays;
 
-// Memory that lives as long as its owner, on cache lines.
+// Memory that lives as long as its owner, on cache lines, and on large pages where the system has them: weights are
+// read from end to end, faster than small pages can be looked up.
 class Arena {
  public:
   void* bytes(size_t count);
@@ -46,6 +47,8 @@ class Arena {
     void operator()(void* p) const;
   };
   std::vector<std::unique_ptr<void, Free>> blocks_;
+  char* next_ = nullptr;
+  size_t left_ = 0;
 };
 
 struct Norm {
