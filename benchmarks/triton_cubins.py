@@ -1,8 +1,9 @@
 """What Triton makes of its kernels, without a GPU: compiled for targets that need not be there, and what they use.
 
 ``python -m benchmarks.triton_cubins`` prints it, and with ``--json`` writes it as JSON. Each kernel is compiled as the
-benchmarks' workload launches it, by Triton's own launcher with a driver that only names a target. It needs a process of
-its own, without the interpreter. Triton keeps what it compiled in build/triton.
+benchmarks' workload launches it, and for the operation's "widest" sample, where there is one, by Triton's own launcher
+with a driver that only names a target. It needs a process of its own, without the interpreter. Triton keeps what it
+compiled in build/triton.
 """
 
 import argparse
@@ -46,11 +47,12 @@ LIMITS = {
 
 @dataclass
 class Compiled:
-    """One kernel on one target. ``shared`` is in bytes; ``spills`` counts instructions that move registers to or from
-    local memory (gfx942: spilled registers); ``occupancy`` is the share of a multiprocessor's warps that these
-    resources let it hold, and ``limit`` what sets it."""
+    """One kernel on one target. ``call`` is "training" or "widest". ``shared`` is in bytes; ``spills`` counts
+    instructions that move registers to or from local memory (gfx942: spilled registers); ``occupancy`` is the share of
+    a multiprocessor's warps that these resources let it hold, and ``limit`` what sets it."""
 
     operation: str
+    call: str
     kernel: str
     target: str
     warps: int
@@ -79,11 +81,17 @@ class Driver:
         return 0
 
 
-def launches(operation: str) -> Iterator[None]:
-    """Calls the operation's Triton kernels as training with bfloat16 does, gradients included."""
-    module = import_module(f"janus_fast.kernels.{operation}")
+def calls(operation: str) -> Iterator[tuple[str, tuple]]:
+    """Arguments as training with bfloat16 has them, and the operation's widest, in float32."""
     every = cases(CONFIGURATIONS["wmt16_enro"], 4, torch.bfloat16)
     *_, arguments = (case.arguments for case in every if case.operation == operation)
+    yield "training", arguments
+    yield from ((label, sample) for label, sample in OPERATIONS[operation].samples() if label == "widest")
+
+
+def launch(operation: str, arguments: tuple) -> None:
+    """Calls the operation's Triton kernels, gradients included."""
+    module = import_module(f"janus_fast.kernels.{operation}")
     results = as_tuple(getattr(module, operation)(*arguments))
     if OPERATIONS[operation].gradients:
         getattr(module, f"{operation}_bwd")(torch.zeros_like(results[0]), *results, *arguments)
@@ -92,25 +100,27 @@ def launches(operation: str) -> Iterator[None]:
 def compile_all(target: str, operations: list[str]) -> list[Compiled]:
     """Each kernel that the operations launch, once for each way in which they do."""
     found: dict[str, Compiled] = {}
-    operation = ""
+    operation = call = ""
 
     def compile_only(self, *arguments, grid, warmup, **options):
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
         if kernel.hash not in found:
-            found[kernel.hash] = resources(operation, kernel, target)
+            found[kernel.hash] = resources(operation, call, kernel, target)
 
     run, JITFunction.run = JITFunction.run, compile_only
     triton.runtime.driver.set_active(Driver(TARGETS[target]))
     try:
         for operation in operations:
-            launches(operation)
+            for label, arguments in calls(operation):
+                call = label
+                launch(operation, arguments)
     finally:
         JITFunction.run = run
     return list(found.values())
 
 
-def resources(operation: str, kernel, target: str) -> Compiled:
-    common = (operation, kernel.metadata.name, target, kernel.metadata.num_warps)
+def resources(operation: str, call: str, kernel, target: str) -> Compiled:
+    common = (operation, call, kernel.metadata.name, target, kernel.metadata.num_warps)
     if target not in LIMITS:
         text = kernel.asm["amdgcn"]
         registers, spilled = (
@@ -166,7 +176,7 @@ def main() -> None:
     for c in found:
         some = {name: c.instructions[name] for name in shown if name in c.instructions}
         print(
-            f"{c.target:7} {c.kernel:28} {c.warps:2} warps {c.registers:4} registers {c.shared:7} B shared"
+            f"{c.target:7} {c.call:8} {c.kernel:30} {c.warps:2} warps {c.registers:4} registers {c.shared:7} B shared"
             + f" {c.spills:3} spills"
             + (f" {100 * c.occupancy:3.0f}% occupancy by {c.limit}" if c.occupancy else "")
             + f" {some or ''}"

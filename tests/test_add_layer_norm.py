@@ -36,6 +36,29 @@ def test_both_summands_have_the_sum_s_gradient():
     assert torch.equal(gradients[0], gradients[1]) and gradients[0].abs().max() > 0
 
 
+@pytest.mark.skipif(interpreted.missing() is not None, reason=interpreted.missing() or "")
+def test_a_program_adds_up_several_tiles(monkeypatch):
+    from janus_fast.kernels import add_layer_norm as kernels
+
+    leaves = [tensor.double().requires_grad_() for tensor in case(rows=37)[1:]]
+    x, residual, weight, bias = case(rows=37)
+    output = F.layer_norm(leaves[0] + x.double(), (20,), *leaves[1:])
+    seed = torch.randn(37, 20, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(output, leaves, seed.double())
+    monkeypatch.setattr(kernels, "TILE", 64)  # two rows of 20 channels: 19 tiles, for 3 programs of 7
+    monkeypatch.setattr(kernels, "PROGRAMS", 3)
+    results = kernels.add_layer_norm_bwd(seed, output.detach().float(), x, residual, weight, bias, 1e-5)
+    for result, truth in zip(results, expected, strict=True):
+        # sums of 37 in float32, of values below the largest of them: some units in its last place
+        assert (result.double() - truth).abs().max() <= 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+
+
+def test_the_definition_serves_every_device():
+    """Calls that no kernel takes: a type or a width of its own, or no Triton."""
+    for device in ("CPU", "CUDA"):
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key("janus_fast::add_layer_norm", device)
+
+
 def test_it_compiles_without_a_graph_break():
     arguments = case()
     compiled = torch.compile(add_layer_norm, fullgraph=True, backend="aot_eager")

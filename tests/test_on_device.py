@@ -290,9 +290,7 @@ def test_launches_of_a_pass_are_those_of_the_documentation():
 
 def test_launches_of_a_pass_do_not_depend_on_settings_but_layers():
     six, seven = (launches.refinement(decoder_layers=layers)[1] for layers in (6, 7))
-    assert dict(seven - six) == {
-        "addmm": 5, "attention": 2, "add_layer_norm": 3, "_addmm_activation": 1
-    }  # fmt: skip
+    assert dict(seven - six) == {"addmm": 5, "attention": 2, "add_layer_norm": 3, "_addmm_activation": 1}
     assert launches.refinement(encoder_layers=1)[1] == six
     assert set(six - launches.refinement(adaptive=False)[1]) == {"sub", "mul", "le", "lt"}
     x = torch.ones(3)

@@ -1,7 +1,7 @@
 """What Triton makes of its kernels on each target: nothing spilled, resources within budget, tensor cores in use.
 
 No GPU is needed. Kernels are compiled as bfloat16 calls of the benchmarks launch them, in a process of its own,
-since this one interprets them.
+since this one interprets them; where an operation has a sample of the widest rows it takes, as that is launched, too.
 """
 
 import json
@@ -38,6 +38,8 @@ BUDGETS = {
     "add_layer_norm_fwd_kernel": (48, 2 << 10),
     "add_layer_norm_bwd_kernel": (128, 2 << 10),
 }
+# The same for the widest rows, an odd number of channels, at 8 warps.
+WIDEST_BUDGETS = {"add_layer_norm_fwd_kernel": (96, 8 << 10), "add_layer_norm_bwd_kernel": (208, 8 << 10)}
 # The instructions of tensor cores, in products of at least 64 rows and in smaller ones.
 TENSOR_CORES = {
     "sm_80": ("HMMA", "HMMA"), "sm_90": ("HGMMA", "HMMA"), "sm_100": ("UTCHMMA", "HMMA"),
@@ -55,13 +57,8 @@ SPILLS = {("joint_loss_bwd_logits_kernel", "gfx942")}
 @pytest.fixture(scope="module")
 def compiled() -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    operations = (
-        "attention",
-        "linear_topk",
-        "joint_loss",
-        "dropout_add",
-        "add_layer_norm",
-    )  # linear_argmax is linear_topk's kernel
+    # linear_argmax is linear_topk's kernel
+    operations = ("attention", "linear_topk", "joint_loss", "dropout_add", "add_layer_norm")
     command = [sys.executable, "-m", "benchmarks.triton_cubins", "--json", "--op", *operations, "--target", *TARGETS]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cubins.ROOT)
     assert done.returncode == 0, done.stderr
@@ -71,12 +68,14 @@ def compiled() -> list[dict]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_resources_are_within_budget(compiled, target):
     kernels = [kernel for kernel in compiled if kernel["target"] == target]
-    assert {kernel["kernel"] for kernel in kernels} == set(BUDGETS)
+    budgets = {"training": BUDGETS, "widest": WIDEST_BUDGETS}
+    for call, expected in budgets.items():
+        assert {kernel["kernel"] for kernel in kernels if kernel["call"] == call} == set(expected)
     for kernel in kernels:
         if (kernel["kernel"], target) not in SPILLS:
             assert kernel["spills"] == 0, kernel
         if target != "gfx942":
-            registers, shared = BUDGETS[kernel["kernel"]]
+            registers, shared = budgets[kernel["call"]][kernel["kernel"]]
             assert kernel["registers"] <= registers and kernel["shared"] <= shared, kernel
 
 

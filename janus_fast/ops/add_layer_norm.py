@@ -8,7 +8,7 @@ from janus_fast import reference
 from janus_fast.ops import _check
 from janus_fast.ops._operation import Operation, define, library, needs_gradients
 
-MOST_CHANNELS = 8192
+MOST_CHANNELS = 4096
 
 
 def add_layer_norm(
@@ -20,7 +20,7 @@ def add_layer_norm(
     has no use for it, and a pre-norm one would have to carry the norm of the next block along.
 
     Args:
-        x: [N, C], floating point; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to 8,192.
+        x: [N, C], floating point; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to 4,096.
         residual: shape, device and dtype of ``x``, or float32.
         weight, bias: [C], on the device of ``x``, in the dtype of ``residual``.
         eps: added to the variance.
@@ -91,12 +91,14 @@ def _samples():
     yield "rows", case(37, 128)
     yield "odd_sizes", case(23, 19)
     yield "wide", case(5, 1030)
+    yield "widest", case(2, MOST_CHANNELS - 1)
     yield "one_row", case(1, 64)
     yield "one_channel", case(9, 1)
     yield "no_rows", case(0, 16)
     yield "many_rows", case(300, 12)
     yield "far_from_zero", case(20, 48, offset=50.0)
     yield "tiny_variance", case(20, 48, spread=1e-3)
+    yield "no_eps", (*case(5, 20)[:4], 0.0)
     x, residual, *rest = case(40, 24)
     yield "strided", (torch.stack([x] * 2, 1)[:, 1], torch.stack([residual] * 2, 1)[:, 0], *rest)
 
@@ -136,5 +138,5 @@ define(
     ),
     triton="add_layer_norm",
 )  # fmt: skip
-library.impl("add_layer_norm", reference.add_layer_norm, "CPU")
+library.impl("add_layer_norm", reference.add_layer_norm, "CompositeExplicitAutograd")  # on any device
 library.impl("add_layer_norm_bwd", _bwd_definition, "CPU")
