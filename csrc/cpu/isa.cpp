@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "csrc/amx.h"
+
 namespace janus_fast {
 namespace {
 
@@ -15,8 +17,10 @@ std::vector<const Kernels*> available() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
+      if (amx()) found.push_back(&kernels_avx512_bf16_amx);
       found.push_back(&kernels_avx512_bf16);
+    }
     found.push_back(&kernels_avx512);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kernels_avx2);

@@ -1,31 +1,11 @@
 // Which instruction sets' kernels the engine can run here.
-#ifdef __x86_64__
-#include <cpuid.h>
-#endif
-#ifdef __linux__
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 #include <vector>
 
+#include "csrc/amx.h"
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {
 namespace {
-
-// Whether the processor has AMX for bytes and bfloat16, and the system lets this process use its registers.
-bool amx() {
-#if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kBFloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25, kAll = kBFloat16 | kTiles | kInt8;
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
-  unsigned a, b, c, d;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAll) != kAll) return false;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;  // Linux 5.16 and newer
-#else
-  return false;
-#endif
-}
 
 std::vector<const EngineKernels*> available() {
   std::vector<const EngineKernels*> found;

@@ -36,7 +36,7 @@ cuda_missing = _cuda_missing()  # why there are no native CUDA kernels
 
 
 def isa() -> str | None:
-    """The instruction set of the native CPU kernels, "avx512_bf16" to "generic"; None when they are not built."""
+    """The instruction set of the native CPU kernels, "avx512_bf16_amx" to "generic"; None when they are not built."""
     return _library.janus_fast_isa().decode() if _library else None
 
 
@@ -62,5 +62,5 @@ def _set_isa(name: str, argument: str) -> None:
 
 
 if _library and (_name := os.environ.get("JANUS_FAST_ISA")):
-    # the engine also knows avx512_vnni, avx512_bf16_amx, ...
+    # the engine also knows avx512_vnni, ...
     _set_isa(_name if _name in isas() else _name.rpartition("_")[0] or _name, "JANUS_FAST_ISA")

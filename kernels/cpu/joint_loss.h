@@ -32,8 +32,9 @@ int64_t first_token(const JointLossCall<T>& call, int64_t section) {  // whole b
 constexpr int64_t padded(int64_t channels) { return round_up(channels, kLanes<float>); }
 
 template <typename T>
-size_t joint_loss_scratch(int64_t channels) {  // of weights, then logits or gradients
-  return kVocabularyBlock * (padded(channels) * sizeof(T) + kChunkColumns * sizeof(float));
+size_t joint_loss_scratch(int64_t channels) {  // of weights, then logits or gradients, which may lie as rows, too
+  const size_t of_logit = sizeof(float) + (kRowsFirst<T> ? sizeof(T) : 0);
+  return kVocabularyBlock * (padded(channels) * sizeof(T) + kChunkColumns * of_logit);
 }
 
 template <typename T>
@@ -238,8 +239,16 @@ void joint_loss_gradients(const JointLossCall<T>& call, int64_t section_begin, i
           }
       const auto row = [&](int64_t v) { return call.weight + (first + v) * call.weight_stride; };
       pack_rows(row, tokens, call.channels, packed);
-      product<T, true>(transposed, columns, columns, packed, channels, groups<T>(tokens),
-                       call.hidden_sums + section * columns * channels, channels, first != begin);
+      float* hidden_sums = call.hidden_sums + section * columns * channels;
+      if constexpr (kRowsFirst<T>) {
+        T* rows = tile + kGrouped<T> * kVocabularyBlock * kChunkColumns;
+        transpose_pairs(transposed, round_up(groups<T>(tokens), 16), columns, rows, kVocabularyBlock);
+        product<T, false>(rows, kVocabularyBlock, columns, packed, channels, groups<T>(tokens), hidden_sums, channels,
+                          first != begin);
+      } else {
+        product<T, true>(transposed, columns, columns, packed, channels, groups<T>(tokens), hidden_sums, channels,
+                         first != begin);
+      }
     }
   }
 }

@@ -195,6 +195,7 @@ extern const Kernels kernels_generic;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_bf16;
+extern const Kernels kernels_avx512_bf16_amx;
 #endif
 
 }  // namespace janus_fast

@@ -3,6 +3,9 @@
 #pragma once
 
 #include "kernels/cpu/vector_tiles.h"
+#ifdef __AMX_BF16__
+#include "kernels/cpu/amx_product.h"
+#endif
 
 namespace janus_fast {
 namespace JANUS_ISA {
@@ -78,28 +81,71 @@ JANUS_INLINE void each_panel(int64_t columns, const Work& work) {
   for (; c < columns; c += kLanes<float>) work(c, std::integral_constant<int, 1>{});
 }
 
+// Whether rows whose elements lie side by side are taken as left factors sooner than transposed ones.
+#ifdef __AMX_BF16__
+template <typename T>
+constexpr bool kRowsFirst = kNumeric<T> == Numeric::kBFloat16;
+#else
+template <typename T>
+constexpr bool kRowsFirst = false;
+#endif
+
+// The whole tiles of a panel, which AMX computes: returns how many rows, and in `groups` how much of their depth.
+template <typename T, bool kTransposed, int V>
+JANUS_INLINE int64_t product_whole(const T* a, int64_t stride, int64_t rows, const T* panel, int64_t depth, float* out,
+                                   int64_t out_stride, bool add, int64_t* groups) {
+#ifdef __AMX_BF16__
+  if constexpr (kRowsFirst<T> && !kTransposed && V % 2 == 0) {
+    *groups = depth / kAmxGroups * kAmxGroups;
+    if (rows < kAmxRows || *groups == 0) return 0;
+    amx_product<V>(a, stride, rows, panel, depth / kAmxGroups, out, out_stride, add);
+    return rows / kAmxRows * kAmxRows;
+  }
+#endif
+  (void)a, (void)stride, (void)rows, (void)panel, (void)depth, (void)out, (void)out_stride, (void)add;
+  *groups = 0;
+  return 0;
+}
+
+// Rows [begin, end) of a panel from a group on, by vectors.
+template <typename T, bool kTransposed, int V>
+void product_rows(const T* a, int64_t stride, int64_t begin, int64_t end, const T* panel, int64_t first, int64_t depth,
+                  float* out, int64_t out_stride, bool add) {
+  const int64_t rows = end - begin, tiles = (rows + kTileRows<T> - 1) / kTileRows<T>;
+  for (int64_t tile = 0; tile < tiles; tile++) {  // of nearly equal height
+    const int64_t row = begin + tile * rows / tiles, count = begin + (tile + 1) * rows / tiles - row;
+    const T* from = kTransposed ? a + (first * stride + row) * kGrouped<T> : a + row * stride + first * kGrouped<T>;
+    product_tile_of<T, kTransposed, V>(count, from, stride, panel + first * V * kLanes<float> * kGrouped<T>,
+                                       depth - first, out + row * out_stride, out_stride, add);
+  }
+}
+
 // out (+)= A B:  [rows, depth groups] x [depth groups, columns] -> [rows, columns], B packed in panels.
 template <typename T, bool kTransposed>
 void product(const T* a, int64_t stride, int64_t rows, const T* panels, int64_t columns, int64_t depth, float* out,
              int64_t out_stride, bool add) {
-  const int64_t tiles = (rows + kTileRows<T> - 1) / kTileRows<T>;
   each_panel<T>(columns, [&](int64_t c, auto vectors) {
     constexpr int64_t kWidth = vectors() * kLanes<float>;
     const int64_t width = smaller(columns - c, kWidth);
-    for (int64_t tile = 0; tile < tiles; tile++) {  // of nearly equal height
-      const int64_t row = tile * rows / tiles, count = (tile + 1) * rows / tiles - row;
+    const T* panel = panels + c * depth * kGrouped<T>;
+    if (width == kWidth) {
+      int64_t groups;
+      const int64_t done =
+          product_whole<T, kTransposed, vectors()>(a, stride, rows, panel, depth, out + c, out_stride, add, &groups);
+      if (done && groups < depth)
+        product_rows<T, kTransposed, vectors()>(a, stride, 0, done, panel, groups, depth, out + c, out_stride, true);
+      product_rows<T, kTransposed, vectors()>(a, stride, done, rows, panel, 0, depth, out + c, out_stride, add);
+      return;
+    }
+    float whole[kTileRows<T> * kWidth];
+    for (int64_t row = 0; row < rows; row += kTileRows<T>) {
+      const int64_t count = smaller(kTileRows<T>, rows - row);
       const T* from = a + row * (kTransposed ? kGrouped<T> : stride);
       float* to = out + row * out_stride + c;
-      const T* panel = panels + c * depth * kGrouped<T>;
-      if (width == kWidth) {
-        product_tile_of<T, kTransposed, vectors()>(count, from, stride, panel, depth, to, out_stride, add);
-      } else {
-        float whole[kTileRows<T> * kWidth];
-        product_tile_of<T, kTransposed, vectors()>(count, from, stride, panel, depth, whole, kWidth, false);
-        for (int64_t i = 0; i < count; i++)
-          for (int64_t j = 0; j < width; j++)
-            to[i * out_stride + j] = whole[i * kWidth + j] + (add ? to[i * out_stride + j] : 0.0f);
-      }
+      product_tile_of<T, kTransposed, vectors()>(count, from, stride, panel, depth, whole, kWidth, false);
+      for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < width; j++)
+          to[i * out_stride + j] = whole[i * kWidth + j] + (add ? to[i * out_stride + j] : 0.0f);
     }
   });
 }

@@ -1,0 +1,129 @@
+// Products of bfloat16 in AMX. A panel is already what an instruction takes as its right factor, 16 groups of two
+// elements by 16 columns, and rows whose elements lie side by side are what it takes as its left one. Two tiles of rows
+// times two of columns are under way, which hides an instruction's latency.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/cpu/vec.h"
+
+namespace janus_fast {
+namespace JANUS_ISA {
+
+constexpr int64_t kAmxRows = 16, kAmxGroups = 16;
+
+// All tiles are of 16 rows and 64 bytes, as long as this lives.
+class WholeTiles {
+ public:
+  WholeTiles() {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } shapes;
+    __asm__ volatile("" ::"r"(&shapes) : "memory");  // the intrinsic does not say that it reads all of it
+    _tile_loadconfig(&shapes);
+  }
+  ~WholeTiles() { _tile_release(); }
+  WholeTiles(const WholeTiles&) = delete;
+  WholeTiles& operator=(const WholeTiles&) = delete;
+};
+
+// out (+)= A B of 32 rows, or of 16, and 32 columns, over `blocks` times 16 groups. `a` and `out` step in elements from
+// row to row, the panel by kLine bytes from group to group.
+template <bool kTwo, int64_t kLine>
+JANUS_INLINE void amx_tiles(const BFloat16* a, int64_t stride, const BFloat16* panel, int64_t blocks, float* out,
+                            int64_t out_stride, bool add) {
+  const int64_t pitch = stride * static_cast<int64_t>(sizeof(BFloat16));
+  const int64_t out_pitch = out_stride * static_cast<int64_t>(sizeof(float));
+  float* below = out + kAmxRows * out_stride;
+  if (add) {
+    _tile_loadd(0, out, out_pitch);
+    _tile_loadd(1, out + 16, out_pitch);
+    if constexpr (kTwo) {
+      _tile_loadd(2, below, out_pitch);
+      _tile_loadd(3, below + 16, out_pitch);
+    }
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  const char* rows = reinterpret_cast<const char*>(a);
+  const char* columns = reinterpret_cast<const char*>(panel);
+  for (int64_t block = 0; block < blocks; block++, rows += 64, columns += kAmxGroups * kLine) {
+    _tile_loadd(4, rows, pitch);
+    _tile_loadd(6, columns, kLine);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, columns + 64, kLine);
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kTwo) {
+      _tile_loadd(5, rows + kAmxRows * pitch, pitch);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, out, out_pitch);
+  _tile_stored(1, out + 16, out_pitch);
+  if constexpr (kTwo) {
+    _tile_stored(2, below, out_pitch);
+    _tile_stored(3, below + 16, out_pitch);
+  }
+}
+
+// Rows [rows / 16 * 16] of out (+)= A B for one panel of kVectors vectors, and `blocks` times 16 groups.
+template <int kVectors>
+void amx_product(const BFloat16* a, int64_t stride, int64_t rows, const BFloat16* panel, int64_t blocks, float* out,
+                 int64_t out_stride, bool add) {
+  static_assert(kVectors % 2 == 0);
+  const WholeTiles tiles;
+  for (int j = 0; j < kVectors; j += 2) {
+    const BFloat16* columns = panel + j * 32;
+    int64_t i = 0;
+    for (; i + 2 * kAmxRows <= rows; i += 2 * kAmxRows)
+      amx_tiles<true, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16, out_stride,
+                                     add);
+    if (i + kAmxRows <= rows)
+      amx_tiles<false, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16,
+                                      out_stride, add);
+  }
+}
+
+typedef VectorOf<uint32_t, 16>::type Pairs;
+
+// Exchanges one bit of the numbers of rows and lanes.
+template <int kBit>
+JANUS_INLINE void exchange(Pairs rows[16]) {
+#define JANUS_UPPER(l) ((l) & kBit ? 16 + (l) - kBit : (l))
+#define JANUS_LOWER(l) ((l) & kBit ? 16 + (l) : (l) + kBit)
+#define JANUS_LANES(of) \
+  of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7), of(8), of(9), of(10), of(11), of(12), of(13), of(14), of(15)
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) {
+    if (i & kBit) continue;
+    const Pairs upper = __builtin_shufflevector(rows[i], rows[i + kBit], JANUS_LANES(JANUS_UPPER));
+    rows[i + kBit] = __builtin_shufflevector(rows[i], rows[i + kBit], JANUS_LANES(JANUS_LOWER));
+    rows[i] = upper;
+  }
+#undef JANUS_LANES
+#undef JANUS_LOWER
+#undef JANUS_UPPER
+}
+
+// [groups, columns] pairs of elements -> [columns, groups]; both numbers are multiples of 16.
+inline void transpose_pairs(const BFloat16* from, int64_t groups, int64_t columns, BFloat16* to, int64_t stride) {
+  for (int64_t c = 0; c < columns; c += 16)
+    for (int64_t g = 0; g < groups; g += 16) {
+      Pairs rows[16];
+      for (int i = 0; i < 16; i++) __builtin_memcpy(&rows[i], from + 2 * ((g + i) * columns + c), sizeof(Pairs));
+      exchange<1>(rows);
+      exchange<2>(rows);
+      exchange<4>(rows);
+      exchange<8>(rows);
+      for (int i = 0; i < 16; i++) __builtin_memcpy(to + (c + i) * stride + 2 * g, &rows[i], sizeof(Pairs));
+    }
+}
+
+}  // namespace JANUS_ISA
+}  // namespace janus_fast
