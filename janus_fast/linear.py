@@ -32,8 +32,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, grad_output):
         x, weight = ctx.saved_tensors
         parts = -(-x.shape[0] // MOST_ROWS)
-        grad_weight = torch.zeros_like(weight)
-        for rows, gradients in zip(x.tensor_split(parts), grad_output.tensor_split(parts), strict=True):
-            grad_weight.addmm_(gradients.T, rows)
+        (first, *others), (first_gradients, *gradients) = x.tensor_split(parts), grad_output.tensor_split(parts)
+        grad_weight = first_gradients.T @ first
+        for rows, of_rows in zip(others, gradients, strict=True):
+            grad_weight.addmm_(of_rows.T, rows)
         grad_x = grad_output @ weight if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight, grad_output.sum(0) if ctx.needs_input_grad[2] else None
