@@ -32,6 +32,7 @@ from benchmarks.workload import CONFIGURATIONS
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "bfloat16")
+TABLE = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 PEERS = {"eager": {}, "eager_keeping": KEEPING}  # and the environment that each wants
 
@@ -39,8 +40,9 @@ PEERS = {"eager": {}, "eager_keeping": KEEPING}  # and the environment that each
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     records = []
-    for dtype in [arguments.dtype] if arguments.dtype else DTYPES:
-        records.append(measure(dtype, arguments))
+    asked = [(arguments.dtype, arguments.checkpoint_activations)] if arguments.dtype else TABLE
+    for dtype, again in asked:
+        records.append(measure(dtype, again, arguments))
         if "wrong" in records[-1]:
             print(f"WRONG: {records[-1]['wrong']}", file=sys.stderr)
         elif arguments.json != "-":
@@ -54,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     return int(any("wrong" in record for record in records))
 
 
-def measure(dtype: str, arguments: argparse.Namespace) -> dict:
+def measure(dtype: str, again: bool, arguments: argparse.Namespace) -> dict:
     """``seconds`` and ``peak_bytes``, ``eager_seconds`` and ``eager_peak_bytes``; or what is ``wrong``, untimed."""
     common = {"config": arguments.config, "threads": arguments.threads}
     record = {
-        **common, "dtype": dtype, "sentences": SENTENCES, "target_tokens": PREDICTED, "dropout": arguments.dropout,
+        **common, "dtype": dtype, "checkpoint_activations": again, "sentences": SENTENCES,
+        "target_tokens": PREDICTED, "dropout": arguments.dropout,
     }  # fmt: skip
+    common["checkpoint_activations"] = again
     record["gate"], wrong = gate({**common, "profile": False, "dropout": 0.0}, dtype)
     if wrong:
         return {**record, "wrong": wrong}
@@ -124,13 +128,14 @@ def errors_of(found: tuple, truth: tuple) -> dict[str, tuple[float, float]]:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGURATIONS, default="iwslt", help="sizes (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast; default: both, whose results are written")
+    parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast; default: each, in a table that is written")
+    parser.add_argument("--checkpoint-activations", action="store_true", help="as of janus-fast train")
     parser.add_argument("--dropout", type=float, default=0.3, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help='write the record of --dtype; "-" prints it alone')
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where both dtypes' go")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
     arguments = parser.parse_args(argv)
-    if arguments.json and not arguments.dtype:
+    if (arguments.json or arguments.checkpoint_activations) and not arguments.dtype:
         arguments.dtype = "float32"
     return arguments

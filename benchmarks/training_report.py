@@ -27,10 +27,14 @@ turn; memory is the most that a process has resident above an interpreter with t
 def line(record: dict) -> str:
     mib = {name: record[name] / 2**20 for name in ("peak_bytes", "eager_peak_bytes")}
     return (
-        f"{record['config']}, {record['dtype']}: {record['seconds']:.2f} s an update, PyTorch "
+        f"{record['config']}, {label(record)}: {record['seconds']:.2f} s an update, PyTorch "
         f"{record['eager_seconds']:.2f} s, {record['speedup']:.2f} times as fast; "
         f"{mib['peak_bytes']:,.0f} MiB, PyTorch {mib['eager_peak_bytes']:,.0f} MiB"
     )
+
+
+def label(record: dict) -> str:
+    return record["dtype"] + (", activations computed again" if record["checkpoint_activations"] else "")
 
 
 def by_kind(profile: list) -> dict[str, float]:
@@ -59,19 +63,19 @@ def markdown(results: dict) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for record in records:
-        cells = [record["dtype"], f"{record['seconds']:.2f}"]
+        cells = [label(record), f"{record['seconds']:.2f}"]
         for name in ("eager", "eager_keeping"):
             seconds = record["peers"][name]["seconds"]
             cells += [f"{seconds:.2f}", f"{seconds / record['seconds']:.1f}"]
         peaks = [record[name] / 2**20 for name in ("peak_bytes", "eager_peak_bytes")]
         cells += [*(f"{peak:,.0f}" for peak in peaks), f"{peaks[0] / peaks[1]:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    for record in records:
+    for record in (r for r in records if not r["checkpoint_activations"]):
         kinds = by_kind(record["profile"])
         total = sum(kinds.values())
         lines += [
             "",
-            f"Where the time goes in {record['dtype']}, under a profiler:",
+            f"Where the time goes in {label(record)}, under a profiler:",
             "",
             "| | ms | |",
             "|---|---:|---:|",

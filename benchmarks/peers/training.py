@@ -61,7 +61,12 @@ class JanusFast:
         data = ParallelData(*sentences(config.source_vocab_size), list(range(SENTENCES)))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
         self.model = model.train()
-        self.trainer = Trainer(self.model, data, directory, TrainingOptions(precision=job["dtype"]))
+        self.trainer = Trainer(
+            self.model,
+            data,
+            directory,
+            TrainingOptions(precision=job["dtype"], checkpoint_activations=job.get("checkpoint_activations", False)),
+        )
 
     def _batch(self):
         data = self.trainer.data
