@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.data import BatchStream, ParallelData
-from janus_fast.training.memory import keeping_freed_memory
+from janus_fast.training.memory import freed_memory
 from janus_fast.training.plot import plot_losses, read_curves
 from janus_fast.training.trainer import Trainer, TrainingOptions, Window, average, checkpoints, latest_checkpoint
 
@@ -347,21 +348,46 @@ def test_bfloat16_autocast_trains_like_float32(tmp_path):
     assert losses["bfloat16"] != losses["float32"]
 
 
-def test_freed_memory_is_kept_while_training():
-    if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
-        pytest.skip("needs glibc, whose malloc alone is told to keep memory")
+def test_freed_memory_is_kept_or_returned():
+    libc, size = ctypes.CDLL(None), 2**26
+    if not hasattr(libc, "gnu_get_libc_version"):
+        pytest.skip("needs glibc, whose malloc alone is told what becomes of freed memory")
+    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_size_t],
+        [ctypes.c_void_p],
+    )
 
     def faults():
-        """Of writing 64 MiB a second time, after the first were freed."""
-        torch.zeros(2**24)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.zeros(2**24)
+        """Of writing a block once more that was written and freed before."""
+        for _ in range(2):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            block = libc.malloc(size)
+            ctypes.memset(block, 1, size)
+            libc.free(block)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    returned = faults()
-    with keeping_freed_memory() as kept:
-        assert kept and faults() < returned / 4
-    assert faults() > returned / 4
+    with freed_memory(kept=False) as settled:  # first: what is kept serves all that come later
+        assert settled
+        returned = faults()
+    with freed_memory(kept=True) as settled:
+        assert settled and faults() < returned / 4
+
+
+def test_the_trainer_settles_what_becomes_of_freed_memory(tmp_path, monkeypatch):
+    asked = []
+
+    @contextmanager
+    def freed_memory(*, kept):
+        asked.append(kept)
+        yield
+        asked.append("done")
+
+    monkeypatch.setattr("janus_fast.training.trainer.freed_memory", freed_memory)
+    for again in (False, True):
+        options = options_of(max_updates=1, checkpoint_activations=again)
+        Trainer(make_model(), make_data(), tmp_path / str(again), options).train()
+    assert asked == [True, "done", False, "done"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

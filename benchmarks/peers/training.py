@@ -54,10 +54,8 @@ def generator() -> torch.Generator:
 class JanusFast:
     def __init__(self, job: dict, config: JanusConfig, model, stack: ExitStack):
         from janus_fast.training.data import ParallelData
-        from janus_fast.training.memory import keeping_freed_memory
         from janus_fast.training.trainer import Trainer, TrainingOptions
 
-        stack.enter_context(keeping_freed_memory())
         data = ParallelData(*sentences(config.source_vocab_size), list(range(SENTENCES)))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
         self.model = model.train()
@@ -67,6 +65,7 @@ class JanusFast:
             directory,
             TrainingOptions(precision=job["dtype"], checkpoint_activations=job.get("checkpoint_activations", False)),
         )
+        stack.enter_context(self.trainer.memory())
 
     def _batch(self):
         data = self.trainer.data

@@ -1,32 +1,35 @@
-"""Keeping freed memory in the process while a model trains.
+"""What becomes of the memory that a process frees while a model trains.
 
-Each step allocates and frees the same large blocks. glibc's malloc returns such blocks to the system at once, and gets
-them back as pages that must be cleared and mapped again, one fault for every 4 KiB.
+Each step allocates and frees the same large blocks. glibc's malloc gives some of them back to the system at once, and
+gets them back as pages that must be cleared and mapped again, one fault for every 4 KiB. Where it keeps them all, they
+come to lie apart, with holes in between that fit no other block: a step is faster, and holds more memory than it uses.
 """
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# From <malloc.h>, and what each is unless a program or its environment says otherwise.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of <malloc.h>
+# What a program that has freed large blocks comes to by itself.
+USUAL = {M_TRIM_THRESHOLD: 64 * 2**20, M_MMAP_THRESHOLD: 32 * 2**20, M_MMAP_MAX: 65536}
 KEEPING = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}  # the heap never shrinks, and every block comes from it
+RETURNING = {M_TRIM_THRESHOLD: 2**20, M_MMAP_THRESHOLD: 2**20}  # larger blocks are no part of the heap
 
 
 @contextmanager
-def keeping_freed_memory() -> Iterator[bool]:
-    """Lets malloc keep what the process frees, until the block ends; yields whether it does, which takes glibc.
+def freed_memory(*, kept: bool) -> Iterator[bool]:
+    """Lets malloc keep what the process frees, or return all large blocks at once, until the block ends.
 
-    The whole process is concerned. Elsewhere, and under another allocator, nothing changes.
+    Yields whether it does, which takes glibc. The whole process is concerned. Elsewhere, and under another allocator,
+    nothing changes.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         yield False
         return
     try:
-        yield all([libc.mallopt(option, value) for option, value in KEEPING.items()])
+        yield all([libc.mallopt(*option) for option in (KEEPING if kept else RETURNING).items()])
     finally:
-        for option, value in DEFAULTS.items():
-            libc.mallopt(option, value)
+        for option in USUAL.items():
+            libc.mallopt(*option)
         libc.malloc_trim(0)

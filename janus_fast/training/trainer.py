@@ -16,7 +16,7 @@ from .. import checkpoint
 from ..model import JanusModel
 from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
-from .memory import keeping_freed_memory
+from .memory import freed_memory
 from .processes import Processes
 
 RULES = (  # options, what they must, and whether they do
@@ -107,7 +107,8 @@ class Trainer:
     The state of a run is (parameters, Adam's moments, update number, batch number): dropout is drawn from
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
     bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
-    While it trains, the process keeps the memory that it frees (:func:`~.memory.keeping_freed_memory`).
+    While it trains, the process keeps the memory that it frees, unless activations are computed again to save some
+    (:func:`~.memory.freed_memory`).
 
     Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
     the first alone validates and writes. How many there are may change when a run goes on.
@@ -149,8 +150,12 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(options.device, enabled=self.precision == "float16")
 
     def train(self) -> None:
-        with keeping_freed_memory():
+        with self.memory():
             self._train()
+
+    def memory(self):
+        """The context in which steps are taken: it settles what becomes of freed memory."""
+        return freed_memory(kept=not self.options.checkpoint_activations)
 
     def _train(self) -> None:
         options = self.options
