@@ -1,4 +1,4 @@
-# `make help` lists what there is to do. Every verb sets up what it needs in .venv. demo and bench take ARGS="--option".
+# `make help` lists what there is to do. Every verb sets up what it needs in .venv. demo, bench and gpu take ARGS="--option".
 
 PYTHON ?= python3
 # What pip installs as torch. On a plain machine its default build brings several GB of CUDA; to take the CPU build, give
@@ -9,10 +9,10 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench sanitize clean
+.PHONY: help setup demo test gpu-proof gpu lint bench sanitize clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 setup: .venv/ready  ## make .venv with torch, everything else, and all native code
 
@@ -21,6 +21,15 @@ demo: .venv/engine  ## translate sentences the model has never seen, in both mod
 
 test: .venv/ready  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
+	$(BIN)/python -m pytest -m gpu
+
+gpu:  ## on a GPU, run its tests there, then time the operations beside PyTorch
+	@nvidia-smi -L > /dev/null 2>&1 \
+		|| { echo 'make gpu: no NVIDIA GPU is found here (nvidia-smi lists none); make gpu-proof needs none' >&2; exit 2; }
+	@$(MAKE) --no-print-directory .venv/ready
+	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 lint: .venv/ready  ## check style of Python and C++
 	$(BIN)/ruff check .

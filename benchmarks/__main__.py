@@ -8,6 +8,8 @@ TOPICS = {
     "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
     "joint_loss": "the joint loss, forward and backward, against plain PyTorch; its memory",
     "training": "a training step, against the authors' way in plain PyTorch; its memory",
+    "gpu_kernels": "what compilers make of the kernels for GPUs, and bounds of their times; needs no GPU",
+    "gpu": "what make gpu runs: the tests on a GPU, then the operations",
     "launches": "what a GPU is asked to launch for a pass or step of decoding; needs none",
     "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
     "memory": "resident memory of a quantised model while it decodes",
@@ -17,7 +19,7 @@ TOPICS = {
 
 def main(argv: list[str]) -> int:
     if argv[:1] in (["-h"], ["--help"]):
-        topics = "\n".join(f"  {name.ljust(12)}{about}" for name, about in TOPICS.items())
+        topics = "\n".join(f"  {name.ljust(13)}{about}" for name, about in TOPICS.items())
         print(f"usage: python -m benchmarks [TOPIC] [--help] [options]\n\ntopics (default: operations):\n{topics}")
         return 0
     topic, rest = (argv[0], argv[1:]) if argv and argv[0] in TOPICS else ("operations", argv)

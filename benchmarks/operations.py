@@ -1,7 +1,8 @@
 """Times each operation against plain PyTorch; what does not compute the definition is not timed.
 
 A time is the median of repeated calls on a cold cache, after a warm-up, of the registered operator without the checks
-of its front page. The JSON records hold the 20th and 80th percentiles too.
+of its front page. The JSON records hold the 20th and 80th percentiles too. With ``--device cuda`` the native and the
+Triton kernels run beside eager PyTorch, ``torch.compile`` and, for attention, FlexAttention.
 """
 
 import argparse
@@ -16,31 +17,41 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.pytorch import Peer, compiled
 from benchmarks.registry import BATCHES, CONFIGURATIONS, Case, cases
 from janus_fast.commands._table import table
 from janus_fast.ops import OPERATIONS, isa
-from janus_fast.ops._operation import as_tuple
+from janus_fast.ops._operation import Operation, as_tuple
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CACHE_BYTES = 64 * 2**20  # more than the last level of most processors
+PEERS = {"torch": "eager", "compiled": "torch.compile", "flex": "FlexAttention, compiled"}
+CACHE_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}  # more than the last level of most processors and of any card
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    circumstances = {**machine(torch.get_num_threads()), "isa": isa()}
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("operations: --device cuda needs a GPU that this torch can use, and found none", file=sys.stderr)
+        return 2
+    circumstances = {**machine(torch.get_num_threads()), "isa": isa(), "device": name_of(device)}
+    peers = arguments.peer or (["torch"] if device.type == "cpu" else list(PEERS))
     records = []
     for name in arguments.config:
         for sentences in arguments.sentences:
-            for case in cases(CONFIGURATIONS[name], sentences, DTYPES[arguments.dtype]):
-                if case.operation in arguments.op:
-                    records += measure(case, arguments.seconds, config=name, sentences=sentences, dtype=arguments.dtype)
-                    _progress(len(records))
+            for dtype in arguments.dtype:
+                for case in cases(CONFIGURATIONS[name], sentences, DTYPES[dtype], device):
+                    if case.operation in arguments.op:
+                        labels = {"config": name, "sentences": sentences, "dtype": dtype}
+                        records += measure(case, device, peers, arguments.seconds, **labels)
+                        _progress(len(records))
     _progress(None)
     print(shown(records))
-    print(f"\n{circumstances['processor']}, {circumstances['threads']} threads, {circumstances['isa'] or 'no'} kernels")
+    print(f"\n{circumstances['device']}, {circumstances['threads']} threads, {circumstances['isa'] or 'no'} kernels")
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"machine": circumstances, "records": records}, indent=1) + "\n")
     wrong = [r for r in records if not r["correct"]]
     for record in wrong:
@@ -48,41 +59,71 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def measure(case: Case, seconds: float, **labels) -> list[dict]:
-    """One record a backend. ``speedup`` is the time of plain PyTorch over the backend's."""
+def name_of(device: torch.device) -> str:
+    return machine(1)["processor"] if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def measure(case: Case, device: torch.device, peers: list[str], seconds: float, **labels) -> list[dict]:
+    """One record a peer and one a backend. ``speedup`` is the time of the fastest peer over the backend's."""
     operation = OPERATIONS[case.operation]
-    calls: dict[str, Callable] = {"torch": case.torch}
-    if operation.refusal("cpp", torch.empty(0, dtype=DTYPES[labels["dtype"]])) is None:
-        calls["cpp"] = lambda: operation.kernel("cpp")(*case.arguments)
-    moved, work = operation.work(*case.arguments)
-    expected = budget(operation, case.arguments)
-    records = []
-    for backend, call in calls.items():
-        results = [getattr(call, "unpad", lambda t: t)(t) for t in as_tuple(call())]
-        if case.random and backend == "torch":  # which draws numbers of its own
+    contenders = {name: peer for name in peers if (peer := peer_of(case, name)) is not None}
+    floating = next(i for i, a in enumerate(case.arguments) if isinstance(a, Tensor) and a.is_floating_point())
+    for backend in operation.candidates(device.type):
+        refusal = operation.refusal(backend, *case.arguments[floating:], gradients=case.seed is not None)
+        if backend != "reference" and refusal is None:
+            contenders[backend] = Peer(call_of(case, operation, backend))
+    moved, work = case.work()
+    expected = budget(case, operation)
+    records, fastest = [], None
+    for backend, contender in contenders.items():
+        results = [*contender.results(*as_tuple(contender.run()))]
+        if case.random and backend in PEERS:  # which draw numbers of their own
             correct = [r.shape for r in results] == [truth.shape for truth, _ in expected]
         else:
-            correct = within(expected, results)
+            correct = within(case, expected, results)
         record = {"operation": case.operation, "label": case.label, **labels, "backend": backend, "correct": correct}
         record["shapes"] = [list(a.shape) for a in case.arguments if isinstance(a, Tensor)]
         if correct:
-            low, middle, high = time_of(call, seconds)
+            low, middle, high = time_of(contender.run, seconds, device)
             record |= {"ms": middle, "ms_p20": low, "ms_p80": high}
             record |= {"gb_per_second": moved / middle / 1e6, "gflop_per_second": work / middle / 1e6}
-            if records and records[0]["correct"]:
-                record["speedup"] = records[0]["ms"] / middle
+            if backend in PEERS:
+                fastest = min(fastest or middle, middle)
+            elif fastest:
+                record["speedup"] = fastest / middle
         records.append(record)
     return records
 
 
-def budget(operation, arguments: tuple) -> list[tuple[Tensor, float]]:
-    """The definition's results in float64, and how far a result may be from each.
+def peer_of(case: Case, name: str) -> Peer | None:
+    """A peer by its name in ``PEERS``, or None where it has no such operation."""
+    if name == "compiled":
+        eager = case.peers["torch"]()
+        return Peer(compiled(eager.run), eager.results)
+    return case.peers[name]() if name in case.peers else None
+
+
+def call_of(case: Case, operation: Operation, backend: str) -> Callable[[], tuple[Tensor, ...]]:
+    forward = operation.kernel(backend)
+    if case.seed is None:
+        return lambda: forward(*case.arguments)
+    backward = getattr(torch.ops.janus_fast, f"{operation.name}_bwd").default
+
+    def call() -> tuple[Tensor, ...]:
+        results = as_tuple(forward(*case.arguments))
+        return *results, *backward(case.seed, *results, *case.arguments)
+
+    return call
+
+
+def budget(case: Case, operation: Operation) -> list[tuple[Tensor, float]]:
+    """The definition's results and gradients in float64, and how far a result may be from each.
 
     That is twice what the definition errs in the dtype at hand, and two units in the last place of the largest value.
     """
-    exact = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+    exact = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.arguments]
     result = []
-    for truth, rounded in zip(*(as_tuple(operation.reference(*each)) for each in (exact, arguments)), strict=True):
+    for truth, rounded in zip(*(definition(case, operation, each) for each in (exact, case.arguments)), strict=True):
         allowed = 0.0
         if truth.is_floating_point() and truth.numel():
             error = (rounded.double() - truth).abs().max().item()
@@ -91,40 +132,72 @@ def budget(operation, arguments: tuple) -> list[tuple[Tensor, float]]:
     return result
 
 
-def within(expected: list[tuple[Tensor, float]], results: list[Tensor]) -> bool:
-    pairs = zip(expected, results, strict=False)  # plain PyTorch returns no log-sum-exp
-    return all(
-        r.shape == truth.shape and ((r.double() - truth.double()).abs() <= allowed).all()
-        for (truth, allowed), r in pairs
-    )
+def definition(case: Case, operation: Operation, arguments: list) -> tuple[Tensor, ...]:
+    if case.seed is None:
+        return as_tuple(operation.reference(*arguments))
+    places = operation.differentiable()
+    leaves = [a.detach().requires_grad_() if i in places else a for i, a in enumerate(arguments)]
+    results = as_tuple(operation.reference(*leaves))
+    gradients = torch.autograd.grad(results[0], [leaves[i] for i in places], case.seed.to(results[0].dtype))
+    return *(r.detach() for r in results), *gradients
 
 
-def time_of(call: Callable, seconds: float) -> tuple[float, float, float]:
+def within(case: Case, expected: list[tuple[Tensor, float]], results: list[Tensor | None]) -> bool:
+    """Whether each result is; integers are equal, or choices whose true scores are within their scores' budget."""
+    pairs = [pair for pair in zip(expected, results, strict=False) if pair[1] is not None]  # peers return fewer results
+    if any(r.shape != truth.shape for (truth, _), r in pairs):
+        return False
+    for i, ((truth, allowed), r) in enumerate(pairs):
+        if i == 0 and case.log_probs is not None and not torch.equal(r, truth):
+            (truth, allowed), r = expected[1], case.log_probs(r)
+        if not ((r.double() - truth.double()).abs() <= allowed).all():
+            return False
+    return True
+
+
+def time_of(call: Callable, seconds: float, device: torch.device) -> tuple[float, float, float]:
     """20th percentile, median and 80th percentile, in ms."""
-    eviction = torch.zeros(CACHE_BYTES // 4, dtype=torch.int32)
+    eviction = torch.zeros(CACHE_BYTES[device.type] // 4, dtype=torch.int32, device=device)
     call()
     times, deadline = [], time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < deadline:
         eviction.add_(1)
-        began = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - began))
+        times.append(milliseconds(call, device))
     low, _, _, high = statistics.quantiles(times, n=5)
     return low, statistics.median(times), high
 
 
+def milliseconds(call: Callable, device: torch.device) -> float:
+    """Of one call: by the host's clock, or between two events on the GPU, which what is queued before them hides from
+    the time that launching takes the host."""
+    if device.type == "cpu":
+        began = time.perf_counter()
+        call()
+        return 1000 * (time.perf_counter() - began)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
 def shown(records: list[dict]) -> str:
-    """One line a case: what plain PyTorch takes, what the kernel takes, and their ratio."""
-    header = ["operation", "case", "model", "sentences", "torch ms", "kernel ms", "speedup", "GFLOP/s"]
+    """One line a kernel of a case: what the peers take, what it takes, and how much faster it is than the fastest."""
+    same = ("operation", "label", "config", "sentences", "dtype")
+    peers = [name for name in PEERS if any(r["backend"] == name for r in records)]
+    header = ["operation", "case", "model", "sentences", "type", *(f"{name} ms" for name in peers)]
     rows = []
-    for torch_record in (r for r in records if r["backend"] == "torch"):
-        same = ("operation", "label", "config", "sentences")
-        row = [str(torch_record[name]) for name in same] + [_number(torch_record, "ms", 3)]
-        kernel = next((r for r in records if r["backend"] == "cpp" and all(r[n] == torch_record[n] for n in same)), {})
-        rows.append(
-            row + [_number(kernel, "ms", 3), _number(kernel, "speedup", 2), _number(kernel, "gflop_per_second", 1)]
-        )
-    return table(header, rows)
+    groups: dict[tuple, dict[str, dict]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[n] for n in same), {})[record["backend"]] = record
+    for case, group in groups.items():
+        cells = [*map(str, case), *(_number(group.get(name, {}), "ms", 3) for name in peers)]
+        for backend in [name for name in group if name not in PEERS] or ["-"]:
+            kernel = group.get(backend, {})
+            times = [_number(kernel, "ms", 3), _number(kernel, "speedup", 2), _number(kernel, "gflop_per_second", 1)]
+            rows.append([*cells, backend, *times])
+    return table([*header, "kernel", "ms", "speedup", "GFLOP/s"], rows)
 
 
 def _number(record: dict, name: str, digits: int) -> str:
@@ -143,7 +216,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     names = list(CONFIGURATIONS)
     parser.add_argument("--config", nargs="+", choices=names, default=names[:1], help="sizes (default: %(default)s)")
     parser.add_argument("--sentences", nargs="+", type=int, default=list(BATCHES), help="default: %(default)s")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: float32")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    about = "; ".join(f"{name}: {what}" for name, what in PEERS.items())
+    parser.add_argument("--peer", nargs="+", choices=PEERS, help=f"{about} (default: torch; on a GPU all)")
     parser.add_argument("--threads", type=int, default=0, help="default: as many as torch takes")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each record (default: 0.5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all records")

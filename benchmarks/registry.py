@@ -1,4 +1,4 @@
-"""What is timed: each operation at the sizes at which a model calls it, and how plain PyTorch would do the same."""
+"""What is timed: each operation at the sizes at which a model calls it, and its peers (``benchmarks/pytorch.py``)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus_fast.packing import offsets_of, ranges
+from benchmarks import pytorch
+from janus_fast.ops import OPERATIONS
+from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
 
 
@@ -29,32 +31,53 @@ LENGTH_BEAM, BEAM = 3, 5
 
 @dataclass(frozen=True)
 class Case:
-    """One call: ``arguments`` in the order of the operation's schema; ``torch`` computes the same by usual means."""
+    """One call: ``arguments`` in the order of the operation's schema; ``peers`` compute the same, by usual means.
+
+    With ``seed``, the gradient of the first result, gradients are computed, too. ``log_probs(chosen)`` are those of
+    integers that the first result chooses and the second one scores, in float64.
+    """
 
     operation: str
     label: str
     arguments: tuple
-    torch: Callable[[], tuple[Tensor, ...]]
-    random: bool = False  # torch's results differ from the definition's by the numbers that it draws
+    peers: dict[str, Callable[[], pytorch.Peer]]  # made when they are asked for
+    seed: Tensor | None = None
+    random: bool = False  # what peers compute differs from the definition by the numbers that they draw
+    log_probs: Callable[[Tensor], Tensor] | None = None
+
+    def work(self) -> tuple[int, int]:
+        """Bytes that have to be moved and floating-point operations, those of gradients included."""
+        operation = OPERATIONS[self.operation]
+        parts = [operation.work(*self.arguments)]
+        if self.seed is not None:
+            parts.append(operation.work_bwd(*self.arguments))
+        return tuple(map(sum, zip(*parts, strict=True)))
 
 
-def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> Iterator[Case]:
+def cases(
+    configuration: Configuration, sentences: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Iterator[Case]:
     """Every operation, at the shapes of decoding or training ``sentences`` sentences of 10 to 40 tokens at once."""
     make = torch.Generator().manual_seed(0)
     lengths = torch.randint(10, 41, (sentences,), generator=make) if sentences > 1 else torch.tensor([25])
     offsets, canvases = offsets_of(lengths), lengths.repeat_interleave(LENGTH_BEAM)
 
     def normal(rows: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(rows, configuration.channels, generator=make) * scale).to(dtype)
+        return (torch.randn(rows, configuration.channels, generator=make) * scale).to(device, dtype)
 
-    def attention(label: str, visibility: Visibility) -> Case:
+    def attention(label: str, visibility: Visibility, gradients: bool = False) -> Case:
         shape = (-1, configuration.heads, configuration.channels // configuration.heads)
         query, key, value = (normal(n).view(shape) for n in (visibility.num_queries, *2 * [visibility.num_keys]))
-        v, scale = visibility, shape[2] ** -0.5
+        v, scale, seed = visibility.to(device), shape[2] ** -0.5, normal(len(query)).view(shape) if gradients else None
         integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
-        return Case(
-            "attention", label, (query, key, value, *integers, scale), _padded_attention(query, key, value, v, scale)
-        )
+        peers = {
+            "torch": lambda: pytorch.padded_attention(query, key, value, v, scale, seed),
+            "flex": lambda: pytorch.flex_attention(query, key, value, v, scale, seed),
+        }
+        return Case("attention", label, (query, key, value, *integers, scale), peers, seed)
+
+    def torch_alone(function: Callable[[], tuple]) -> dict[str, Callable[[], pytorch.Peer]]:
+        return {"torch": lambda: pytorch.Peer(function)}
 
     sources = torch.arange(sentences, dtype=torch.int32)
     yield attention("encoder", Visibility.bidirectional(offsets))
@@ -67,118 +90,62 @@ def cases(configuration: Configuration, sentences: int, dtype: torch.dtype) -> I
         "beam step, cross-attention",
         Visibility.bidirectional(offsets_of(steps), offsets, sources.repeat_interleave(BEAM)),
     )
-    yield attention("training, masked streams", Visibility.janus(lengths - lengths // 2, lengths // 2))
+    yield attention(
+        "training, masked streams, with gradients", Visibility.janus(lengths - lengths // 2, lengths // 2), True
+    )
 
     weight = normal(configuration.vocabulary, configuration.channels**-0.5)
     hidden = normal(int(canvases.sum()))
-    yield Case("linear_argmax", "first refinement", (hidden, weight, None), lambda: _argmax(hidden, weight))
+    yield Case(
+        "linear_argmax", "first refinement", (hidden, weight, None),
+        torch_alone(lambda: pytorch.argmax(hidden, weight)),
+        log_probs=lambda tokens: pytorch.log_probs(hidden, weight, tokens),
+    )  # fmt: skip
     beam, k = normal(sentences * BEAM), 2 * BEAM
-    yield Case("linear_topk", "beam step", (beam, weight, None, k), lambda: _topk(beam, weight, k))
+    yield Case(
+        "linear_topk", "beam step", (beam, weight, None, k), torch_alone(lambda: pytorch.topk(beam, weight, k)),
+        log_probs=lambda tokens: pytorch.log_probs(beam, weight, tokens),
+    )  # fmt: skip
 
     classes = configuration.length_classes
     encoded, length_weight = normal(int(lengths.sum())), normal(classes, configuration.channels**-0.5)
-    arguments = (encoded, offsets, length_weight, LENGTH_BEAM, False, 2, classes - 1)
-    yield Case("predict_lengths", "once a sentence", arguments, lambda: _lengths(encoded, offsets, length_weight))
+    begins = offsets.to(device)
+    yield Case(
+        "predict_lengths", "once a sentence", (encoded, begins, length_weight, LENGTH_BEAM, False, 2, classes - 1),
+        torch_alone(lambda: pytorch.lengths(encoded, begins, length_weight, LENGTH_BEAM)),
+        log_probs=lambda chosen: pytorch.log_probs(pytorch.means(encoded.double(), begins), length_weight, chosen),
+    )  # fmt: skip
 
     masked = lengths // 2
     rows = [int(n.sum()) for n in (lengths, masked, masked)]
-    ar_masked = torch.randperm(rows[0], generator=make)[: rows[1]]
-    arguments = (
-        normal(sum(rows)), weight, torch.randint(configuration.vocabulary, (sum(rows),), generator=make), ar_masked,
-        rows, [1.0, 0.5, 0.5], [0, 1, 0, 2, 1, 2], [1.0, 3.0, 1.0], [-1, -1, -1], 0.1, True,
-    )  # fmt: skip
-    yield Case("joint_loss", "training, with gradients", arguments, lambda: _joint_loss(*arguments[:5]))
+    ar_masked = torch.randperm(rows[0], generator=make)[: rows[1]].to(device)
+    targets = torch.randint(configuration.vocabulary, (sum(rows),), generator=make).to(device)
+    losses = (normal(sum(rows)), weight, targets, ar_masked, rows)
+    terms = ([1.0, 0.5, 0.5], [0, 1, 0, 2, 1, 2], [1.0, 3.0, 1.0], [-1, -1, -1], 0.1, True)
+    yield Case(
+        "joint_loss", "training, with gradients", (*losses, *terms), torch_alone(lambda: pytorch.joint_loss(*losses))
+    )
 
     x, residual = normal(sum(rows)), normal(sum(rows))
     yield Case(
-        "dropout_add", "behind a block", (x, residual, 0.3, torch.tensor(1)),
-        lambda: (residual + F.dropout(x, 0.3),), random=True,
+        "dropout_add", "training, behind a block", (x, residual, 0.3, torch.tensor(1, device=device)),
+        torch_alone(lambda: (residual + F.dropout(x, 0.3),)), random=True,
     )  # fmt: skip
 
-    x, residual, channels = normal(int(canvases.sum())), normal(int(canvases.sum())), configuration.channels
-    norm = (normal(1).flatten(), normal(1).flatten(), 1e-5)
-    yield Case(
-        "add_layer_norm", "behind a block", (x, residual, *norm),
-        lambda: (F.layer_norm(residual + x, (channels,), *norm),),
-    )  # fmt: skip
+    def add_layer_norm(label: str, rows: int, gradients: bool = False) -> Case:
+        x, residual, seed = normal(rows), normal(rows), normal(rows) if gradients else None
+        norm = normal(1)[0], normal(1)[0]
+        peers = {"torch": lambda: pytorch.add_layer_norm(x, residual, *norm, seed)}
+        return Case("add_layer_norm", label, (x, residual, *norm, 1e-5), peers, seed)
+
+    yield add_layer_norm("refinement, behind a block", int(canvases.sum()))
+    yield add_layer_norm("training, behind a block, with gradients", sum(rows), gradients=True)
 
     total = int(canvases.sum())
-    tokens, predicted = (torch.randint(5, configuration.vocabulary, (total,), generator=make) for _ in range(2))
-    scores, new_scores = (-torch.rand(total, generator=make) for _ in range(2))
-    state = (tokens, scores, torch.arange(total), predicted, new_scores, offsets_of(canvases))
-    yield Case("update_mask", "after a pass", (*state, 0.5, 4), lambda: _update(*state, 0.5, 4))
-
-
-def _padded_attention(query: Tensor, key: Tensor, value: Tensor, v: Visibility, scale: float) -> Callable:
-    """``scaled_dot_product_attention`` over a padded batch; padding and mask are made beforehand, by nobody's clock."""
-    sequences = v.key_sequences.long()
-    q, k, x = _padded(query, v.query_offsets), _padded(key, v.key_offsets), _padded(value, v.key_offsets)
-    q, k, x = (t.transpose(1, 2).contiguous() for t in (q, k[sequences], x[sequences]))  # [Q, H, L, D]
-    times = _padded(v.query_times[:, None], v.query_offsets)
-    first, until = (_padded(t[:, None], v.key_offsets)[sequences, :, 0] for t in (v.visible_from, v.visible_until))
-    mask = ((first[:, None] <= times) & (times < until[:, None]))[:, None]  # padding: the interval [0, 0)
-    rows = (
-        torch.arange(len(v.query_offsets) - 1).repeat_interleave(v.query_offsets.diff()),
-        ranges(v.query_offsets.diff().long()),
+    tokens, predicted = (
+        torch.randint(5, configuration.vocabulary, (total,), generator=make).to(device) for _ in range(2)
     )
-
-    def call() -> tuple[Tensor]:
-        return (F.scaled_dot_product_attention(q, k, x, attn_mask=mask, scale=scale),)
-
-    call.unpad = lambda output: output.transpose(1, 2)[rows]
-    return call
-
-
-def _padded(rows: Tensor, offsets: Tensor) -> Tensor:
-    """Packed rows [N, ...] -> [S, L, ...] with zeros behind the shorter ones."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows.split(offsets.diff().tolist())), batch_first=True)
-
-
-def _argmax(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    logits = F.linear(hidden, weight).float()
-    best, tokens = logits.max(-1)
-    return tokens, best - logits.logsumexp(-1)
-
-
-def _topk(hidden: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    best, tokens = F.linear(hidden, weight).float().log_softmax(-1).topk(k)
-    return tokens, best
-
-
-def _joint_loss(hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int]):
-    """Logits, losses and gradients of the original's terms and weights, by the functions that torch has for them."""
-    hidden, weight = (t.detach().requires_grad_() for t in (hidden, weight))
-    logits = F.linear(hidden, weight).float().split(rows)
-    wanted = targets.split(rows)
-    nll = [F.cross_entropy(*pair) for pair in zip(logits, wanted, strict=True)]
-    smoothed = [F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, wanted, strict=True)]
-    log_p = [x.log_softmax(-1) for x in (logits[0][ar_masked], *logits[1:])]
-
-    def divergence(p: Tensor, q: Tensor) -> Tensor:
-        both = (F.kl_div(a, b, reduction="batchmean", log_target=True) for a, b in ((p, q), (q, p)))
-        return sum(both) / 2
-
-    divergences = [divergence(log_p[s], log_p[t]) for s, t in ((0, 1), (0, 2), (1, 2))]
-    ar, nar, aux = smoothed
-    total = ar + 0.5 * (nar + aux) + divergences[0] + 3 * divergences[1] + divergences[2]
-    terms = torch.stack([*nll, *smoothed, *divergences])
-    return total.detach(), terms.detach(), *torch.autograd.grad(total, (hidden, weight))
-
-
-def _lengths(encoded: Tensor, offsets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    means = torch.stack([rows.mean(0) for rows in encoded.split(offsets.diff().tolist())])
-    log_probs = F.linear(means, weight).float().log_softmax(-1)
-    best, lengths = log_probs[:, 2:].topk(LENGTH_BEAM)
-    return lengths + 2, best
-
-
-def _update(tokens, scores, rows, predicted, new_scores, offsets, ratio: float, mask_token: int):
-    """As a padded implementation would: a Python loop over canvases with one top-k each."""
-    new_tokens, scores = tokens.index_copy(0, rows, predicted), scores.index_copy(0, rows, new_scores)
-    picked, changed, starts = [], [], offsets.tolist()
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
-        count = int((end - start - 2) * ratio)
-        worst = scores[start + 1 : end - 1].topk(count, largest=False).indices
-        picked.append(worst.sort().values + start + 1)
-        changed.append((new_tokens[start:end] != tokens[start:end]).any())
-    return new_tokens, scores, torch.cat(picked), torch.stack(changed)
+    scores, new_scores = (-torch.rand(total, generator=make).to(device) for _ in range(2))
+    every = torch.arange(total, device=device)
+    state = (tokens, scores, every, predicted, new_scores, offsets_of(canvases).to(device))
+    yield Case("update_mask", "after a pass", (*state, 0.5, 4), torch_alone(lambda: pytorch.update(*state, 0.5, 4)))

@@ -9,18 +9,21 @@ compiled in build/triton.
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from benchmarks.cards import CARDS
 from benchmarks.cubins import nvdisasm
 from benchmarks.registry import CONFIGURATIONS, cases
 from janus_fast.ops import OPERATIONS
@@ -37,23 +40,20 @@ TARGETS = {
     **{f"sm_{sm}": GPUTarget("cuda", sm, 32) for sm in (80, 90, 100)},
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Of a multiprocessor: registers, bytes of shared memory, warps, blocks; bytes that each block takes besides its own.
-LIMITS = {
-    "sm_80": (65536, 164 << 10, 64, 32, 1024),
-    "sm_90": (65536, 228 << 10, 64, 32, 1024),
-    "sm_100": (65536, 228 << 10, 64, 32, 1024),
-}
+
+CONFIGURATION, SENTENCES = "wmt16_enro", 4  # of the calls that are compiled, in bfloat16
 
 
 @dataclass
 class Compiled:
-    """One kernel on one target. ``call`` is "training" or "widest". ``shared`` is in bytes; ``spills`` counts
-    instructions that move registers to or from local memory (gfx942: spilled registers); ``occupancy`` is the share of
-    a multiprocessor's warps that these resources let it hold, and ``limit`` what sets it."""
+    """One kernel on one target. ``call`` is "training" or "widest"; ``constants`` are constexpr arguments, ``shared``
+    bytes; ``spills`` counts instructions that move registers to or from local memory (gfx942: spilled registers);
+    ``occupancy`` is the share of a multiprocessor's warps that these resources let it hold, ``limit`` what sets it."""
 
     operation: str
     call: str
     kernel: str
+    constants: dict[str, object]
     target: str
     warps: int
     registers: int
@@ -81,23 +81,34 @@ class Driver:
         return 0
 
 
-def calls(operation: str) -> Iterator[tuple[str, tuple]]:
-    """Arguments as training with bfloat16 has them, and the operation's widest, in float32."""
-    every = cases(CONFIGURATIONS["wmt16_enro"], 4, torch.bfloat16)
-    *_, arguments = (case.arguments for case in every if case.operation == operation)
-    yield "training", arguments
-    yield from ((label, sample) for label, sample in OPERATIONS[operation].samples() if label == "widest")
+def operations() -> list[str]:
+    """Those whose Triton file has kernels; others call another file's."""
+    names = [name for name, operation in OPERATIONS.items() if operation.triton_dtypes]
+    files = {name: vars(import_module(f"janus_fast.kernels.{name}")) for name in names}
+    return [name for name in names if any(value.endswith("_kernel") for value in files[name])]
 
 
-def launch(operation: str, arguments: tuple) -> None:
+@cache
+def calls() -> dict[str, dict[str, tuple]]:
+    """Of each operation, what the last of its benchmarks hands it, and its widest sample, in float32."""
+    found = {
+        case.operation: {"training": case.arguments}
+        for case in cases(CONFIGURATIONS[CONFIGURATION], SENTENCES, torch.bfloat16)
+    }
+    for name, given in found.items():
+        given.update((label, sample) for label, sample in OPERATIONS[name].samples() if label == "widest")
+    return found
+
+
+def launch(operation: str, given: tuple) -> None:
     """Calls the operation's Triton kernels, gradients included."""
     module = import_module(f"janus_fast.kernels.{operation}")
-    results = as_tuple(getattr(module, operation)(*arguments))
+    results = as_tuple(getattr(module, operation)(*given))
     if OPERATIONS[operation].gradients:
-        getattr(module, f"{operation}_bwd")(torch.zeros_like(results[0]), *results, *arguments)
+        getattr(module, f"{operation}_bwd")(torch.zeros_like(results[0]), *results, *given)
 
 
-def compile_all(target: str, operations: list[str]) -> list[Compiled]:
+def compile_all(operations: list[str], target: str) -> list[Compiled]:
     """Each kernel that the operations launch, once for each way in which they do."""
     found: dict[str, Compiled] = {}
     operation = call = ""
@@ -111,17 +122,19 @@ def compile_all(target: str, operations: list[str]) -> list[Compiled]:
     triton.runtime.driver.set_active(Driver(TARGETS[target]))
     try:
         for operation in operations:
-            for label, arguments in calls(operation):
+            for label, given in calls()[operation].items():
                 call = label
-                launch(operation, arguments)
+                launch(operation, given)
     finally:
         JITFunction.run = run
     return list(found.values())
 
 
 def resources(operation: str, call: str, kernel, target: str) -> Compiled:
-    common = (operation, call, kernel.metadata.name, target, kernel.metadata.num_warps)
-    if target not in LIMITS:
+    names = kernel.src.fn.arg_names
+    constants = {names[path[0]]: value for path, value in kernel.src.constants.items() if len(path) == 1}
+    common = (operation, call, kernel.metadata.name, constants, target, kernel.metadata.num_warps)
+    if target not in CARDS:
         text = kernel.asm["amdgcn"]
         registers, spilled = (
             int(re.search(rf"\.{word}:\s+(\d+)", text)[1]) for word in ("vgpr_count", "vgpr_spill_count")
@@ -137,22 +150,8 @@ def resources(operation: str, call: str, kernel, target: str) -> Compiled:
     opcodes = Counter(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", text, re.M))
     spills = opcodes["LDL"] + opcodes["STL"]
     shared = kernel.metadata.shared
-    return Compiled(
-        *common, registers, shared, stack, spills, dict(opcodes), *occupancy(target, registers, shared, common[-1])
-    )
-
-
-def occupancy(target: str, registers: int, shared: int, warps: int) -> tuple[float, str]:
-    all_registers, all_shared, all_warps, blocks, reserved = LIMITS[target]
-    registers_of_warp = -(-registers * 32 // 256) * 256
-    fits = {
-        "registers": all_registers // (registers_of_warp * warps),
-        "shared memory": all_shared // (-(-shared // 128) * 128 + reserved),
-        "warps": all_warps // warps,
-        "blocks": blocks,
-    }
-    limit = min(fits, key=fits.get)
-    return fits[limit] * warps / all_warps, limit
+    occupancy = CARDS[target].occupancy(registers, shared, common[-1])
+    return Compiled(*common, registers, shared, stack, spills, dict(opcodes), *occupancy)
 
 
 def _run(tool: str, *arguments) -> str:
@@ -163,12 +162,15 @@ def _run(tool: str, *arguments) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_cubins", description=__doc__.partition("\n")[0])
-    names = [name for name, operation in OPERATIONS.items() if operation.triton_dtypes]
+    names = operations()
     parser.add_argument("--op", nargs="+", choices=names, default=names, help="default: all that have Triton kernels")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
-    found = [compiled for target in arguments.target for compiled in compile_all(target, arguments.op)]
+    torch.set_num_threads(1)
+    calls()  # once, before there are several processes
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
+        found = [c for each in pool.map(partial(compile_all, arguments.op), arguments.target) for c in each]
     if arguments.json:
         json.dump([dataclasses.asdict(compiled) for compiled in found], sys.stdout, indent=1)
         return

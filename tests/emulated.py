@@ -82,6 +82,7 @@ def library() -> ctypes.CDLL:
         getattr(loaded, f"janus_fast_{name}").argtypes = types
     loaded.janus_fast_cuda_error.restype = ctypes.c_char_p
     loaded.janus_fast_simt_seed.argtypes = [ctypes.c_uint64]
+    loaded.janus_fast_simt_launched.argtypes = [ctypes.POINTER(ctypes.c_int64)] * 2
     return loaded
 
 
@@ -90,6 +91,13 @@ def runner(name: str, variant: str, overlay: dict[str, str] | None = None, label
     flags = [*VARIANTS[variant], f"-DLAUNCHER=janus_fast_{name}"]
     files = ["tests/simt/runner.cpp", "csrc/cuda/runtime.cu", f"csrc/cuda/{name}.cu"]
     return build(f"runner-{name}-{variant}{label}", flags, files, overlay)
+
+
+def launched() -> tuple[int, int]:
+    """Threads of a block and bytes of dynamic shared memory of the last launch."""
+    threads, shared = ctypes.c_int64(), ctypes.c_int64()
+    library().janus_fast_simt_launched(threads, shared)
+    return threads.value, shared.value
 
 
 class Emulator:

@@ -1,6 +1,7 @@
 """One suite for every operation: every kernel, instruction set and dtype against the definition in float64.
 
-Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked.
+Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked. The native CUDA
+kernels run here on a GPU alone, and in the emulator in test_cuda_kernels.py.
 
 The budget comes from the data: twice the error that plain torch makes in that dtype, and one unit in the last place of
 the largest true value. Integers, booleans, infinities and NaN must be equal.
@@ -24,6 +25,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
 # Of each Triton kernel: the keywords that choose its tiles. Samples are small, so that tiles as small as can be have
 # several of everything, and those that the kernel chooses are one.
 TILES: dict[str, list[dict]] = {"attention": [{"BLOCK_M": 16, "BLOCK_N": 16}], "dropout_add": [{"blocks": 16}]}
+LARGE = 100_000  # elements of a sample that has several of the kernel's own tiles
 
 
 def cases(backend: str) -> list:
@@ -50,11 +52,11 @@ def cast(arguments: tuple, dtype: torch.dtype) -> list:
 
 def definition(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor | None]:
     """Results of the reference, and its gradients for ``seed``, the gradient of the first result."""
-    leaves = [a.detach().requires_grad_() if _has_gradient(operation, i) else a for i, a in enumerate(arguments)]
+    leaves = [a.detach().requires_grad_() if i in operation.differentiable() else a for i, a in enumerate(arguments)]
     outputs = list(as_tuple(operation.reference(*leaves)))
     if not operation.gradients:
         return outputs
-    wanted = [leaf for i, leaf in enumerate(leaves) if _has_gradient(operation, i)]
+    wanted = [leaf for i, leaf in enumerate(leaves) if i in operation.differentiable()]
     gradients = torch.autograd.grad(outputs[0], wanted, seed.to(outputs[0].dtype), materialize_grads=True)
     return [*(o.detach() for o in outputs), *gradients]
 
@@ -80,9 +82,10 @@ def by_triton(operation, arguments: list, seed: Tensor | None = None, **tiles) -
     return [t.cpu() for t in (*outputs, *gradients)]
 
 
-def _has_gradient(operation, index: int) -> bool:
-    names = [part.split()[-1] for part in operation.schema.partition(")")[0].removeprefix("(").split(",")]
-    return names[index] in operation.gradients
+def by_cuda(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor]:
+    arguments = [a.to("cuda") if isinstance(a, Tensor) else a for a in arguments]
+    arguments = [a if not isinstance(a, Tensor) or a.ndim > 1 else a.contiguous() for a in arguments]
+    return [t.cpu() for t in as_tuple(operation.kernel("cuda")(*arguments))]
 
 
 def error(result: Tensor, truth: Tensor) -> float:
@@ -95,15 +98,24 @@ def test_native_kernel_computes_the_definition(name, dtype, label, isa):
     check(name, dtype, label, native)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("name, dtype, label", cases("triton"))
 def test_triton_kernel_computes_the_definition(name, dtype, label):
     if DEVICE == "cpu" and interpreted.missing():
         pytest.skip(interpreted.missing())
-    for tiles in ({}, *TILES.get(name, [])):
+    large = max(a.numel() for a in SAMPLES[name][label] if isinstance(a, Tensor)) > LARGE
+    for tiles in [{}, *TILES.get(name, [])][: 1 if large else None]:
         check(name, dtype, label, partial(by_triton, **tiles))
 
 
-def check(name: str, dtype: torch.dtype, label: str, compute: Callable) -> None:
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU, where make gpu runs it: no CUDA device is found here")
+@pytest.mark.parametrize("name, dtype, label", cases("cuda") if DEVICE == "cuda" else [("every operation", None, None)])
+def test_cuda_kernel_computes_the_definition(name, dtype, label):
+    check(name, dtype, label, by_cuda, gradients=False)
+
+
+def check(name: str, dtype: torch.dtype, label: str, compute: Callable, gradients: bool = True) -> None:
     operation, arguments = ops.OPERATIONS[name], SAMPLES[name][label]
     rounded = cast(arguments, dtype)
     exact = cast(rounded, torch.float64)
@@ -113,7 +125,12 @@ def check(name: str, dtype: torch.dtype, label: str, compute: Callable) -> None:
     measured = torch.float32 if dtype == torch.float64 else dtype
     samples_of_torch = definition(operation, cast(rounded, measured), seed)
     results = compute(operation, rounded, seed)
-    labels = [*(f"output {i}" for i in range(len(truths) - len(operation.gradients))), *operation.gradients]
+    if not gradients:
+        count = len(truths) - len(operation.gradients)
+        truths, samples_of_torch = truths[:count], samples_of_torch[:count]
+    labels = [*(f"output {i}" for i in range(len(truths) - len(operation.gradients))), *operation.gradients][
+        : len(truths)
+    ]
     for what, truth, by_torch, result in zip(labels, truths, samples_of_torch, results, strict=True):
         assert result.shape == truth.shape, what
         if not result.is_floating_point():

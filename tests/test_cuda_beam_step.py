@@ -12,7 +12,10 @@ import torch
 from janus_fast.decoding import ar
 from janus_fast.decoding.options import AutoregressiveOptions
 
-pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one"),
+]
 
 EOS = 2
 

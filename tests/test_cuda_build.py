@@ -4,7 +4,10 @@ import pytest
 
 from benchmarks import cubins
 
-pytestmark = pytest.mark.skipif(cubins.nvcc() is None, reason="needs CUDA's compiler: nvcc in the PATH, or NVCC")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(cubins.nvcc() is None, reason="needs CUDA's compiler: nvcc in the PATH, or NVCC"),
+]
 
 # Registers of a thread and bytes of static shared memory: what the blocks that a multiprocessor is to hold leave each.
 BUDGETS = {

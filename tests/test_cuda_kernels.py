@@ -4,9 +4,13 @@ import emulated
 import pytest
 import torch
 
+from benchmarks import cubins
 from janus_fast import ops, reference
 
-pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one"),
+]
 
 SEEDS = [0, 1, 2, 3]  # 0 is in order
 SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS.items()}
@@ -169,3 +173,30 @@ def test_attention_is_the_definition(label, dtype, run):
     by_torch = reference.attention(*arguments)
     for tiles in TILES.values():
         assert_within_budget(emulated.attention(run, *arguments, *tiles), truths, by_torch, dtype)
+
+
+LAUNCHED = [
+    "update_mask_kernel", "predict_lengths_kernel<float>", "beam_step_kernel",
+    *(f"attention_kernel<__nv_bfloat16, {size}>" for size in (32, 64, 96, 128)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", LAUNCHED)
+def test_launches_are_of_the_sizes_that_the_documentation_s_table_is_made_for(kernel):
+    run, (name, _, size) = emulated.Emulator(), kernel.rstrip(">").partition("_kernel")
+    rows, heads, channels, classes, beams, choices = cubins.SHAPE
+    if name == "attention":
+        query = torch.zeros(2 * rows, heads, int(size.split(",")[1]), dtype=torch.bfloat16)
+        offsets, times = torch.tensor([0, rows, 2 * rows]).int(), torch.zeros(2 * rows).int()
+        emulated.attention(run, query, query, query, offsets, offsets, torch.arange(2).int(), times, times, times, 1.0)
+    elif name == "predict_lengths":
+        encoded, weight = torch.zeros(rows, channels), torch.zeros(classes, channels)
+        emulated.predict_lengths(run, encoded, torch.tensor([0, rows]).int(), weight, 3, False, 2, classes - 1)
+    elif name == "beam_step":
+        search = emulated.BeamSearch(run, 1, beams, choices, 9, 1.0, eos=2)
+        search.step(torch.full((beams, choices), 3), torch.zeros(beams, choices))
+    else:
+        tokens, *rest, offsets, ratio, mask_token = SAMPLES["update_mask"]["half"]
+        emulated.update_mask_static(run, tokens, *rest[:2], None, *rest[2:], offsets, None, ratio, mask_token)
+    threads, shared = emulated.launched()
+    assert (threads / 32, shared) == cubins.launch_of(kernel)

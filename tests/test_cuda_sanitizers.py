@@ -14,7 +14,10 @@ from torch import Tensor
 
 from janus_fast import ops
 
-pytestmark = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one"),
+]
 
 RANDOM_SEEDS = [str(seed) for seed in range(1, 9)]
 CHECKS = {  # variant of the runner, seeds, what its report says

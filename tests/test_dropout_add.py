@@ -121,6 +121,14 @@ def test_it_compiles_without_a_graph_break():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+def test_a_graph_draws_its_own_seeds():
+    x, draw = torch.ones(9, 33), torch.compile(dropout_add, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(0)
+    first, second = draw(x, p=0.3), draw(x, p=0.3)
+    torch.manual_seed(0)
+    assert not torch.equal(first, second) and torch.equal(draw(x, p=0.3), first)
+
+
 X = torch.zeros(4, 8)
 ERRORS = {
     "integers": (lambda: dropout_add(X.long(), p=0.1), TypeError,

@@ -11,6 +11,8 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 from triton.runtime.errors import InterpreterError  # noqa: E402
 
+pytestmark = pytest.mark.gpu
+
 
 @triton.jit
 def copy_kernel(source, target, first, last, stride, LOADS: tl.constexpr, STORES: tl.constexpr, BLOCK: tl.constexpr):

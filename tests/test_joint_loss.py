@@ -177,6 +177,7 @@ def by_triton():
 SAMPLES = dict(ops.OPERATIONS["joint_loss"].samples())
 
 
+@pytest.mark.gpu
 def test_triton_kernel_takes_the_vocabulary_in_blocks(by_triton):
     whole = by_triton(SAMPLES["two_streams"])
     blocks = by_triton(SAMPLES["two_streams"], gradient_bytes=1)
@@ -186,6 +187,7 @@ def test_triton_kernel_takes_the_vocabulary_in_blocks(by_triton):
     torch.testing.assert_close(blocks[2], whole[2], atol=1e-6 * whole[2].abs().max().item(), rtol=0)
 
 
+@pytest.mark.gpu
 def test_triton_kernel_lets_not_a_number_show(by_triton):
     hidden, *rest = SAMPLES["two_divergences"]
     hidden = hidden.clone()
@@ -198,6 +200,7 @@ def test_triton_kernel_lets_not_a_number_show(by_triton):
     assert grad_hidden[[row for row in range(64) if row not in position]].isfinite().all()
 
 
+@pytest.mark.gpu
 def test_triton_kernel_refuses_what_is_no_token_and_no_row(by_triton):
     if torch.cuda.is_available():
         pytest.skip("the error ends the use of the GPU; it is read where Triton interprets its kernels, without one")

@@ -18,8 +18,10 @@ from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backen
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar
 from janus_fast.decoding.on_device.graphs import Eager, Graphs
-from janus_fast.ops import _native
+from janus_fast.ops import _native, _triton
 from janus_fast.ops._operation import Operation
+
+pytestmark = pytest.mark.gpu
 
 needs_compiler = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device is found here")
@@ -361,6 +363,19 @@ def test_a_type_that_attention_has_no_kernel_for_is_refused(monkeypatch):
         monkeypatch.setattr(Operation, "candidates", lambda self, device: ("reference",))
         reason = cuda_backend.missing("cuda", "bfloat16", config)
     assert reason == "attention has no kernel for heads of 32 in torch.bfloat16, and its definition waits for the GPU"
+
+
+@pytest.mark.skipif(_native.cuda_missing is not None, reason=f"needs the CUDA kernels: {_native.cuda_missing}")
+@pytest.mark.skipif(_triton.missing is not None, reason=f"needs Triton: {_triton.missing}")
+def test_float32_is_decoded_with_triton_s_attention(monkeypatch):
+    config, large = (JanusConfig(100, 100, d_model=size, attention_heads=2) for size in (64, 320))
+    without = "attention has no kernel for heads of {} in torch.float32, and its definition waits for the GPU"
+    with FakeTensorMode():  # needs no GPU
+        assert cuda_backend.missing("cuda", "float32", config) is None
+        assert cuda_backend.missing("cuda", "float32", large) == without.format(160)
+        monkeypatch.setattr(_triton, "missing", "Triton is not installed")
+        assert cuda_backend.missing("cuda", "float32", config) == without.format(32)
+        assert cuda_backend.missing("cuda", "bfloat16", config) is None
 
 
 @needs_gpu

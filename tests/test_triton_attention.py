@@ -13,6 +13,8 @@ if interpreted.missing():
 
 from janus_fast.kernels import attention as kernels  # noqa: E402
 
+pytestmark = pytest.mark.gpu
+
 TILES = {"BLOCK_M": 4, "BLOCK_N": 4}
 PATTERNS = {
     "bidirectional": Visibility.bidirectional(offsets_of(torch.tensor([5, 0, 23, 8]))),

@@ -4,17 +4,14 @@ No GPU is needed. Kernels are compiled as bfloat16 calls of the benchmarks launc
 since this one interprets them; where an operation has a sample of the widest rows it takes, as that is launched, too.
 """
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import pytest
 
-from benchmarks import cubins
+from benchmarks import cubins, gpu_kernels
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton: pip install triton"),
     pytest.mark.skipif(cubins.nvdisasm() is None, reason="needs nvdisasm, of CUDA's toolkit or of Triton's wheel"),
 ]
@@ -56,13 +53,7 @@ SPILLS = {("joint_loss_bwd_logits_kernel", "gfx942")}
 
 @pytest.fixture(scope="module")
 def compiled() -> list[dict]:
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    # linear_argmax is linear_topk's kernel
-    operations = ("attention", "linear_topk", "joint_loss", "dropout_add", "add_layer_norm")
-    command = [sys.executable, "-m", "benchmarks.triton_cubins", "--json", "--op", *operations, "--target", *TARGETS]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cubins.ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return gpu_kernels.compiled_by_triton()
 
 
 @pytest.mark.parametrize("target", TARGETS)

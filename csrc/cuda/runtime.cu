@@ -16,4 +16,8 @@ extern "C" int janus_fast_read_int32(const int32_t* device, int32_t* host, void*
   return 0;
 }
 extern "C" void janus_fast_simt_seed(uint64_t seed) { simt::machine.seed = seed; }
+extern "C" void janus_fast_simt_launched(int64_t* threads, int64_t* dynamic_shared) {  // of the last launch
+  *threads = static_cast<int64_t>(simt::machine.block.count());
+  *dynamic_shared = static_cast<int64_t>(simt::machine.dynamic_shared_bytes);
+}
 #endif

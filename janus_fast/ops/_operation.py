@@ -34,7 +34,8 @@ class Operation:
     ``reference`` and the registered operators take the same flat arguments, in the order of ``schema``: the native
     kernels are ``<name>``, on the CPU and on CUDA devices; the Triton kernel, where there is one, ``<name>_triton``.
     ``samples()`` yields (label, flat arguments) for tests: odd sizes, one row, nothing, strided, extreme values.
-    ``work(*arguments)`` is (bytes, floating-point operations) of a call, for benchmark ratios.
+    ``work(*arguments)`` is (bytes, floating-point operations) that a call needs at least, for benchmark ratios, and
+    ``work_bwd(*arguments)`` those of its gradients.
     ``cpp_dtypes``, ``cuda_dtypes`` and ``triton_dtypes`` are what the kernels take, nothing where there is no kernel;
     ``limits(backend, *arguments)`` says why one cannot take a call of such a type, or None; it may see the first few of
     the flat arguments alone.
@@ -53,6 +54,7 @@ class Operation:
     triton_dtypes: tuple[torch.dtype, ...] = ()
     limits: Callable[..., str | None] = _no_limits
     gradients: tuple[str, ...] = ()
+    work_bwd: Callable[..., tuple[int, int]] | None = None
 
     def __post_init__(self):
         define(self.name, self.schema, self.fake)
@@ -64,6 +66,11 @@ class Operation:
         """The registered operator that runs a backend other than the reference."""
         name = f"{self.name}_triton" if backend == "triton" else self.name
         return getattr(torch.ops.janus_fast, name).default
+
+    def differentiable(self) -> list[int]:
+        """Which of the flat arguments ``gradients`` names."""
+        names = [part.split()[-1] for part in self.schema.partition(")")[0].removeprefix("(").split(",")]
+        return [names.index(name) for name in self.gradients]
 
     def candidates(self, device: str) -> tuple[str, ...]:
         return {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}.get(device, ("reference",))

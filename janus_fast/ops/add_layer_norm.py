@@ -107,6 +107,10 @@ def _work(x, residual, *rest):
     return (x.numel() + 2 * residual.numel()) * x.element_size(), 8 * x.numel()
 
 
+def _work_bwd(x, residual, *rest):
+    return (x.numel() + 3 * residual.numel()) * x.element_size(), 14 * x.numel()
+
+
 operation = Operation(
     "add_layer_norm",
     schema="(Tensor x, Tensor residual, Tensor weight, Tensor bias, float eps) -> Tensor",
@@ -117,6 +121,7 @@ operation = Operation(
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
     limits=_limits,
     gradients=("residual", "weight", "bias"),
+    work_bwd=_work_bwd,
 )
 
 

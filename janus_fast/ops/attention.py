@@ -162,10 +162,21 @@ def _limits(backend, query, *rest):
     return None
 
 
-def _work(query, key, value, query_offsets, key_offsets, key_sequences, *rest):
-    pairs = int((query_offsets.diff() * key_offsets.diff()[key_sequences.long()]).sum())
-    channels = query.shape[1] * query.shape[2]
+def _work(query, key, value, *rest):
+    pairs, channels = _pairs(*rest), query.shape[1] * query.shape[2]
     return (2 * query.numel() + key.numel() + value.numel()) * query.element_size(), 4 * pairs * channels
+
+
+def _work_bwd(query, key, value, *rest):
+    """Five products: the scores once more, and the gradients of the weights, of query, key and value."""
+    pairs, channels = _pairs(*rest), query.shape[1] * query.shape[2]
+    elements = 3 * query.numel() + 2 * (key.numel() + value.numel())
+    return elements * query.element_size(), 10 * pairs * channels
+
+
+def _pairs(*integers_and_scale):
+    """Pairs of a query and a key that it sees."""
+    return int(Visibility(*integers_and_scale[:-1]).dense().sum())
 
 
 operation = Operation(
@@ -180,6 +191,7 @@ operation = Operation(
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
     limits=_limits,
     gradients=("query", "key", "value"),
+    work_bwd=_work_bwd,
 )
 define(
     "attention_bwd",

@@ -49,7 +49,7 @@ def dropout_add(
             raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or float32, got {residual.dtype}")
         _check.same(op, ("x", x), ("residual", residual), dtype=False)
     if seed is None:
-        seed = torch.empty((), dtype=torch.int64, device=x.device).random_()
+        seed = torch.randint(2**63 - 1, (), device=x.device)  # random_ would end a graph of torch.compile
     elif seed.ndim != 0 or seed.dtype != torch.int64:
         raise TypeError(f"{op}: seed must be an int64 tensor of shape [], got {seed.dtype} {list(seed.shape)}")
     else:

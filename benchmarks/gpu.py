@@ -1,0 +1,49 @@
+"""What ``make gpu`` runs: the tests of the kernels for GPUs, on the device, and then each operation beside PyTorch.
+
+Nothing is timed when a test fails. Results go to ``benchmarks/results/<card>.json``; other options are those of
+``python -m benchmarks operations``.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import operations
+
+ROOT = Path(__file__).resolve().parent.parent
+# One sentence and 32 are decoding's sizes, 128 a training batch's.
+SELECTION = [
+    "--config", *operations.CONFIGURATIONS, "--sentences", "1", "32", "128", "--dtype", "bfloat16", "float32",
+    "--seconds", "0.2",
+]  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", help="default: %(default)s")
+    arguments, rest = parser.parse_known_args(argv)
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(f"gpu: no GPU that this torch, {torch.__version__}, can use is found here", file=sys.stderr)
+        return 2
+    if tests():
+        print("gpu: a test has failed, so nothing is timed", file=sys.stderr)
+        return 1
+    file = arguments.results / f"{slug(operations.name_of(device))}.json"
+    status = operations.main([*SELECTION, "--device", str(device), "--json", str(file), *rest])
+    print(f"written: {file}")
+    return status
+
+
+def tests() -> int:
+    return subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu"], cwd=ROOT).returncode
+
+
+def slug(name: str) -> str:
+    """NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3"""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
