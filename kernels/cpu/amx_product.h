@@ -3,40 +3,20 @@
 // times two of columns are under way, which hides an instruction's latency.
 #pragma once
 
-#include <immintrin.h>
-
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/vec.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
 
-constexpr int64_t kAmxRows = 16, kAmxGroups = 16;
-
-// All tiles are of 16 rows and 64 bytes, as long as this lives.
-class WholeTiles {
- public:
-  WholeTiles() {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } shapes;
-    __asm__ volatile("" ::"r"(&shapes) : "memory");  // the intrinsic does not say that it reads all of it
-    _tile_loadconfig(&shapes);
-  }
-  ~WholeTiles() { _tile_release(); }
-  WholeTiles(const WholeTiles&) = delete;
-  WholeTiles& operator=(const WholeTiles&) = delete;
-};
-
 // out (+)= A B of 32 rows, or of 16, and 32 columns, over `blocks` times 16 groups. `a` and `out` step in elements from
 // row to row, the panel by kLine bytes from group to group.
 template <bool kTwo, int64_t kLine>
-JANUS_INLINE void amx_tiles(const BFloat16* a, int64_t stride, const BFloat16* panel, int64_t blocks, float* out,
-                            int64_t out_stride, bool add) {
+JANUS_INLINE void product_tiles(const BFloat16* a, int64_t stride, const BFloat16* panel, int64_t blocks, float* out,
+                                int64_t out_stride, bool add) {
   const int64_t pitch = stride * static_cast<int64_t>(sizeof(BFloat16));
   const int64_t out_pitch = out_stride * static_cast<int64_t>(sizeof(float));
-  float* below = out + kAmxRows * out_stride;
+  float* below = out + kTileHeight * out_stride;
   if (add) {
     _tile_loadd(0, out, out_pitch);
     _tile_loadd(1, out + 16, out_pitch);
@@ -52,14 +32,14 @@ JANUS_INLINE void amx_tiles(const BFloat16* a, int64_t stride, const BFloat16* p
   }
   const char* rows = reinterpret_cast<const char*>(a);
   const char* columns = reinterpret_cast<const char*>(panel);
-  for (int64_t block = 0; block < blocks; block++, rows += 64, columns += kAmxGroups * kLine) {
+  for (int64_t block = 0; block < blocks; block++, rows += 64, columns += kTileGroups * kLine) {
     _tile_loadd(4, rows, pitch);
     _tile_loadd(6, columns, kLine);
     _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(7, columns + 64, kLine);
     _tile_dpbf16ps(1, 4, 7);
     if constexpr (kTwo) {
-      _tile_loadd(5, rows + kAmxRows * pitch, pitch);
+      _tile_loadd(5, rows + kTileHeight * pitch, pitch);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
@@ -77,16 +57,16 @@ template <int kVectors>
 void amx_product(const BFloat16* a, int64_t stride, int64_t rows, const BFloat16* panel, int64_t blocks, float* out,
                  int64_t out_stride, bool add) {
   static_assert(kVectors % 2 == 0);
-  const WholeTiles tiles;
+  const TileRegisters registers;
   for (int j = 0; j < kVectors; j += 2) {
     const BFloat16* columns = panel + j * 32;
     int64_t i = 0;
-    for (; i + 2 * kAmxRows <= rows; i += 2 * kAmxRows)
-      amx_tiles<true, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16, out_stride,
-                                     add);
-    if (i + kAmxRows <= rows)
-      amx_tiles<false, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16,
-                                      out_stride, add);
+    for (; i + 2 * kTileHeight <= rows; i += 2 * kTileHeight)
+      product_tiles<true, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16,
+                                         out_stride, add);
+    if (i + kTileHeight <= rows)
+      product_tiles<false, kVectors * 64>(a + i * stride, stride, columns, blocks, out + i * out_stride + j * 16,
+                                          out_stride, add);
   }
 }
 

@@ -5,38 +5,13 @@
 // the last 16 are added by vectors.
 #pragma once
 
-#include <immintrin.h>
-
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/vector_tiles.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
 
 static_assert(kPanelVectors == 2 && sizeof(Vec<float>) == 64);
-
-constexpr int64_t kTileHeight = 16, kTileGroups = 16, kTileLanes = 16;
-
-// Tiles 0 to 3 are sums and 4 rows, of the stated height; 6 and 7 are weights. 5 is either, since two tiles of rows
-// are taken at once in full height only.
-class TileRegisters {
- public:
-  explicit TileRegisters(int64_t height) {
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t bytes[16] = {};
-      uint8_t rows[16] = {};
-    } shapes;
-    for (int tile = 0; tile < 8; tile++) {
-      shapes.bytes[tile] = 64;
-      shapes.rows[tile] = static_cast<uint8_t>(tile <= 4 ? height : kTileGroups);
-    }
-    __asm__ volatile("" ::"r"(&shapes) : "memory");  // the intrinsic does not say that it reads all of it
-    _tile_loadconfig(&shapes);
-  }
-  ~TileRegisters() { _tile_release(); }
-  TileRegisters(const TileRegisters&) = delete;
-  TileRegisters& operator=(const TileRegisters&) = delete;
-};
 
 #define JANUS_TILE_ADD(sums, rows, weights) \
   do {                                      \

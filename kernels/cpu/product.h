@@ -96,10 +96,10 @@ JANUS_INLINE int64_t product_whole(const T* a, int64_t stride, int64_t rows, con
                                    int64_t out_stride, bool add, int64_t* groups) {
 #ifdef __AMX_BF16__
   if constexpr (kRowsFirst<T> && !kTransposed && V % 2 == 0) {
-    *groups = depth / kAmxGroups * kAmxGroups;
-    if (rows < kAmxRows || *groups == 0) return 0;
-    amx_product<V>(a, stride, rows, panel, depth / kAmxGroups, out, out_stride, add);
-    return rows / kAmxRows * kAmxRows;
+    *groups = depth / kTileGroups * kTileGroups;
+    if (rows < kTileHeight || *groups == 0) return 0;
+    amx_product<V>(a, stride, rows, panel, depth / kTileGroups, out, out_stride, add);
+    return rows / kTileHeight * kTileHeight;
   }
 #endif
   (void)a, (void)stride, (void)rows, (void)panel, (void)depth, (void)out, (void)out_stride, (void)add;
