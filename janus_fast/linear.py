@@ -7,12 +7,16 @@ from torch.autograd.function import once_differentiable
 
 from .ops._operation import needs_gradients
 
-# In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once.
+# In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once. A
+# part is half of that, to be well below on other processors, too.
 MOST_ROWS = 2048
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` for rows [N, C], whose weight's gradient on the CPU is summed up in parts of ``MOST_ROWS`` rows."""
+    """``nn.Linear`` for rows [N, C], whose weight's gradient on the CPU is summed up in parts of ``MOST_ROWS`` rows.
+
+    Of that gradient there is no second one.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         long = x.ndim == 2 and x.shape[0] > MOST_ROWS and x.device.type == "cpu" and x.dtype == torch.float32

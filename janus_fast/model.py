@@ -59,7 +59,7 @@ class Layer(nn.Module):
     def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
         if self.training and self.dropout:
             x = ops.dropout_add(x, residual, p=self.dropout)
-        elif not self.normalize_before:
+        elif not self.normalize_before and residual.dtype == norm.weight.dtype:  # autocast may have made it another
             return ops.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
         else:
             x = residual + x

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from janus_fast import add_layer_norm
+from janus_fast import add_layer_norm, reference
+from janus_fast.ops.add_layer_norm import operation
 
 
 def case(dtype=torch.float32, rows=11, channels=20):
@@ -26,8 +27,32 @@ def test_a_float32_residual_takes_the_output_of_a_smaller_type(dtype):
 
         by_triton = kernels.add_layer_norm(x, residual, weight, bias, 1e-5)
         torch.testing.assert_close(by_triton, expected, rtol=1e-6, atol=1e-6)  # sums of 20 in float32
-        grad_sum, *_ = kernels.add_layer_norm_bwd(torch.ones_like(output), output, x, residual, weight, bias, 1e-5)
-        assert grad_sum.dtype == torch.float32
+        seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+        found = kernels.add_layer_norm_bwd(seed, output, x, residual, weight, bias, 1e-5)
+        for gradient, truth in zip(found, gradients_of_definition(seed, x, residual, weight, bias)[1:], strict=True):
+            assert gradient.dtype == torch.float32
+            torch.testing.assert_close(gradient, truth, rtol=1e-5, atol=1e-5)
+
+
+def gradients_of_definition(seed, *tensors):
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+    x, residual, weight, bias = leaves
+    return torch.autograd.grad(F.layer_norm(residual + x, weight.shape, weight, bias), leaves, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_a_kernel_go_to_all_four(dtype, monkeypatch):
+    """What a GPU runs, with the definition for its kernels: which gradient goes where, and in which dtype."""
+    monkeypatch.setattr(type(operation), "choose", lambda *_, **__: "triton")
+    monkeypatch.setattr(type(operation), "kernel", lambda *_: reference.add_layer_norm)
+    leaves = [tensor.requires_grad_() for tensor in case(dtype)]
+    output = add_layer_norm(*leaves)
+    assert type(output.grad_fn).__name__ == "_AddLayerNormBackward"
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    found, expected = torch.autograd.grad(output, leaves, seed), gradients_of_definition(seed, *leaves)
+    for gradient, truth, leaf in zip(found, expected, leaves, strict=True):
+        assert gradient.dtype == leaf.dtype
+        torch.testing.assert_close(gradient, truth)
 
 
 def test_both_summands_have_the_sum_s_gradient():
@@ -73,6 +98,7 @@ MISTAKES = {
     "x": ({"x": torch.ones(3)}, ValueError, r"x must have shape \[N, C\], got \[3\]"),
     "shape": ({"residual": torch.ones(3, 20)}, ValueError, "residual must have the shape of x"),
     "residual's dtype": ({"residual": torch.ones(11, 20).half()}, TypeError, "residual must have the dtype of x"),
+    "x's dtype": ({"x": torch.ones(11, 20).double()}, TypeError, "residual must have the dtype of x, torch.float64"),
     "weight": ({"weight": torch.ones(19)}, ValueError, r"weight must have shape \[20\], got shape \[19\]"),
     "bias's dtype": ({"bias": torch.ones(20).double()}, TypeError, "bias must be torch.float32, got torch.float64"),
     "device": ({"bias": torch.ones(20, device="meta")}, ValueError, "bias must be on the device of x, cpu, got meta"),

@@ -1,5 +1,6 @@
 """Each benchmark runs once, small, so that none can rot; and none times a wrong result."""
 
+import gc
 import json
 import math
 import os
@@ -392,3 +393,31 @@ def test_a_training_step_of_wrong_gradients_is_not_timed(monkeypatch, capsys):
     assert "WRONG: janus_fast: gradient of layers.*.weight must be as near to the truth as allowed" in said.err
     results["janus_fast", "float32"] = near
     assert training.gate({"config": "tiny"}, "float32")[1] is None
+    # What one of them leaves out is not compared with its layers alone.
+    results["janus_fast", "float32"] = near[0], {"layers.1.weight": near[1]["layers.1.weight"]}
+    assert training.gate({"config": "tiny"}, "float32")[1].endswith("differ in ['layers.0.weight']")
+
+
+def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch):
+    """Whatever settles what becomes of freed memory lasts as long as the step can be taken."""
+    from benchmarks.peers import training as contenders
+
+    kept = []
+
+    @contextmanager
+    def freed_memory(*, kept: bool, log=kept):
+        log.append(kept)
+        try:
+            yield True
+        finally:
+            log.append("ended")
+
+    monkeypatch.setattr("janus_fast.training.trainer.freed_memory", freed_memory)
+    job = {"name": "janus_fast", "config": "tiny", "dropout": 0.0, "dtype": "float32", "threads": 1, "results": None}
+    step, _ = contenders.prepare({**job, "profile": False})
+    gc.collect()
+    step()
+    assert kept == [True]
+    del step
+    gc.collect()
+    assert kept == [True, "ended"]

@@ -81,39 +81,47 @@ def test_processes_draw_different_numbers():
     assert len(seeds) == 16 * 1000
 
 
+def train_command(folder: Path, *options: str) -> list[str]:
+    """A small training on text in ``folder``, which is written."""
+    for language, side in zip(("en", "de"), translated(), strict=True):
+        (folder / f"train.{language}").write_text("\n".join(side[:120]) + "\n", encoding="utf-8")
+        (folder / f"valid.{language}").write_text("\n".join(side[120:124]) + "\n", encoding="utf-8")
+    sizes = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16
+        --decoder-ffn-dim 16 --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
+        --max-tokens 300 --warmup-updates 2 --save-interval 1 --validate-interval 3 --log-interval 1"""
+    return ["train", "--data", str(folder), *sizes.split(), *options]
+
+
+def train_by_two(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launch, "janus_fast.cli", *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def compare_first_updates(one: Path, other: Path) -> None:
+    """Adam's first moment after one update is a tenth of the gradient, which clipping made one long."""
+    moments, others = (read_tensors(run / "checkpoints/00000001/optimizer.safetensors") for run in (one, other))
+    assert moments.keys() == others.keys()
+    for name, expected in moments.items():
+        torch.testing.assert_close(others[name], expected, atol=1e-7, rtol=1e-4)
+
+
 def test_two_processes_train_as_one(tmp_path, capsys):
     """Two processes make three updates of a run, and one process the rest; all is as one process alone makes it."""
-    for language, side in zip(("en", "de"), translated(), strict=True):
-        (tmp_path / f"train.{language}").write_text("\n".join(side[:120]) + "\n", encoding="utf-8")
-        (tmp_path / f"valid.{language}").write_text("\n".join(side[120:124]) + "\n", encoding="utf-8")
-    command = [
-        "train",
-        "--data",
-        tmp_path,
-        *"""--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2
-        --encoder-ffn-dim 16 --decoder-ffn-dim 16 --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
-        --max-tokens 300 --warmup-updates 2 --save-interval 1 --validate-interval 3 --log-interval 1""".split(),
-    ]
-    command = [str(word) for word in command]
+    command = train_command(tmp_path)
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert cli.main([*command, "--out", str(alone), "--max-updates", "5"]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-              "-m", "janus_fast.cli", *command, "--out", str(together), "--max-updates", "3"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    done = train_by_two([*command, "--out", str(together), "--max-updates", "3"], tmp_path)
     assert done.stderr.count("sentence pairs") == 1 and done.stderr.count(f"the model is in {together}") == 1
     (together / "model.safetensors").unlink()
     assert cli.main([*command, "--out", str(together), "--max-updates", "5"]) == 0
     assert "going on from update 3" in capsys.readouterr().err
 
-    # Adam's first moment after one update is a tenth of the gradient, which clipping made one long.
-    for name in ("optimizer.safetensors", "model.safetensors"):
-        one, two = (read_tensors(run / "checkpoints" / "00000001" / name) for run in (alone, together))
-        assert one.keys() == two.keys()
-        if name == "optimizer.safetensors":
-            for key in one:
-                torch.testing.assert_close(two[key], one[key], atol=1e-7, rtol=1e-4)
+    compare_first_updates(alone, together)
     one, two = (
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
     )
@@ -121,3 +129,10 @@ def test_two_processes_train_as_one(tmp_path, capsys):
     for first, second in zip(one, two, strict=True):
         for figure in ("loss", "ar_nll", "nar_ce", "kl_ar_aux", "length"):
             assert second[figure] == pytest.approx(first[figure], rel=1e-4, abs=2e-5), (first["update"], figure)
+
+
+def test_two_processes_that_compute_activations_again_leave_unused_parameters_alone(tmp_path):
+    command = train_command(tmp_path, "--objective", "autoregressive", "--checkpoint-activations", "--max-updates", "1")
+    assert cli.main([*command, "--out", str(tmp_path / "alone")]) == 0
+    train_by_two([*command, "--out", str(tmp_path / "together")], tmp_path)
+    compare_first_updates(tmp_path / "alone", tmp_path / "together")

@@ -1,5 +1,6 @@
 """The native engine against torch: the same words, the same scores, whatever the batch, the threads and the storage."""
 
+import faulthandler
 import threading
 
 import numpy as np
@@ -141,10 +142,14 @@ def test_an_error_ends_all_threads_of_a_team_every_time():
         for parameter in model.parameters():
             parameter.mul_(1e18)  # finite weights, infinite products
     translator = of(model, intra_threads=4)
-    for _ in range(50):
-        for options in ({"beam_size": 1}, {"mode": "nar"}):
-            with pytest.raises(FloatingPointError, match="finite score"):
-                translator.generate([[0, 7, 2]], **options)
+    faulthandler.dump_traceback_later(120, exit=True)  # no other way out of threads that wait for each other
+    try:
+        for _ in range(50):
+            for options in ({"beam_size": 1}, {"mode": "nar"}):
+                with pytest.raises(FloatingPointError, match="finite score"):
+                    translator.generate([[0, 7, 2]], **options)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def test_two_translators_serve_many_threads():

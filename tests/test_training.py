@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -349,7 +350,7 @@ def test_bfloat16_autocast_trains_like_float32(tmp_path):
 
 
 FAULTS = """
-import ctypes, resource
+import ctypes, os, resource
 from janus_fast.training.memory import freed_memory
 
 libc, size = ctypes.CDLL(None), 2**26
@@ -367,6 +368,11 @@ def faults():
 for kept in (False, True):
     with freed_memory(kept=kept) as settled:
         print(settled, faults())
+for name, value in ("MALLOC_ARENA_MAX", "1"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1"):
+    os.environ[name] = value  # its user has settled it
+    with freed_memory(kept=True) as settled:
+        print(settled)
+    del os.environ[name]
 """
 
 
@@ -374,9 +380,11 @@ def test_freed_memory_is_kept_or_returned():
     if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
         pytest.skip("needs glibc, whose malloc alone is told what becomes of freed memory")
     # in a process of its own, whose heap no other test has cut to pieces
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    (settled, returned), (settled_again, kept) = (line.split() for line in done.stdout.splitlines())
+    own = {name: v for name, v in os.environ.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=own, capture_output=True, text=True, check=True)
+    (settled, returned), (settled_again, kept), *told = (line.split() for line in done.stdout.splitlines())
     assert settled == settled_again == "True" and int(kept) < int(returned) / 4
+    assert told == [["False"], ["False"]]
 
 
 def test_the_trainer_settles_what_becomes_of_freed_memory(tmp_path, monkeypatch):
@@ -433,3 +441,10 @@ def test_float16_scales_its_loss_and_leaves_updates_out_that_overflow(tmp_path):
     batch = later.objective.pack(later.data.sources, later.data.targets, torch.Generator().manual_seed(1))
     later.step(iter([(1, 0, batch)]), Window())
     assert not any(torch.equal(a, b) for a, b in zip(before, later.parameters, strict=True) if b.grad is not None)
+    # What halving does not mend stops the run, as in any other precision.
+    with torch.no_grad():
+        later.parameters[0].fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="train: the gradient must be finite, got norm nan"):
+        for _ in range(12):
+            later.step(iter([(1, 0, batch)]), Window())
+    assert later.update <= 13 and later.scaler.get_scale() == 1.0

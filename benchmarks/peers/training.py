@@ -58,7 +58,7 @@ class JanusFast:
 
         data = ParallelData(*sentences(config.source_vocab_size), list(range(SENTENCES)))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
-        self.model = model.train()
+        self.model, self.stack = model.train(), stack  # which undoes, when it goes, what steps are taken in
         self.trainer = Trainer(
             self.model,
             data,

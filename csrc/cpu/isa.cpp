@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "csrc/amx.h"
+#include "csrc/amx_permission.h"
 
 namespace janus_fast {
 namespace {

@@ -1,7 +1,7 @@
 // Which instruction sets' kernels the engine can run here.
 #include <vector>
 
-#include "csrc/amx.h"
+#include "csrc/amx_permission.h"
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {

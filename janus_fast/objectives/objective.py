@@ -14,6 +14,9 @@ from .masking import MASKINGS, span_length_probabilities
 from .packed_batch import PackedBatch
 from .streams import autoregressive_streams, causal_streams, join, masked_streams, sentences_of
 
+# A loss term's first word, and what it is a mean over. Divergences compare masked rows.
+ROWS_OF = {"ar": "ar", "nar": "nar", "aux": "aux", "kl": "nar", "length": "length"}
+
 
 @dataclass
 class Objective:
@@ -70,7 +73,8 @@ class Objective:
         """
         target, lengths = pack(targets)
         masked = self._draw_masks(target, lengths.tolist(), generator) if "nar" in self.streams else None
-        totals, weights = self._totals(lengths, masked), None
+        totals = self._totals(lengths, masked)
+        shares = dict.fromkeys(totals, 1.0)
         if share[1] > 1:
             chosen = self._chosen(len(targets), share)
             # Where there are fewer sentences than shares, one without any takes the first, at no weight.
@@ -79,7 +83,7 @@ class Objective:
             sources, target, lengths = [sources[i] for i in taken], target[rows], lengths[taken]
             masked = None if masked is None else masked[rows]
             own = self._totals(lengths, masked)
-            weights = {part: bool(chosen.numel()) * own[part] / max(n, 1) for part, n in totals.items()}
+            shares = {part: bool(chosen.numel()) * own[part] / max(n, 1) for part, n in totals.items()}
         source, source_lengths = pack(list(sources) * self.encoder_passes)
         mask_token, parts = self.config.mask_token_id, []
         if "ar" in self.streams and self.config.two_stream:
@@ -89,7 +93,7 @@ class Objective:
         if masked is not None:
             parts.append(masked_streams(target, lengths, masked, mask_token, auxiliary="aux" in self.streams))
         batch = join(source, source_lengths, parts, self.encoder_passes)
-        batch.totals, batch.weights = totals, weights
+        batch.totals, batch.shares = totals, shares
         if masked is not None:
             batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
             if "ar" in self.streams and self.autoregressive_every == 1:
@@ -101,30 +105,22 @@ class Objective:
     def loss(self, model, batch: PackedBatch, divergence_scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Runs the model once over the batch: the loss and its unweighted terms, or a share's part of them."""
         divergence = {p: divergence_scale * weight for p, weight in self._divergence.items() if divergence_scale}
-        cross_entropy, length_weight = self.cross_entropy, self.length_weight
-        if batch.weights is not None:
-            if cross_entropy is None:
-                cross_entropy = {s: CROSS_ENTROPY[s] for s in self.streams}
-            cross_entropy = {s: batch.weights[s] * weight for s, weight in cross_entropy.items()}
-            divergence = {pair: batch.weights["nar"] * weight for pair, weight in divergence.items()}
-            length_weight = batch.weights["length"] * length_weight
+        cross_entropy = self.cross_entropy
+        if cross_entropy is None:
+            cross_entropy = {stream: CROSS_ENTROPY[stream] for stream in self.streams}
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
         total, terms = ops.joint_loss(
             {name: hidden[part] for name, part in batch.parts.items()}, model.output_weight, batch.targets,
-            batch.ar_masked, cross_entropy=cross_entropy, divergence=divergence,
-            label_smoothing=self.label_smoothing,
+            batch.ar_masked, label_smoothing=self.label_smoothing,
+            cross_entropy={stream: batch.shares[stream] * weight for stream, weight in cross_entropy.items()},
+            divergence={pair: batch.shares["nar"] * weight for pair, weight in divergence.items()},
         )  # fmt: skip
         if batch.lengths is not None:
             logits = model.length_logits(encoded, batch.source_offsets)[-batch.lengths.numel() :]
             terms["length"] = F.cross_entropy(logits.float(), batch.lengths)
-            total = total + length_weight * terms["length"]
-        if batch.weights is not None:  # of which divergences compare masked rows
-            terms = {
-                name: batch.weights.get(name.partition("_")[0], batch.weights.get("nar")) * value
-                for name, value in terms.items()
-            }
-        return total, terms
+            total = total + self.length_weight * batch.shares["length"] * terms["length"]
+        return total, {name: batch.shares[ROWS_OF[name.split("_")[0]]] * value for name, value in terms.items()}
 
     def _chosen(self, sentences: int, share: tuple[int, int]) -> Tensor:
         """The sentences of a share: every n-th, in groups of which the first one alone has AR streams."""

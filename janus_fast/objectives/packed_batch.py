@@ -16,8 +16,8 @@ class PackedBatch:
     int64, the first ``visibility.num_keys`` are keys too. ``rows`` [R] int64, ascending, are the rows that predict;
     ``parts`` names slices of them (``ar``, ``nar``, ``aux``) and ``targets`` holds each part's tokens.
     ``ar_masked`` indexes the ``ar`` part at the positions that ``nar`` and ``aux`` predict too, in their order.
-    ``totals`` counts the rows of each part, and under ``length`` the sentences, of the whole batch; ``weights`` says
-    of each of these which share this one has, where others have the rest.
+    ``totals`` counts the rows of each part, and under ``length`` the sentences, of the whole batch; ``shares`` says
+    of each of these what share this one has: 1 where no others have the rest.
     """
 
     source: Tensor
@@ -32,7 +32,7 @@ class PackedBatch:
     lengths: Tensor | None = None
     ar_masked: Tensor | None = None
     totals: dict[str, int] | None = None
-    weights: dict[str, float] | None = None
+    shares: dict[str, float] | None = None
 
     def to(self, device) -> "PackedBatch":
         return dataclasses.replace(

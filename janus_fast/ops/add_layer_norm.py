@@ -21,7 +21,7 @@ def add_layer_norm(
 
     Args:
         x: [N, C], floating point; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to 4,096.
-        residual: shape, device and dtype of ``x``, or float32.
+        residual: shape, device and dtype of ``x``, or float32 where ``x`` has fewer bits.
         weight, bias: [C], on the device of ``x``, in the dtype of ``residual``.
         eps: added to the variance.
         backend: "auto" or one of ``janus_fast.backends("add_layer_norm", device)``. On the CPU it is the definition: a
@@ -39,8 +39,8 @@ def add_layer_norm(
     _check.matrix(op, "residual", residual, x.shape[1])
     if residual.shape != x.shape:
         raise ValueError(f"{op}: residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
-    if residual.dtype not in (x.dtype, torch.float32):
-        raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or float32, got {residual.dtype}")
+    if residual.dtype not in (x.dtype, torch.float32) or torch.finfo(x.dtype).bits > torch.finfo(residual.dtype).bits:
+        raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or a wider float32, got {residual.dtype}")
     for name, vector in (("weight", weight), ("bias", bias)):
         _check.vector(op, name, vector, x.shape[1], residual.dtype)
     _check.same(op, ("x", x), ("residual", residual), ("weight", weight), ("bias", bias), dtype=False)

@@ -1,11 +1,13 @@
 """What becomes of the memory that a process frees while a model trains.
 
-Each step allocates and frees the same large blocks. glibc's malloc gives some of them back to the system at once, and
-gets them back as pages that must be cleared and mapped again, one fault for every 4 KiB. Where it keeps them all, they
-come to lie apart, with holes in between that fit no other block: a step is faster, and holds more memory than it uses.
+Each step allocates and frees the same large blocks. glibc's malloc gives some of them, those of more than 32 MiB and
+what is free at the end of the heap, back to the system at once, and gets them back as pages that must be cleared and
+mapped again, one fault for every 4 KiB. Where it keeps them all, they come to lie apart, with holes in between that
+fit no other block: a step is faster, and holds more memory than it uses.
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,11 +22,12 @@ RETURNING = {M_TRIM_THRESHOLD: 2**20, M_MMAP_THRESHOLD: 2**20}  # larger blocks 
 def freed_memory(*, kept: bool) -> Iterator[bool]:
     """Lets malloc keep what the process frees, or return all large blocks at once, until the block ends.
 
-    Yields whether it does, which takes glibc. The whole process is concerned. Elsewhere, and under another allocator,
-    nothing changes.
+    Yields whether it does, which takes glibc. The whole process is concerned. Elsewhere, under another allocator, and
+    where the user has told malloc what to do (``MALLOC_...`` or ``GLIBC_TUNABLES`` in the environment) nothing changes.
     """
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
+    told = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
+    if told or not hasattr(libc, "gnu_get_libc_version"):
         yield False
         return
     try:

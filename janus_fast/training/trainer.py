@@ -212,7 +212,8 @@ class Trainer:
             window.add(loss, terms, sum(rows), epoch)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
-        if not torch.isfinite(norm) and not self.scaler.is_enabled():  # which leaves such an update out
+        # Where gradients are scaled, such an update is left out and the scale halved, until there is none left.
+        if not torch.isfinite(norm) and self.scaler.get_scale() <= 1.0:
             raise FloatingPointError(
                 f"train: the gradient must be finite, got norm {norm} at update {self.update + 1}; "
                 "lower the learning rate or raise warmup_updates"

@@ -24,7 +24,9 @@ class TileRegisters {
       shapes.bytes[tile] = 64;
       shapes.rows[tile] = static_cast<uint8_t>(tile <= 4 ? height : kTileGroups);
     }
-    __asm__ volatile("" ::"r"(&shapes) : "memory");  // the intrinsic does not say that it reads all of it
+    // The intrinsic does not say that it reads all of them, nor do loads of tiles that they read what was stored
+    // before.
+    __asm__ volatile("" ::"r"(&shapes) : "memory");
     _tile_loadconfig(&shapes);
   }
   ~TileRegisters() { _tile_release(); }
