@@ -8,7 +8,8 @@ with torch: weights, gradients, Adam's moments and what the step needs, of the p
 
 Nothing is timed whose loss or gradients are wrong. Without dropout, and from the same weights and batch, they may
 differ from those in float64 by twice what the peer's do in the same dtype, and one unit in the last place; of gradients
-the errors of all layers are taken together, parameter by parameter.
+the errors of all layers are taken together, parameter by parameter. The model then has GELU in place of ReLU, which
+rounding can switch.
 """
 
 import argparse
