@@ -7,8 +7,10 @@ trained and evaluated is not done again. After each run the results are written,
 import argparse
 import hashlib
 import json
+import statistics
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -85,7 +87,15 @@ class Run:
 
     def training(self) -> dict | None:
         """The record of a training that is done."""
-        return self._stored("training", self._trained_of) if self._weights.is_file() else None
+        record = self._stored("training", self._trained_of) if self._weights.is_file() else None
+        return record and {**record, "seconds_at_median_pace": self._pace() * record["update"] or record["seconds"]}
+
+    def _pace(self) -> float:
+        """Seconds an update, the median over all log lines; 0 where there are too few to tell."""
+        lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines = [line for line in lines if line["kind"] == "train"]
+        paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in pairwise(lines)]
+        return statistics.median(paces) if paces else 0.0
 
     @property
     def decodes(self) -> list[str]:

@@ -16,8 +16,9 @@ says nothing about what another seed would do). Passes are those of parallel dec
 made. docs/experiment.md explains the rest.
 """
 TRAINING = """\
-Seconds of training, in which validation counts where it came before the last update. Tokens are those that an arm
-learned to predict from left to right or, of `cmlm`, the masked ones among them.
+Seconds of training by the clock, in which validation counts where it came before the last update; beside them the
+median seconds of an update times their number, in which it counts little what else ran on the machine or stopped the
+training. Tokens are those that an arm learned to predict from left to right or, of `cmlm`, the masked ones among them.
 """
 SPEED = """\
 Milliseconds a sentence, with the native engine: at batch 1 the median over every fifth test sentence, at batch 32 the
@@ -46,7 +47,12 @@ def markdown(results: dict) -> str:
         found, trained, name = record["evaluations"], record["training"], [record["arm"], record["seed"]]
         for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
             scores.append([*name, title, *(_score(found.get(decode), metric) for decode in LABELS)])
-        figures = [f"{trained['update']:,}", f"{trained['seconds']:,.0f}", f"{trained['tokens_seen']:,}"]
+        figures = [
+            f"{trained['update']:,}",
+            f"{trained['seconds']:,.0f}",
+            f"{trained['seconds_at_median_pace']:,.0f}",
+            f"{trained['tokens_seen']:,}",
+        ]
         training.append([*name, *figures, trained["precision"], _where(trained["machine"])])
         for batch in ("1", "32"):
             speed.append([*name, batch, *(_time(found, decode, batch) for decode in LABELS)])
@@ -58,7 +64,7 @@ def markdown(results: dict) -> str:
         "# JANUS beside its parts", "", *ABOUT.splitlines(), "", *missing,
         "## Test scores", "", *_table(["arm", "seed", "", *LABELS.values()], scores), "", *signatures, "",
         "## Training", "", *TRAINING.splitlines(), "",
-        *_table(["arm", "seed", "updates", "seconds", "tokens", "precision", "machine"], training),
+        *_table(["arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"], training),
         "", f"Options of all (the later ones count): `{results['options']}`", "",
         "## Decoding speed", "", *SPEED.splitlines(), "",
         *_table(["arm", "seed", "batch", *LABELS.values()], speed), "", *places, "",

@@ -65,6 +65,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys):
     for record in whole["records"]:
         training, evaluations = record["training"], record["evaluations"]
         assert training["update"] == 3 and training["seconds"] > 0 and training["tokens_seen"] > 0
+        assert training["seconds_at_median_pace"] == training["seconds"]  # too few updates for a log line
         assert list(evaluations) == decodes.get(record["arm"], ["ar", "nar-1", "nar-4", "nar-10"])
         for each in evaluations.values():
             assert 0 <= each["bleu"] <= 100 and each["bleu_ci"] >= 0 < each["chrf_ci"] and each["sentences"] == 4
@@ -143,6 +144,17 @@ def test_pictures_show_the_means_over_seeds(tmp_path):
             assert drawn == expected[axis.get_xlabel()]
             assert axis.get_ylim()[0] == 0 and axis.get_ylim()[1] > 41.5  # all of it is in sight
             assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] > max(drawn[1][0])
+
+
+def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
+    run = experiment.Run("cmlm", 1, tmp_path, [], {}, 125, None, 1)
+    seconds = [10, 20, 30, 3000, 3010]  # of 25 updates each, but for a long stop
+    lines = [{"update": 25 * n, "seconds": s, "kind": "train"} for n, s in enumerate(seconds, 1)]
+    lines.insert(2, {"update": 50, "seconds": 25, "kind": "valid"})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "training.json").write_text(json.dumps({"update": 125, "seconds": 3010, "of": run._trained_of}))
+    assert run.training()["seconds_at_median_pace"] == 50
 
 
 def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):
