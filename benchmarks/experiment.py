@@ -92,9 +92,12 @@ class Run:
 
     def _pace(self) -> float:
         """Seconds an update, the median over all log lines; 0 where there are too few to tell."""
-        lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").read_text("utf-8").splitlines()]
-        lines = [line for line in lines if line["kind"] == "train"]
-        paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in pairwise(lines)]
+        path = self.directory / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        pairs = pairwise(line for line in lines if line["kind"] == "train")
+        # A training that was cut off and goes on from its last checkpoint logs the updates since then again.
+        forward = [(a, b) for a, b in pairs if b["update"] > a["update"]]
+        paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in forward]
         return statistics.median(paces) if paces else 0.0
 
     @property

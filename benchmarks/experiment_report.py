@@ -17,8 +17,8 @@ made. docs/experiment.md explains the rest.
 """
 TRAINING = """\
 Seconds of training by the clock, in which validation counts where it came before the last update; beside them the
-median seconds of an update times their number, in which it counts little what else ran on the machine or stopped the
-training. Tokens are those that an arm learned to predict from left to right or, of `cmlm`, the masked ones among them.
+median seconds of an update times their number, on which pauses and short loads have little effect. Tokens are those
+that an arm learned to predict from left to right or, of `cmlm`, the masked ones among them.
 """
 SPEED = """\
 Milliseconds a sentence, with the native engine: at batch 1 the median over every fifth test sentence, at batch 32 the

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.machine import machine
 from benchmarks.peers import Models
+from benchmarks.resident import resident
 from benchmarks.workload import CONFIGURATIONS, Row, save_model
 from janus_fast import backend
 
@@ -54,12 +55,6 @@ def measure(models: Models, row: Row, threads: int) -> dict:
         "config": row.config, "decoding": row.decoding, "batch": row.batch, "compute_type": row.compute_type,
         **above, "idle_bytes": before["resident"], "weights_bytes": weights,
     }  # fmt: skip
-
-
-def resident(process: int | str = "self", field: str = "VmRSS") -> int:
-    """Bytes of a process in memory, of Linux; "VmHWM": the most there were, "RssFile": those of mapped files."""
-    with open(f"/proc/{process}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(f"{field}:")) * 1024
 
 
 def line(record: dict) -> str:

@@ -13,7 +13,7 @@ from random import Random
 
 from benchmarks.gate import PAIR, SHIPPED
 from benchmarks.machine import machine
-from benchmarks.memory import resident
+from benchmarks.resident import resident
 from janus_fast import Translator, backend
 from janus_fast.data import test_set
 

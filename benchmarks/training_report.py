@@ -19,8 +19,9 @@ An update on 39 sentence pairs in which each stream could predict 1,014 target t
 clipping, Adam; dropout 0.3, random weights, a Transformer with 6+6 layers, width 512, feed-forward 1,024, 4 heads and
 10,000 words. The peer is the authors' way in plain PyTorch, in float32 (`benchmarks/peers/padded_janus.py`): padded
 batches and dense masks, two passes of the encoder, two of the decoder, logits of all rows. It runs as it comes and with
-an allocator that keeps memory between steps, as janus_fast's trainer does. Times are medians of processes that run in
-turn; memory is the most that a process has resident above an interpreter with torch.
+an allocator that keeps memory between steps, as janus_fast's trainer does but where activations are computed again.
+Times are medians of {rounds} steps, of processes that run in turn; memory is the most that such a process has resident,
+from its start on, above an interpreter with torch; PyTorch's with the allocator as it comes.
 """
 
 
@@ -55,8 +56,9 @@ def write(results: dict, directory: Path) -> None:
 
 def markdown(results: dict) -> str:
     machine, records = results["machine"], [r for r in results["records"] if "seconds" in r]
+    rounds = " or ".join(map(str, sorted({len(times) for r in records for times in r["samples"].values()})))
     lines = [
-        "# A training step", "", *ABOUT.splitlines(), "",
+        "# A training step", "", *ABOUT.format(rounds=rounds).splitlines(), "",
         f"{machine['processor']}, {machine['threads']} threads; commit {machine['commit']}; PyTorch {machine['torch']}",
         "",
         "| janus_fast in | s an update | PyTorch | x | PyTorch, memory kept | x | MiB | PyTorch | x |",

@@ -4,6 +4,7 @@ import interpreted
 import pytest
 import torch
 import torch.nn.functional as F
+from test_decoding import make_model
 
 from janus_fast import add_layer_norm, reference
 from janus_fast.ops.add_layer_norm import operation
@@ -26,12 +27,18 @@ def test_a_float32_residual_takes_the_output_of_a_smaller_type(dtype):
         from janus_fast.kernels import add_layer_norm as kernels
 
         by_triton = kernels.add_layer_norm(x, residual, weight, bias, 1e-5)
-        torch.testing.assert_close(by_triton, expected, rtol=1e-6, atol=1e-6)  # sums of 20 in float32
+        assert_near(by_triton, expected)
         seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
         found = kernels.add_layer_norm_bwd(seed, output, x, residual, weight, bias, 1e-5)
         for gradient, truth in zip(found, gradients_of_definition(seed, x, residual, weight, bias)[1:], strict=True):
             assert gradient.dtype == torch.float32
-            torch.testing.assert_close(gradient, truth, rtol=1e-5, atol=1e-5)
+            assert_near(gradient, truth)
+
+
+def assert_near(result, truth):
+    """Sums of a few tens of values in float32, none above the largest: some units in that one's last place."""
+    allowed = 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+    assert (result.double() - truth.double()).abs().max() <= allowed
 
 
 def gradients_of_definition(seed, *tensors):
@@ -74,8 +81,28 @@ def test_a_program_adds_up_several_tiles(monkeypatch):
     monkeypatch.setattr(kernels, "PROGRAMS", 3)
     results = kernels.add_layer_norm_bwd(seed, output.detach().float(), x, residual, weight, bias, 1e-5)
     for result, truth in zip(results, expected, strict=True):
-        # sums of 37 in float32, of values below the largest of them: some units in its last place
-        assert (result.double() - truth).abs().max() <= 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+        assert_near(result, truth)
+
+
+@pytest.mark.parametrize(("weights", "autocast"), [
+    (torch.float32, torch.bfloat16), (torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16),
+])  # fmt: skip
+def test_models_take_what_autocast_makes(weights, autocast, monkeypatch):
+    """Products in one type, sums and norms in another."""
+    model = make_model().to(weights)
+    source, offsets = torch.tensor([0, 5, 6, 7, 2]), torch.tensor([0, 5], dtype=torch.int32)
+    with torch.autocast("cpu", autocast):
+        found = model.encode(source, offsets)
+        monkeypatch.setattr("janus_fast.model.Layer.after", lambda self, norm, residual, x: norm(residual + x))
+        assert torch.equal(found, model.encode(source, offsets))
+
+
+def test_a_residual_of_another_type_than_the_norm_is_added_first():
+    """Of half precision under an autocast of the other: no call of add_layer_norm."""
+    layer = make_model().encoder.layers[0]
+    x, residual = torch.randn(3, 32).half(), torch.randn(3, 32).bfloat16()
+    output = layer.after(layer.final_layer_norm, residual, x)
+    assert torch.equal(output, layer.final_layer_norm(residual + x))
 
 
 def test_the_definition_serves_every_device():

@@ -376,8 +376,8 @@ def test_a_training_step_is_right_and_measured(capsys):
 
 
 def test_a_training_step_of_wrong_gradients_is_not_timed(monkeypatch, capsys):
-    truth = torch.tensor(2.0), {"layers.0.weight": torch.ones(3), "layers.1.weight": torch.ones(3)}
-    near = truth[0], {name: t + 1e-4 for name, t in truth[1].items()}
+    truth = {"relu": torch.tensor(2.0)}, {"layers.0.weight": torch.ones(3), "layers.1.weight": torch.ones(3)}
+    near = {"relu": torch.tensor(2.0001)}, {name: t + 1e-4 for name, t in truth[1].items()}
     wrong = truth[0], {**near[1], "layers.1.weight": torch.tensor([1.0, 1.0, 1.1])}
     results = {("eager", "float64"): truth, ("eager", "float32"): near, ("janus_fast", "float32"): wrong}
 
@@ -393,6 +393,8 @@ def test_a_training_step_of_wrong_gradients_is_not_timed(monkeypatch, capsys):
     assert "WRONG: janus_fast: gradient of layers.*.weight must be as near to the truth as allowed" in said.err
     results["janus_fast", "float32"] = near
     assert training.gate({"config": "tiny"}, "float32")[1] is None
+    results["janus_fast", "float32"] = {"relu": torch.tensor(2.1)}, near[1]
+    assert "loss with relu must be as near" in training.gate({"config": "tiny"}, "float32")[1]
     # What one of them leaves out is not compared with its layers alone.
     results["janus_fast", "float32"] = near[0], {"layers.1.weight": near[1]["layers.1.weight"]}
     assert training.gate({"config": "tiny"}, "float32")[1].endswith("differ in ['layers.0.weight']")
@@ -414,10 +416,15 @@ def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch):
 
     monkeypatch.setattr("janus_fast.training.trainer.freed_memory", freed_memory)
     job = {"name": "janus_fast", "config": "tiny", "dropout": 0.0, "dtype": "float32", "threads": 1, "results": None}
-    step, _ = contenders.prepare({**job, "profile": False})
-    gc.collect()
-    step()
-    assert kept == [True]
-    del step
-    gc.collect()
-    assert kept == [True, "ended"]
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        step, _ = contenders.prepare({**job, "profile": False})
+        gc.collect()
+        step()
+        assert kept == [True]
+        del step
+        gc.collect()
+        assert kept == [True, "ended"]
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)

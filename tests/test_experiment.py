@@ -151,10 +151,14 @@ def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
     seconds = [10, 20, 30, 3000, 3010]  # of 25 updates each, but for a long stop
     lines = [{"update": 25 * n, "seconds": s, "kind": "train"} for n, s in enumerate(seconds, 1)]
     lines.insert(2, {"update": 50, "seconds": 25, "kind": "valid"})
+    lines.insert(4, {"update": 75, "seconds": 28, "kind": "train"})  # once more, after an interruption
+    lines.insert(5, {"update": 75, "seconds": 30, "kind": "train"})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "training.json").write_text(json.dumps({"update": 125, "seconds": 3010, "of": run._trained_of}))
     assert run.training()["seconds_at_median_pace"] == 50
+    (tmp_path / "metrics.jsonl").unlink()
+    assert run.training()["seconds_at_median_pace"] == 3010
 
 
 def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):

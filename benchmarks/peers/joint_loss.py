@@ -9,8 +9,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from benchmarks.memory import resident
 from benchmarks.peers.process import serve
+from benchmarks.resident import resident
 
 STREAMS = ("ar", "nar", "aux")
 Rows = dict[str, Tensor]

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.resident import resident
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -67,6 +69,10 @@ class Process:
 
     def seconds(self) -> float:
         return self._ask("seconds")["seconds"]
+
+    def peak_bytes(self) -> int:
+        """The most that it has had resident so far."""
+        return resident(self.child.pid, "VmHWM")
 
     def _ask(self, line: str) -> dict:
         try:

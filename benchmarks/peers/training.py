@@ -1,10 +1,9 @@
 """One way to take a training step, in a process of its own: janus_fast, or the authors' way in plain PyTorch.
 
 A step is what an update costs: forward and backward pass, clipping, Adam. janus_fast also packs its batch in it, and
-the peer has collated it beforehand. Two steps come before anything is timed, and the third tells the memory.
+the peer has collated it beforehand. Two steps come before anything is timed.
 """
 
-import ctypes
 import tempfile
 from contextlib import ExitStack
 
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.memory import resident
 from benchmarks.peers.process import serve
+from benchmarks.resident import resident
 from benchmarks.workload import CONFIGURATIONS, SPECIALS
 from janus_fast.config import JanusConfig
 
@@ -113,35 +112,41 @@ TRAINERS = {"janus_fast": JanusFast, "eager": Eager}
 
 
 def prepare(job: dict):
-    from janus_fast.model import JanusModel
-
     torch.set_num_threads(job["threads"])
-    before = resident()
-    # A single ReLU that rounding switches outweighs all other rounding, so results that are compared come from GELU.
-    config = configuration(job["config"], job["dropout"], "gelu" if job["results"] else "relu")
-    stack = ExitStack()
-    torch.manual_seed(0)
-    trainer = TRAINERS[job["name"]](job, config, JanusModel(config), stack)
     if job["results"]:
-        loss = trainer.gradients().detach()
-        gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-        torch.save((loss, gradients), job["results"])
+        torch.save(_results(job), job["results"])
         return lambda: None, {}
+    import janus_fast.model  # noqa: F401 - what it takes itself is not the step's
+
+    facts = {"idle_bytes": resident()}
+    stack = ExitStack()
+    trainer = _trainer(job, "relu", stack)
     trainer.step()
     trainer.step()
-    _count_anew()
-    trainer.step()
-    facts = {"peak_bytes": resident(field="VmHWM") - before}
     if job["profile"]:
         facts["profile"] = _profile(trainer.step)
     return trainer.step, facts
 
 
-def _count_anew() -> None:
-    """Gives back what is not in use, unless it is kept; from here on the system's peak counts anew."""
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
+def _trainer(job: dict, activation: str, stack: ExitStack):
+    from janus_fast.model import JanusModel
+
+    config = configuration(job["config"], job["dropout"], activation)
+    torch.manual_seed(0)
+    return TRAINERS[job["name"]](job, config, JanusModel(config), stack)
+
+
+def _results(job: dict) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses of the model that is timed and of one with GELU, and the gradients of that one.
+
+    Of ReLU, gradients tell little: a single unit that rounding switches outweighs all other rounding.
+    """
+    losses = {}
+    for activation in ("relu", "gelu"):
+        with ExitStack() as stack:
+            trainer = _trainer(job, activation, stack)
+            losses[activation] = trainer.gradients().detach()
+    return losses, {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
 def _profile(step) -> list[tuple[str, int, float]]:

@@ -50,6 +50,9 @@ class Objective:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
         if self.encoder_passes not in (1, 2):
             raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
+        named = {*(self.cross_entropy or {}), *(stream for pair in self._divergence for stream in pair)}
+        if absent := sorted(named - set(self.streams)):
+            raise ValueError(f"objective: loss terms must be of the streams {self.streams}, got one of {absent[0]!r}")
         every = self.autoregressive_every
         if every != 1 and (every < 1 or "nar" not in self.streams or any("ar" in pair for pair in self._divergence)):
             raise ValueError(
