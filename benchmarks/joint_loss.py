@@ -17,12 +17,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.joint_loss_report import line, write
 from benchmarks.machine import machine
 from benchmarks.peers.joint_loss import STREAMS, inputs
 from benchmarks.peers.process import Process
 from janus_fast import reference
 from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 
+DTYPES = ("float32", "bfloat16")
+RESULTS = Path(__file__).parent / "results"
+TABLE = [(rows, vocabulary, dtype) for rows, vocabulary in ((1024, 32_000), (512, 10_000)) for dtype in DTYPES]
 PEERS = ("eager", "compiled")
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))
@@ -31,17 +35,28 @@ POSITIONS = 64  # of which the definition holds logits at once
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
-    case = (arguments.rows, arguments.vocabulary, arguments.channels, arguments.dtype)
-    fields = ("rows", "vocabulary", "channels", "dtype", "threads")
-    record = {name: getattr(arguments, name) for name in fields} | measure(case, arguments)
-    if arguments.json:
-        text = json.dumps({**record, "machine": machine(arguments.threads)}, indent=1) + "\n"
+    asked, records = _asked(arguments), []
+    for rows, vocabulary, dtype in asked or TABLE:
+        case = {"rows": rows, "vocabulary": vocabulary, "channels": arguments.channels, "dtype": dtype}
+        records.append({**case, "threads": arguments.threads, **measure(tuple(case.values()), arguments)})
+        if "wrong" in records[-1]:
+            print(f"WRONG: {records[-1]['wrong']}", file=sys.stderr)
+        elif arguments.json != "-":
+            print(line(records[-1]), flush=True)
+    circumstances = machine(arguments.threads)
+    if not asked:
+        write({"machine": circumstances, "records": records}, arguments.results)
+    elif arguments.json:
+        text = json.dumps({**records[0], "machine": circumstances}, indent=1) + "\n"
         sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
-    elif "wrong" not in record:
-        print(line(record))
-    if "wrong" in record:
-        print(f"WRONG: {record['wrong']}", file=sys.stderr)
-    return int("wrong" in record)
+    return int(any("wrong" in record for record in records))
+
+
+def _asked(arguments: argparse.Namespace) -> list[tuple]:
+    """The one case that is named, if any is."""
+    if not any((arguments.rows, arguments.vocabulary, arguments.dtype, arguments.json)):
+        return []
+    return [(arguments.rows or 512, arguments.vocabulary or 10_000, arguments.dtype or "float32")]
 
 
 def measure(case: tuple, arguments: argparse.Namespace) -> dict:
@@ -114,23 +129,16 @@ def definition(hidden, weight, targets, ar_masked) -> list[Tensor]:
     return [total, *by_hidden.values(), by_weight]
 
 
-def line(record: dict) -> str:
-    mib = {name: record[name] / 2**20 for name in ("peak_bytes", "eager_peak_bytes")}
-    return (
-        f"{record['rows']:,} rows a stream, {record['vocabulary']:,} tokens, {record['dtype']}: "
-        f"{record['seconds']:.3f} s, PyTorch ({record['better_peer']}) {record['eager_seconds']:.3f} s, "
-        f"{record['speedup']:.2f} times as fast; {mib['peak_bytes']:.1f} MiB, PyTorch {mib['eager_peak_bytes']:.1f} MiB"
-    )
-
-
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks joint_loss", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=512, help="of each of the three streams (default: %(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=10_000, help="default: %(default)s")
+    one = "a default where another of these or --json is given; without any, a table is written"
+    parser.add_argument("--rows", type=int, help=f"of each of the three streams (512: {one})")
+    parser.add_argument("--vocabulary", type=int, help="10000, likewise")
+    parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast's inputs (float32, likewise)")
     parser.add_argument("--channels", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of janus_fast's inputs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="default: both")
     parser.add_argument("--json", metavar="FILE", help='write the record; "-" prints it instead of a line of text')
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
     return parser.parse_args(argv)

@@ -81,6 +81,16 @@ def test_the_joint_loss_is_timed_beside_pytorch(dtype, capsys):
     assert f"70 rows a stream, 20,000 tokens, {dtype}" in joint_loss.line(record)
 
 
+def test_the_joint_losses_that_are_not_asked_for_singly_are_a_table(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(joint_loss, "TABLE", [(70, 20_000, "float32"), (50, 300, "bfloat16")])
+    assert joint_loss.main(["--channels", "8", "--rounds", "1", "--peer", "eager", "--results", str(tmp_path)]) == 0
+    records = json.loads((tmp_path / "joint_loss.json").read_text())["records"]
+    assert [record["rows"] for record in records] == [70, 50]
+    assert capsys.readouterr().out.splitlines() == [joint_loss.line(record) for record in records]
+    table = (tmp_path / "joint_loss.md").read_text()
+    assert "medians of 1 steps" in table and "| 70 | 20,000 | 8 | float32 |" in table
+
+
 def test_a_wrong_joint_loss_is_not_timed(monkeypatch, capsys):
     truths = joint_loss.budget(70, 20_000, 8, "float32")
     monkeypatch.setattr(joint_loss, "budget", lambda *case: [(1.01 * truth, allowed) for truth, allowed in truths])
