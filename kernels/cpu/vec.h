@@ -191,7 +191,8 @@ JANUS_INLINE Vec<float> exponential(Vec<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  auto power = (reinterpret_cast<IntVec<float>>(shifted) << 23) + 0x3f800000;  // 2^n as a float's bits
+  typedef typename VectorOf<uint32_t, kLanes<float>>::type Bits;  // which wrap where the result is 0 or NaN anyway
+  const Bits power = (reinterpret_cast<Bits>(shifted) << 23) + 0x3f800000u;  // 2^n as a float's bits
   return x < -87.3f ? Vec<float>{} : p * reinterpret_cast<Vec<float>>(power);
 }
 // Builtins, which call the C library: an inline function of <cmath> could be shared between instruction sets.
