@@ -59,9 +59,9 @@ class Layer(nn.Module):
     def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
         if self.training and self.dropout:
             x = ops.dropout_add(x, residual, p=self.dropout)
-        elif not self.normalize_before and norm.weight.dtype == residual.dtype == torch.result_type(x, residual):
+        elif not self.normalize_before and residual.dtype == norm.weight.dtype:  # autocast may have made it another
             return ops.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps)
-        else:  # autocast may have made of either what the norm's parameters are not
+        else:
             x = residual + x
         return x if self.normalize_before else norm(x)
 

@@ -152,7 +152,8 @@ def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
     lines = [{"update": 25 * n, "seconds": s, "kind": "train"} for n, s in enumerate(seconds, 1)]
     lines.insert(2, {"update": 50, "seconds": 25, "kind": "valid"})
     lines.insert(4, {"update": 75, "seconds": 28, "kind": "train"})  # once more, after an interruption
-    lines.insert(5, {"update": 75, "seconds": 30, "kind": "train"})
+    lines.insert(5, {"update": 50, "seconds": 29, "kind": "train"})
+    lines.insert(6, {"update": 75, "seconds": 39, "kind": "train"})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "training.json").write_text(json.dumps({"update": 125, "seconds": 3010, "of": run._trained_of}))
