@@ -31,7 +31,7 @@ def markdown(results: dict) -> str:
     machine, records = results["machine"], [record for record in results["records"] if "seconds" in record]
     peers = list(dict.fromkeys(name for record in records for name in record["peers"]))
     rounds = " or ".join(map(str, sorted({len(times) for record in records for times in record["samples"].values()})))
-    header = ["rows a stream", "tokens", "channels", "janus_fast in", "s"]
+    header = ["rows a stream", "vocabulary", "channels", "janus_fast in", "s"]
     header += [cell for name in peers for cell in (f"PyTorch, {name}", "x")]
     header += ["MiB", *(f"PyTorch, {name}" for name in peers)]
     rows = []
