@@ -10,6 +10,7 @@ TOPICS = {
     "training": "a training step, against the authors' way in plain PyTorch; its memory",
     "gpu_kernels": "what compilers make of the kernels for GPUs, and bounds of their times; needs no GPU",
     "gpu": "what make gpu runs: the tests on a GPU, then the operations",
+    "gpu_decode": "whole decodes on a GPU, against Transformers and PyTorch",
     "launches": "what a GPU is asked to launch for a pass or step of decoding; needs none",
     "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
     "memory": "resident memory of a quantised model while it decodes",

@@ -166,7 +166,7 @@ def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, se
 
 
 def lengths(encoded: Tensor, offsets: Tensor, weight: Tensor, beam: int) -> tuple[Tensor, Tensor]:
-    log_probs = logits_of(means(encoded, offsets), weight).log_softmax(-1)
+    log_probs = F.linear(means(encoded.float(), offsets), weight.float()).log_softmax(-1)
     best, lengths = log_probs[:, 2:].topk(beam)
     return lengths + 2, best
 

@@ -56,7 +56,7 @@ def load(
     Calls that backend "cuda" cannot decode are torch's, unless the caller ``insists``.
 
     ``compute_type`` "default" is float32, or int8 where the weights are stored so and the backend has it; "auto" is the
-    fastest type that this processor has instructions for.
+    fastest type that the processor has instructions for, or the GPU.
     """
     if backend == "cuda":
         from .cuda_backend import CudaBackend

@@ -11,13 +11,13 @@ from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOption
 from .decoding.on_device import OnDeviceDecoder, refusal
 from .decoding.on_device.graphs import Graphs
 from .ops import _native
-from .torch_backend import TorchBackend
+from .torch_backend import TorchBackend, resolved
 
 
 def missing(device: str, compute_type: str, config: JanusConfig) -> str | None:
     """Why there is nothing to decode with on ``device`` in this type, or None."""
-    dtype = torch.bfloat16 if compute_type == "bfloat16" else torch.float32
     try:
+        dtype = getattr(torch, resolved(compute_type, device))
         query = torch.empty(1, config.attention_heads, config.head_size, dtype=dtype, device=device)
     except (RuntimeError, AssertionError) as error:
         return f"torch cannot use {device!r}: {str(error).splitlines()[0]}"

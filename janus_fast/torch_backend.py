@@ -19,6 +19,13 @@ from .decoding import (
 )
 
 
+def resolved(compute_type: str, device: str) -> str:
+    """The type that "default" and "auto" stand for: float32, and the fastest, which on GPUs is bfloat16."""
+    if compute_type == "auto" and torch.device(device).type == "cuda":
+        return "bfloat16"
+    return "float32" if compute_type in ("default", "auto") else compute_type
+
+
 class TorchBackend:
     """Decodes with a model of its own; ``intra_threads`` 0 leaves torch's setting."""
 
@@ -30,7 +37,7 @@ class TorchBackend:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"Translator: device must be usable by this torch, got {device!r}: {reason}") from None
-        self.compute_type = "float32" if compute_type in ("default", "auto") else compute_type
+        self.compute_type = resolved(compute_type, device)
         state = {name: torch.from_numpy(array) for name, array in weights.float32(arrays).items()}
         model = checkpoint.model_of(config, state, "model").eval().requires_grad_(False)
         self.model = model.to(device, getattr(torch, self.compute_type))

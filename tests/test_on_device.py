@@ -5,6 +5,7 @@ definition; what a GPU would be asked to do, on tensors without contents; and, w
 import contextlib
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import emulated
 import pytest
@@ -388,4 +389,32 @@ def test_recorded_graphs_decode_what_the_same_programs_do_eagerly(mode, label, d
     recorded, eager = (on_device.OnDeviceDecoder(model, runtime) for runtime in (Graphs(torch.device("cuda")), Eager()))
     options = options_of(mode, label)
     for sources in batches() + batches():  # recorded, and replayed
+        assert_same(recorded.decode(sources, options), eager.decode(sources, options), 0.0)
+
+
+@needs_gpu
+def test_translators_in_several_threads_decode_what_they_do_alone():
+    """Recording included: each sees shapes for the first time while the other decodes."""
+    model = make_model(d_model=64)
+
+    def decode(mode: str) -> list:
+        translator = Translator(model, device="cuda", compute_type="bfloat16", backend="cuda")
+        return [r.hypotheses for sources in batches() + batches() for r in translator.generate(sources, mode=mode)]
+
+    modes = ["nar", "ar"] * 2
+    alone = {mode: decode(mode) for mode in set(modes)}
+    with ThreadPoolExecutor(len(modes)) as pool:
+        together = list(pool.map(decode, modes))
+    for mode, found in zip(modes, together, strict=True):
+        assert found == alone[mode]
+
+
+@needs_gpu
+def test_programs_are_recorded_again_when_all_have_been_forgotten(monkeypatch):
+    monkeypatch.setattr(on_device, "MOST_PROGRAMS", 1)
+    model = make_model(d_model=64).to("cuda", torch.bfloat16).requires_grad_(False)
+    recorded, eager = (on_device.OnDeviceDecoder(model, runtime) for runtime in (Graphs(torch.device("cuda")), Eager()))
+    for mode, label in CASES[:2] + CASES[-7:]:
+        options = options_of(mode, label)
+        (sources,) = batches(1)
         assert_same(recorded.decode(sources, options), eager.decode(sources, options), 0.0)

@@ -24,13 +24,13 @@ BUDGETS = {
     "attention_fwd_kernel": (128, 40 << 10 | 64),
     "attention_bwd_query_kernel": (168, 28 << 10 | 64),
     "attention_bwd_key_value_kernel": (255, 26 << 10 | 64),
-    "linear_topk_fwd_kernel": (208, 72 << 10 | 64),
+    "linear_topk_fwd_kernel": (255, 96 << 10 | 64),
     "linear_topk_merge_kernel": (64, 64),
-    "joint_loss_fwd_kernel": (128, 84 << 10 | 64),
+    "linear_topk_choose_kernel": (168, 64),
+    "joint_loss_fwd_kernel": (255, 84 << 10 | 64),
     "joint_loss_merge_kernel": (80, 512),
     "joint_loss_terms_kernel": (64, 64),
-    "joint_loss_bwd_logits_kernel": (240, 84 << 10 | 64),
-    "joint_loss_bwd_product_kernel": (184, 96 << 10 | 64),
+    "joint_loss_bwd_logits_kernel": (255, 84 << 10 | 64),
     "dropout_add_fwd_kernel": (40, 0),
     "add_layer_norm_fwd_kernel": (48, 2 << 10),
     "add_layer_norm_bwd_kernel": (128, 2 << 10),
@@ -44,11 +44,16 @@ TENSOR_CORES = {
 }  # fmt: skip
 LARGE_PRODUCTS = {
     "attention_bwd_key_value_kernel", "linear_topk_fwd_kernel", "joint_loss_fwd_kernel",
-    "joint_loss_bwd_logits_kernel", "joint_loss_bwd_product_kernel",
+    "joint_loss_bwd_logits_kernel",
 }  # fmt: skip
 SMALL_PRODUCTS = {"attention_fwd_kernel", "attention_bwd_query_kernel"}
-# Its tiles suit NVIDIA's registers.
-SPILLS = {("joint_loss_bwd_logits_kernel", "gfx942")}
+# Instructions that spill, at most. With 4 warps a thread of these has more than it can hold, outside the loops that
+# multiply; on an H200 they took four fifths of what 8 warps took, which spill nothing.
+SPILLS = {
+    ("joint_loss_fwd_kernel", "sm_80"): 32, ("joint_loss_fwd_kernel", "sm_100"): 12,
+    ("joint_loss_bwd_logits_kernel", "sm_80"): 160, ("joint_loss_bwd_logits_kernel", "sm_90"): 128,
+    ("joint_loss_bwd_logits_kernel", "sm_100"): 340, ("linear_topk_fwd_kernel", "sm_100"): 4,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +68,7 @@ def test_resources_are_within_budget(compiled, target):
     for call, expected in budgets.items():
         assert {kernel["kernel"] for kernel in kernels if kernel["call"] == call} == set(expected)
     for kernel in kernels:
-        if (kernel["kernel"], target) not in SPILLS:
-            assert kernel["spills"] == 0, kernel
+        assert kernel["spills"] <= SPILLS.get((kernel["kernel"], target), 0), kernel
         if target != "gfx942":
             registers, shared = budgets[kernel["call"]][kernel["kernel"]]
             assert kernel["registers"] <= registers and kernel["shared"] <= shared, kernel

@@ -88,21 +88,24 @@ class MaskPredict(nn.Module):
         """The best of ``length_beam`` candidates of every source, without ``bos`` and ``eos``."""
         bos, pad, eos, mask = (self.config[f"{name}_token_id"] for name in ("bos", "pad", "eos", "mask"))
         table = self.encoder.embed_tokens.weight
+        device = table.device
         source = nn.utils.rnn.pad_sequence([torch.tensor(s) for s in sources], batch_first=True, padding_value=pad)
+        source = source.to(device)
         readable = source != pad
         memory = self.encoder(source, readable)
         mean = (memory * readable[..., None]).sum(1) / readable.sum(1, keepdim=True)
         best = F.linear(mean, self.decoder.embed_length.weight).argmax(-1)
-        lengths = (best[:, None] - length_beam // 2 + torch.arange(length_beam)).flatten()  # [B * length_beam]
+        window = torch.arange(length_beam, device=device) - length_beam // 2
+        lengths = (best[:, None] + window).flatten()  # [B * length_beam]
         memory, readable = (t.repeat_interleave(length_beam, 0) for t in (memory, readable))
 
-        places = torch.arange(int(lengths.max()))
+        places = torch.arange(int(lengths.max()), device=device)
         visible = places < lengths[:, None]
         words = (places > 0) & (places < lengths[:, None] - 1)
-        tokens = torch.full(visible.shape, pad).masked_fill(words, mask)
+        tokens = torch.full(visible.shape, pad, device=device).masked_fill(words, mask)
         tokens[:, 0] = bos
         tokens.scatter_(1, lengths[:, None] - 1, eos)
-        scores = torch.full(visible.shape, math.inf)  # of what is no word: never the worst
+        scores = torch.full(visible.shape, math.inf, device=device)  # of what is no word: never the worst
         for iteration in range(1, iterations + 1):
             masked = tokens == mask
             logits = F.linear(self.decoder(tokens, visible, memory, readable), table).float()
@@ -113,8 +116,9 @@ class MaskPredict(nn.Module):
             ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
             tokens = tokens.masked_fill(ranks < counts[:, None], mask)
         means = scores.masked_fill(~words, 0.0).sum(1) / (lengths - 2)
-        chosen = means.view(-1, length_beam).argmax(1) + torch.arange(len(sources)) * length_beam
-        return [tokens[i, 1 : lengths[i] - 1].tolist() for i in chosen.tolist()]
+        chosen = (means.view(-1, length_beam).argmax(1).cpu() + torch.arange(len(sources)) * length_beam).tolist()
+        tokens, lengths = tokens.tolist(), lengths.tolist()
+        return [tokens[i][1 : lengths[i] - 1] for i in chosen]
 
 
 def prepare(job: dict):
@@ -123,7 +127,7 @@ def prepare(job: dict):
     state = load_file(directory / "model.safetensors")
     state["decoder.embed_tokens.weight"] = state["encoder.embed_tokens.weight"]
     model.load_state_dict(state)
-    model.to(getattr(torch, job["compute_type"]))
+    model.to(job.get("device", "cpu"), getattr(torch, job["compute_type"]))
     torch.set_num_threads(job["intra_threads"])
     batch, (iterations, length_beam) = job["batch"], (job["options"][name] for name in ("iterations", "length_beam"))
     workers = ThreadPoolExecutor(job["inter_threads"])

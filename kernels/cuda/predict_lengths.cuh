@@ -4,7 +4,7 @@
 // Idea: a block owns four sources from their rows to their candidates, so nothing but the results leaves the
 // multiprocessor. The weight is read once for the four; means and logits stay in shared memory. Where canvases begin is
 // a sum over all sources: the block that finishes last takes it.
-// Tiles: 4 sources, 16 warps; a warp takes a length class, its lanes stride over the channels.
+// Tiles: 4 sources, 16 warps; a warp takes four length classes at once, its lanes stride over the channels.
 // Bytes: S / 4 times the weight (L C elements, from the second-level cache but for the first time), the encoded rows
 // once, 12 S beam written. FLOPs: 2 S L C + Ns C. All sums are float32; those of a mean go in two levels, sixteen rows
 // and then the sixteens, so that long sources keep float32's accuracy.
@@ -36,6 +36,7 @@ struct PredictLengthsCall {
 
 constexpr int kLengthSources = 4;  // of a block
 constexpr int kLengthThreads = 512;
+constexpr int kLengthsAtOnce = 4;  // of a warp: a load takes long, and so many are under way together
 constexpr int kMeanRows = 16;
 
 inline size_t predict_lengths_shared(int classes, int channels) {
@@ -142,20 +143,28 @@ __global__ void __launch_bounds__(kLengthThreads) predict_lengths_kernel(Predict
   __syncthreads();
 
   // [kLengthSources, C] x [L, C] -> [kLengthSources, L]
-  for (int length = warp(); length < call.classes; length += kLengthThreads / kWarp) {
-    const T* weight = call.weight + length * call.weight_stride;
-    float sums[kLengthSources] = {};
+  for (int first = warp() * kLengthsAtOnce; first < call.classes; first += kLengthThreads / kWarp * kLengthsAtOnce) {
+    float sums[kLengthsAtOnce][kLengthSources] = {};
 #pragma unroll 4
     for (int c = lane(); c < call.channels; c += kWarp) {
-      const float w = widen(weight[c]);
+      float weight[kLengthsAtOnce];
 #pragma unroll
-      for (int s = 0; s < kLengthSources; s++) sums[s] += w * means[s * call.channels + c];
+      for (int i = 0; i < kLengthsAtOnce; i++)
+        weight[i] = widen(call.weight[smaller(first + i, call.classes - 1) * call.weight_stride + c]);
+#pragma unroll
+      for (int s = 0; s < kLengthSources; s++) {
+        const float mean = means[s * call.channels + c];
+#pragma unroll
+        for (int i = 0; i < kLengthsAtOnce; i++) sums[i][s] += weight[i] * mean;
+      }
     }
 #pragma unroll
-    for (int s = 0; s < kLengthSources; s++) {
-      const float sum = warp_sum(sums[s]);
-      if (lane() == 0) logits[s * call.classes + length] = sum;
-    }
+    for (int i = 0; i < kLengthsAtOnce; i++)
+#pragma unroll
+      for (int s = 0; s < kLengthSources; s++) {
+        const float sum = warp_sum(sums[i][s]);
+        if (lane() == 0 && first + i < call.classes) logits[s * call.classes + first + i] = sum;
+      }
   }
   __syncthreads();
 

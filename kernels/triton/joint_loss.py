@@ -11,16 +11,15 @@ Then the gradient of the logits is known token by token,
     p_s (slope_s + sum over t of pull_st (z_s - z_t)) - sum over t of pull_st p_t
         - factor_s (label_smoothing / V + (1 - label_smoothing) [token is target])
 
-and is computed from logits computed once more, for a block of the vocabulary at a time: [N, block], of some 32 MiB, in
-the dtype of hidden and times a scale that keeps it within float16. Two products turn it into gradients. Those of the
-weights are complete with their block; those of hidden are summed over blocks in float32, in parts that are added last.
+and is computed from logits computed once more, for a block of the vocabulary at a time: [N, block], of at most 128 MiB,
+in the dtype of hidden and times a scale that keeps it within float16. Two products of the vendor's library turn it into
+gradients. Those of the weights are complete with their block; those of hidden are summed over blocks in float32.
 Every sum has a fixed order, so the same call gives the same bits; nothing waits for the host.
 
-Tiles: tokens x positions x channels 128 x 32 x 64 for each stream (128 positions where there is one stream), products
-128 x 128 x 64; float32, which is exact and not TF32, 128 x 32 x 16 (64 positions) and 64 x 64 x 32.
+Tiles: tokens x positions x channels 128 x 32 x 64 for each stream (128 positions where there is one stream); float32
+128 x 16 x 32 (64 positions), in three TF32 products each, which together err no more than float32 does.
 Bytes, of elements of two: 2 (N + V) C read for the sums, as much for each of the logits and the products, as much of
-gradients written; 72 P V / 128 of sums, of three streams; and 2 N V of logits' gradients, in blocks that a large card's
-second-level cache holds, written once and read twice.
+gradients written; 72 P V / 128 of sums, of three streams; and 2 N V of logits' gradients, written once and read twice.
 FLOPs: 2 N V C without gradients, 8 N V C with them.
 """
 
@@ -30,14 +29,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PROGRAMS = 512  # enough for any card
-GRADIENT_BYTES = 2**25
+from ._precision import input_precision
+
+GRADIENT_BYTES = 2**27
 
 
 @triton.jit
 def _logits(
     hidden, stride_h, rows, weight, stride_w, tokens, V, C,
-    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STREAMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The logits of each stream, [BLOCK_V, BLOCK_P]; zeros without a token or a row."""
     z = [tl.full([BLOCK_V, BLOCK_P], 0.0, tl.float32) for _ in (0, 1, 2)[:STREAMS]]
@@ -52,20 +52,20 @@ def _logits(
             for s in (0, 1, 2)[:STREAMS]
         ]
         # [BLOCK_V, BLOCK_C] @ [BLOCK_C, BLOCK_P] -> [BLOCK_V, BLOCK_P]
-        z = [tl.dot(w, h[s], z[s], input_precision="ieee") for s in (0, 1, 2)[:STREAMS]]
+        z = [tl.dot(w, h[s], z[s], input_precision=PRECISION) for s in (0, 1, 2)[:STREAMS]]
     return z
 
 
 @triton.jit(do_not_specialize=["P"])
 def joint_loss_fwd_kernel(
     hidden, stride_h, weight, stride_w, targets, slots, statistics, P, V, C,
-    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STREAMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums over one tile of the vocabulary: peak, exponentials, logits, the target's logit, crosses with neighbours."""
     positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     rows = [tl.load(slots + s * P + positions, mask=positions < P, other=-1) for s in (0, 1, 2)[:STREAMS]]
     tokens = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
-    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, BLOCK_V, BLOCK_P, BLOCK_C)
+    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, PRECISION, BLOCK_V, BLOCK_P, BLOCK_C)
     at = statistics + tl.program_id(1).to(tl.int64) * STREAMS * (3 + STREAMS) * P + positions
     inside = (tokens < V)[:, None]
     for s in tl.static_range(STREAMS):
@@ -177,14 +177,14 @@ def joint_loss_terms_kernel(
 def joint_loss_bwd_logits_kernel(
     hidden, stride_h, weight, stride_w, targets, slots, scales, gradients, stride_g,
     P, V, C, first, tied, second, third, factors, pulls, label_smoothing,
-    STREAMS: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STREAMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block's logits, [N, block]; the block begins with token `first`."""
     positions = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     rows = [tl.load(slots + s * P + positions, mask=positions < P, other=-1) for s in (0, 1, 2)[:STREAMS]]
     places = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
     tokens = first + places
-    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, BLOCK_V, BLOCK_P, BLOCK_C)
+    z = _logits(hidden, stride_h, rows, weight, stride_w, tokens, V, C, STREAMS, PRECISION, BLOCK_V, BLOCK_P, BLOCK_C)
     at = [scales + s * 2 * P + positions for s in (0, 1, 2)[:STREAMS]]
     p = [tl.exp(z[s] - tl.load(at[s], mask=positions < P, other=0.0)[None, :]) for s in (0, 1, 2)[:STREAMS]]
     are_tied = tl.program_id(0) * BLOCK_P < tied
@@ -200,43 +200,6 @@ def joint_loss_bwd_logits_kernel(
         gradient = tl.where((tokens < V)[:, None], p[s] * own - others, 0.0)
         at_row = gradients + rows[s].to(tl.int64)[None, :] * stride_g
         tl.store(at_row + places[:, None], gradient.to(gradients.dtype.element_ty), mask=(rows[s] >= 0)[None, :])
-
-
-@triton.jit(do_not_specialize=["M", "K", "steps_per_part"])
-def joint_loss_bwd_product_kernel(
-    gradients, stride_g, factor, stride_f, sums, M, K, C, steps_per_part, scale,
-    TRANSPOSED: tl.constexpr, ADD: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """sums [parts, M, C] = or += gradients [M, K] @ factor [K, C] / scale, in parts of `steps_per_part` BLOCK_K.
-
-    Tokens are read without a mask: behind the last one of a block are zeros.
-    """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    channels = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    begin = tl.program_id(2) * steps_per_part * BLOCK_K
-    end = tl.minimum(begin + steps_per_part * BLOCK_K, K)
-    result = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
-    for start in range(begin, end, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        if TRANSPOSED:
-            at = gradients + k.to(tl.int64)[None, :] * stride_g + m[:, None]
-            g = tl.load(at, mask=(k < end)[None, :], other=0.0)
-        else:
-            at = gradients + m.to(tl.int64)[:, None] * stride_g + k[None, :]
-            g = tl.load(at, mask=(m < M)[:, None], other=0.0)
-        f = tl.load(
-            factor + k.to(tl.int64)[:, None] * stride_f + channels[None, :],
-            mask=(k < end)[:, None] & (channels < C)[None, :], other=0.0,
-        )  # fmt: skip
-        # [BLOCK_M, BLOCK_K] @ [BLOCK_K, BLOCK_N] -> [BLOCK_M, BLOCK_N]
-        result = tl.dot(g, f, result, input_precision="ieee")
-    result /= scale
-    inside = (m < M)[:, None] & (channels < C)[None, :]
-    at = sums + (tl.program_id(2).to(tl.int64) * M + m)[:, None] * C + channels[None, :]
-    if ADD:
-        result += tl.load(at, mask=inside, other=0.0)
-    tl.store(at, result.to(sums.dtype.element_ty), mask=inside)
 
 
 def _slots(ar_masked: Tensor, begins: tuple[int, ...], tied: list[int], block: int) -> Tensor:
@@ -274,6 +237,25 @@ def _weights(
     return pulls, [divergence[n] if n >= 0 else 0.0 for n in places], places
 
 
+def _tiles(streams: int, dtype: torch.dtype) -> dict:
+    exact = dtype == torch.float32
+    positions = (16 if exact else 32) if streams > 1 else 64 if exact else 128
+    return {
+        "BLOCK_V": 128, "BLOCK_P": positions, "BLOCK_C": 32 if exact else 64, "PRECISION": input_precision(dtype),
+        "num_warps": 4 if streams > 1 and not exact else 8, "num_stages": 3,
+    }  # fmt: skip
+
+
+def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
+    """sums += left @ right in float32, whatever the dtype of the factors."""
+    if left.dtype == torch.float32:
+        torch.addmm(sums, left, right, out=sums)
+    elif left.is_cuda and not torch.version.hip:
+        torch.addmm(sums, left, right, out_dtype=torch.float32, out=sums)
+    else:  # where torch has no such product
+        torch.addmm(sums, left.float(), right.float(), out=sums)
+
+
 def joint_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int], cross_entropy: list[float],
     pairs: list[int], divergence: list[float], detached: list[int], label_smoothing: float, gradients: bool,
@@ -291,10 +273,7 @@ def joint_loss(
     tied = sorted(set(pairs))
     tied_positions = (rows[tied[0]] if tied[0] else ar_masked.numel()) if tied else 0
     streams = max(len(tied), 1)
-    exact = hidden.dtype == torch.float32
-    tiles = {"BLOCK_V": 128, "BLOCK_P": 32, "BLOCK_C": 16 if exact else 64, "num_warps": 8, "num_stages": 3}
-    if streams == 1:
-        tiles["BLOCK_P"] = 64 if exact else 128
+    tiles = _tiles(streams, hidden.dtype)
     slots = _slots(ar_masked, begins, tied, tiles["BLOCK_P"])
     positions = slots.shape[1]
 
@@ -328,11 +307,7 @@ def joint_loss(
     block = max(gradient_bytes // (count * hidden.element_size() * tiles["BLOCK_V"]), 1) * tiles["BLOCK_V"]
     block = min(block, grid[1] * tiles["BLOCK_V"])
     logits = hidden.new_empty(count, block)
-    side, depth = (64, 32) if exact else (128, 64)
-    product = {"BLOCK_M": side, "BLOCK_N": side, "BLOCK_K": depth, "num_warps": 8, "num_stages": 3}
-    row_blocks, columns = triton.cdiv(count, side), triton.cdiv(channels, side)
-    parts = min(max(PROGRAMS // (row_blocks * columns), 1), 4)
-    sums = hidden.new_empty((parts, count, channels), dtype=torch.float32)
+    sums = hidden.new_zeros((count, channels), dtype=torch.float32)
     for first in range(0, vocabulary, block):
         size = min(block, vocabulary - first)
         joint_loss_bwd_logits_kernel[(grid[0], triton.cdiv(size, tiles["BLOCK_V"]))](
@@ -340,12 +315,7 @@ def joint_loss(
             positions, vocabulary, channels, first, tied_positions, *begins[1:3], *moves, label_smoothing,
             STREAMS=streams, **tiles,
         )  # fmt: skip
-        joint_loss_bwd_product_kernel[(triton.cdiv(size, side), columns, 1)](
-            logits, block, hidden, hidden.stride(0), grad_weight[first:], size, count, channels,
-            triton.cdiv(count, depth), scale, TRANSPOSED=True, ADD=False, **product,
-        )  # fmt: skip
-        joint_loss_bwd_product_kernel[(row_blocks, columns, parts)](
-            logits, block, weight[first:], weight.stride(0), sums, count, size, channels,
-            triton.cdiv(block, parts * depth), scale, TRANSPOSED=False, ADD=first > 0, **product,
-        )  # fmt: skip
-    return total, terms, sums.sum(0).to(hidden.dtype), grad_weight
+        some, here = logits[:, :size], slice(first, first + size)
+        torch.addmm(grad_weight[here], some.t(), hidden, beta=0, alpha=1 / scale, out=grad_weight[here])
+        _add_product(sums, some, weight[here])
+    return total, terms, sums.div_(scale).to(hidden.dtype), grad_weight

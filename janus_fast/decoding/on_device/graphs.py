@@ -1,9 +1,12 @@
 """How a decode is run: as it is written, or recorded once as CUDA graphs and replayed."""
 
 from collections.abc import Callable
+from threading import Lock
 
 import torch
 from torch import Tensor
+
+_recording = Lock()  # torch records one graph at a time
 
 
 class Eager:
@@ -27,21 +30,28 @@ class Graphs(Eager):
 
     def __init__(self, device: torch.device):
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        # A pool cannot be recorded into again when its last graph is gone; this one stays.
+        self._keeper, _ = self._capture(lambda: torch.zeros(1, device=device))
 
     def record(self, function: Callable) -> Callable:
-        side, graph = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):  # libraries set themselves up and kernels are compiled, which no graph can hold
             function()
         torch.cuda.current_stream(self.device).wait_stream(side)
-        with torch.cuda.graph(graph, pool=self.pool):
-            results = function()
+        graph, results = self._capture(function)
 
         def replay():
             graph.replay()
             return results
 
         return replay
+
+    def _capture(self, function: Callable) -> tuple[torch.cuda.CUDAGraph, object]:
+        graph = torch.cuda.CUDAGraph()
+        # What other threads ask of CUDA meanwhile, such as memory, is no part of the graph, and need not fail.
+        with _recording, torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            return graph, function()
 
     def upload(self, buffer: Tensor, values: Tensor) -> None:
         buffer.copy_(values.pin_memory(), non_blocking=True)

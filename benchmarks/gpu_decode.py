@@ -1,0 +1,198 @@
+"""Times whole decodes on a GPU beside Transformers and PyTorch.
+
+JANUS decodes with backend "cuda", which replays CUDA graphs. Transformers' ``generate`` decodes an ordinary Transformer
+of the same sizes from left to right; eager PyTorch does the same mask-predict. All run in one process, in turn. Nothing
+is timed whose tokens in float32 are not those of the reference path, which is backend "torch"; in bfloat16 every
+output must have the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of
+ids to lists of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least
+(benchmarks/floors.py), at the rates of a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from benchmarks import floors
+from benchmarks.gpu import slug
+from benchmarks.machine import machine
+from benchmarks.operations import time_of as time_of_call
+from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model
+from janus_fast.commands._table import table
+
+PEERS = {"transformers": "Transformers", "pytorch": "PyTorch, eager"}
+COMPUTE_TYPES = ("bfloat16", "float32")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        print("gpu_decode: --device cuda needs a GPU that this torch can use, and found none", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="janus_fast-") as directory:
+        bench = Bench(Path(directory), arguments.device, arguments.seconds)
+        records = [bench.measure(row) for row in rows(arguments)]
+    name = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
+    circumstances = {**machine(torch.get_num_threads()), "device": name, "torch": torch.__version__}
+    print(shown(records))
+    print(f"\n{name}, torch {torch.__version__}; milliseconds a batch, in parentheses how many times as long")
+    file = arguments.json or RESULTS / f"{slug(name)}-decode.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"machine": circumstances, "records": records}, indent=1) + "\n")
+    print(f"written: {file}")
+    return 1 if any("wrong" in record for record in records) else 0
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    for config in arguments.config:
+        for compute_type in arguments.compute_type:
+            for batch in arguments.batch:
+                for streams, beam_size in ((1, 1), (1, 5), (2, 1)):
+                    yield Row(config, "ar", batch, compute_type, streams=streams, beam_size=beam_size)
+                yield Row(config, "nar", batch, compute_type)
+
+
+class Bench:
+    def __init__(self, directory: Path, device: str, seconds: float):
+        self.directory, self.device, self.seconds = directory, device, seconds
+        self.translator = cache(self._translator)  # of a model
+
+    def measure(self, row: Row) -> dict:
+        """``seconds``, those of each peer and ``floor_seconds``; or what is ``wrong``, untimed."""
+        record = {**dataclasses.asdict(row), "decoding": row.decoding}
+        contenders = {"janus_fast": self.own(row)}
+        contenders |= {name: self.peer(name, row) for name in PEERS if is_there(name, row)}
+        for name, decode in contenders.items():
+            if [len(ids) for group in decode() for ids in group] != [OUTPUT] * row.batch:
+                return {**record, "wrong": f"{name}: outputs must be one of {OUTPUT} tokens a source"}
+        if row.compute_type == "float32":
+            whole = {"num_hypotheses": row.beam_size} if row.mode == "ar" else {}
+            expected = sets_of(self.own(row, "torch", **whole)())
+            for name in contenders:
+                if name == "transformers" and (row.mode == "nar" or row.streams == 2):
+                    continue  # does other work
+                found = self.own(row, **whole)() if name == "janus_fast" else self.peer(name, row, **whole)()
+                if sets_of(found) != expected:
+                    return {**record, "wrong": f"{name}: tokens in float32 must be those of the reference path"}
+        samples = {name: [] for name in contenders}
+        for decode in contenders.values():
+            decode()  # a second time: only then are rows of canvases known, and programs recorded for them
+        while any(self.unfinished(times) for times in samples.values()):
+            for name, decode in contenders.items():
+                if self.unfinished(samples[name]):
+                    samples[name].append(time_of(decode))
+        record |= {name: statistics.median(times) for name, times in samples.items()}
+        record["seconds"] = record.pop("janus_fast")
+        record["floor_seconds"] = floors.floor(row, *limits(self.device))["seconds"]
+        return {**record, "samples": samples}
+
+    def unfinished(self, times: list[float]) -> bool:
+        return len(times) < 3 or sum(times) < self.seconds
+
+    def own(self, row: Row, backend: str = "auto", **more) -> Callable[[], list]:
+        translator, sources = self.translator(self.path(row), row.compute_type, backend), sources_of(row)
+        options = {"mode": row.mode, "max_batch_size": row.batch, **row.options, **more}
+        return lambda: [result.hypotheses for result in translator.generate(sources, **options)]
+
+    def peer(self, name: str, row: Row, **more) -> Callable[[], list]:
+        work = row
+        if name == "transformers":
+            beam_size = row.beam_size if row.mode == "ar" else 1
+            work = dataclasses.replace(row, mode="ar", streams=1, beam_size=beam_size)
+        job = {
+            "model": str(self.path(work)), "device": self.device, "compute_type": row.compute_type, "batch": row.batch,
+            "options": {**work.options, **more}, "calls": [sources_of(row)], "intra_threads": torch.get_num_threads(),
+            "inter_threads": 1,
+        }  # fmt: skip
+        return import_module(f"benchmarks.peers.{name}").prepare(job)[0]
+
+    def path(self, row: Row) -> Path:
+        path = self.directory / f"{row.config}-{row.streams}"
+        if not path.is_dir():
+            save_model(row.sizes, row.streams, path)
+        return path
+
+    def _translator(self, path: Path, compute_type: str, backend: str):
+        from janus_fast import Translator
+
+        return Translator(str(path), device=self.device, compute_type=compute_type, backend=backend)
+
+
+@cache
+def limits(device: str) -> tuple[Callable[[int], float], Callable[[str], float]]:
+    """The device's ``bandwidth`` and ``peak``, as floors wants them, each measured when first asked for."""
+
+    def seconds(call: Callable) -> float:
+        return time_of_call(call, 0.05, torch.device(device))[1] / 1e3
+
+    @cache
+    def bandwidth(_) -> float:
+        size = 2**30 if device == "cuda" else 2**26
+        one, other = (torch.ones(size // 4, dtype=torch.int32, device=device) for _ in range(2))
+        return 2 * size / seconds(lambda: one.copy_(other))
+
+    @cache
+    def peak(name: str) -> float:
+        side = 8192 if device == "cuda" else 512
+        matrix = torch.randn(side, side, device=device).to(getattr(torch, name))
+        return 2 * side**3 / seconds(lambda: matrix @ matrix)
+
+    return bandwidth, peak
+
+
+def is_there(name: str, row: Row) -> bool:
+    return row.mode == "nar" if name == "pytorch" else find_spec(name) is not None
+
+
+def sets_of(groups: list[list[list[int]]]) -> list[list[list[int]]]:
+    """Beams without their order, which is by scores with the end's here, and without them elsewhere."""
+    return [sorted(group) for group in groups]
+
+
+def sources_of(row: Row) -> list[list[int]]:
+    return row.calls[0][: row.batch]
+
+
+def time_of(decode: Callable) -> float:  # results are on the host: nothing is left to wait for
+    began = time.perf_counter()
+    decode()
+    return time.perf_counter() - began
+
+
+def shown(records: list[dict]) -> str:
+    lines = []
+    for record in records:
+        cells = [record["config"], record["decoding"], str(record["batch"]), record["compute_type"]]
+        if "wrong" in record:
+            lines.append([*cells, f"wrong: {record['wrong']}", *[""] * (len(PEERS) + 1)])
+            continue
+        times = [f"{1e3 * record['seconds']:.2f}"]
+        for name in PEERS:
+            peer = record.get(name)
+            times.append(f"{1e3 * peer:.1f} ({peer / record['seconds']:.1f})" if peer else "-")
+        lines.append([*cells, *times, f"{1e3 * record['floor_seconds']:.2f}"])
+    peers = [f"{name} ms" for name in PEERS.values()]
+    return table(["model", "decoding", "batch", "type", "janus_fast ms", *peers, "floor ms"], lines)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu_decode", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+    parser.add_argument("--config", nargs="+", choices=CONFIGURATIONS, default=["base"], help="default: base")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32, 128], help="default: 1 32 128")
+    types = COMPUTE_TYPES
+    parser.add_argument("--compute-type", nargs="+", choices=types, default=[types[0]], help="default: bfloat16")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each decoder, at least (default: 0.5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/<card>-decode.json")
+    return parser.parse_args(argv)
