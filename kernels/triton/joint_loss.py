@@ -241,7 +241,7 @@ def _tiles(streams: int, dtype: torch.dtype) -> dict:
     exact = dtype == torch.float32
     positions = (16 if exact else 32) if streams > 1 else 64 if exact else 128
     return {
-        "BLOCK_V": 128, "BLOCK_P": positions, "BLOCK_C": 32 if exact else 64, "PRECISION": input_precision(dtype),
+        "BLOCK_V": 128, "BLOCK_P": positions, "BLOCK_C": 32 if exact else 64,
         "num_warps": 4 if streams > 1 and not exact else 8, "num_stages": 3,
     }  # fmt: skip
 
@@ -273,7 +273,7 @@ def joint_loss(
     tied = sorted(set(pairs))
     tied_positions = (rows[tied[0]] if tied[0] else ar_masked.numel()) if tied else 0
     streams = max(len(tied), 1)
-    tiles = _tiles(streams, hidden.dtype)
+    tiles = _tiles(streams, hidden.dtype) | {"PRECISION": input_precision(hidden.dtype, channels)}
     slots = _slots(ar_masked, begins, tied, tiles["BLOCK_P"])
     positions = slots.shape[1]
 

@@ -188,7 +188,7 @@ def linear_topk(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, **t
         hidden, hidden.stride(0), weight, weight.stride(0), bias, slice_peak, slice_sum, best,
         rows, vocabulary, channels, tokens_per_slice, groups, HAS_BIAS=bias is not None,
         WHOLE=channels % tiles["BLOCK_C"] == 0, GROUP=GROUP if k > 1 else 0,
-        PRECISION=input_precision(hidden.dtype), **tiles,
+        PRECISION=input_precision(hidden.dtype, channels), **tiles,
     )  # fmt: skip
     block_slices = triton.next_power_of_2(slices)
     if k == 1:

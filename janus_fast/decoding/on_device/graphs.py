@@ -6,7 +6,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-_recording = Lock()  # torch records one graph at a time
+# torch records on a stream that all threads share, and hands out streams in turn: another thread's may be the same one.
+_recording = Lock()
 
 
 class Eager:
@@ -31,15 +32,17 @@ class Graphs(Eager):
     def __init__(self, device: torch.device):
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
         # A pool cannot be recorded into again when its last graph is gone; this one stays.
-        self._keeper, _ = self._capture(lambda: torch.zeros(1, device=device))
+        with _recording:
+            self._keeper, _ = self._capture(lambda: torch.zeros(1, device=device))
 
     def record(self, function: Callable) -> Callable:
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # libraries set themselves up and kernels are compiled, which no graph can hold
-            function()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph, results = self._capture(function)
+        with _recording:
+            side = torch.cuda.Stream(self.device)
+            side.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(side):  # libraries set themselves up, kernels are compiled: no graph can hold that
+                function()
+            torch.cuda.current_stream(self.device).wait_stream(side)
+            graph, results = self._capture(function)
 
         def replay():
             graph.replay()
@@ -50,7 +53,7 @@ class Graphs(Eager):
     def _capture(self, function: Callable) -> tuple[torch.cuda.CUDAGraph, object]:
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of CUDA meanwhile, such as memory, is no part of the graph, and need not fail.
-        with _recording, torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             return graph, function()
 
     def upload(self, buffer: Tensor, values: Tensor) -> None:

@@ -168,6 +168,7 @@ class Refinement:
         if done:
             predicts[1:] &= ~torch.stack(done)
         passes = predicts.sum(0).tolist()
+        tokens, scores, masked = tokens.tolist(), scores.tolist(), [m.tolist() for m in masked]
         groups: list[list[Hypothesis]] = []
         for source in range(sources):
             groups.append([])
@@ -175,9 +176,9 @@ class Refinement:
                 inner = slice(offsets[canvas] + 1, offsets[canvas + 1] - 1)
                 if offsets[canvas] == offsets[canvas + 1]:
                     continue  # an earlier candidate has this length
-                ids, history = tokens[inner].tolist(), []
+                ids, history = tokens[inner], []
                 if options.return_history and passes[canvas]:
-                    history = [*(m[inner].tolist() for m in masked[: passes[canvas]]), ids]
-                groups[-1].append(Hypothesis(ids, 0.0, scores[inner].tolist(), passes[canvas], history))
+                    history = [*(m[inner] for m in masked[: passes[canvas]]), ids]
+                groups[-1].append(Hypothesis(ids, 0.0, scores[inner], passes[canvas], history))
         most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
         return offsets[-1], [rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]
