@@ -11,7 +11,7 @@ from torch import Tensor
 def share_out(loss: torch.nn.Module, device: str, count: int) -> None:
     """Leaves each of ``count`` processes its rows of the parameters of ``loss``, which are the first process's.
 
-    The parameters of a layer are whole while it computes, and those of no layer during the whole of a step.
+    A layer's parameters are whole while it computes, and those of no layer as long as the loss and its gradients take.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -30,13 +30,11 @@ def is_shared(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")  # as DTensors have
 
 
-@torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
     """``tensor`` put together from the rows that the processes hold, all of which must ask for it."""
     return tensor.full_tensor() if is_shared(tensor) else tensor
 
 
-@torch.no_grad()
 def shared_like(values: Tensor, tensor: Tensor) -> Tensor:
     """``values``, which are whole, or those rows of them that this process holds of ``tensor``; one number is whole."""
     values = values.to(tensor.device)
@@ -44,8 +42,7 @@ def shared_like(values: Tensor, tensor: Tensor) -> Tensor:
         return values
     from torch.distributed.tensor import distribute_tensor
 
-    rows = distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None)
-    return torch.empty_like(tensor).copy_(rows)  # a copy: these rows would keep the whole values in memory
+    return distribute_tensor(values, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def gathered(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:

@@ -106,7 +106,8 @@ class TrainingOptions:
 
 
 def check_precision_shared_out(precision: str) -> None:
-    if precision == "float16":  # its scale would have to be agreed on, and no machine here can try that
+    """Raises ValueError unless processes that share a model out can train it in ``precision``."""
+    if precision == "float16":  # all processes must leave out the updates that overflow in one, which is untried
         raise ValueError("train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'")
 
 
@@ -120,8 +121,8 @@ class Trainer:
     (:func:`~.memory.freed_memory`).
 
     Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
-    the first alone validates and writes. How many there are may change when a run goes on, and whether each holds all
-    of the model or, with ``fsdp``, its share of it.
+    the first alone validates and writes. With ``fsdp`` each holds its rows of ``model`` alone, for good;
+    :meth:`whole_model` puts it together. That, and how many processes there are, may change when a run goes on.
     """
 
     def __init__(
@@ -295,14 +296,18 @@ class Trainer:
         Beside it stay the newest ``keep`` of the regular ones, those at multiples of ``save_interval``. One that was
         written because a run was cut short thus goes with the next, and the run ends as if it had not been cut.
         """
-        model, moments = self.whole_model(), gathered(self.moments(), self.processes.rank)
-        if self.processes.rank > 0:
-            return
+        first = self.processes.rank == 0
         final = self.directory / "checkpoints" / f"{self.update:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            checkpoint.save(model, temporary)
+            model = self.whole_model()
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                checkpoint.save(model, temporary)
+            del model  # a copy of what is shared out goes before the moments come
+            moments = gathered(self.moments(), self.processes.rank)
+            if not first:
+                return
             checkpoint.write_tensors(moments, temporary / "optimizer.safetensors")
             state = {
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
@@ -315,7 +320,8 @@ class Trainer:
                 shutil.rmtree(final)
             temporary.rename(final)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
         saved = checkpoints(self.directory)
         regular = [path for path in saved if is_regular(path)]
         for old in {*saved} - {*regular[-self.options.keep :], final}:
