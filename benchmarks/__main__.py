@@ -13,6 +13,7 @@ TOPICS = {
     "gpu_decode": "whole decodes on a GPU, against Transformers and PyTorch",
     "launches": "what a GPU is asked to launch for a pass or step of decoding; needs none",
     "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
+    "sharing": "training by two processes that share out the model, beside two that each hold it; memory",
     "memory": "resident memory of a quantised model while it decodes",
     "soak": "memory of a long run of ragged requests",
 }

@@ -1,10 +1,11 @@
 """Saves a :class:`~janus_fast.JanusModel` in a model directory, and makes one of such a directory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from . import parameters, weights
@@ -35,10 +36,17 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """What a safetensors file holds, as it is."""
+    return dict(each_tensor(path))
+
+
+def each_tensor(path: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every name and tensor of a safetensors file, for a reader that does not keep them all."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"checkpoint: {path} does not exist")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                yield name, file.get_tensor(name)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"checkpoint: {path} must be a whole safetensors file, got {error}") from None
 

@@ -20,6 +20,7 @@ from benchmarks import (
     pytorch,
     registry,
     report,
+    sharing,
     soak,
     training,
     training_report,
@@ -356,6 +357,13 @@ def test_memory_is_counted_above_an_idle_interpreter(tmp_path):
     assert 0 < record["weights_bytes"] < record["peak_bytes"] < 100 * 2**20
     assert 2**20 < record["idle_bytes"] and record["resident_bytes"] <= record["peak_bytes"]
     assert "tiny, int8, 4 passes, batch 2: peak" in memory.line(record)
+
+
+def test_two_processes_share_out_a_model():
+    job = {"config": "tiny", "dtype": "float32", "checkpoint_activations": True, "updates": 1, "way": "fsdp"}
+    record = sharing.measure(job)
+    assert record["seconds"] > 0 and 0 < record["resident"] <= record["peak"] <= record["saving_peak"]
+    assert sharing.line("fsdp", record).startswith(f"fsdp: {record['seconds']:.2f} s; parameters 0 MiB; resident")
 
 
 @needs_engine

@@ -110,12 +110,13 @@ def compare_first_updates(one: Path, other: Path) -> None:
         torch.testing.assert_close(others[name], expected, atol=1e-7, rtol=1e-4)
 
 
-def test_two_processes_train_as_one(tmp_path, capsys):
+@pytest.mark.parametrize("option", ["", "--fsdp"])
+def test_two_processes_train_as_one(option, tmp_path, capsys):
     """Two processes make three updates of a run, and one process the rest; all is as one process alone makes it."""
     command = train_command(tmp_path)
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert cli.main([*command, "--out", str(alone), "--max-updates", "5"]) == 0
-    done = train_by_two([*command, "--out", str(together), "--max-updates", "3"], tmp_path)
+    done = train_by_two([*command, "--out", str(together), "--max-updates", "3", *option.split()], tmp_path)
     assert done.stderr.count("sentence pairs") == 1 and done.stderr.count(f"the model is in {together}") == 1
     (together / "model.safetensors").unlink()
     assert cli.main([*command, "--out", str(together), "--max-updates", "5"]) == 0

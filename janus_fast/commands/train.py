@@ -53,6 +53,7 @@ TRAINING_HELP = {
     "precision": "auto, float32, bfloat16, or on GPUs float16",
     "device": "cpu or cuda",
     "checkpoint_activations": "compute activations again in the backward pass instead of storing them",
+    "fsdp": "each process holds a share of parameters, gradients and Adam's moments (FSDP2)",
     "save_interval": "updates between checkpoints",
     "validate_interval": "updates between validations",
     "keep": "checkpoints kept, and averaged at the end",
@@ -61,7 +62,7 @@ TRAINING_HELP = {
 # What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
 CHANGEABLE = (
     "max_updates", "max_minutes", "decay_updates", "save_interval", "validate_interval", "keep", "log_interval",
-    "device", "checkpoint_activations",
+    "device", "checkpoint_activations", "fsdp",
 )  # fmt: skip
 
 
@@ -148,7 +149,9 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     if processes.rank > 0:
         return 0
 
-    checkpoint.load_unique_state(model, average(kept := checkpoints(out)[-options.keep :]), out)
+    mean = average(kept := checkpoints(out)[-options.keep :])
+    checkpoint.check_state(config, mean, out)
+    model = checkpoint.model_of(config, mean, out).to(options.device)  # of the one before, some may be elsewhere
     checkpoint.save(model.eval(), out, vocabularies)
     figures = validation(model, trainer.objective) if validation else {}
     _say(_line(trainer.update, figures) + f"  (mean of the last {len(kept)} checkpoints)")

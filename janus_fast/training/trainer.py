@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
 from .memory import freed_memory
 from .processes import Processes
+from .sharding import gathered, share_out, shared_like, whole
 
 RULES = (  # options, what they must, and whether they do
     (
@@ -60,6 +61,7 @@ class TrainingOptions:
     precision: str = "auto"
     device: str = "cpu"
     checkpoint_activations: bool = False
+    fsdp: bool = False
     save_interval: int = 500
     validate_interval: int = 500
     keep: int = 5
@@ -74,6 +76,8 @@ class TrainingOptions:
             raise ValueError(f"train: device must be cpu or cuda, got {self.device!r}")
         if self.precision == "float16" and self.device == "cpu":
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
+        if self.fsdp:
+            check_precision_shared_out(self.precision)
         if self.without_auxiliary and self.objective != "janus":
             raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
         for names, rule, holds in RULES:
@@ -101,6 +105,12 @@ class TrainingOptions:
         return rate
 
 
+def check_precision_shared_out(precision: str) -> None:
+    """Raises ValueError unless processes that share a model out can train it in ``precision``."""
+    if precision == "float16":  # all processes must leave out the updates that overflow in one, which is untried
+        raise ValueError("train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'")
+
+
 class Trainer:
     """Trains ``model`` in ``directory``: ``checkpoints/<update>/``, ``metrics.jsonl``.
 
@@ -111,7 +121,8 @@ class Trainer:
     (:func:`~.memory.freed_memory`).
 
     Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
-    the first alone validates and writes. How many there are may change when a run goes on.
+    the first alone validates and writes. With ``fsdp`` each holds its rows of ``model`` alone, for good;
+    :meth:`whole_model` puts it together. That, and how many processes there are, may change when a run goes on.
     """
 
     def __init__(
@@ -131,18 +142,22 @@ class Trainer:
         if not options.divergence_weight:
             settings["divergence"] = {}
         self.objective = OBJECTIVES[options.objective](model.config, **settings)
+        for stack in (model.encoder, model.decoder):
+            stack.checkpoint_activations = options.checkpoint_activations
+        self.loss = Loss(self.objective, model)
+        if options.fsdp:
+            if processes.count == 1:
+                raise ValueError("train: fsdp must be left out where one process trains, got True")
+            share_out(self.loss, options.device, processes.count)
+        elif processes.count > 1:  # some objectives leave the length predictor alone
+            self.loss = DistributedDataParallel(
+                self.loss, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=options.learning_rate, betas=options.adam_betas, eps=1e-9,
             weight_decay=options.weight_decay, fused=True,
         )  # fmt: skip
-        for stack in (model.encoder, model.decoder):
-            stack.checkpoint_activations = options.checkpoint_activations
-        self.loss = Loss(self.objective, model)
-        if processes.count > 1:  # some objectives leave the length predictor alone
-            self.loss = DistributedDataParallel(
-                self.loss, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
         self.update, self.batch_number, self.tokens_seen, self.seconds = 0, 0, 0, 0.0
         self.precision = options.precision
         if self.precision == "auto":
@@ -181,11 +196,7 @@ class Trainer:
                     self.log({"kind": "train", "lr": options.rate(self.update), **window.means(self.processes)})
                     window = Window()
                 if self.validate and self.update % options.validate_interval == 0:
-                    if self.processes.rank == 0:
-                        self.model.eval()
-                        self.log({"kind": "valid", **self.validate(self.model, self.objective)})
-                        self.model.train()
-                    self.processes.wait()
+                    self.log_validation()
                 if self.update % options.save_interval == 0:
                     self.save()
                 if not window.count:  # the time of validating and saving is not training's
@@ -204,14 +215,14 @@ class Trainer:
             number, epoch, batch = next(batches)
             # Gradients are added up over processes once, when the last batch is through.
             alone = self.processes.count > 1 and n < options.accumulate - 1
-            with self.loss.no_sync() if alone else nullcontext():
+            with self.apart() if alone else nullcontext():
                 loss, terms = self.backward(batch.to(options.device))
             self.batch_number = number + 1
             rows = [batch.totals[stream] for stream in self.objective.streams]
             self.tokens_seen += rows[0]
             window.add(loss, terms, sum(rows), epoch)
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm))
         # Where gradients are scaled, such an update is left out and the scale halved, until there is none left.
         if not torch.isfinite(norm) and self.scaler.get_scale() <= 1.0:
             raise FloatingPointError(
@@ -224,6 +235,19 @@ class Trainer:
         self.scaler.update()
         self.update += 1
 
+    @contextmanager
+    def apart(self):
+        """The context in which the gradients that this process adds stay its own, for the others to get later."""
+        if not self.options.fsdp:
+            with self.loss.no_sync():
+                yield
+            return
+        self.loss.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.loss.set_requires_gradient_sync(True)
+
     def seed(self) -> int:
         """Of what this process draws in the next update; generators on the CPU take the low 32 bits."""
         # Multiples of the golden ratio's share of 2^32 stay apart, further than runs have updates.
@@ -234,7 +258,7 @@ class Trainer:
         dtype = getattr(torch, self.precision)
         with torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32):
             loss, terms = self.loss(batch, self.options.divergence_scale(self.update + 1))
-        # The mean over processes, which is what DistributedDataParallel makes of gradients, becomes the sum.
+        # The mean over processes, which is what DistributedDataParallel and FSDP2 make of gradients, becomes the sum.
         self.scaler.scale(loss * self.processes.count / self.options.accumulate).backward()
         return loss, terms
 
@@ -246,23 +270,44 @@ class Trainer:
             file.write(json.dumps(record) + "\n")
         self.on_log(record)
 
+    def log_validation(self) -> None:
+        model = self.whole_model()
+        if self.processes.rank == 0:
+            model.to(self.options.device).eval()
+            self.log({"kind": "valid", **self.validate(model, self.objective)})
+            model.train()
+        self.processes.wait()
+
+    def whole_model(self) -> JanusModel | None:
+        """The model; where it is shared out, a copy on the first process alone, though all must ask for it."""
+        if not self.options.fsdp:
+            return self.model
+        state = gathered(checkpoint.unique_state(self.model), self.processes.rank)
+        return checkpoint.model_of(self.model.config, state, self.directory) if state else None
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Adam's, by the number of the parameter; none for a parameter that no loss reaches."""
+        names, states = ("step", "exp_avg", "exp_avg_sq"), enumerate(map(self.optimizer.state.get, self.parameters))
+        return {f"{i}.{name}": state[name] for i, state in states if state for name in names}
+
     def save(self) -> None:
         """Writes a checkpoint under a temporary name and renames it.
 
         Beside it stay the newest ``keep`` of the regular ones, those at multiples of ``save_interval``. One that was
         written because a run was cut short thus goes with the next, and the run ends as if it had not been cut.
         """
-        if self.processes.rank > 0:
-            return
+        first = self.processes.rank == 0
         final = self.directory / "checkpoints" / f"{self.update:08d}"
         temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            checkpoint.save(self.model, temporary)
-            moments = {}
-            for i, parameter in enumerate(self.parameters):
-                if state := self.optimizer.state.get(parameter):  # none for a parameter that no loss reaches
-                    moments |= {f"{i}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
+            model = self.whole_model()
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                checkpoint.save(model, temporary)
+            del model  # a copy of what is shared out goes before the moments come
+            moments = gathered(self.moments(), self.processes.rank)
+            if not first:
+                return
             checkpoint.write_tensors(moments, temporary / "optimizer.safetensors")
             state = {
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
@@ -275,7 +320,8 @@ class Trainer:
                 shutil.rmtree(final)
             temporary.rename(final)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
         saved = checkpoints(self.directory)
         regular = [path for path in saved if is_regular(path)]
         for old in {*saved} - {*regular[-self.options.keep :], final}:
@@ -287,18 +333,22 @@ class Trainer:
             raise ValueError(
                 f"train: precision must be {state['precision']}, as when the run began, got {self.options.precision}"
             )
+        if self.options.fsdp:
+            check_precision_shared_out(state["precision"])
         self.precision = state["precision"]  # also where "auto" would choose another on this processor
         self.scaler = torch.amp.GradScaler(self.options.device, enabled=self.precision == "float16")
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
-        checkpoint.load_unique_state(self.model, checkpoint.read_tensors(path / checkpoint.WEIGHTS), path)
-        moments = checkpoint.read_tensors(path / "optimizer.safetensors")
+        weights = checkpoint.read_tensors(path / checkpoint.WEIGHTS)
+        checkpoint.check_state(self.model.config, weights, path)
+        for name, parameter in checkpoint.unique_state(self.model).items():
+            parameter.copy_(shared_like(weights[name], parameter))
         self.update, self.batch_number = state["update"], state["batch_number"]
         self.tokens_seen, self.seconds = state["tokens_seen"], state["seconds"]
-        for i, parameter in enumerate(self.parameters):
-            if f"{i}.step" in moments:
-                names = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {n: moments[f"{i}.{n}"].to(parameter.device) for n in names}
+        for name, values in checkpoint.each_tensor(path / "optimizer.safetensors"):
+            number, moment = name.split(".")
+            parameter = self.parameters[int(number)]
+            self.optimizer.state[parameter][moment] = shared_like(values, parameter)
 
 
 class Loss(torch.nn.Module):
