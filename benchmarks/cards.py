@@ -1,5 +1,6 @@
 """The cards that kernels are compiled for, as their maker describes them."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -42,3 +43,8 @@ CARDS = {
     "sm_90": Card("H100 SXM", 65536, 228 << 10, 64, 32, 1024, 3.35e12, 989e12),
     "sm_100": Card("B200", 65536, 228 << 10, 64, 32, 1024, 8e12, 2250e12),
 }
+
+
+def slug(name: str) -> str:
+    """NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3"""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,25 +1,26 @@
-"""What ``make gpu`` runs: the tests of the kernels for GPUs, on the device, and then each operation beside PyTorch.
+"""What ``make gpu`` runs: the tests of the kernels for GPUs, on the device, then operations and decodes beside peers.
 
-Nothing is timed when a test fails. Results go to ``benchmarks/results/<card>.json``; other options are those of
-``python -m benchmarks operations``.
+Nothing is timed when a test fails. Results go to ``<card>.json``, ``<card>-decode.json`` and ``<card>.md`` in
+``benchmarks/results``; other options are those of ``python -m benchmarks operations``.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks import operations
+from benchmarks import gpu_decode, gpu_report, operations
+from benchmarks.cards import slug
 
 ROOT = Path(__file__).resolve().parent.parent
 # One sentence and 32 are decoding's sizes, 128 a training batch's.
 SELECTION = [
-    "--config", *operations.CONFIGURATIONS, "--sentences", "1", "32", "128", "--dtype", "bfloat16", "float32",
+    "--config", "wmt16_enro", "--sentences", "1", "32", "128", "--dtype", "bfloat16", "float32",
     "--seconds", "0.2",
 ]  # fmt: skip
+DECODES = ["--compute-type", "bfloat16", "float32"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,16 +35,15 @@ def main(argv: list[str] | None = None) -> int:
     if tests():
         print("gpu: a test has failed, so nothing is timed", file=sys.stderr)
         return 1
-    file = arguments.results / f"{slug(operations.name_of(device))}.json"
+    card = slug(operations.name_of(device))
+    file, decodes = (arguments.results / f"{card}{part}.json" for part in ("", "-decode"))
     status = operations.main([*SELECTION, "--device", str(device), "--json", str(file), *rest])
     print(f"written: {file}")
+    status |= gpu_decode.main([*DECODES, "--device", device.type, "--json", str(decodes)])
+    gpu_report.write(arguments.results, card)
+    print(f"written: {arguments.results / card}.md")
     return status
 
 
 def tests() -> int:
     return subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu"], cwd=ROOT).returncode
-
-
-def slug(name: str) -> str:
-    """NVIDIA H100 80GB HBM3 -> nvidia-h100-80gb-hbm3"""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -2,8 +2,8 @@
 
 JANUS decodes with backend "cuda", which replays CUDA graphs. Transformers' ``generate`` decodes an ordinary Transformer
 of the same sizes from left to right; eager PyTorch does the same mask-predict. All run in one process, in turn. Nothing
-is timed whose tokens in float32 are not those of the reference path, which is backend "torch"; in bfloat16 every
-output must have the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of
+is timed whose tokens in float32 are not those of the reference path, which is backend "torch", or whose outputs have
+not the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of
 ids to lists of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least
 (benchmarks/floors.py), at the rates of a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import floors
-from benchmarks.gpu import slug
+from benchmarks.cards import slug
 from benchmarks.machine import machine
 from benchmarks.operations import time_of as time_of_call
 from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model
@@ -76,15 +76,8 @@ class Bench:
         for name, decode in contenders.items():
             if [len(ids) for group in decode() for ids in group] != [OUTPUT] * row.batch:
                 return {**record, "wrong": f"{name}: outputs must be one of {OUTPUT} tokens a source"}
-        if row.compute_type == "float32":
-            whole = {"num_hypotheses": row.beam_size} if row.mode == "ar" else {}
-            expected = sets_of(self.own(row, "torch", **whole)())
-            for name in contenders:
-                if name == "transformers" and (row.mode == "nar" or row.streams == 2):
-                    continue  # does other work
-                found = self.own(row, **whole)() if name == "janus_fast" else self.peer(name, row, **whole)()
-                if sets_of(found) != expected:
-                    return {**record, "wrong": f"{name}: tokens in float32 must be those of the reference path"}
+        if wrong := self.wrong(dataclasses.replace(row, compute_type="float32"), list(contenders)):
+            return {**record, "wrong": wrong}
         samples = {name: [] for name in contenders}
         for decode in contenders.values():
             decode()  # a second time: only then are rows of canvases known, and programs recorded for them
@@ -96,6 +89,18 @@ class Bench:
         record["seconds"] = record.pop("janus_fast")
         record["floor_seconds"] = floors.floor(row, *limits(self.device))["seconds"]
         return {**record, "samples": samples}
+
+    def wrong(self, row: Row, names: list[str]) -> str | None:
+        """What is wrong with the tokens, in float32, of those that do the row's work; compared are whole beams."""
+        whole = {"num_hypotheses": row.beam_size} if row.mode == "ar" else {}
+        expected = sets_of(self.own(row, "torch", **whole)())
+        for name in names:
+            if name == "transformers" and (row.mode == "nar" or row.streams == 2):
+                continue  # does other work
+            found = self.own(row, **whole)() if name == "janus_fast" else self.peer(name, row, **whole)()
+            if sets_of(found) != expected:
+                return f"{name}: tokens in float32 must be those of the reference path"
+        return None
 
     def unfinished(self, times: list[float]) -> bool:
         return len(times) < 3 or sum(times) < self.seconds

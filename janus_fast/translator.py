@@ -51,7 +51,8 @@ class Translator:
         device: "cpu", or a torch device that the model's operations run on.
         compute_type: "float32", "bfloat16", "int8", "int8_bfloat16" (the vocabulary in bfloat16) or "float64".
             "default" is float32, or int8 for a model that is stored so; "auto" is int8 where the processor multiplies
-            int8 numbers (VNNI), else float32. The attribute ``compute_type`` says which it became.
+            int8 numbers (VNNI), bfloat16 on an NVIDIA GPU, else float32. The attribute ``compute_type`` says which it
+            became.
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads.
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",

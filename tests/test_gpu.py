@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu, operations, pytorch, registry
+from benchmarks import gpu, gpu_decode, gpu_report, operations, pytorch, registry
+from benchmarks.workload import Row
 from janus_fast.ops import OPERATIONS
 
 pytestmark = pytest.mark.gpu
 
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
 CPU = torch.device("cpu")
+TYPES = ["--compute-type", "bfloat16", "float32"]
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
 
@@ -108,12 +110,13 @@ def test_time_on_a_gpu_is_that_between_two_events(monkeypatch):
             log.append(self)
 
         def synchronize(self):
-            assert log == [log[0], "call", self]
+            assert log == ["sleep", log[1], "call", self]
 
         def elapsed_time(self, end):
             return (log.index(end) - log.index(self)) / 8
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
     assert operations.milliseconds(lambda: log.append("call"), torch.device("cuda")) == 0.25
 
 
@@ -142,11 +145,15 @@ def test_make_gpu_without_one_exits_with_2_before_it_builds_anything(tmp_path):
 def test_results_are_named_after_the_card(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "tests", lambda: 0)
     monkeypatch.setattr(gpu, "SELECTION", ["--config", "small", "--sentences", "1", "--seconds", "0"])
+    monkeypatch.setattr(gpu, "DECODES", ["--config", "tiny", "--batch", "2", "--seconds", "0", *TYPES])
     monkeypatch.setattr(operations, "name_of", lambda device: "NVIDIA H100 80GB HBM3")
     assert gpu.main(["--device", "cpu", "--results", str(tmp_path / "new"), "--op", "linear_topk"]) == 0
     contents = json.loads((tmp_path / "new/nvidia-h100-80gb-hbm3.json").read_text())
     assert contents["machine"]["device"] == "NVIDIA H100 80GB HBM3"
     assert [record["backend"] for record in contents["records"]] == ["torch", "cpp"]
+    text = (tmp_path / "new/nvidia-h100-80gb-hbm3.md").read_text()
+    assert text.startswith("# NVIDIA H100 80GB HBM3\n") and "| linear_topk | beam step | 1 |" in text
+    assert text.count("| tiny | ") == 8 and "wrong" not in text.split("## Decodes")[1]
     assert "nvidia-h100-80gb-hbm3.json" in capsys.readouterr().out
 
 
@@ -160,4 +167,29 @@ def test_nothing_is_timed_when_a_test_fails(tmp_path, monkeypatch, capsys):
 def test_the_selection_is_one_that_operations_take(monkeypatch):
     monkeypatch.setattr(operations, "CONFIGURATIONS", registry.CONFIGURATIONS)
     chosen = operations._arguments(gpu.SELECTION)
-    assert chosen.config == list(registry.CONFIGURATIONS) and chosen.dtype == ["bfloat16", "float32"]
+    assert chosen.config == ["wmt16_enro"] and chosen.dtype == ["bfloat16", "float32"]
+    assert gpu_decode._arguments(gpu.DECODES).compute_type == ["bfloat16", "float32"]
+
+
+def test_reports_are_those_of_the_results():
+    for file in gpu_report.RESULTS.glob("*-decode.json"):
+        card = file.stem.removesuffix("-decode")
+        contents = [json.loads((gpu_report.RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
+        assert (gpu_report.RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
+
+
+@pytest.mark.parametrize("mode, beam_size", [("ar", 2), ("nar", 1)])
+def test_decodes_of_other_tokens_are_not_timed(mode, beam_size, tmp_path, monkeypatch):
+    row = Row("tiny", mode, 2, "bfloat16", streams=2 if mode == "nar" else 1, beam_size=beam_size)
+    bench = gpu_decode.Bench(tmp_path, "cpu", 0.0)
+    assert bench.measure(row)["seconds"] > 0
+    own = gpu_decode.Bench.own
+
+    def other(self, row, backend="auto", **more):
+        decode = own(self, row, backend, **more)
+        return decode if backend == "torch" else lambda: [[[7, *ids[1:]] for ids in group] for group in decode()]
+
+    monkeypatch.setattr(gpu_decode.Bench, "own", other)
+    record = bench.measure(row)
+    assert "seconds" not in record
+    assert record["wrong"] == "janus_fast: tokens in float32 must be those of the reference path"
