@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import floors, memory
+from benchmarks.arguments import positive
 from benchmarks.gate import Gate, Wrong
 from benchmarks.machine import machine
 from benchmarks.peers import DECODERS, PEERS, Models, Refusal
@@ -154,9 +155,3 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     if arguments.json and not selection:
         parser.error("--json must go with the options of one row; --results is for all rows")
     return arguments, selection
-
-
-def positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
-    return value

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import positive
 from benchmarks.joint_loss_report import line, write
 from benchmarks.machine import machine
 from benchmarks.peers.joint_loss import STREAMS, inputs
-from benchmarks.peers.process import Process
+from benchmarks.peers.process import KEEPING, Process
 from janus_fast import reference
 from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 
@@ -28,7 +29,6 @@ DTYPES = ("float32", "bfloat16")
 RESULTS = Path(__file__).parent / "results"
 TABLE = [(rows, vocabulary, dtype) for rows, vocabulary in ((1024, 32_000), (512, 10_000)) for dtype in DTYPES]
 PEERS = ("eager", "compiled")
-KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))
 POSITIONS = 64  # of which the definition holds logits at once
 
@@ -133,13 +133,16 @@ def definition(hidden, weight, targets, ar_masked) -> list[Tensor]:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks joint_loss", description=__doc__.splitlines()[0])
     parser.epilog = "Without --rows, --vocabulary, --dtype and --json, four cases are measured and a table is written."
-    parser.add_argument("--rows", type=int, help="of each of the three streams (default: 512)")
-    parser.add_argument("--vocabulary", type=int, help="default: 10000")
+    parser.add_argument("--rows", type=positive, help="of each of the three streams (default: 512)")
+    parser.add_argument("--vocabulary", type=positive, help="default: 10000")
     parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast's inputs (default: float32)")
-    parser.add_argument("--channels", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--channels", type=positive, default=512, help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
     parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="default: both")
     parser.add_argument("--json", metavar="FILE", help='write the record; "-" prints it instead of a line of text')
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if not _asked(arguments) and arguments.channels != 512 and arguments.results == RESULTS:
+        parser.error("--results must say where a table with other --channels goes, beside the usual one")
+    return arguments

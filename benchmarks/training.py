@@ -26,8 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import positive
 from benchmarks.machine import machine
-from benchmarks.peers.process import Process
+from benchmarks.peers.process import KEEPING, Process
 from benchmarks.peers.training import PREDICTED, SENTENCES
 from benchmarks.training_report import line, write
 from benchmarks.workload import CONFIGURATIONS
@@ -36,7 +37,6 @@ RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "bfloat16")
 NO_DROPOUT = 2.0**-40  # goes the way of any other, and drops nothing
 TABLE = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
-KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 PEERS = {"eager": {}, "eager_keeping": KEEPING}  # and the environment that each wants
 
 
@@ -138,11 +138,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast; default: each, in a table that is written")
     parser.add_argument("--checkpoint-activations", action="store_true", help="as of janus-fast train")
     parser.add_argument("--dropout", type=float, default=0.3, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--threads", type=positive, default=2, help="default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", help='write the record of --dtype; "-" prints it alone')
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
     arguments = parser.parse_args(argv)
     if (arguments.json or arguments.checkpoint_activations) and not arguments.dtype:
         arguments.dtype = "float32"
+    usual = all(getattr(arguments, name) == parser.get_default(name) for name in ("config", "dropout"))
+    if not arguments.dtype and not usual and arguments.results == RESULTS:
+        parser.error("--results must say where a table with other --config or --dropout goes, beside the usual one")
     return arguments

@@ -446,3 +446,18 @@ def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch):
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
+
+
+@pytest.mark.parametrize(
+    "module, argv, message",
+    [
+        (joint_loss, ["--channels", "64"], "--results must say where a table with other --channels goes"),
+        (joint_loss, ["--rows", "0"], "argument --rows: must be a positive integer, got 0"),
+        (training, ["--config", "tiny"], "--results must say where a table with other --config or --dropout goes"),
+        (training, ["--dropout", "0"], "--results must say where a table with other --config or --dropout goes"),
+    ],
+)
+def test_what_would_replace_the_usual_table_is_refused(module, argv, message, capsys):
+    with pytest.raises(SystemExit):
+        module.main(argv)
+    assert message in capsys.readouterr().err

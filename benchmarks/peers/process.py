@@ -15,6 +15,8 @@ from pathlib import Path
 from benchmarks.resident import resident
 
 ROOT = Path(__file__).parents[2]
+# An environment in which malloc keeps freed memory, as allocators of training frameworks do.
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 class Refusal(Exception):

@@ -69,7 +69,7 @@ class JanusFast:
         data = self.trainer.data
         return self.trainer.objective.pack(data.sources, data.targets, generator())
 
-    def gradients(self) -> Tensor:
+    def backward(self) -> Tensor:
         return self.trainer.backward(self._batch())[0]
 
     def step(self) -> None:
@@ -96,7 +96,7 @@ class Eager:
         self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=job["dtype"] == "bfloat16")
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=1e-4)
 
-    def gradients(self) -> Tensor:
+    def backward(self) -> Tensor:
         with self.autocast:
             loss = self.model.loss(self.batch)
         loss.backward()
@@ -104,7 +104,7 @@ class Eager:
 
     def step(self) -> None:
         self.optimizer.zero_grad()
-        self.gradients()
+        self.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
 
@@ -143,7 +143,7 @@ def _results(job: dict) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     for activation in ("relu", "gelu"):
         with ExitStack() as stack:
             trainer = _trainer(job, activation, stack)
-            losses[activation] = trainer.gradients().detach()
+            losses[activation] = trainer.backward().detach()
     return losses, {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
