@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import launches
-from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend
+from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend, torch_backend
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar
 from janus_fast.decoding.on_device.graphs import Eager, Graphs
@@ -354,6 +354,12 @@ def test_who_insists_on_cuda_where_there_is_none_gets_an_error():
         with pytest.raises(ValueError, match="device must be usable by this torch, got 'cuda'"):
             Translator(make_model(), device="cuda")
     assert Translator(make_model(), backend="torch").explain(mode="nar").endswith("torch: chosen")
+
+
+@pytest.mark.parametrize("compute_type, gpu, cpu", [("default", "float32", "float32"), ("auto", "bfloat16", "float32")])
+def test_auto_is_the_fastest_type_of_the_device(compute_type, gpu, cpu):
+    assert torch_backend.resolved(compute_type, "cuda:0") == gpu
+    assert Translator(make_model(), backend="torch", compute_type=compute_type).compute_type == cpu
 
 
 @pytest.mark.skipif(_native.cuda_missing is not None, reason=f"needs the CUDA kernels: {_native.cuda_missing}")
