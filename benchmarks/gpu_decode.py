@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("gpu_decode: --device cuda needs a GPU that this torch can use, and found none", file=sys.stderr)
         return 2
+    if find_spec("transformers") is None:
+        print("gpu_decode: without Transformers, which is not installed: pip install transformers", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="janus_fast-") as directory:
         bench = Bench(Path(directory), arguments.device, arguments.seconds)
         records = [bench.measure(row) for row in rows(arguments)]

@@ -17,7 +17,7 @@ gradients. Those of the weights are complete with their block; those of hidden a
 Every sum has a fixed order, so the same call gives the same bits; nothing waits for the host.
 
 Tiles: tokens x positions x channels 128 x 32 x 64 for each stream (128 positions where there is one stream); float32
-128 x 16 x 32 (64 positions), in three TF32 products each, which together err no more than float32 does.
+128 x 16 x 32 (64 positions), in three TF32 products each, which from 16 channels on err no more than float32.
 Bytes, of elements of two: 2 (N + V) C read for the sums, as much for each of the logits and the products, as much of
 gradients written; 72 P V / 128 of sums, of three streams; and 2 N V of logits' gradients, written once and read twice.
 FLOPs: 2 N V C without gradients, 8 N V C with them.

@@ -8,7 +8,7 @@ more. A logit and its token are one 64-bit key, whose order is the order of resu
 the lower token.
 
 Tiles: rows x tokens x channels 64 x 128 x 64, in float32 128 x 64 x 32; of at most 16 rows 16 x 128 x 64 and
-16 x 128 x 32. float32 products are three TF32 products each, which together err no more than float32 does.
+16 x 128 x 32. float32 products are three TF32 products each, which from 16 channels on err no more than float32.
 Bytes: (N C + V C) of the inputs, the weights once for every tile of rows (from the second-level cache while they fit),
 and 20 N of each of up to 128 slices (up to 512 of few rows), written and read once; for k > 1 also N V / 4 of groups,
 written and read, and 16 k C of weights for each row. FLOPs: 2 N V C.
