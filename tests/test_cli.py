@@ -328,6 +328,24 @@ def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--fsdp"], "train: fsdp must go with several processes, as torchrun starts them, got one"),
+        pytest.param(
+            ["--device", "cuda"], "train: device must be usable by this torch, .*, got 'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_here_is_refused_before_there_is_a_vocabulary(
+    options, message, parallel, tmp_path, capsys
+):
+    assert cli.main(["train", "--out", str(tmp_path / "out"), "--data", str(parallel), *SIZES, *options]) == 2
+    assert re.search(f"^janus-fast: error: {message}$", said := capsys.readouterr().err, re.M), said
+    assert "vocabulary" not in said and not (tmp_path / "out").exists()
+
+
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
     command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--objective", "cmlm"]
     run(*command, "--max-updates", 2)

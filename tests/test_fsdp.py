@@ -112,7 +112,9 @@ def compare_runs(found: Path, expected: Path) -> None:
 def test_what_shared_parameters_do_not_go_with(tmp_path):
     with pytest.raises(ValueError, match="train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'"):
         TrainingOptions(fsdp=True, precision="float16", device="cuda")
-    with pytest.raises(ValueError, match="train: fsdp must be left out where one process trains, got True"):
+    with pytest.raises(
+        ValueError, match="train: fsdp must go with several processes, as torchrun starts them, got one"
+    ):
         Trainer(make_model(), make_data(), tmp_path, options_of(fsdp=True))
     trainer = Trainer(make_model(), make_data(), tmp_path, options_of(max_updates=1))
     trainer.train()

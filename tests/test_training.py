@@ -205,6 +205,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tm
     assert latest_checkpoint(tmp_path).name == "00000005"
 
 
+def test_a_checkpoint_without_a_whole_state_says_so(tmp_path):
+    options = options_of(max_updates=4, save_interval=2)
+    Trainer(make_model(), make_data(), tmp_path, options).train()
+    (latest := latest_checkpoint(tmp_path)).joinpath("state.json").write_text('{"upd')
+    with pytest.raises(
+        ValueError, match=f"train: {latest}/state.json must be whole, got .*; without {latest} a run goes"
+    ):
+        Trainer(make_model(), make_data(), tmp_path, options).train()
+
+
 def test_text_is_read_and_pairs_that_do_not_fit_are_left_out(tmp_path):
     from janus_fast import Vocabulary
 

@@ -114,10 +114,11 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     from .. import checkpoint
     from ..model import JanusModel
     from ..training.data import ParallelData
-    from ..training.trainer import Trainer, TrainingOptions, average, checkpoints
+    from ..training.trainer import Trainer, TrainingOptions, average, check_processes, checkpoints
 
     files = _files(arguments)
     options = TrainingOptions(**{name: getattr(arguments, name) for name in TRAINING_HELP})
+    check_processes(options, processes)
     out = Path(arguments.out)
     settings = {
         "model": {name: getattr(arguments, name) for name in MODEL_HELP},

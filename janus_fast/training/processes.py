@@ -46,6 +46,8 @@ class Processes:
 @contextmanager
 def started_processes(device: str = "cpu") -> Iterator[Processes]:
     """Meets the processes that torchrun started with this one: over gloo on the CPU, over NCCL on GPUs."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"train: device must be usable by this torch, {torch.__version__}, got 'cuda'")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()

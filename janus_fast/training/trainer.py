@@ -111,6 +111,12 @@ def check_precision_shared_out(precision: str) -> None:
         raise ValueError("train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'")
 
 
+def check_processes(options: TrainingOptions, processes: Processes) -> None:
+    """Raises ValueError unless there are others to share the model out with, where it is to be."""
+    if options.fsdp and processes.count == 1:
+        raise ValueError("train: fsdp must go with several processes, as torchrun starts them, got one")
+
+
 class Trainer:
     """Trains ``model`` in ``directory``: ``checkpoints/<update>/``, ``metrics.jsonl``.
 
@@ -129,6 +135,7 @@ class Trainer:
         self, model: JanusModel, data: ParallelData, directory: str | Path, options: TrainingOptions, validate=None,
         *, processes: Processes = Processes(), on_step=lambda update: None, on_log=lambda record: None,  # noqa: B008
     ):  # fmt: skip
+        check_processes(options, processes)
         self.model, self.data, self.directory, self.options = model.to(options.device), data, Path(directory), options
         self.processes = processes
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
@@ -146,13 +153,10 @@ class Trainer:
             stack.checkpoint_activations = options.checkpoint_activations
         self.loss = Loss(self.objective, model)
         if options.fsdp:
-            if processes.count == 1:
-                raise ValueError("train: fsdp must be left out where one process trains, got True")
             share_out(self.loss, options.device, processes.count)
-        elif processes.count > 1:  # some objectives leave the length predictor alone
-            self.loss = DistributedDataParallel(
-                self.loss, find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        elif processes.count > 1:
+            unused = options.objective == "autoregressive"  # which leaves the length predictor alone
+            self.loss = DistributedDataParallel(self.loss, find_unused_parameters=unused, gradient_as_bucket_view=True)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=options.learning_rate, betas=options.adam_betas, eps=1e-9,
@@ -395,7 +399,13 @@ def latest_checkpoint(directory: str | Path) -> Path | None:
 
 
 def read_state(path: Path) -> dict:
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+    file = path / "state.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"train: {file} must be whole, got {error}; without {path} a run goes on from the checkpoint before"
+        ) from None
 
 
 def is_regular(path: Path) -> bool:
