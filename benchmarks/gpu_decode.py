@@ -107,7 +107,8 @@ class Bench:
     def unfinished(self, times: list[float]) -> bool:
         return len(times) < 3 or sum(times) < self.seconds
 
-    def own(self, row: Row, backend: str = "auto", **more) -> Callable[[], list]:
+    def own(self, row: Row, backend: str = "", **more) -> Callable[[], list]:
+        backend = backend or ("cuda" if self.device == "cuda" else "auto")
         translator, sources = self.translator(self.path(row), row.compute_type, backend), sources_of(row)
         options = {"mode": row.mode, "max_batch_size": row.batch, **row.options, **more}
         return lambda: [result.hypotheses for result in translator.generate(sources, **options)]

@@ -12,8 +12,9 @@ ABOUT = """\
 Median times. Operations: microseconds of the device, on a cold cache, without the host's time for launching, at the
 sizes of `wmt16_enro` (width 512, 8 heads, 35,000 words); `x` is the time of the fastest peer over the kernel's. What
 is `wrong` is further from the definition than its budget, and not timed; what is blank was not run. `torch` is eager
-PyTorch and, for attention, SDPA with a dense mask. Decodes: milliseconds of the host's clock, from ids to ids, of a
-post-norm model with random weights (`base`: width 512, 6 + 6 layers, 32,000 words), sources of 20 to 30 tokens,
+PyTorch and, for attention, SDPA with a dense mask. `update_mask` and the peers of `predict_lengths` ask the device
+for numbers on the way, so the host's time is in theirs. Decodes: milliseconds of the host's clock, from ids to ids,
+of a post-norm model with random weights (`base`: width 512, 6 + 6 layers, 32,000 words), sources of 20 to 30 tokens,
 outputs of 25; in parentheses how many times as long as janus_fast. Transformers decodes an ordinary Transformer of
 the same sizes from left to right, PyTorch does what janus_fast does: in parallel with one length. The floor is what
 reading the weights and multiplying takes on that card at least.

@@ -172,7 +172,8 @@ def test_the_selection_is_one_that_operations_take(monkeypatch):
 
 
 def test_reports_are_those_of_the_results():
-    for file in gpu_report.RESULTS.glob("*-decode.json"):
+    assert (files := list(gpu_report.RESULTS.glob("*-decode.json")))
+    for file in files:
         card = file.stem.removesuffix("-decode")
         contents = [json.loads((gpu_report.RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
         assert (gpu_report.RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
@@ -185,7 +186,7 @@ def test_decodes_of_other_tokens_are_not_timed(mode, beam_size, tmp_path, monkey
     assert bench.measure(row)["seconds"] > 0
     own = gpu_decode.Bench.own
 
-    def other(self, row, backend="auto", **more):
+    def other(self, row, backend="", **more):
         decode = own(self, row, backend, **more)
         return decode if backend == "torch" else lambda: [[[7, *ids[1:]] for ids in group] for group in decode()]
 

@@ -12,9 +12,10 @@ Then the gradient of the logits is known token by token,
         - factor_s (label_smoothing / V + (1 - label_smoothing) [token is target])
 
 and is computed from logits computed once more, for a block of the vocabulary at a time: [N, block], of at most 128 MiB,
-in the dtype of hidden and times a scale that keeps it within float16. Two products of the vendor's library turn it into
-gradients. Those of the weights are complete with their block; those of hidden are summed over blocks in float32.
-Every sum has a fixed order, so the same call gives the same bits; nothing waits for the host.
+in the dtype of hidden and times a scale that keeps it within float16. Two products of the vendor's library, which heed
+torch's settings of TF32 and of reduced sums, turn it into gradients. Those of the weights are complete with their
+block; those of hidden are summed over blocks in float32. Every sum has a fixed order, so the same call gives the same
+bits; nothing waits for the host.
 
 Tiles: tokens x positions x channels 128 x 32 x 64 for each stream (128 positions where there is one stream); float32
 128 x 16 x 32 (64 positions), in three TF32 products each, which from 16 channels on err no more than float32.

@@ -10,8 +10,8 @@ the lower token.
 Tiles: rows x tokens x channels 64 x 128 x 64, in float32 128 x 64 x 32; of at most 16 rows 16 x 128 x 64 and
 16 x 128 x 32. float32 products are three TF32 products each, which from 16 channels on err no more than float32.
 Bytes: (N C + V C) of the inputs, the weights once for every tile of rows (from the second-level cache while they fit),
-and 20 N of each of up to 128 slices (up to 512 of few rows), written and read once; for k > 1 also N V / 4 of groups,
-written and read, and 16 k C of weights for each row. FLOPs: 2 N V C.
+and 16 N of each of up to 128 slices (up to 512 of few rows), written and read once; for k > 1 also N V / 4 of groups,
+written and read, and 16 k rows of weights for each row. FLOPs: 2 N V C.
 """
 
 import torch
@@ -133,8 +133,8 @@ def linear_topk_choose_kernel(
     n = tl.arange(0, BLOCK_GROUPS)
     keys = _key(tl.load(largest + row * groups + n, mask=n < groups, other=float("-inf")), n)
     keys = tl.where(n < groups, keys, LOWEST)
-    chosen = tl.zeros([K], tl.int32)
-    for i in range(K):
+    chosen = tl.zeros([K], tl.int32) + groups
+    for i in range(k):
         top = tl.max(keys, 0)
         group = tl.where(top == LOWEST, groups, _token(top).to(tl.int32))  # where there are fewer than K
         chosen = tl.where(tl.arange(0, K) == i, group, chosen)
@@ -154,7 +154,9 @@ def linear_topk_choose_kernel(
     for i in range(k):
         top = tl.max(keys, 0)
         tl.store(tokens + row * k + i, _token(top))
-        tl.store(log_probs + row * k + i, _logit(top) - shift - log_total)
+        log_prob = _logit(top) - shift - log_total
+        # Of one word that has nearly all, as the sum may have added up its logit in another order.
+        tl.store(log_probs + row * k + i, tl.where(log_prob > 0.0, 0.0, log_prob))
         keys = tl.where(keys == top, LOWEST, keys)
 
 
@@ -200,5 +202,6 @@ def linear_topk(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, **t
             hidden, hidden.stride(0), weight, weight.stride(0), bias, slice_peak, slice_sum, best, tokens, log_probs,
             slices, groups, vocabulary, channels, k, HAS_BIAS=bias is not None, K=triton.next_power_of_2(k),
             GROUP=GROUP, BLOCK_SLICES=block_slices, BLOCK_GROUPS=triton.next_power_of_2(groups), BLOCK_C=64,
+            num_warps=4 if k <= 16 and groups <= 4096 else 8,
         )  # fmt: skip
     return tokens, log_probs

@@ -6,7 +6,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-# torch records on a stream that all threads share, and hands out streams in turn: another thread's may be the same one.
+# torch hands out some 32 streams in turn: that of another Graphs may be the same one, where nothing else may run now.
 _recording = Lock()
 
 
@@ -31,13 +31,14 @@ class Graphs(Eager):
 
     def __init__(self, device: torch.device):
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # torch's own for recording belongs to one device, for good
         # A pool cannot be recorded into again when its last graph is gone; this one stays.
         with _recording:
             self._keeper, _ = self._capture(lambda: torch.zeros(1, device=device))
 
     def record(self, function: Callable) -> Callable:
         with _recording:
-            side = torch.cuda.Stream(self.device)
+            side = self._stream
             side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):  # libraries set themselves up, kernels are compiled: no graph can hold that
                 function()
@@ -53,7 +54,7 @@ class Graphs(Eager):
     def _capture(self, function: Callable) -> tuple[torch.cuda.CUDAGraph, object]:
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of CUDA meanwhile, such as memory, is no part of the graph, and need not fail.
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self._stream, capture_error_mode="thread_local"):
             return graph, function()
 
     def upload(self, buffer: Tensor, values: Tensor) -> None:
