@@ -3,9 +3,9 @@
 JANUS decodes with backend "cuda", which replays CUDA graphs. Transformers' ``generate`` decodes an ordinary Transformer
 of the same sizes from left to right; eager PyTorch does the same mask-predict. All run in one process, in turn. Nothing
 is timed whose tokens in float32 are not those of the reference path, which is backend "torch", or whose outputs have
-not the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of
-ids to lists of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least
-(benchmarks/floors.py), at the rates of a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
+not the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of ids to lists
+of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least (benchmarks/floors.py), at the
+rates of a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import floors
+from benchmarks.arguments import positive
 from benchmarks.cards import slug
 from benchmarks.machine import machine
 from benchmarks.operations import time_of as time_of_call
@@ -198,9 +199,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu_decode", description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("--config", nargs="+", choices=CONFIGURATIONS, default=["base"], help="default: base")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 32, 128], help="default: 1 32 128")
-    types = COMPUTE_TYPES
-    parser.add_argument("--compute-type", nargs="+", choices=types, default=[types[0]], help="default: bfloat16")
+    parser.add_argument("--batch", nargs="+", type=positive, default=[1, 32, 128], help="default: 1 32 128")
+    parser.add_argument(
+        "--compute-type", nargs="+", choices=COMPUTE_TYPES, default=["bfloat16"], help="default: bfloat16"
+    )
     parser.add_argument("--seconds", type=float, default=0.5, help="of each decoder, at least (default: 0.5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: benchmarks/results/<card>-decode.json")
     return parser.parse_args(argv)

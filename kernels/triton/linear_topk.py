@@ -170,13 +170,13 @@ def _tiles(rows: int, exact: bool) -> dict:
     return tiles
 
 
-def linear_topk(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int, **tiles: int) -> tuple[Tensor, Tensor]:
+def linear_topk(hidden: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     rows, vocabulary, channels = hidden.shape[0], *weight.shape
     tokens = hidden.new_empty((rows, k), dtype=torch.int64)
     log_probs = hidden.new_empty((rows, k), dtype=torch.float32)
     if rows == 0:
         return tokens, log_probs
-    tiles = {**_tiles(rows, hidden.dtype == torch.float32), **tiles}
+    tiles = _tiles(rows, hidden.dtype == torch.float32)
     most = 512 if rows <= FEW_ROWS else 128
     tokens_per_slice = triton.cdiv(triton.cdiv(vocabulary, tiles["BLOCK_V"]), most) * tiles["BLOCK_V"]
     slices, groups = triton.cdiv(vocabulary, tokens_per_slice), triton.cdiv(vocabulary, GROUP)
