@@ -134,7 +134,7 @@ def kernels(name: str, target: str) -> list[Kernel]:
 def _name(symbol: str) -> str:
     """attention_kernel<__nv_bfloat16, 32> of _ZN10janus_fast16attention_kernelI13__nv_bfloat16Li32EEEv..."""
     full = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
-    return re.search(r"janus_fast::(\w+(?:<[^>]*>)?)\(", full)[1]
+    return re.search(r"janus_fast::cuda::(\w+(?:<[^>]*>)?)\(", full)[1]
 
 
 def main() -> None:

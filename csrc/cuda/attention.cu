@@ -2,7 +2,7 @@
 #include "csrc/cuda/launch.h"
 #include "kernels/cuda/attention.cuh"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 namespace {
 
 constexpr int kMostShared = 96 << 10;  // every GPU from sm_80 on has it
@@ -39,7 +39,7 @@ int launch_for(AttentionCall<T>& call, int64_t sequences, void* stream) {
 }
 
 }  // namespace
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda
 
 extern "C" int janus_fast_attention(const void* query, const void* key, const void* value, int64_t query_row_stride,
                                     int64_t query_head_stride, int64_t key_row_stride, int64_t key_head_stride,
@@ -50,7 +50,7 @@ extern "C" int janus_fast_attention(const void* query, const void* key, const vo
                                     int64_t query_sequences, int64_t key_sequence_count, int64_t heads, int64_t size,
                                     float scale, bool bfloat16, int32_t warps_per_head, int32_t chunk, void* output,
                                     float* lse, void* stream) {
-  using namespace janus_fast;
+  using namespace janus_fast::cuda;
   if (queries == 0 || query_sequences == 0) return 0;
   auto run = [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

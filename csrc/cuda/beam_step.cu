@@ -10,7 +10,7 @@ extern "C" int janus_fast_beam_step(const int64_t* ids, const float* log_probs, 
                                     int32_t* finished_tokens, double* finished_scores, float* finished_token_scores,
                                     int32_t* remaining, void* stream) {
   if (sentences == 0) return 0;
-  janus_fast::BeamStepCall call = {};
+  janus_fast::cuda::BeamStepCall call = {};
   call.ids = ids, call.log_probs = log_probs, call.divisors = divisors;
   call.sentences = sentences, call.eos = eos;
   call.beams = static_cast<int>(beams), call.choices = static_cast<int>(choices);
@@ -22,6 +22,6 @@ extern "C" int janus_fast_beam_step(const int64_t* ids, const float* log_probs, 
   call.finished_tokens = finished_tokens, call.finished_scores = finished_scores;
   call.finished_token_scores = finished_token_scores, call.remaining = remaining;
   const size_t shared = static_cast<size_t>(beams * choices) * sizeof(uint32_t);
-  return janus_fast::launch(janus_fast::beam_step_kernel, static_cast<unsigned>(sentences), janus_fast::kBeamThreads,
-                            shared, stream, call);
+  return janus_fast::cuda::launch(janus_fast::cuda::beam_step_kernel, static_cast<unsigned>(sentences),
+                                  janus_fast::cuda::kBeamThreads, shared, stream, call);
 }

@@ -7,7 +7,7 @@
 #include "csrc/cuda/launchers.h"
 #include "kernels/cuda/device.h"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 constexpr size_t kSharedWithoutAsking = 48 << 10;
 
@@ -27,4 +27,4 @@ int launch(void (*kernel)(Call), dim3 grid, int threads, size_t shared_bytes, vo
 #endif
 }
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

@@ -9,7 +9,7 @@ int run(const void* encoded, const int32_t* offsets, const void* weight, int64_t
         int64_t rows, int64_t sources, int64_t classes, int64_t channels, int64_t beam, bool window, int64_t min_length,
         int64_t max_length, int64_t* lengths, float* log_probs, int32_t* canvas_offsets, uint32_t* ticket,
         void* stream) {
-  using namespace janus_fast;
+  using namespace janus_fast::cuda;
   PredictLengthsCall<T> call = {};
   call.encoded = static_cast<const T*>(encoded), call.encoded_stride = encoded_stride, call.rows = rows;
   call.weight = static_cast<const T*>(weight), call.weight_stride = weight_stride;

@@ -9,7 +9,7 @@ extern "C" int janus_fast_update_mask(const int64_t* tokens, const float* scores
                                       int64_t mask_token, int64_t* new_tokens, float* new_scores,
                                       int64_t* masked_tokens, int64_t* next_rows, bool* changed, int32_t* row_offsets,
                                       int32_t* totals, void* stream) {
-  janus_fast::UpdateMaskCall call = {};
+  janus_fast::cuda::UpdateMaskCall call = {};
   call.tokens = tokens, call.rows = rows, call.predicted_tokens = predicted_tokens;
   call.scores = scores, call.predicted_scores = predicted_scores;
   call.offsets = offsets, call.row_count = row_count, call.done = done;
@@ -17,5 +17,6 @@ extern "C" int janus_fast_update_mask(const int64_t* tokens, const float* scores
   call.ratio = ratio;
   call.new_tokens = new_tokens, call.new_scores = new_scores, call.masked_tokens = masked_tokens;
   call.next_rows = next_rows, call.changed = changed, call.row_offsets = row_offsets, call.totals = totals;
-  return janus_fast::launch(janus_fast::update_mask_kernel, 1, janus_fast::kUpdateMaskThreads, 0, stream, call);
+  return janus_fast::cuda::launch(janus_fast::cuda::update_mask_kernel, 1, janus_fast::cuda::kUpdateMaskThreads, 0,
+                                  stream, call);
 }

@@ -5,12 +5,6 @@
 
 namespace janus_fast {
 
-// What hypotheses have said so far: rows of tokens, the start first, and their log-probabilities.
-struct Histories {
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<std::vector<float>> scores;
-};
-
 // Asks the vocabulary for what options leave of it.
 class Continuations {
  public:

@@ -16,7 +16,7 @@
 
 #include "kernels/cuda/device.h"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 // [N, H, D] rows of which a slice may be taken; strides are multiples of 8 elements, rows begin at 16 bytes.
 template <typename T>
@@ -229,4 +229,4 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarp, kSize <= 64 ? 3 : 2) a
   }
 }
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

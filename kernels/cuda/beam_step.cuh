@@ -14,7 +14,7 @@
 
 #include "kernels/cuda/collectives.cuh"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 // Rows lie sentence after sentence, `beams` of each. T = longest + 1 is the most steps there are.
 struct BeamStepCall {
@@ -178,4 +178,4 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   }
 }
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/device.h"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -52,4 +52,4 @@ __device__ __forceinline__ uint32_t ordered(float x, uint32_t nan) {
 constexpr uint32_t kOrderedLowest = 0x007fffffu;   // minus infinity
 constexpr uint32_t kOrderedHighest = 0xff800000u;  // plus infinity
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

@@ -20,7 +20,7 @@
 #define DYNAMIC_SHARED(name) unsigned char* name = simt::machine.dynamic_shared
 #endif
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 constexpr unsigned kAllLanes = ~0u;
 constexpr int kWarp = 32;
@@ -133,4 +133,4 @@ inline void wait_copies() { simt::wait_copies(); }
 
 #endif
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

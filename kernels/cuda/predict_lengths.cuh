@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/collectives.cuh"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 template <typename T>
 struct PredictLengthsCall {
@@ -183,4 +183,4 @@ __global__ void __launch_bounds__(kLengthThreads) predict_lengths_kernel(Predict
   if (*finishes_last) lay_out_canvases(call);
 }
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

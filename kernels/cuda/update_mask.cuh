@@ -12,7 +12,7 @@
 
 #include "kernels/cuda/collectives.cuh"
 
-namespace janus_fast {
+namespace janus_fast::cuda {
 
 struct UpdateMaskCall {
   const int64_t *tokens, *rows, *predicted_tokens;
@@ -163,4 +163,4 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
   for (int64_t i = listed + thread; i < call.count; i += threads) call.next_rows[i] = 0;
 }
 
-}  // namespace janus_fast
+}  // namespace janus_fast::cuda

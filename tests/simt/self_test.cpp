@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/device.h"
 
-using namespace janus_fast;
+using namespace janus_fast::cuda;
 
 namespace {
 
