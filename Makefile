@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu-proof gpu lint bench sanitize clean
+.PHONY: help setup demo test gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -39,6 +39,9 @@ lint: .venv/ready  ## check style of Python and C++
 
 bench: .venv/ready  ## time the operations; ARGS=decode times whole decodes
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: .venv/ready  ## make the API reference, build/docs/index.html
+	$(BIN)/python docs/reference.py build/docs
 
 # The engine's own build, beside the usual one; leaks are not looked for, since Python itself has some at its end.
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined

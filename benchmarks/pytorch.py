@@ -113,9 +113,10 @@ class _Padding:
 
 
 def log_probs(hidden: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """In float64, of the tokens that were chosen for each row: [N] or [N, k]."""
+    """In float64, of the tokens that were chosen for each row: [N] or [N, k]; NaN of what is no token."""
     log_probs = F.linear(hidden.double(), weight.double()).log_softmax(-1)
-    return log_probs.gather(1, chosen.view(len(hidden), -1)).view(chosen.shape)
+    tokens = chosen.clamp(0, len(weight) - 1)
+    return log_probs.gather(1, tokens.view(len(hidden), -1)).view(chosen.shape).masked_fill(tokens != chosen, torch.nan)
 
 
 def logits_of(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -55,11 +55,16 @@ class Case:
 
 
 def cases(
-    configuration: Configuration, sentences: int, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> Iterator[Case]:
-    """Every operation, at the shapes of decoding or training ``sentences`` sentences of 10 to 40 tokens at once."""
+    configuration: Configuration, sentences: int | list[int], dtype: torch.dtype, device: torch.device | str = "cpu",
+    rows: int | None = None,
+) -> Iterator[Case]:  # fmt: skip
+    """Every operation, at the shapes of decoding or training ``sentences`` sentences of 10 to 40 tokens at once, or
+    sentences of the lengths given. ``rows`` is how many rows the operations have that work on rows alone."""
     make = torch.Generator().manual_seed(0)
-    lengths = torch.randint(10, 41, (sentences,), generator=make) if sentences > 1 else torch.tensor([25])
+    if isinstance(sentences, list):
+        lengths, sentences = torch.tensor(sentences), len(sentences)
+    else:
+        lengths = torch.randint(10, 41, (sentences,), generator=make) if sentences > 1 else torch.tensor([25])
     offsets, canvases = offsets_of(lengths), lengths.repeat_interleave(LENGTH_BEAM)
 
     def normal(rows: int, scale: float = 1.0) -> Tensor:
@@ -95,13 +100,13 @@ def cases(
     )
 
     weight = normal(configuration.vocabulary, configuration.channels**-0.5)
-    hidden = normal(int(canvases.sum()))
+    hidden = normal(rows or int(canvases.sum()))
     yield Case(
         "linear_argmax", "first refinement", (hidden, weight, None),
         torch_alone(lambda: pytorch.argmax(hidden, weight)),
         log_probs=lambda tokens: pytorch.log_probs(hidden, weight, tokens),
     )  # fmt: skip
-    beam, k = normal(sentences * BEAM), 2 * BEAM
+    beam, k = normal(rows or sentences * BEAM), 2 * BEAM
     yield Case(
         "linear_topk", "beam step", (beam, weight, None, k), torch_alone(lambda: pytorch.topk(beam, weight, k)),
         log_probs=lambda tokens: pytorch.log_probs(beam, weight, tokens),
@@ -116,30 +121,32 @@ def cases(
         log_probs=lambda chosen: pytorch.log_probs(pytorch.means(encoded.double(), begins), length_weight, chosen),
     )  # fmt: skip
 
-    masked = lengths // 2
-    rows = [int(n.sum()) for n in (lengths, masked, masked)]
-    ar_masked = torch.randperm(rows[0], generator=make)[: rows[1]].to(device)
-    targets = torch.randint(configuration.vocabulary, (sum(rows),), generator=make).to(device)
-    losses = (normal(sum(rows)), weight, targets, ar_masked, rows)
+    written = lengths if rows is None else torch.tensor([rows])
+    masked = (written // 2).clamp(min=1)
+    streams = [int(n.sum()) for n in (written, masked, masked)]
+    ar_masked = torch.randperm(streams[0], generator=make)[: streams[1]].to(device)
+    targets = torch.randint(configuration.vocabulary, (sum(streams),), generator=make).to(device)
+    losses = (normal(sum(streams)), weight, targets, ar_masked, streams)
     terms = ([1.0, 0.5, 0.5], [0, 1, 0, 2, 1, 2], [1.0, 3.0, 1.0], [-1, -1, -1], 0.1, True)
     yield Case(
         "joint_loss", "training, with gradients", (*losses, *terms), torch_alone(lambda: pytorch.joint_loss(*losses))
     )
 
-    x, residual = normal(sum(rows)), normal(sum(rows))
+    trained = rows or sum(streams)
+    x, residual = normal(trained), normal(trained)
     yield Case(
         "dropout_add", "training, behind a block", (x, residual, 0.3, torch.tensor(1, device=device)),
         torch_alone(lambda: (residual + F.dropout(x, 0.3),)), random=True,
     )  # fmt: skip
 
-    def add_layer_norm(label: str, rows: int, gradients: bool = False) -> Case:
-        x, residual, seed = normal(rows), normal(rows), normal(rows) if gradients else None
+    def add_layer_norm(label: str, count: int, gradients: bool = False) -> Case:
+        x, residual, seed = normal(count), normal(count), normal(count) if gradients else None
         norm = normal(1)[0], normal(1)[0]
         peers = {"torch": lambda: pytorch.add_layer_norm(x, residual, *norm, seed)}
         return Case("add_layer_norm", label, (x, residual, *norm, 1e-5), peers, seed)
 
-    yield add_layer_norm("refinement, behind a block", int(canvases.sum()))
-    yield add_layer_norm("training, behind a block, with gradients", sum(rows), gradients=True)
+    yield add_layer_norm("refinement, behind a block", rows or int(canvases.sum()))
+    yield add_layer_norm("training, behind a block, with gradients", trained, gradients=True)
 
     total = int(canvases.sum())
     tokens, predicted = (

@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "JanusConfig": "config",
     "JanusModel": "model",
+    "ScoringResult": "translator",
     "TranslationResult": "translator",
     "Translator": "translator",
     "Visibility": "visibility",
@@ -29,7 +30,17 @@ __all__ = ["load", *_PUBLIC]
 
 
 def load(name_or_path):
-    """A shipped model by name, or a model directory: (JanusModel in evaluation mode, its vocabularies)."""
+    """Reads a model that is shipped, or that ``janus_fast.save`` or ``janus-fast train`` wrote.
+
+    Args:
+        name_or_path: the name of a shipped model, such as "en-de-small", or a model directory.
+    Returns:
+        The ``janus_fast.JanusModel``, in float32 and evaluation mode, on the CPU, and its (source, target)
+        vocabularies, None where the directory holds none.
+    Raises:
+        FileNotFoundError: no such model, or a file of it is missing.
+        ValueError: a file is damaged, or belongs to another model.
+    """
     from . import checkpoint, models
 
     return checkpoint.load(models.locate(name_or_path))

@@ -51,7 +51,7 @@ def load(
     backend: str, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str,
     intra_threads: int, inter_threads: int, insists: bool,
 ):  # fmt: skip
-    """A backend with a model in it, whose parameters are ``arrays``, as :mod:`janus_fast.weights` has them.
+    """A backend with a model in it, whose parameters are ``arrays``, as ``janus_fast.weights`` has them.
 
     Calls that backend "cuda" cannot decode are torch's, unless the caller ``insists``.
 

@@ -1,4 +1,4 @@
-"""Saves a :class:`~janus_fast.JanusModel` in a model directory, and makes one of such a directory."""
+"""Saves a ``janus_fast.JanusModel`` in a model directory, and makes one of such a directory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,13 +115,18 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
     """Writes a model and its ``(source, target)`` vocabularies over whatever model ``directory`` holds.
 
     A failure before everything is on disk, such as a full disk, leaves the old model as it was. If the machine stops
-    during the renames that follow, ``directory`` has no weights, which :func:`load` reports: two models never mix.
+    during the renames that follow, ``directory`` has no weights, which ``load`` reports: two models never mix.
 
-    ``quantization`` converts the weights on disk: "float32"; "bfloat16", half the size; or "int8", a quarter: the
-    matrices of linear layers and the token embeddings as int8, each row with a scale. The file itself says which.
-
+    Args:
+        model: the ``janus_fast.JanusModel``.
+        directory: made where it does not exist.
+        vocabularies: (source, target), each a ``janus_fast.Vocabulary``; None leaves those that are there.
+        quantization: converts the weights on disk: "float32"; "bfloat16", half the size; or "int8", a quarter: the
+            matrices of linear layers and the token embeddings as int8, each row with a scale. The file itself says
+            which. None stores the model's own type.
     Raises:
-        OSError: something cannot be written. ValueError: an unknown quantization, or weights that are not finite.
+        OSError: something cannot be written.
+        ValueError: an unknown quantization, or weights that are not finite.
     """
     if quantization is not None and quantization not in weights.QUANTIZATIONS:
         raise ValueError(f"save: quantization must be one of {weights.QUANTIZATIONS}, got {quantization!r}")
@@ -134,7 +139,7 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
 
 
 def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:
-    """Reads what :func:`save` wrote: the model in float32 evaluation mode, and its vocabularies (None without)."""
+    """Reads what ``save`` wrote: the model in float32 evaluation mode, and its vocabularies (None without)."""
     directory = Path(directory)
     config = read_config(directory)
     model = model_of(config, read_state(directory / WEIGHTS, config), directory / WEIGHTS)

@@ -16,16 +16,36 @@ def _is_integer(value) -> bool:
 
 @dataclass(frozen=True)
 class JanusConfig:
-    """Everything that fixes the shape and the arithmetic of a :class:`~janus_fast.JanusModel`.
+    """Everything that fixes the shape and the arithmetic of a ``janus_fast.JanusModel``.
 
-    Names follow Hugging Face's encoder-decoder configurations. ``max_source_positions`` and
-    ``max_target_positions`` count tokens, ``bos`` and ``eos`` included. ``length_classes`` is the
-    number of target lengths that the length predictor tells apart (lengths above it share the last
-    class). ``mask_token_id`` equals ``unk_token_id`` in models converted from the original code.
+    Names follow Hugging Face's encoder-decoder configurations. Sources and targets end with ``eos``.
 
-    Without ``two_stream`` it is an ordinary Transformer, which decodes left to right alone: the row of a word predicts
-    the next one. ``decoder_start_token_id``, ``bos`` unless given, stands before the first word of a target; sources
-    begin with ``bos`` where ``source_bos`` is set. Both sides end with ``eos``.
+    Attributes:
+        source_vocab_size, target_vocab_size: tokens of each vocabulary.
+        d_model: channels C of a row, a multiple of ``attention_heads``.
+        encoder_layers, decoder_layers: layers of each side.
+        attention_heads: heads of every attention.
+        encoder_ffn_dim, decoder_ffn_dim: channels within the feed-forward blocks.
+        max_source_positions, max_target_positions: the longest sequences in tokens, ``bos`` and ``eos`` included.
+        length_classes: target lengths that the length predictor tells apart; longer ones share the last class.
+        activation: "relu", "gelu" or "silu".
+        positions: "learned" or "sinusoidal".
+        position_offset: the position of a sequence's first token in the sinusoidal table.
+        normalize_before: norms stand before the blocks (pre-norm), not behind them.
+        share_all_embeddings: the embeddings of both sides are one, and the output matrix is, too.
+        share_decoder_embeddings: the output matrix is that of the target's embeddings.
+        scale_embedding: embeddings are multiplied by sqrt(C).
+        layer_norm_eps: added to the variance in every norm.
+        dropout: the probability of training's dropout, in [0, 1).
+        two_stream: a model of JANUS; without, an ordinary Transformer, which decodes left to right alone: the row of a
+            word predicts the next one.
+        output_bias: the vocabulary's scores have a bias.
+        source_bos: sources begin with ``bos``.
+        bos_token_id, pad_token_id, eos_token_id, unk_token_id: special tokens, in this order the first ones by default.
+        mask_token_id: what stands for a word to be predicted; ``unk_token_id`` in models of the original code.
+        decoder_start_token_id: stands before the first word of a target; ``bos_token_id`` unless given.
+    Raises:
+        ValueError: a value out of range, or two that do not fit each other.
     """
 
     source_vocab_size: int
@@ -126,6 +146,7 @@ class JanusConfig:
 
     @property
     def head_size(self) -> int:
+        """Channels of a head, C / ``attention_heads``."""
         return self.d_model // self.attention_heads
 
     @property
@@ -142,10 +163,16 @@ class JanusConfig:
         return [self.decoder_start_token_id, *words, self.eos_token_id]
 
     def to_json(self) -> str:
+        """The text of ``config.json``."""
         return json.dumps({"model_type": "janus", **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
+        """What ``to_json`` wrote; ``origin`` is what error messages call it.
+
+        Raises:
+            ValueError: it is no JSON, of another system, or has unknown, missing or bad values.
+        """
         try:
             values = json.loads(text)
         except ValueError as error:

@@ -31,7 +31,7 @@ def missing(device: str, compute_type: str, config: JanusConfig) -> str | None:
 
 
 class CudaBackend(TorchBackend):
-    """Decodes with :class:`~janus_fast.decoding.on_device.OnDeviceDecoder`, one batch at a time.
+    """Decodes with ``janus_fast.decoding.on_device.OnDeviceDecoder``, one batch at a time.
 
     What that refuses, and ``score``, are torch's affair; a caller who ``insists`` gets an error instead.
     """

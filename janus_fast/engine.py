@@ -55,7 +55,7 @@ def default_threads() -> int:
 class Engine:
     """Decodes with ``inter_threads`` workers of ``intra_threads`` threads each, which share the packed weights.
 
-    ``arrays`` are the parameters as :mod:`janus_fast.weights` has them. The token embeddings stay as they are; they
+    ``arrays`` are the parameters as ``janus_fast.weights`` has them. The token embeddings stay as they are; they
     must not change. Methods may be called from several threads: a call waits until a worker is free.
     """
 

@@ -13,7 +13,7 @@ def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) 
     """Corpus BLEU and chrF of detokenised text, with the signatures under which sacreBLEU made them.
 
     With ``resamples``, also ``bleu_ci`` and ``chrf_ci``: half the width of sacreBLEU's 95% confidence interval, by
-    bootstrap resampling of the sentences so many times.
+    bootstrap resampling of the sentences so many times. ValueError unless there are as many of both, one at least.
     """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
@@ -42,9 +42,10 @@ def evaluate(
     ``tokens`` counts the tokens of the best translations, without ``eos``.
 
     Args:
-        translator: a :class:`~janus_fast.Translator` with vocabularies.
-        mode, max_batch_size, on_batch, **options: as for ``Translator.generate``.
-        resamples: as for :func:`scores`.
+        translator: a ``janus_fast.Translator`` with vocabularies.
+        sources, references: text, one sentence each.
+        mode, max_batch_size, on_batch, options: as for ``janus_fast.Translator.generate``.
+        resamples: as for ``scores``.
     Returns:
         A dictionary that JSON can hold: mode, options (all in force, defaults, too), bleu, chrf, signatures, sentences,
         tokens, seconds, sentences_per_second, tokens_per_second.

@@ -1,6 +1,6 @@
 """The encoder-decoder Transformer of JANUS over packed rows: no padding, any mixture of streams in one pass.
 
-The model knows nothing of objectives or of decoding. It turns packed tokens, and a :class:`Visibility` saying which
+The model knows nothing of objectives or of decoding. It turns packed tokens, and a ``Visibility`` saying which
 rows see which, into hidden rows; what the rows mean is the caller's affair.
 """
 
@@ -197,6 +197,7 @@ class JanusModel(nn.Module):
     """
 
     def __init__(self, config: JanusConfig):
+        """A model with random parameters, as ``reset_parameters`` draws them."""
         super().__init__()
         self.config = config
         source = nn.Embedding(config.source_vocab_size, config.d_model)
@@ -224,7 +225,10 @@ class JanusModel(nn.Module):
         self, tokens: Tensor, positions: Tensor, visibility: Visibility, encoded: Tensor, cross: Visibility,
         rows: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Decoder tokens and positions [N] int64 -> hidden rows [N, C], or [R, C] of the ascending ``rows`` [R]."""
+        """Decoder tokens and positions [N] int64 -> hidden rows [N, C], or [R, C] of the ascending ``rows`` [R] int64.
+
+        ``visibility`` says which rows see which content rows, ``cross`` which of the ``encoded`` rows [Ns, C].
+        """
         return self.decoder(tokens, positions, visibility, self.decoder.cross_keys(encoded), cross, rows)
 
     def length_logits(self, encoded: Tensor, offsets: Tensor) -> Tensor:
@@ -236,10 +240,12 @@ class JanusModel(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
+        """The vocabulary's matrix [V, C]."""
         return self.decoder.output_projection.weight
 
     @property
     def output_bias(self) -> Tensor | None:
+        """The vocabulary's bias [V], None without ``config.output_bias``."""
         return self.decoder.output_projection.bias
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -23,9 +23,12 @@ MODES = ("ar", "nar")
 class TranslationResult:
     """What one source became; every list is best first, one entry a hypothesis.
 
-    ``hypotheses`` are ids, tokens or text, as the source was; without ``bos`` and ``eos``. ``scores`` is what they were
-    ranked by; ``token_scores`` the log-probability (nats) of each of its tokens, and in "ar" mode of the end.
-    ``iterations`` counts decoder passes, ``history`` holds the canvases of every pass (``return_history=True``).
+    Attributes:
+        hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
+        scores: what they were ranked by, in nats.
+        token_scores: the log-probability (nats) of each token, and in "ar" mode of the end.
+        iterations: decoder passes.
+        history: the canvases of every pass, with ``return_history=True``.
     """
 
     hypotheses: list
@@ -37,7 +40,7 @@ class TranslationResult:
 
 @dataclass
 class ScoringResult:
-    """``tokens`` of a target, its end included, and their log-probabilities (nats)."""
+    """A target's ``tokens``, its end included, and their ``log_probs`` (nats)."""
 
     tokens: list
     log_probs: list[float]
@@ -47,22 +50,27 @@ class Translator:
     """Translates with one model, left to right (``mode="ar"``) or in parallel (``mode="nar"``).
 
     Args:
-        model: the name of a shipped model, a model directory, or a :class:`~janus_fast.JanusModel`.
+        model: the name of a shipped model, a model directory, or a ``janus_fast.JanusModel``.
         device: "cpu", or a torch device that the model's operations run on.
         compute_type: "float32", "bfloat16", "int8", "int8_bfloat16" (the vocabulary in bfloat16) or "float64".
             "default" is float32, or int8 for a model that is stored so; "auto" is int8 where the processor multiplies
-            int8 numbers (VNNI), bfloat16 on an NVIDIA GPU, else float32. The attribute ``compute_type`` says which it
-            became.
+            int8 numbers (VNNI), bfloat16 on an NVIDIA GPU, else float32.
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads.
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
             the definition, on every device; or "auto", the first of them that can: float64 and what the others cannot
-            are torch's. :meth:`explain` says which decodes a call.
+            are torch's. ``explain`` says which decodes a call.
         vocabularies: (source, target) for a model given as an object; needed for tokens and text, not for ids.
 
-    The methods take the options of :class:`~janus_fast.decoding.AutoregressiveOptions` or
-    :class:`~janus_fast.decoding.NonAutoregressiveOptions` by name, according to ``mode``, and may be called from
-    several threads at once.
+    Raises:
+        FileNotFoundError: no such model, or a file of it is missing.
+        ValueError: a damaged file, or an argument out of range.
+        NotImplementedError: the named backend cannot decode this model, in this type, here.
+        TypeError: ``model`` is something else.
+
+    The attributes ``backend`` and ``compute_type`` say what "auto" and "default" became. The methods take the options
+    of ``janus_fast.decoding.AutoregressiveOptions`` or ``janus_fast.decoding.NonAutoregressiveOptions`` by name,
+    according to ``mode``, and may be called from several threads at once.
     """
 
     def __init__(
@@ -115,13 +123,13 @@ class Translator:
 
     @property
     def model(self):
-        """The :class:`~janus_fast.JanusModel` of backends "torch" and "cuda"; the engine has none."""
+        """The ``janus_fast.JanusModel`` of backends "torch" and "cuda"; the engine has none."""
         if self.backend == "engine":
             raise AttributeError("Translator: backend must be 'torch' or 'cuda' for a model to be there, got 'engine'")
         return self._backend.model
 
     def explain(self, *, mode: str = "ar", target_prefix: list | None = None, **options) -> str:
-        """Which backend decodes a call of :meth:`generate` with these options, and why the others do not."""
+        """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
         options = self._options(mode, options)
         reasons, takers = {name: backends.refusal(name, *self._wanted) for name in backends.BACKENDS}, [self.backend]
         if self.backend == "cuda":
@@ -135,14 +143,16 @@ class Translator:
 
     @property
     def source_vocabulary(self) -> Vocabulary:
+        """The vocabulary of sources; a ValueError where the model has none."""
         return self._vocabulary(0)
 
     @property
     def target_vocabulary(self) -> Vocabulary:
+        """The vocabulary of targets; a ValueError where the model has none."""
         return self._vocabulary(1)
 
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
-        """Raw sentences in, hypotheses as text out. Options as in :meth:`translate_batch`."""
+        """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` as text."""
         texts = _list_of("texts", texts, str, "sentences")
         if prefix := options.get("target_prefix"):
             options["target_prefix"] = [self.target_vocabulary.encode(text or "") for text in prefix]
@@ -166,9 +176,12 @@ class Translator:
         """Tokens in, hypotheses as tokens out; unknown tokens become ``unk``.
 
         Args:
+            source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
+            target_prefix: for each source the tokens that its outputs must begin with ("ar" mode).
+            mode: "ar" or "nar".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
-            **options: as in :meth:`generate`.
+            options: as in ``generate``.
         """
         source = self._cut(_list_of("source", source, (list, tuple), "token lists"), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
@@ -214,7 +227,8 @@ class Translator:
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
             on_batch: called after each batch with the number of sources in it, to show progress.
-            **options: fields of AutoregressiveOptions or NonAutoregressiveOptions.
+            options: fields of ``janus_fast.decoding.AutoregressiveOptions`` or
+                ``janus_fast.decoding.NonAutoregressiveOptions``.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
@@ -297,7 +311,7 @@ class Translator:
         """Translates a text file line by line; returns the number of lines.
 
         Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
-        is written when the run is interrupted stays. ``max_input_length`` as in :meth:`translate_batch`.
+        is written when the run is interrupted stays. ``max_input_length`` as in ``translate_batch``.
         """
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
@@ -321,7 +335,15 @@ class Translator:
     def score_batch(
         self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
-        """The autoregressive log-probabilities of given translations (tokens), each with its end."""
+        """The autoregressive log-probabilities of given translations, each with its end.
+
+        Args:
+            source: tokens of each source.
+            target: tokens of the translation of each.
+            max_batch_size: pairs scored at once (0: a default of 64), counted in "examples" or "tokens".
+        Raises:
+            ValueError: not as many targets as sources, or one that is too long for the model.
+        """
         source = _list_of("source", source, (list, tuple), "token lists")
         target = _list_of("target", target, (list, tuple), "token lists")
         if len(source) != len(target):

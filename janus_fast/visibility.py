@@ -35,7 +35,8 @@ class Visibility:
     the content rows, that is the first ``num_keys`` rows. Content sequence ``s`` attends to key sequence ``s``; a
     query stream is a second group of query sequences that names the same key sequences.
 
-    Making one checks types and shapes; ``validate`` also reads the values.
+    Making one checks types and shapes; ``validate`` also reads the values. The class methods build the patterns of
+    known systems; their lengths are 1-D tensors or lists of integers and may be 0, and anything else is a ValueError.
     """
 
     query_offsets: Tensor
@@ -75,19 +76,27 @@ class Visibility:
 
     @property
     def num_queries(self) -> int:
+        """Nq, the query rows of all sequences."""
         return self.query_times.numel()
 
     @property
     def num_keys(self) -> int:
+        """Nk, the key rows of all sequences."""
         return self.visible_from.numel()
 
-    # Builders. All are vectorised over the sentences; lengths are tensors or lists of integers, and may be 0.
+    # Builders, vectorised over the sentences.
 
     @classmethod
     def bidirectional(
         cls, query_offsets: Tensor, key_offsets: Tensor | None = None, key_sequences: Tensor | None = None
     ) -> "Visibility":
-        """Every query sees every key of its sequence: encoder, cross-attention, mask-predict decoder."""
+        """Every query sees every key of its sequence: encoder, cross-attention, mask-predict decoder.
+
+        Args:
+            query_offsets: [Q + 1] int32, where each query sequence begins.
+            key_offsets: [K + 1] int32, where each key sequence begins; by default keys are the queries' rows.
+            key_sequences: [Q] int32, the key sequence of each query sequence; by default the one of the same number.
+        """
         key_offsets = query_offsets if key_offsets is None else key_offsets
         if key_sequences is None:
             key_sequences = torch.arange(query_offsets.numel() - 1, dtype=torch.int32, device=query_offsets.device)
@@ -378,7 +387,8 @@ class Visibility:
         Returns:
             The matplotlib axes.
         Raises:
-            ImportError: matplotlib is missing. ValueError: groups or labels do not add up to the rows.
+            ImportError: matplotlib is missing.
+            ValueError: groups or labels do not add up to the rows.
         """
         from .visibility_plot import plot
 

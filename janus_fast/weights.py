@@ -24,7 +24,8 @@ def read(path: Path, config: JanusConfig) -> dict[str, np.ndarray]:
     """The parameters that a file holds for a model of ``config``: views of the file, which is not copied.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged, or not of this model.
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or not of this model.
     """
     header, start = _header(path)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}

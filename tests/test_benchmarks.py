@@ -161,6 +161,27 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     assert (tmp_path / "results/decode.png").stat().st_size > 10_000
 
 
+def test_the_picture_has_a_dot_a_decoder_hollow_where_it_computes_in_another_type(tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def timed(seconds, compute_type):
+        around = {"seconds_p20": 0.9 * seconds, "seconds": seconds, "seconds_p80": 1.1 * seconds}
+        return {**around, "compute_type": compute_type}
+
+    peers = {"ctranslate2": timed(0.3, "float32"), "pytorch": timed(0.05, "bfloat16")}
+    record = {"config": "tiny", "batch": 1, "decoding": "4 passes", **timed(0.02, "bfloat16"), "peers": peers}
+    results = {"records": [{**record, "floor_seconds": 0.01}, {**record, "batch": 2, "floor_seconds": None}] * 3}
+    figure = report.draw(results, tmp_path / "decode.png")
+    assert [axis.get_title() for axis in figure.axes] == ["tiny, batch 1", "tiny, batch 2"]
+    assert all(axis.get_xscale() == "log" and not axis.patches for axis in figure.axes)  # no bars
+    dots = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "|")]
+    assert [(line.get_xdata()[0], line.get_markerfacecolor() == "white") for line in dots[:3]] == [
+        (20, False), (300, True), (50, False),
+    ]  # fmt: skip
+    assert [text.get_text() for text in figure.axes[0].texts[:3]] == ["", "float32", ""]
+    assert len([line for line in figure.axes[0].lines if line.get_marker() == "|"]) == 3
+
+
 @needs_engine
 def test_a_peer_asked_for_by_name_must_be_there(no_ctranslate2):
     with pytest.raises(Refusal, match="ctranslate2: No module named ctranslate2"):

@@ -51,8 +51,9 @@ def load(
         The model, and ``(source, target)`` vocabularies, which are one object where the model shares them (None
         without dictionaries).
     Raises:
-        FileNotFoundError: no such file. ValueError: not a whole checkpoint, an unsafe pickle, another architecture, a
-            setting that :class:`~janus_fast.JanusModel` does not have, NaN weights, a dictionary of another size.
+        FileNotFoundError: no such file.
+        ValueError: not a whole checkpoint, an unsafe pickle, another architecture, a setting that
+            ``janus_fast.JanusModel`` does not have, NaN weights, a dictionary of another size.
     """
     if (source_dict is None) != (target_dict is None):
         missing = "source_dict" if source_dict is None else "target_dict"

@@ -43,8 +43,9 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     Returns:
         The model, and ``(source, target)`` vocabularies.
     Raises:
-        FileNotFoundError: a file is missing. ValueError: a damaged file, a setting that
-            :class:`~janus_fast.JanusModel` does not have, weights that are not finite, a vocabulary of another size.
+        FileNotFoundError: a file is missing.
+        ValueError: a damaged file, a setting that ``janus_fast.JanusModel`` does not have, weights that are not finite,
+            a vocabulary of another size.
     """
     directory = Path(directory)
     settings = _settings(directory / CONFIG)

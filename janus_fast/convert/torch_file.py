@@ -87,7 +87,7 @@ class RefusedName(Exception):
 def unpickle(file, read: Callable[[str, int, int], bytes] | None = None) -> tuple[object, dict[str, int]]:
     """The object whose pickle begins at ``file``'s place, and the bytes of an element of every storage it names.
 
-    ``read`` as in :class:`PlainUnpickler`.
+    ``read`` as in ``PlainUnpickler``.
     """
     begin = file.tell()
     highest = max((arg for op, arg, _ in pickletools.genops(file) if op.name.endswith("PUT")), default=0)
@@ -99,7 +99,7 @@ def unpickle(file, read: Callable[[str, int, int], bytes] | None = None) -> tupl
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickles tensors (as :class:`StoredTensor`), plain containers and inert records; nothing else.
+    """Unpickles tensors (as ``StoredTensor``), plain containers and inert records; nothing else.
 
     ``read(storage key, first byte, bytes)`` gets at the numbers. Everything a pickle can reach belongs to this one
     unpickling: what it does to a record's class stays there.
@@ -152,12 +152,12 @@ class PlainUnpickler(pickle.Unpickler):
 def open_torch_file(path: str | Path) -> Iterator:
     """Yields the contents of a file that ``torch.save`` wrote, in today's zip format or in the one before torch 1.6.
 
-    Tensors are :class:`StoredTensor`: ``load()``, within the context, reads one. Nothing that the file names is
+    Tensors are ``StoredTensor``: ``load()``, within the context, reads one. Nothing that the file names is
     imported or called.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: not a whole file of ``torch.save``, or one that holds anything but
-            tensors and plain values.
+        FileNotFoundError: no such file.
+        ValueError: not a whole file of ``torch.save``, or one that holds anything but tensors and plain values.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"convert: {path} does not exist")

@@ -10,9 +10,18 @@ from ..config import JanusConfig
 class AutoregressiveOptions:
     """Options of autoregressive decoding; names and meanings are CTranslate2's.
 
-    ``max_decoding_length`` and ``min_decoding_length`` count tokens without ``eos``. A hypothesis scores
-    sum(log p) / length ** length_penalty, ``eos`` included in both. ``sampling_topk`` other than 1 samples (0: from the
-    whole vocabulary), needs ``beam_size=1``, and gives ``num_hypotheses`` independent samples.
+    Attributes:
+        beam_size: hypotheses kept; 1 is greedy.
+        num_hypotheses: hypotheses returned, at most ``beam_size``; of sampling, independent samples.
+        length_penalty: a hypothesis scores sum(log p) / length ** length_penalty, ``eos`` included in both.
+        max_decoding_length, min_decoding_length: tokens of an output, ``eos`` not counted.
+        no_repeat_ngram_size: no n-gram of this size is in an output twice; 0: any may be.
+        sampling_topk: other than 1 samples from so many best tokens (0: from all), with ``beam_size=1``.
+        sampling_topp: cuts these to the smallest set that holds this share of their mass, in (0, 1].
+        sampling_temperature: divides the scores before sampling, above 0.
+        seed: of the samples.
+    Raises:
+        ValueError: a value out of range, or two that do not fit each other.
     """
 
     beam_size: int = 5
@@ -64,13 +73,20 @@ class AutoregressiveOptions:
 class NonAutoregressiveOptions:
     """Options of mask-predict decoding.
 
-    ``iterations`` counts decoder passes. ``length_beam`` candidates of different length are refined at once:
-    ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
-    ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
-    if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
-    ``adaptive`` ends a candidate when a pass changes none of its tokens and at most a third of them are to be predicted
-    again. Lengths that fall together at an end of the range are one candidate: there may be fewer than
-    ``num_hypotheses``.
+    Attributes:
+        iterations: decoder passes.
+        length_beam: candidates of different length, refined at once. Lengths that fall together at an end of the range
+            are one candidate.
+        length_candidates: "window", the lengths around the most likely one, or "topk", the most likely ones.
+        score: what ranks candidates: "tokens", the mean log-probability of the predicted tokens, where an empty
+            candidate wins only if its length is the most likely one; or "canvas", the original's mean over ``bos`` and
+            ``eos`` (0 each) as well.
+        adaptive: a candidate ends when a pass changes none of its tokens and at most a third of them are to be
+            predicted again.
+        num_hypotheses: candidates returned, at most ``length_beam``; fewer where there are fewer.
+        return_history: results hold the canvas after every pass.
+    Raises:
+        ValueError: a value out of range, or two that do not fit each other.
     """
 
     iterations: int = 4

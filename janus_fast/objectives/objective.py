@@ -23,7 +23,7 @@ class Objective:
     """Which streams a batch is made of and which losses tie them.
 
     ``masking`` is "span" (the original's) or "uniform" (CMLM's); ``mask_ratio`` the span budget. ``cross_entropy`` and
-    ``divergence`` weigh the terms of :func:`janus_fast.joint_loss`, ``length_weight`` the length cross-entropy. With
+    ``divergence`` weigh the terms of ``janus_fast.joint_loss``, ``length_weight`` the length cross-entropy. With
     ``encoder_passes=2`` the AR and the NAR streams read the source under dropouts of their own, as in the original.
     With ``autoregressive_every=n`` only each n-th sentence of a batch has AR streams, and no divergence may name them.
     """

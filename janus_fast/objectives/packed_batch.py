@@ -35,6 +35,7 @@ class PackedBatch:
     shares: dict[str, float] | None = None
 
     def to(self, device) -> "PackedBatch":
+        """The same on another device."""
         return dataclasses.replace(
             self,
             **{

@@ -117,7 +117,11 @@ def as_tuple(results: Tensor | tuple) -> tuple:
 
 
 def backends(name: str, device: str = "cpu") -> tuple[str, ...]:
-    """The backends that operation ``name`` can use here on ``device``, in the order in which "auto" tries them."""
+    """The backends that operation ``name`` can use here on ``device``, in the order in which "auto" tries them.
+
+    Raises:
+        ValueError: no operation of that name.
+    """
     operation = _find(name)
     kind = torch.device(device).type
     return tuple(b for b in operation.candidates(kind) if operation.refusal(b) is None)
@@ -127,6 +131,9 @@ def explain(name: str, *arguments) -> str:
     """Which backend runs a call of operation ``name`` (default: of float32 tensors on the CPU), and why.
 
     Arguments come in the order of the operation's; one alone is enough where no limit concerns the others.
+
+    Raises:
+        ValueError: no operation of that name.
     """
     operation = _find(name)
     floating = [isinstance(a, Tensor) and a.is_floating_point() for a in arguments]

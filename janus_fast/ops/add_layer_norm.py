@@ -30,8 +30,9 @@ def add_layer_norm(
         [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable once in all four
         tensors; gradients have one order of summation.
     Raises:
-        ValueError: shapes or devices differ. TypeError: dtypes do not fit. NotImplementedError: the named backend
-        cannot run this call.
+        ValueError: shapes or devices differ.
+        TypeError: dtypes do not fit.
+        NotImplementedError: the named backend cannot run this call.
     Source: Ba et al. 2016, "Layer Normalization"; post-norm as in Vaswani et al. 2017, section 3.1.
     """
     op = "add_layer_norm"

@@ -33,8 +33,10 @@ def attention(
         [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable once in
         ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads.
     Raises:
-        ValueError: shapes or devices differ. TypeError: dtypes differ. NotImplementedError: the named backend
-        cannot run this call. RuntimeError: offsets of ``visibility`` that do not fit the rows.
+        ValueError: shapes or devices differ.
+        TypeError: dtypes differ.
+        NotImplementedError: the named backend cannot run this call.
+        RuntimeError: offsets of ``visibility`` that do not fit the rows.
     """
     if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] == 0:
         raise ValueError(f"attention: query must have shape [Nq, H, D], got {list(query.shape)}")

@@ -33,8 +33,9 @@ def dropout_add(
         The shape of ``x`` in the dtype of ``residual`` (without one, of ``x``), computed in float32. Differentiable
         once in ``x`` and ``residual``: ``x`` gets dropout of the gradient, with the same mask drawn again.
     Raises:
-        ValueError: shapes or devices differ, or p is out of range. TypeError: dtypes do not fit. NotImplementedError:
-        the named backend cannot run this call.
+        ValueError: shapes or devices differ, or p is out of range.
+        TypeError: dtypes do not fit.
+        NotImplementedError: the named backend cannot run this call.
     Source: Srivastava et al. 2014; the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
     op = "dropout_add"

@@ -53,8 +53,10 @@ def joint_loss(
         the total, the same to the bit in every call, whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
-        TypeError: dtypes differ. NotImplementedError: the named backend cannot run this call. RuntimeError: targets
-        that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for nothing waits for it.
+        TypeError: dtypes differ.
+        NotImplementedError: the named backend cannot run this call.
+        RuntimeError: targets that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for
+            nothing waits for it.
     Source: JANUS (EMNLP 2022), equations of the joint objective; weights as in the authors' code.
     """
     if cross_entropy is None:

@@ -27,8 +27,9 @@ def linear_argmax(
         tokens [N] int64 (among equals the lowest) and log_probs [N] float32, accumulated in float32. A row's result
         does not depend on the other rows of the call.
     Raises:
-        ValueError: shapes or devices differ. TypeError: dtypes differ. NotImplementedError: the named backend
-        cannot run this call.
+        ValueError: shapes or devices differ.
+        TypeError: dtypes differ.
+        NotImplementedError: the named backend cannot run this call.
     """
     hidden, weight = check("linear_argmax", hidden, weight, bias)
     chosen = operation.choose(backend, hidden, weight)

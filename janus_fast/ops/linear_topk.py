@@ -30,8 +30,9 @@ def linear_topk(
         a forbidden token has minus infinity and comes last. A row's result does not depend on the other rows,
         with Triton but for rounding: few rows have other tiles than many.
     Raises:
-        ValueError: shapes or devices differ, or k is out of range. TypeError: dtypes differ. NotImplementedError:
-        the named backend cannot run this call.
+        ValueError: shapes or devices differ, or k is out of range.
+        TypeError: dtypes differ.
+        NotImplementedError: the named backend cannot run this call.
     """
     hidden, weight = check("linear_topk", hidden, weight, bias)
     if not 1 <= k <= weight.shape[0]:

@@ -35,7 +35,8 @@ def predict_lengths(
     Returns:
         lengths [S, beam] int64 and log_probs [S, beam] float32.
     Raises:
-        ValueError: shapes or devices differ, or a number is out of range. TypeError: dtypes differ.
+        ValueError: shapes or devices differ, or a number is out of range.
+        TypeError: dtypes differ.
         NotImplementedError: the named backend cannot run this call.
     Source: JANUS (EMNLP 2022), after Mask-Predict (EMNLP 2019).
     """

@@ -30,7 +30,8 @@ def update_mask(
         tokens: [N] int64, packed canvases, each with ``bos`` first and ``eos`` last.
         scores: [N] float32, log-probabilities; NaN counts as the lowest.
         rows: [M] int64, ascending: the rows that were masked.
-        predicted_tokens: [M] int64. predicted_scores: [M] float32.
+        predicted_tokens: [M] int64, what is written into these rows.
+        predicted_scores: [M] float32, its log-probabilities.
         offsets: [S + 1] int32, where each canvas begins.
         ratio: share of the tokens to mask again, in [0, 1].
         mask_token: the mask token's id.
@@ -38,8 +39,10 @@ def update_mask(
     Returns:
         tokens [N] int64, scores [N] float32, next rows [M2] int64 ascending, changed [S] bool.
     Raises:
-        ValueError: shapes or devices differ, or ratio is out of range. TypeError: wrong dtype. NotImplementedError:
-        the named backend cannot run this call. RuntimeError (native): rows or offsets out of order or out of range.
+        ValueError: shapes or devices differ, or ratio is out of range.
+        TypeError: wrong dtype.
+        NotImplementedError: the named backend cannot run this call.
+        RuntimeError (native): rows or offsets out of order or out of range.
     Source: Mask-Predict (EMNLP 2019).
     """
     op, n = "update_mask", tokens.shape[0] if tokens.ndim == 1 else None

@@ -16,6 +16,14 @@ class Vocabulary:
     expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. ``encode`` and
     ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
     ``bos`` or ``eos``.
+
+    Args:
+        tokens: every token, in the order of the ids.
+        processor: the ``sentencepiece.SentencePieceProcessor`` that cuts text into them; without, text is split at
+            spaces.
+        unknown: the token that stands for all others.
+    Raises:
+        ValueError: a token is there twice, or the unknown one is not.
     """
 
     def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>"):
@@ -35,7 +43,11 @@ class Vocabulary:
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path, tokens: list[str] | None = None) -> "Vocabulary":
-        """A sentencepiece model, its pieces numbered by their places in ``tokens`` when that is given."""
+        """A sentencepiece model, its pieces numbered by their places in ``tokens`` when that is given.
+
+        Raises:
+            ValueError: the file is no sentencepiece model.
+        """
         import sentencepiece
 
         try:
@@ -71,7 +83,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, directory: str | Path, name: str) -> "Vocabulary | None":
-        """What :meth:`save` wrote; None when there is nothing of that name."""
+        """What ``save`` wrote; None when there is nothing of that name."""
         model, tokens = (Path(directory) / f"{name}{suffix}" for suffix in (".model", ".json"))
         if model.is_file():
             return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.is_file() else None)
@@ -86,12 +98,14 @@ class Vocabulary:
             (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[str]:
+        """Text -> tokens."""
         if self.processor is None:
             return text.split()
         language, text = self._language(text) if self.renumbered else ([], text)
         return language + self.processor.encode(text, out_type=str)
 
     def decode(self, tokens: list[str]) -> str:
+        """Tokens -> text."""
         if self.processor is None:
             return " ".join(tokens)
         text = self.processor.decode(tokens)
@@ -102,6 +116,7 @@ class Vocabulary:
         return [self.index.get(token, self.unknown) for token in tokens]
 
     def tokens_of(self, ids: list[int]) -> list[str]:
+        """Tokens of ids."""
         return [self.tokens[i] for i in ids]
 
     def _language(self, text: str) -> tuple[list[str], str]:
@@ -125,7 +140,7 @@ def _read_tokens(path: Path) -> list[str]:
 
 
 def _reason(message: str, size: int) -> str:
-    """What sentencepiece says of a text that it cannot train on, in the terms of :meth:`Vocabulary.train`."""
+    """What sentencepiece says of a text that it cannot train on, in the terms of ``Vocabulary.train``."""
     if largest := re.search(r"size too high .* <= (\d+)", message):
         return f"vocabulary_size must be at most {largest[1]} for this text, got {size}"
     if least := re.search(r"required_chars\. \d+ vs (\d+)", message):

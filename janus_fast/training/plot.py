@@ -13,7 +13,7 @@ BLEU = {"bleu_ar": "o", "bleu_nar": "s"}
 
 
 def plot_losses(metrics: str | Path, picture: str | Path):
-    """Draws what a :class:`~janus_fast.training.Trainer` wrote to ``metrics``; returns the figure, which it saves, too.
+    """Draws what a ``janus_fast.training.Trainer`` wrote to ``metrics``; returns the figure, which it saves, too.
 
     The losses of training are solid lines, those of validation dashed; BLEU has an axis of its own. Divergences that
     training leaves out, and validation measures, have no solid line.

@@ -124,11 +124,11 @@ class Trainer:
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
     bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
     While it trains, the process keeps the memory that it frees, unless activations are computed again to save some
-    (:func:`~.memory.freed_memory`).
+    (``janus_fast.training.memory.freed_memory``).
 
     Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
     the first alone validates and writes. With ``fsdp`` each holds its rows of ``model`` alone, for good;
-    :meth:`whole_model` puts it together. That, and how many processes there are, may change when a run goes on.
+    ``whole_model`` puts it together. That, and how many processes there are, may change when a run goes on.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from .data import ParallelData
 
 @dataclass
 class Validation:
-    """``validate`` of a :class:`~janus_fast.training.trainer.Trainer`.
+    """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
     The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
     ``sources`` against ``references``, decoded greedily left to right and in four passes in parallel.

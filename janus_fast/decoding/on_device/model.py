@@ -10,7 +10,7 @@ from ...visibility import Visibility
 
 
 class FusedModel:
-    """A :class:`~janus_fast.JanusModel` whose projections of the same rows are one product.
+    """A ``janus_fast.JanusModel`` whose projections of the same rows are one product.
 
     Queries, keys and values of a self-attention are one, keys and values of all cross-attentions another. The weights
     are moved together, and the model's parameters become views of them: nothing is held twice, and the model computes

@@ -39,7 +39,7 @@ class Room:
         return torch.cat([key_sequences.to(torch.int32), torch.full_like(self.ends, empty)])
 
     def places(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row, with offsets as :meth:`offsets` gives them: its index within its sequence, and whether it is the
+        """Of each row, with offsets as ``offsets`` gives them: its index within its sequence, and whether it is the
         last one. Rows behind the last sequence have index 0, so that it is one of the position table."""
         sequence = torch.searchsorted(offsets[1:], self.index, right=True)
         begins, ends = offsets[sequence], offsets[sequence + 1]
