@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "JanusConfig": "config",
     "JanusModel": "model",
+    "ScoringResult": "translator",
     "TranslationResult": "translator",
     "Translator": "translator",
     "Visibility": "visibility",

@@ -116,7 +116,7 @@ def test_scores_of_given_translations(translator):
     assert result[0].tokens == [*best.hypotheses[0], "</s>"] and result[1].tokens == ["</s>"]
     assert result[0].log_probs == pytest.approx(best.token_scores[0], abs=1e-4)
     assert translator.score_batch([], []) == []
-    with pytest.raises(ValueError, match="score_batch: target must have one entry a source = 1, got 2"):
+    with pytest.raises(ValueError, match="target must have one entry a source = 1, got 2"):
         translator.score_batch([["w7"]], [["w7"], ["w8"]])
     with pytest.raises(ValueError, match="target 0 must have at most 24 tokens, bos and eos included, got 32"):
         translator.score_batch([["w7"]], [["w7"] * 30])

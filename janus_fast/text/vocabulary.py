@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from .lines import lines_of
+
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 
@@ -56,10 +58,11 @@ class Vocabulary:
         import sentencepiece
 
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
+        lines = [line for file in files for line in lines_of(file)]
         sentencepiece.set_random_generator_seed(seed)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                input=[str(file) for file in files], model_writer=model, vocab_size=size,
+                sentence_iterator=iter(lines), model_writer=model, vocab_size=size,
                 hard_vocab_limit=vocabulary_size is not None,
                 character_coverage=1.0,  # 0.9995 loses capital umlauts
                 bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
