@@ -17,6 +17,7 @@ def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) 
     With ``resamples``, also ``bleu_ci`` and ``chrf_ci``: half the width of sacreBLEU's 95% confidence interval, by
     bootstrap resampling of the sentences so many times.
     """
+    hypotheses, references = inputs.texts("hypotheses", hypotheses), inputs.texts("references", references)
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
             "evaluate: references must be as many as the translations, at least one, "

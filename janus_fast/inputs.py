@@ -32,7 +32,10 @@ def batch_limit(max_batch_size: int, batch_type: str, default: int) -> int:
     """How much is decoded at once, counted as ``batch_type`` says; 0 is ``default``, in examples."""
     if batch_type not in BATCH_TYPES:
         raise ValueError(f"batch_type must be 'examples' or 'tokens', got {batch_type!r}")
-    return integer("max_batch_size", max_batch_size, 1 if batch_type == "tokens" else 0) or default
+    size = integer("max_batch_size", max_batch_size, 0)
+    if batch_type == "tokens" and not size:
+        raise ValueError("max_batch_size must be at least 1 with batch_type 'tokens', got 0")
+    return size or default
 
 
 def list_of(name: str, value, what: str, kinds: type | tuple = (list, tuple), *, gaps: bool = False) -> list:
@@ -50,18 +53,18 @@ def list_of(name: str, value, what: str, kinds: type | tuple = (list, tuple), *,
 def texts(name: str, value, *, gaps: bool = False) -> list[str]:
     """A list of sentences; a gap is an empty one."""
     sentences = list_of(name, value, "sentences", str, gaps=gaps)
-    return [text(name, place, item or "") for place, item in enumerate(sentences)]
+    return [text(f"{name} {place}", item or "") for place, item in enumerate(sentences)]
 
 
-def text(name: str, place: int, value) -> str:
-    """One of the sentences, which can be written as UTF-8."""
+def text(name: str, value) -> str:
+    """A sentence, which can be written as UTF-8."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} {place} must be one of the sentences, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a sentence, got {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         what = f"{value[error.start]!r} at character {error.start}"
-        raise ValueError(f"{name} {place} must be text without lone surrogates, got {what}") from None
+        raise ValueError(f"{name} must be text without lone surrogates, got {what}") from None
     return value
 
 

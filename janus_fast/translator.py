@@ -290,7 +290,7 @@ class Translator:
         chunk, limit, ends = [], self.config.max_source_positions, len(self.config.source_ids([]))
         try:
             for text in islice(texts, count):
-                text = inputs.text("source", number + len(chunk), text)
+                text = inputs.text(f"source {number + len(chunk)}", text)
                 (tokens,) = self._cut([self.source_vocabulary.encode(text)], max_input_length)
                 if len(tokens) + ends > limit:
                     raise ValueError(

@@ -539,6 +539,8 @@ def test_table():
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "LONG"],
          "--source and --reference must have as many lines, at least one, got 7 and 2"),
         (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of en-de, got 'en-xx'"),
+        (["evaluate", "MODEL", "--source", "TEXT", "--reference", "TEXT", "--pair", "en-de"],
+         "--pair must be left out with --source, got en-de"),
         (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
          "text must be in files that exist, got missing"),

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+from .. import inputs
 from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -58,6 +59,7 @@ class Vocabulary:
         import sentencepiece
 
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
+        files = inputs.list_of("Vocabulary: files", files, "paths", (str, Path))
         lines = [line for file in files for line in lines_of(file)]
         sentencepiece.set_random_generator_seed(seed)
         try:
@@ -89,12 +91,14 @@ class Vocabulary:
             (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     def encode(self, text: str) -> list[str]:
+        text = inputs.text("Vocabulary: text", text)
         if self.processor is None:
             return text.split()
         language, text = self._language(text) if self.renumbered else ([], text)
         return language + self.processor.encode(text, out_type=str)
 
     def decode(self, tokens: list[str]) -> str:
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
         if self.processor is None:
             return " ".join(tokens)
         text = self.processor.decode(tokens)
@@ -102,6 +106,7 @@ class Vocabulary:
 
     def ids(self, tokens: list[str]) -> list[int]:
         """Ids of tokens; a token outside the vocabulary becomes the unknown token."""
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
         return [self.index.get(token, self.unknown) for token in tokens]
 
     def tokens_of(self, ids: list[int]) -> list[str]:
