@@ -4,6 +4,7 @@ A command's module is imported when the command is called, so that ``janus-fast 
 """
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -51,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The arguments of a command; options may stand before, between and behind its files."""
     top = parser(next((word for word in argv if not word.startswith("-")), None))
     arguments, rest = top.parse_known_args(argv)
-    if rest and hasattr(arguments, "files") and not any(word.startswith("-") for word in rest):
+    if rest and hasattr(arguments, "files") and not any(word.startswith("-") and word != "-" for word in rest):
         arguments.files, rest = [*arguments.files, *rest], []  # argparse takes files in one place alone
     if rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -64,7 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = argparse.Namespace()
     debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
     try:
+        _prepare_streams()
         arguments = parse(argv)
+        if sys.stdout is None:
+            if vars(arguments).get("output", vars(arguments).get("out")) in (None, "-"):
+                raise ValueError("standard output must be open, got a closed one")
+            sys.stdout = open(os.devnull, "w")
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
@@ -89,6 +95,17 @@ def main(argv: list[str] | None = None) -> int:
             return _complain(f"error: {needs}", 2)
         message = f"{type(error).__name__}: {_one_line(error)}"
         return _complain(f"a fault of janus-fast itself: {message} (JANUS_FAST_DEBUG=1 shows where)", 1)
+
+
+def _prepare_streams() -> None:
+    """What is written is UTF-8, whatever the locale; no file gets the number of a standard stream that is closed."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # of names of files that are not
 
 
 def _complain(message: str, status: int) -> int:

@@ -6,6 +6,7 @@ import sys
 import time
 
 from .commands._decoding import add_threads_argument, positive
+from .text.lines import as_line
 
 CONFIGURATIONS = (  # label, mode, options
     ("left to right, beam 5", "ar", {"beam_size": 5}),
@@ -89,7 +90,7 @@ def canvas_text(canvas: list[str], before: list[str], mask: str) -> str:
         space, text = (" ", token[1:]) if token.startswith("▁") else ("", token)
         changed = before and before[place] != token
         parts.append(space + (_styled(text, NEW) if changed else text))
-    return "".join(parts).strip()
+    return as_line("".join(parts).strip())
 
 
 def _row(cells: list[str], style: str = "") -> None:

@@ -6,7 +6,9 @@ import statistics
 import time
 from collections.abc import Callable
 
+from . import inputs
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from .text.lines import as_line
 
 
 def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) -> dict:
@@ -15,6 +17,7 @@ def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) 
     With ``resamples``, also ``bleu_ci`` and ``chrf_ci``: half the width of sacreBLEU's 95% confidence interval, by
     bootstrap resampling of the sentences so many times. ValueError unless there are as many of both, one at least.
     """
+    hypotheses, references = inputs.texts("hypotheses", hypotheses), inputs.texts("references", references)
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
             "evaluate: references must be as many as the translations, at least one, "
@@ -39,7 +42,8 @@ def evaluate(
     """Translates ``sources`` once, by the clock, and compares with ``references``.
 
     ``seconds`` is wall-clock time from text to text, model loading and a warm-up on the first sentences left out.
-    ``tokens`` counts the tokens of the best translations, without ``eos``.
+    ``tokens`` counts the tokens of the best translations, without ``eos``. What is compared are lines, as
+    ``translate_file`` writes them.
 
     Args:
         translator: a ``janus_fast.Translator`` with vocabularies.
@@ -52,6 +56,7 @@ def evaluate(
     Raises:
         ValueError: no sentences, not as many references, or an option that the Translator refuses.
     """
+    sources, references = inputs.texts("sources", sources), inputs.texts("references", references)
     if not sources or len(sources) != len(references):
         raise ValueError(
             "evaluate: references must be as many as the sources, at least one, "
@@ -67,11 +72,12 @@ def evaluate(
             encoded, mode=mode, max_batch_size=max_batch_size, on_batch=on_batch if timed else None, **options
         )
         best = [result.hypotheses[0] for result in results]
-        hypotheses = [translator.target_vocabulary.decode(words) for words in best]
+        hypotheses = [as_line(translator.target_vocabulary.decode(words)) for words in best]
         seconds, tokens = time.perf_counter() - began, sum(map(len, best))
+    options = {"max_batch_size": max_batch_size, **defaults, **options}
     return {
         "mode": mode,
-        "options": {"max_batch_size": max_batch_size, **defaults, **options},
+        "options": json.loads(json.dumps(options, default=lambda number: number.item())),  # NumPy's numbers, too
         **scores(hypotheses, references, resamples=resamples),
         "sentences": len(sources),
         "tokens": tokens,

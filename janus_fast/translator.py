@@ -10,10 +10,11 @@ from numbers import Integral
 from pathlib import Path
 
 from . import backend as backends
-from . import directory, models, weights
+from . import directory, inputs, models, weights
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from .text import Vocabulary
+from .text.lines import as_line, decoded
 
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
 MODES = ("ar", "nar")
@@ -88,10 +89,8 @@ class Translator:
             raise ValueError(f"Translator: compute_type must be one of {list(COMPUTE_TYPES)}, got {compute_type!r}")
         if backend not in ("auto", *backends.BACKENDS):
             raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
-        if not isinstance(intra_threads, int) or intra_threads < 0:
-            raise ValueError(f"Translator: intra_threads must be a non-negative integer, got {intra_threads!r}")
-        if not isinstance(inter_threads, int) or inter_threads < 1:
-            raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
+        intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0)
+        inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1)
         self.device, self.inter_threads = str(device), inter_threads
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         self.config, arrays, own = _parts(model)
@@ -153,9 +152,10 @@ class Translator:
 
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
         """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` as text."""
-        texts = _list_of("texts", texts, str, "sentences")
-        if prefix := options.get("target_prefix"):
-            options["target_prefix"] = [self.target_vocabulary.encode(text or "") for text in prefix]
+        texts = inputs.texts("texts", texts)
+        if (prefix := options.get("target_prefix")) is not None:
+            prefix = inputs.texts("target_prefix", prefix, gaps=True)
+            options["target_prefix"] = [self.target_vocabulary.encode(text) for text in prefix]
         return self._translate([self.source_vocabulary.encode(text) for text in texts], mode=mode, **options)
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
@@ -183,10 +183,11 @@ class Translator:
                 one that is too long for the model is an error.
             options: as in ``generate``.
         """
-        source = self._cut(_list_of("source", source, (list, tuple), "token lists"), max_input_length)
+        source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
         if target_prefix is not None:
-            target_prefix = [self.target_vocabulary.ids(tokens or []) for tokens in target_prefix]
+            target_prefix = inputs.token_lists("target_prefix", target_prefix, gaps=True)
+            target_prefix = [self.target_vocabulary.ids(tokens) for tokens in target_prefix]
         results = self.generate(ids, target_prefix, mode=mode, **options)
         tokens_of = self.target_vocabulary.tokens_of
         return [
@@ -199,9 +200,8 @@ class Translator:
         ]
 
     def _cut(self, source: list, max_input_length: int) -> list:
-        if not isinstance(max_input_length, int) or max_input_length < 0:
-            raise ValueError(f"max_input_length must be a non-negative integer, got {max_input_length!r}")
-        return [tokens[:max_input_length] for tokens in source] if max_input_length else source
+        most = inputs.integer("max_input_length", max_input_length, 0)
+        return [tokens[:most] for tokens in source] if most else source
 
     def generate(
         self,
@@ -222,7 +222,7 @@ class Translator:
             source: any number of sources; results come in their order and do not depend on each other.
             target_prefix: for each source the ids that its outputs must begin with ("ar" mode).
             mode: "ar" or "nar".
-            max_batch_size: sources decoded at once (0: a default of 64 sentences), counted in "examples" or "tokens".
+            max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens".
             return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
@@ -234,12 +234,13 @@ class Translator:
                 outside the vocabulary.
         """
         options = self._options(mode, options)
-        source = _list_of("source", source, (list, tuple), "id lists")
+        options.longest(self.config)  # refuses what does not suit this model
+        max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
+        first_number = inputs.integer("first_number", first_number, 0)
+        source = inputs.list_of("source", source, "id lists")
         for number, ids in enumerate(source, first_number):
             self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
         prefixes = self._prefixes(target_prefix, len(source), options)
-        if max_batch_size == 0:
-            max_batch_size, batch_type = 64, "examples"
         results: list[TranslationResult | None] = [None] * len(source)
         specials = (self.config.bos_token_id, self.config.eos_token_id)
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
@@ -264,20 +265,30 @@ class Translator:
 
     def translate_iterable(
         self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
-        read_batch_size: int = 0, max_input_length: int = 0, **options,
+        read_batch_size: int = 0, max_input_length: int = 0, first_number: int = 0, **options,
     ) -> Iterator[TranslationResult]:  # fmt: skip
         """Translates a stream of sentences lazily, in order.
 
         ``read_batch_size`` sentences (16 batches a worker) are read ahead at most, and sorted into batches of similar
         lengths. Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
-        translated; then the error is raised.
+        translated; then the error is raised. Wrong options are refused at once. ``first_number`` is that of
+        ``generate``.
         """
         if "target_prefix" in options:
             raise ValueError("translate_iterable: target_prefix must be left out, which goes with lists alone")
-        max_batch_size = max_batch_size or 32
-        ahead = read_batch_size or 16 * self.inter_threads * max_batch_size
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+            raise TypeError(f"texts must be an iterable of sentences, got {type(texts).__name__}")
+        max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 32)
+        read_batch_size = inputs.integer("read_batch_size", read_batch_size, 0)
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
-        iterator, number, error = iter(texts), 0, None
+        self.translate_batch([], max_input_length=max_input_length, first_number=first_number, **options)
+        ahead = read_batch_size or 16 * self.inter_threads * max_batch_size
+        return self._translate_stream(iter(texts), first_number, ahead, max_input_length, options)
+
+    def _translate_stream(
+        self, iterator: Iterator[str], number: int, ahead: int, max_input_length: int, options: dict
+    ) -> Iterator[TranslationResult]:
+        error = None
         while error is None:
             chunk, error = self._read(iterator, number, ahead, max_input_length)
             yield from self._translate(chunk, first_number=number, **options)
@@ -293,6 +304,7 @@ class Translator:
         chunk, limit, ends = [], self.config.max_source_positions, len(self.config.source_ids([]))
         try:
             for text in islice(texts, count):
+                text = inputs.text(f"source {number + len(chunk)}", text)
                 (tokens,) = self._cut([self.source_vocabulary.encode(text)], max_input_length)
                 if len(tokens) + ends > limit:
                     raise ValueError(
@@ -311,26 +323,30 @@ class Translator:
         """Translates a text file line by line; returns the number of lines.
 
         Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
-        is written when the run is interrupted stays. ``max_input_length`` as in ``translate_batch``.
+        is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
+        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``.
         """
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
-        max_batch_size = max_batch_size or 32
+        max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
+        ahead = read_batch_size or 4 * self.inter_threads * max_batch_size
         written = 0
-        with (
-            open(source_path, encoding="utf-8", newline="\n") as source,  # only a line feed ends a line
-            open(output_path, "w", encoding="utf-8", newline="\n") as output,
-        ):
-            for result in self.translate_iterable(
-                (line.rstrip("\r\n") for line in source),
-                max_batch_size=max_batch_size,
-                read_batch_size=read_batch_size or 4 * self.inter_threads * max_batch_size,
-                **options,
-            ):
-                output.write(result.hypotheses[0] + "\n")
-                output.flush()
-                written += 1
+        with open(source_path, "rb") as source:
+            results = self.translate_iterable(
+                decoded(source, source_path), max_batch_size=max_batch_size, read_batch_size=ahead, **options
+            )
+            with open(output_path, "w", encoding="utf-8", newline="\n") as output:
+                for result in results:
+                    output.write(as_line(result.hypotheses[0]) + "\n")
+                    output.flush()
+                    written += 1
         return written
+
+    def score(self, texts: list[str], targets: list[str], **options) -> list[ScoringResult]:
+        """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
+        source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
+        target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
+        return self.score_batch(source, target, **options)
 
     def score_batch(
         self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
@@ -340,14 +356,14 @@ class Translator:
         Args:
             source: tokens of each source.
             target: tokens of the translation of each.
-            max_batch_size: pairs scored at once (0: a default of 64), counted in "examples" or "tokens".
+            max_batch_size: pairs scored at once, counted in "examples" (0: 64 of them) or "tokens".
         Raises:
             ValueError: not as many targets as sources, or one that is too long for the model.
         """
-        source = _list_of("source", source, (list, tuple), "token lists")
-        target = _list_of("target", target, (list, tuple), "token lists")
+        max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
+        source, target = inputs.token_lists("source", source), inputs.token_lists("target", target)
         if len(source) != len(target):
-            raise ValueError(f"score_batch: target must have one entry a source = {len(source)}, got {len(target)}")
+            raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")
         sides = []
         for name, vocabulary, batch, size, limit in (
             ("source", self.source_vocabulary, source, self.config.source_vocab_size, self.config.max_source_positions),
@@ -361,7 +377,7 @@ class Translator:
         results: list[ScoringResult | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
         order = sorted(range(len(source)), key=lambda n: -lengths[n])
-        batches = list(_batches(order, lengths, max_batch_size or 64, batch_type))
+        batches = list(_batches(order, lengths, max_batch_size, batch_type))
         scored = self._map(lambda batch: self._backend.score(*([side[n] for n in batch] for side in sides)), batches)
         for batch, scores in zip(batches, scored, strict=True):
             for number, log_probs in zip(batch, scores, strict=True):
@@ -408,8 +424,8 @@ class Translator:
         if prefixes is None:
             return None
         if isinstance(options, NonAutoregressiveOptions):
-            raise ValueError(f"target_prefix must be None in mode 'nar', got {len(prefixes)} prefixes")
-        prefixes = _list_of("target_prefix", prefixes, (list, tuple), "id lists")
+            raise ValueError(f"target_prefix must be None in mode 'nar', got {type(prefixes).__name__}")
+        prefixes = [ids or [] for ids in inputs.list_of("target_prefix", prefixes, "id lists", gaps=True)]
         if len(prefixes) != count:
             raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(prefixes)}")
         config = self.config
@@ -448,21 +464,7 @@ def _wants_history(options) -> bool:
     return getattr(options, "return_history", False)
 
 
-def _list_of(name: str, value, kinds, what: str) -> list:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a list of {what}, got {type(value).__name__}")
-    value = [item.tolist() if hasattr(item, "tolist") else item for item in value]  # arrays and tensors of ids
-    for number, item in enumerate(value):
-        if not isinstance(item, kinds):
-            raise TypeError(f"{name} {number} must be one of the {what}, got {type(item).__name__}")
-    return value
-
-
 def _batches(order: list[int], lengths: list[int], max_batch_size: int, batch_type: str) -> Iterator[list[int]]:
-    if batch_type not in ("examples", "tokens"):
-        raise ValueError(f"batch_type must be 'examples' or 'tokens', got {batch_type!r}")
-    if not isinstance(max_batch_size, int) or max_batch_size < 1:
-        raise ValueError(f"max_batch_size must be a positive integer, got {max_batch_size!r}")
     batch, size = [], 0
     for number in order:
         cost = 1 if batch_type == "examples" else lengths[number]

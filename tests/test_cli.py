@@ -127,7 +127,8 @@ def test_translate_json(model, text, capsys):
 
 def test_scores_that_are_not_finite_are_null_in_json(model, text, monkeypatch, capsys):
     result = janus_fast.TranslationResult(["a", "b", ""], [-0.5, float("nan"), -float("inf")], iterations=[1, 1, 0])
-    monkeypatch.setattr(janus_fast.Translator, "translate_iterable", lambda *a, **k: iter([result]))
+    results = iter([result])
+    monkeypatch.setattr(janus_fast.Translator, "translate_iterable", lambda *a, **k: results)
     shown = run("translate", model, text, "--mode", "nar", "--json", capsys=capsys)
     record = json.loads(shown, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert record == {"hypotheses": ["a", "b", ""], "scores": [-0.5, None, None], "iterations": [1, 1, 0]}
@@ -521,13 +522,13 @@ def test_table():
         (["translate", "MODEL", "TEXT", "--sampling-topk", "5"],
          "error: --beam-size must be 1 when --sampling-topk is not 1, got 5"),
         (["translate", "MODEL", "TEXT", "-o", "TEXT"], "--output must be another file than the one that is read"),
-        (["translate", "MODEL", "missing.txt"], "FILE must exist, got missing.txt"),
+        (["translate", "MODEL", "missing.txt"], "FILE must be a text file that can be read, got missing.txt"),
         (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
         (["translate", "MODEL", "TEXT", "-o", "/dev/full"], "/dev/full: No space left on device"),
         (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
         (["translate", "MODEL", "LONG"], "; --max-input-length 254 cuts such lines"),
         (["translate", "MODEL", "TEXT", "--max-input-length", "-1"],
-         "--max-input-length must be a non-negative integer"),
+         "--max-input-length must be an integer of at least 0, got -1"),
         (["translate", "missing", "TEXT"], f"must be a model directory or one of {models.names()}, got 'missing'"),
         (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean en-de-small?"),
         (["translate", "BARE", "TEXT"],
@@ -538,6 +539,8 @@ def test_table():
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "LONG"],
          "--source and --reference must have as many lines, at least one, got 7 and 2"),
         (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of en-de, got 'en-xx'"),
+        (["evaluate", "MODEL", "--source", "TEXT", "--reference", "TEXT", "--pair", "en-de"],
+         "--pair must be left out with --source, got en-de"),
         (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
          "text must be in files that exist, got missing"),

@@ -294,7 +294,7 @@ ERRORS = [
     ({"source": [[0, 7, 2], [0, 40, 2]]}, "source 1 must hold ids in [0, 40), got 40"),
     ({"source": [[0, 7.5, 2]]}, "source 0 must hold ids in [0, 40), got 7.5"),
     ({"batch_type": "words", "max_batch_size": 3}, "batch_type must be 'examples' or 'tokens', got 'words'"),
-    ({"max_batch_size": -1}, "max_batch_size must be a positive integer, got -1"),
+    ({"max_batch_size": -1}, "max_batch_size must be an integer of at least 0, got -1"),
 ]
 
 
@@ -311,8 +311,8 @@ def test_mistakes_of_construction_and_of_types():
     for options, message in [
         ({"compute_type": "int7"}, "Translator: compute_type must be one of"),
         ({"device": "warp"}, "Translator: device must be usable by this torch, got 'warp'"),
-        ({"intra_threads": -1}, "Translator: intra_threads must be a non-negative integer, got -1"),
-        ({"inter_threads": 0}, "Translator: inter_threads must be a positive integer, got 0"),
+        ({"intra_threads": -1}, "Translator: intra_threads must be an integer of at least 0, got -1"),
+        ({"inter_threads": 0}, "Translator: inter_threads must be an integer of at least 1, got 0"),
         ({"backend": "abacus"}, "Translator: backend must be one of ['auto', 'engine', 'cuda', 'torch'], got 'abacus'"),
         (
             {"vocabularies": (Vocabulary(["<unk>"]),) * 2},

@@ -1,10 +1,14 @@
 """The public face of decoding: text, tokens, files, streams, threads."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 import torch
 from test_decoding import make_model, translator_of
 
-from janus_fast import Translator, Vocabulary, load, save
+from janus_fast import JanusConfig, ScoringResult, Translator, Vocabulary, evaluate, load, save
 
 TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(5, 40))]
 TEXTS = ["w7 w8", "", "w30 w31 w32 w33", "w5", "w9 never-seen w11"]
@@ -116,7 +120,7 @@ def test_scores_of_given_translations(translator):
     assert result[0].tokens == [*best.hypotheses[0], "</s>"] and result[1].tokens == ["</s>"]
     assert result[0].log_probs == pytest.approx(best.token_scores[0], abs=1e-4)
     assert translator.score_batch([], []) == []
-    with pytest.raises(ValueError, match="score_batch: target must have one entry a source = 1, got 2"):
+    with pytest.raises(ValueError, match="target must have one entry a source = 1, got 2"):
         translator.score_batch([["w7"]], [["w7"], ["w8"]])
     with pytest.raises(ValueError, match="target 0 must have at most 24 tokens, bos and eos included, got 32"):
         translator.score_batch([["w7"]], [["w7"] * 30])
@@ -148,3 +152,120 @@ def test_a_saved_model_translates_alike(translator, tmp_path):
     with torch.no_grad():
         model.output_weight.zero_()
     assert [r.hypotheses for r in copy.translate(TEXTS)] == expected
+
+
+MISTAKES = [
+    ("translate", ("w7",), {}, "texts must be a list of sentences, got str"),
+    ("translate", ([["w7"]],), {}, "texts 0 must be one of the sentences, got list"),
+    ("translate", (["w7", "w8 \ud83d"],), {}, "texts 1 must be text without lone surrogates, got '\\ud83d' at"),
+    ("translate", (["w7", "w8"],), {"target_prefix": "w9"}, "target_prefix must be a list of sentences, got str"),
+    ("translate", (["w7"],), {"target_prefix": [["w9"]]}, "target_prefix 0 must be one of the sentences, got list"),
+    ("translate", (["w7"],), {"target_prefix": []}, "target_prefix must have one entry a source = 1, got 0"),
+    ("translate_batch", ("w7",), {}, "source must be a list of token lists, got str"),
+    ("translate_batch", (["w7"],), {}, "source 0 must be one of the token lists, got str"),
+    ("translate_batch", ([[7, 8]],), {}, "source 0 must hold tokens, which are text, got 7"),
+    ("translate_batch", ([["w7"]] * 2, "w9"), {}, "target_prefix must be a list of token lists, got str"),
+    ("translate_batch", ([["w7"]], ["w9"]), {}, "target_prefix 0 must be one of the token lists, got str"),
+    ("translate_batch", ([["w7"]], [[9]]), {}, "target_prefix 0 must hold tokens, which are text, got 9"),
+    ("translate_batch", ([["w7"]],), {"max_input_length": True}, "max_input_length must be an integer of at least 0"),
+    ("generate", ("abc",), {}, "source must be a list of id lists, got str"),
+    ("generate", (["abc"],), {}, "source 0 must be one of the id lists, got str"),
+    ("generate", ([["7"]],), {}, "source 0 must hold ids in [0, 40), got '7'"),
+    ("generate", ([[7]], "9"), {}, "target_prefix must be a list of id lists, got str"),
+    ("generate", ([[7]], ["9"]), {}, "target_prefix 0 must be one of the id lists, got str"),
+    ("generate", ([[7]], [["9"]]), {}, "target_prefix 0 must hold ids in [0, 40), got '9'"),
+    ("generate", ([[7]],), {"first_number": -1}, "first_number must be an integer of at least 0, got -1"),
+    ("generate", ([[7]],), {"batch_type": "words"}, "batch_type must be 'examples' or 'tokens', got 'words'"),
+    ("generate", ([],), {"batch_type": "tokens"}, "max_batch_size must be at least 1 with batch_type 'tokens', got 0"),
+    ("generate", ([],), {"mode": "nar", "length_beam": 23}, "length_beam must be at most the number of target lengths"),
+    ("score", ("w7", ["w8"]), {}, "texts must be a list of sentences, got str"),
+    ("score", (["w7"], "w8"), {}, "targets must be a list of sentences, got str"),
+    ("score", (["w7"], ["w8"]), {"batch_type": "words"}, "batch_type must be 'examples' or 'tokens', got 'words'"),
+    ("score_batch", (["w7"], ["w8"]), {}, "source 0 must be one of the token lists, got str"),
+    ("score_batch", ([["w7"]], [[8]]), {}, "target 0 must hold tokens, which are text, got 8"),
+    ("score_batch", ([["w7"]], [["w8"]]), {"batch_type": "tokens"}, "max_batch_size must be at least 1 with batch"),
+    ("translate_iterable", ("w7 w8",), {}, "texts must be an iterable of sentences, got str"),
+    ("translate_iterable", (["w7"],), {"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
+    ("translate_iterable", (["w7"],), {"read_batch_size": 1.5}, "read_batch_size must be an integer of at least 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method, arguments, options, message", MISTAKES, ids=[message for *_, message in MISTAKES])
+def test_what_is_no_list_is_not_taken_letter_by_letter(translator, method, arguments, options, message):
+    with pytest.raises((TypeError, ValueError)) as error:
+        getattr(translator, method)(*arguments, **options)
+    assert str(error.value).startswith(message)
+
+
+def test_a_vocabulary_takes_lists_and_text(translator):
+    vocabulary = translator.source_vocabulary
+    for call, message in [
+        (lambda: vocabulary.ids("w7"), "Vocabulary: tokens must be a list of tokens, got str"),
+        (lambda: vocabulary.decode("w7"), "Vocabulary: tokens must be a list of tokens, got str"),
+        (lambda: vocabulary.encode(["w7"]), "Vocabulary: text must be a sentence, got list"),
+        (lambda: Vocabulary.train("text"), "Vocabulary: files must be a list of paths, got str"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_sequences_of_all_kinds_are_lists(translator):
+    options = {"beam_size": 2, "max_decoding_length": 6}
+    expected = [r.hypotheses for r in translator.translate(["w7 w8", "w9"], target_prefix=["w9", ""], **options)]
+    for kind in (tuple, iter, np.array, lambda items: np.array(items, object)):
+        results = translator.translate(kind(["w7 w8", "w9"]), target_prefix=kind(["w9", ""]), **options)
+        assert [r.hypotheses for r in results] == expected
+    source, prefix = np.array([["w7", "w8"]]), np.array([["w9"]])
+    assert translator.translate_batch(source, prefix, **options)[0].hypotheses[0] == expected[0][0].split()
+    assert translator.translate_batch((("w7", "w8"), ["w9"]), (("w9",), None), **options)[1].hypotheses == [
+        text.split() for text in expected[1]
+    ]
+    ids = translator.generate(np.array([[0, 7, 8, 2]]), np.array([[9]]), **options)[0].hypotheses[0]
+    assert [TOKENS[token] for token in ids] == expected[0][0].split()
+
+
+def test_numbers_may_be_numpy_s(translator):
+    for options in [
+        {"beam_size": 3, "num_hypotheses": 2, "length_penalty": 0.5, "max_decoding_length": 6, "max_batch_size": 2},
+        {"beam_size": 1, "sampling_topk": 0, "sampling_topp": 0.5, "seed": 3, "max_decoding_length": 6},
+        {"mode": "nar", "iterations": 2, "adaptive": False, "return_history": True, "max_input_length": 2},
+    ]:
+        results = translator.translate(TEXTS, **options)
+        held = {name: value if name == "mode" else np.array(value)[()] for name, value in options.items()}
+        assert all(isinstance(value, (np.generic, str)) for value in held.values())
+        assert translator.translate(TEXTS, **held) == results
+        measured = evaluate.evaluate(translator, TEXTS, TEXTS, **held)["options"]
+        assert json.loads(json.dumps(measured)) == measured
+        assert {name: measured[name] for name in options if name in measured}.items() <= options.items()
+    stream = translator.translate_iterable(TEXTS, max_batch_size=np.int32(2), read_batch_size=np.int64(3))
+    assert [r.hypotheses for r in stream] == [r.hypotheses for r in translator.translate(TEXTS)]
+    config = translator.config
+    same = {field.name: np.array(getattr(config, field.name))[()] for field in dataclasses.fields(config)}
+    assert JanusConfig(**{**same, "activation": "relu", "positions": "learned"}).to_json() == config.to_json()
+    model = translator.reference
+    assert Translator(model, intra_threads=np.int64(1), inter_threads=np.int8(1), backend="torch").intra_threads == 1
+    for wrong in (True, np.bool_(True), 1.0, np.array(1), "1"):
+        with pytest.raises(ValueError, match="intra_threads must be an integer of at least 0"):
+            Translator(model, intra_threads=wrong)
+        with pytest.raises(ValueError, match="beam_size must be an integer of at least 1"):
+            translator.translate(TEXTS, beam_size=wrong)
+
+
+def test_what_cannot_be_text_ends_a_stream_behind_what_comes_before(translator):
+    for wrong, message in [("w8 \udce4", "2 must be text without lone surrogates"), (8, "2 must be a sentence, got")]:
+        stream = translator.translate_iterable(iter(["w7 w8", "w9", wrong, "w5"]), beam_size=1)
+        expected = translator.translate(["w7 w8", "w9"], beam_size=1)
+        assert [next(stream), next(stream)] == expected
+        with pytest.raises((TypeError, ValueError), match=message):
+            next(stream)
+
+
+def test_scores_of_text_are_those_of_its_tokens(translator):
+    texts, targets = ["w7 w8", "w9"], ["w10 w11 w12", ""]
+    scores = translator.score(texts, targets)
+    assert scores == translator.score_batch([text.split() for text in texts], [text.split() for text in targets])
+    assert isinstance(scores[0], ScoringResult) and scores[0].tokens == ["w10", "w11", "w12", "</s>"]
+    best = translator.translate(texts[:1], beam_size=4, max_decoding_length=12)[0]
+    assert translator.score(texts[:1], best.hypotheses)[0].log_probs == pytest.approx(best.token_scores[0], abs=1e-4)
+    for one, other in zip(translator.score(texts, targets, max_batch_size=4, batch_type="tokens"), scores, strict=True):
+        assert one.tokens == other.tokens and one.log_probs == pytest.approx(other.log_probs, abs=1e-4)

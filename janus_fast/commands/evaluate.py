@@ -12,9 +12,9 @@ from ._table import table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _decoding.add_model_arguments(parser)
-    parser.add_argument("--source", metavar="FILE", help="text to translate (default: the test set of --pair)")
+    parser.add_argument("--source", metavar="FILE", help="text to translate; -: standard input (default: the test set)")
     parser.add_argument("--reference", metavar="FILE", help="its translation, line by line")
-    parser.add_argument("--pair", default="en-de", help="languages of the test set (default: en-de)")
+    parser.add_argument("--pair", help="languages of the test set (default: en-de)")
     parser.add_argument("--limit", type=_decoding.positive, metavar="N", help="use the first N sentences alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _decoding.add_decoding_arguments(parser)
@@ -45,7 +45,10 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
     if not arguments.source:
         from ..data import test_set
 
-        return *test_set(arguments.pair), f"test set {arguments.pair}"
+        pair = arguments.pair or "en-de"
+        return *test_set(pair), f"test set {pair}"
+    if arguments.pair:
+        raise ValueError(f"--pair must be left out with --source, got {arguments.pair}")
     sides = [lines_of(file) for file in (arguments.source, arguments.reference)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:
         raise ValueError(

@@ -3,19 +3,27 @@
 import argparse
 import json
 import math
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from itertools import chain, islice, takewhile
 from pathlib import Path
 
+from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
+
+# Ends of lines to some readers that JSON leaves as they are.
+SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     _decoding.add_model_arguments(parser)
     parser.add_argument(
-        "files", metavar="FILE", nargs="*", default=[], help="text, one sentence a line (default: standard input)"
+        "files", metavar="FILE", nargs="*", default=[], help="text, one sentence a line (default: -, standard input)"
     )
     parser.add_argument("--output", "-o", metavar="FILE", help="where to write (default: standard output)")
     parser.add_argument("--json", action="store_true", help="write one JSON object a line, with scores")
@@ -28,33 +36,31 @@ def run(arguments: argparse.Namespace) -> int:
     options = _decoding.decoding_options(arguments)
     if not arguments.json and options.get("num_hypotheses", 1) > 1:
         raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
-    for file in arguments.files:
-        if not Path(file).exists():
-            raise ValueError(f"FILE must exist, got {file}")
-        if arguments.output and Path(arguments.output).exists() and Path(arguments.output).samefile(file):
-            raise ValueError(f"--output must be another file than the one that is read, got {arguments.output}")
-    total = _count_lines(arguments.files)
+    files, output = arguments.files or [STANDARD], arguments.output
+    output = None if output == STANDARD else output
+    _check_files(files, output)
     translator = _decoding.translator(arguments)
-    # Somebody who types wants an answer to each line; everything else is faster in batches of similar lengths.
-    batch_size = 1 if not arguments.files and sys.stdin.isatty() else arguments.batch_size
-    ahead = 1 if batch_size == 1 else 4 * batch_size * arguments.inter_threads
+    ahead = 4 * arguments.batch_size * arguments.inter_threads
+    translate = partial(
+        translator.translate_iterable, max_batch_size=arguments.batch_size, read_batch_size=ahead, **options
+    )
+    translate([])  # options that are wrong are refused before a file is opened
     done = 0
     with ExitStack() as stack:
-        stack.enter_context(_naming(arguments.output or "standard output"))
-        output = sys.stdout
-        if arguments.output:
-            output = stack.enter_context(open(arguments.output, "w", encoding="utf-8", newline="\n"))
+        stack.enter_context(_naming(output or "standard output"))
+        written = sys.stdout
+        if output:
+            written = stack.enter_context(open(output, "w", encoding="utf-8", newline="\n"))
         bar = stack.enter_context(
-            tqdm(total=total, unit=" sentences", disable=not sys.stderr.isatty() or output.isatty())
+            tqdm(total=_count_lines(files), unit=" sentences", disable=not sys.stderr.isatty() or written.isatty())
         )
         try:
-            lines = _short_enough(read_lines(arguments.files), translator, options.get("max_input_length"))
-            results = translator.translate_iterable(lines, max_batch_size=batch_size, read_batch_size=ahead, **options)
-            for result in results:
+            lines = _short_enough(_lines(files), translator, options.get("max_input_length"))
+            for result in chain.from_iterable(translate(chunk, first_number=done) for chunk in _chunks(lines, ahead)):
                 # An interruption waits until the line is written and counted, unless a reader may keep it waiting.
-                with uninterrupted() if arguments.output else nullcontext():
-                    output.write(_line(result, arguments.json) + "\n")
-                    output.flush()
+                with uninterrupted() if output else nullcontext():
+                    written.write(_line(result, arguments.json) + "\n")
+                    written.flush()
                     done += 1
                 bar.update()
         except KeyboardInterrupt:
@@ -75,46 +81,66 @@ def _naming(file: str) -> Iterator[None]:
 
 def _line(result, as_json: bool) -> str:
     if not as_json:
-        return result.hypotheses[0]
+        return as_line(result.hypotheses[0])
     scores = [score if math.isfinite(score) else None for score in result.scores]
     record = {"hypotheses": result.hypotheses, "scores": scores, "iterations": result.iterations}
-    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).translate(SEPARATORS)
 
 
-def read_lines(files: list[str]) -> Iterator[str]:
-    """The lines of files, or of standard input, one after another; only a line feed ends a line."""
-    if not files:
-        sys.stdin.reconfigure(encoding="utf-8", newline="\n")
-        yield from _lines_of(sys.stdin, "standard input")
+def _check_files(files: list[str], output: str | None) -> None:
+    """Refuses what cannot be read, and to read what is written."""
     for file in files:
-        with open(file, encoding="utf-8", newline="\n") as stream:
-            yield from _lines_of(stream, file)
+        if file != STANDARD and (Path(file).is_dir() or not os.access(file, os.R_OK)):
+            raise ValueError(f"FILE must be a text file that can be read, got {file}")
+        if file == STANDARD and sys.stdin is None:
+            raise ValueError("standard input must be open, got a closed one")
+        if _same(file, output):
+            name = output or "standard output"
+            raise ValueError(f"--output must be another file than the one that is read, got {name}")
 
 
-def _lines_of(stream, name: str) -> Iterator[str]:
+def _same(file: str, output: str | None) -> bool:
+    """Whether ``file`` is what would be written; standard streams may be files, too."""
     try:
-        for line in stream:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} must be UTF-8 text, got {error}") from None
+        source = os.stat(sys.stdin.fileno() if file == STANDARD else file)
+        target = os.stat(output or sys.stdout.fileno())
+    except OSError:  # one of them is in memory, or not there yet
+        return False
+    return stat.S_ISREG(target.st_mode) and os.path.samestat(source, target)
 
 
-def _short_enough(lines: Iterator[str], translator, cut: int | None) -> Iterator[str]:
-    config = translator.config
+def _lines(files: list[str]) -> Iterator[str | None]:
+    """The lines of files one after another; None where the next one is not there yet."""
+    for file in files:
+        with _naming(named(file)), opened(file) as stream:
+            yield from decoded(arriving(stream), file)
+
+
+def _chunks(lines: Iterator[str | None], most: int) -> Iterator[Iterator[str]]:
+    """The lines in parts, each to be used up before the next: as many as are there, ``most`` of them at most."""
+    for first in lines:
+        if first is not None:
+            yield chain([first], takewhile(lambda line: line is not None, islice(lines, most - 1)))
+
+
+def _short_enough(lines: Iterator[str | None], translator, cut: int | None) -> Iterator[str | None]:
+    config, number = translator.config, 0
     limit, ends = config.max_source_positions, len(config.source_ids([]))
-    for number, line in enumerate(lines, 1):
-        length = len(translator.source_vocabulary.encode(line))
-        if min(length, cut or length) + ends > limit:
-            raise ValueError(
-                f"line {number:,} must have at most {limit} tokens, bos and eos included, got {length + ends}; "
-                f"--max-input-length {limit - ends} cuts such lines"
-            )
+    for line in lines:
+        if line is not None:
+            number += 1
+            length = len(translator.source_vocabulary.encode(line))
+            if min(length, cut or length) + ends > limit:
+                raise ValueError(
+                    f"line {number:,} must have at most {limit} tokens, bos and eos included, got {length + ends}; "
+                    f"--max-input-length {limit - ends} cuts such lines"
+                )
         yield line
 
 
 def _count_lines(files: list[str]) -> int | None:
     """How many there are, for the progress bar; None when that cannot be told without reading a pipe."""
-    if not files or not all(Path(file).is_file() for file in files):
+    if STANDARD in files or not all(Path(file).is_file() for file in files):
         return None
     total = 0
     for file in files:

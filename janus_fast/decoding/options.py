@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from .. import inputs
 from ..config import JanusConfig
 
 
@@ -36,18 +37,18 @@ class AutoregressiveOptions:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("beam_size", 1), ("num_hypotheses", 1), ("max_decoding_length", 1)):
-            _require_integer(name, getattr(self, name), least)
+        for name in ("beam_size", "num_hypotheses", "max_decoding_length"):
+            setattr(self, name, inputs.integer(name, getattr(self, name), 1))
         for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk", "seed"):
-            _require_integer(name, getattr(self, name), 0)
+            setattr(self, name, inputs.integer(name, getattr(self, name), 0))
         if self.min_decoding_length > self.max_decoding_length:
             raise ValueError(
                 f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
                 f"got {self.min_decoding_length}"
             )
-        _require_number("length_penalty", self.length_penalty, above=-math.inf)
-        _require_number("sampling_topp", self.sampling_topp, above=0, most=1)
-        _require_number("sampling_temperature", self.sampling_temperature, above=0)
+        self.length_penalty = inputs.number("length_penalty", self.length_penalty, above=-math.inf)
+        self.sampling_topp = inputs.number("sampling_topp", self.sampling_topp, above=0, most=1)
+        self.sampling_temperature = inputs.number("sampling_temperature", self.sampling_temperature, above=0)
         if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
             raise ValueError(
                 "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1, got 1; "
@@ -99,11 +100,11 @@ class NonAutoregressiveOptions:
 
     def __post_init__(self):
         for name in ("iterations", "length_beam", "num_hypotheses"):
-            _require_integer(name, getattr(self, name), 1)
-        _require_choice("length_candidates", self.length_candidates, ("window", "topk"))
-        _require_choice("score", self.score, ("tokens", "canvas"))
-        _require_choice("adaptive", self.adaptive, (True, False))
-        _require_choice("return_history", self.return_history, (True, False))
+            setattr(self, name, inputs.integer(name, getattr(self, name), 1))
+        self.length_candidates = inputs.choice("length_candidates", self.length_candidates, ("window", "topk"))
+        self.score = inputs.choice("score", self.score, ("tokens", "canvas"))
+        self.adaptive = inputs.choice("adaptive", self.adaptive, (True, False))
+        self.return_history = inputs.choice("return_history", self.return_history, (True, False))
         if self.num_hypotheses > self.length_beam:
             raise ValueError(
                 f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
@@ -119,20 +120,3 @@ class NonAutoregressiveOptions:
                 f"length_beam must be at most the number of target lengths = {longest - 1}, got {self.length_beam}"
             )
         return longest
-
-
-def _require_integer(name: str, value, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def _require_number(name: str, value, *, above: float, most: float = math.inf) -> None:
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not above < value <= most:
-        rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
-        raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
-
-
-def _require_choice(name: str, value, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -8,6 +8,7 @@ where no more real text is at hand.
 
 import argparse
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--without", metavar="FILE", nargs="+", default=[], help="text whose sentences are not drawn")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the draws (default: 1)")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(encoding="utf-8")
     without = [line for file in arguments.without for line in lines_of(file)]
     for sentence in draw_sentences(lines_of(arguments.file), arguments.count, without=without, seed=arguments.seed):
         print(sentence)

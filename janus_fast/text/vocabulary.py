@@ -5,6 +5,9 @@ import json
 import re
 from pathlib import Path
 
+from .. import inputs
+from .lines import lines_of
+
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 
@@ -68,10 +71,12 @@ class Vocabulary:
         import sentencepiece
 
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
+        files = inputs.list_of("Vocabulary: files", files, "paths", (str, Path))
+        lines = [line for file in files for line in lines_of(file)]
         sentencepiece.set_random_generator_seed(seed)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                input=[str(file) for file in files], model_writer=model, vocab_size=size,
+                sentence_iterator=iter(lines), model_writer=model, vocab_size=size,
                 hard_vocab_limit=vocabulary_size is not None,
                 character_coverage=1.0,  # 0.9995 loses capital umlauts
                 bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
@@ -99,6 +104,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[str]:
         """Text -> tokens."""
+        text = inputs.text("Vocabulary: text", text)
         if self.processor is None:
             return text.split()
         language, text = self._language(text) if self.renumbered else ([], text)
@@ -106,6 +112,7 @@ class Vocabulary:
 
     def decode(self, tokens: list[str]) -> str:
         """Tokens -> text."""
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
         if self.processor is None:
             return " ".join(tokens)
         text = self.processor.decode(tokens)
@@ -113,6 +120,7 @@ class Vocabulary:
 
     def ids(self, tokens: list[str]) -> list[int]:
         """Ids of tokens; a token outside the vocabulary becomes the unknown token."""
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
         return [self.index.get(token, self.unknown) for token in tokens]
 
     def tokens_of(self, ids: list[int]) -> list[str]:
