@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from .inputs import unwrap_numbers
+
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
 
@@ -79,9 +81,7 @@ class JanusConfig:
     decoder_start_token_id: int | None = None
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):  # of NumPy's numbers JSON knows nothing
-            if hasattr(value := getattr(self, field.name), "item"):
-                object.__setattr__(self, field.name, value.item())
+        unwrap_numbers(self)
         if self.decoder_start_token_id is None:
             object.__setattr__(self, "decoder_start_token_id", self.bos_token_id)
         positive = (

@@ -1,5 +1,6 @@
 """What users hand in, checked: a mistake is one sentence that names the argument."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Set
 from numbers import Integral, Real
@@ -20,6 +21,13 @@ def number(name: str, value, *, above: float, most: float = math.inf) -> float:
         rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
         raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
     return float(value)
+
+
+def unwrap_numbers(instance) -> None:
+    """Makes NumPy's numbers in the fields of a dataclass Python's; JSON and torch's generators take no others."""
+    for field in dataclasses.fields(instance):
+        if hasattr(value := getattr(instance, field.name), "item"):
+            object.__setattr__(instance, field.name, value.item())
 
 
 def choice(name: str, value, choices: tuple):

@@ -102,13 +102,14 @@ class Translator:
             insists=backend != "auto",
         )  # fmt: skip
         self.compute_type = self._backend.compute_type
-        self._vocabularies = vocabularies
         if vocabularies is not None:
+            vocabularies = inputs.list_of("Translator: vocabularies", vocabularies, "vocabularies", Vocabulary)
             sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
             if tuple(map(len, vocabularies)) != sizes:
                 raise ValueError(
                     f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
                 )
+        self._vocabularies = vocabularies
 
     @property
     def intra_threads(self) -> int:

@@ -542,6 +542,8 @@ def test_table():
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "TEXT", "--pair", "en-de"],
          "--pair must be left out with --source, got en-de"),
         (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--pair", "en-de"],
+         "--pair must go with --data, got en-de"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
          "text must be in files that exist, got missing"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "LONG", "--vocabulary", "VOCABULARY"],

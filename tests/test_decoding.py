@@ -324,6 +324,8 @@ def test_mistakes_of_construction_and_of_types():
         assert str(error.value).startswith(message)
     with pytest.raises(ValueError, match="vocabularies must be given for tokens and text"):
         Translator(model).translate(["text"])
+    with pytest.raises(TypeError, match="vocabularies must be a list of vocabularies, got Vocabulary"):
+        Translator(model, vocabularies=Vocabulary(["<unk>"]))
     with pytest.raises(TypeError, match="source must be a list of id lists, got str"):
         Translator(model).generate("text")
     with pytest.raises(TypeError, match="model must be a name, a directory or a JanusModel, got int"):

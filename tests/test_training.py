@@ -219,7 +219,7 @@ def test_text_is_read_and_pairs_that_do_not_fit_are_left_out(tmp_path):
     from janus_fast import Vocabulary
 
     vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b"])
-    (tmp_path / "s").write_text("a b\n\na\nb\n")
+    (tmp_path / "s").write_text("\ufeffa b\r\n\na\nb\n", encoding="utf-8")  # with a byte-order mark
     (tmp_path / "t").write_text("b a\na\n" + "a " * 40 + "\nb\n")
     data = ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
     assert data.kept == [0, 3] and data.sources[0].tolist() == [0, 5, 6, 2] and data.targets[0].tolist() == [0, 6, 5, 2]
@@ -346,6 +346,8 @@ def test_options_are_checked():
         with pytest.raises(ValueError, match=message):
             TrainingOptions(**options)
     TrainingOptions(clip_norm=math.inf, label_smoothing=0.0, weight_decay=0.0, seed=0)
+    numpy_s = TrainingOptions(seed=np.int64(3), learning_rate=np.float32(0.5), fsdp=np.bool_(False))
+    assert json.dumps(vars(numpy_s)) == json.dumps(vars(TrainingOptions(seed=3, learning_rate=0.5)))
     with pytest.raises(ValueError, match="objective: masking must be one of"):
         OBJECTIVES["janus"](make_config(), masking="all")
 

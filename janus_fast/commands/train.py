@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the model directory; run again to go on in it")
     text = parser.add_argument_group("text, one sentence a line, UTF-8")
     text.add_argument("--data", metavar="DIR", help="a folder with train.en, train.de, valid.en, valid.de")
-    text.add_argument("--pair", default="en-de", help="source and target language in --data (default: en-de)")
+    text.add_argument("--pair", help="source and target language in --data (default: en-de)")
     for name in ("source", "target", "valid-source", "valid-target"):
         text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
     text.add_argument("--valid-sentences", type=int, default=200, metavar="N", help="translated to validate")
@@ -172,7 +172,7 @@ def _files(arguments) -> dict[str, Path | None]:
     if arguments.data:
         if clash := [name for name, file in given.items() if file]:
             raise ValueError(f"--{clash[0].replace('_', '-')} must be left out with --data, got {given[clash[0]]}")
-        languages = arguments.pair.split("-")
+        languages = (arguments.pair or "en-de").split("-")
         if len(languages) != 2:
             raise ValueError(f"--pair must be two languages such as en-de, got {arguments.pair}")
         splits = ("train", languages[0]), ("train", languages[1]), ("valid", languages[0]), ("valid", languages[1])
@@ -180,6 +180,8 @@ def _files(arguments) -> dict[str, Path | None]:
         given = dict(zip(given, paths, strict=True))
         if not given["valid_source"].exists() and not given["valid_target"].exists():
             given["valid_source"] = given["valid_target"] = None
+    elif arguments.pair:
+        raise ValueError(f"--pair must go with --data, got {arguments.pair}")
     if not given["source"] or not given["target"]:
         raise ValueError("--data, or --source and --target, must name the text to train on, got none")
     if bool(given["valid_source"]) != bool(given["valid_target"]):

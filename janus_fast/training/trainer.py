@@ -13,6 +13,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import checkpoint
+from ..inputs import unwrap_numbers
 from ..model import JanusModel
 from ..objectives import OBJECTIVES
 from .data import BatchStream, ParallelData
@@ -68,6 +69,7 @@ class TrainingOptions:
     log_interval: int = 25
 
     def __post_init__(self):
+        unwrap_numbers(self)
         if self.objective not in OBJECTIVES:
             raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
         if self.precision not in ("auto", "float32", "bfloat16", "float16"):
