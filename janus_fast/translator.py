@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from numbers import Integral
@@ -13,6 +12,8 @@ from . import backend as backends
 from . import directory, models, weights
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from .decoding.options import FEWEST_ROWS, MOST_ROWS
+from .engine import MOST_THREADS
 from .text import Vocabulary
 
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
@@ -62,7 +63,8 @@ class Translator:
 
     The methods take the options of :class:`~janus_fast.decoding.AutoregressiveOptions` or
     :class:`~janus_fast.decoding.NonAutoregressiveOptions` by name, according to ``mode``, and may be called from
-    several threads at once.
+    several threads at once. One made from a name or a directory can be pickled; a child of ``os.fork`` may go on with
+    its parent's, on the CPU (backend "torch" has one thread there).
     """
 
     def __init__(
@@ -84,8 +86,14 @@ class Translator:
             raise ValueError(f"Translator: intra_threads must be a non-negative integer, got {intra_threads!r}")
         if not isinstance(inter_threads, int) or inter_threads < 1:
             raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
+        for name, value in (("intra_threads", intra_threads), ("inter_threads", inter_threads)):
+            if value > MOST_THREADS:
+                raise ValueError(f"Translator: {name} must be at most {MOST_THREADS}, got {value}")
         self.device, self.inter_threads = str(device), inter_threads
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
+        if self._folder is not None:
+            lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
+            self._made_by = lasting, self.device, compute_type, intra_threads, inter_threads, backend, vocabularies
         self.config, arrays, own = _parts(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
         self.backend = backends.choose(backend, *self._wanted)
@@ -102,6 +110,19 @@ class Translator:
                 raise ValueError(
                     f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
                 )
+
+    def __reduce__(self):
+        """Another process, or ``copy.deepcopy``, loads the model again."""
+        if self._folder is None:
+            raise TypeError(
+                "Translator: model must be a name or a directory for a Translator to be pickled or copied, got a "
+                "JanusModel; janus_fast.save writes one"
+            )
+        return _make, self._made_by
+
+    def __copy__(self) -> "Translator":
+        """Itself: nothing of a Translator changes."""
+        return self
 
     @property
     def intra_threads(self) -> int:
@@ -209,7 +230,8 @@ class Translator:
             source: any number of sources; results come in their order and do not depend on each other.
             target_prefix: for each source the ids that its outputs must begin with ("ar" mode).
             mode: "ar" or "nar".
-            max_batch_size: sources decoded at once (0: a default of 64 sentences), counted in "examples" or "tokens".
+            max_batch_size: sources decoded at once (0: a default of 64 sentences), counted in "examples" or "tokens";
+                fewer where that would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
@@ -237,7 +259,7 @@ class Translator:
             own = None if prefixes is None else [prefixes[n] for n in batch]
             return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], own)
 
-        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type))
+        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type, options.kept))
         for batch, groups in zip(batches, self._map(decode, batches), strict=True):
             for number, group in zip(batch, groups, strict=True):
                 results[number] = TranslationResult(
@@ -349,11 +371,7 @@ class Translator:
 
     def _map(self, decode: Callable, batches: list[list[int]]) -> Iterator:
         """What ``decode`` makes of each batch, in order, ``inter_threads`` of them at once."""
-        if self.inter_threads == 1 or len(batches) == 1:
-            yield from map(decode, batches)
-            return
-        with ThreadPoolExecutor(self.inter_threads) as pool:
-            yield from pool.map(decode, batches)
+        return (map if self.inter_threads == 1 or len(batches) == 1 else self._backend.map)(decode, batches)
 
     def _vocabulary(self, side: int) -> Vocabulary:
         if self._vocabularies is None:
@@ -402,6 +420,10 @@ class Translator:
         return prefixes
 
 
+def _make(model: str, device: str, compute_type: str, intra_threads: int, inter_threads: int, backend: str, own):
+    return Translator(model, device, compute_type, intra_threads, inter_threads, backend=backend, vocabularies=own)
+
+
 def _parts(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
     """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
     if isinstance(model, (str, os.PathLike)):
@@ -436,18 +458,23 @@ def _list_of(name: str, value, kinds, what: str) -> list:
     return value
 
 
-def _batches(order: list[int], lengths: list[int], max_batch_size: int, batch_type: str) -> Iterator[list[int]]:
+def _batches(
+    order: list[int], lengths: list[int], max_batch_size: int, batch_type: str, kept: int = 1
+) -> Iterator[list[int]]:
+    """As large as asked for, or as memory allows when ``kept`` hypotheses of each source are made at once."""
     if batch_type not in ("examples", "tokens"):
         raise ValueError(f"batch_type must be 'examples' or 'tokens', got {batch_type!r}")
     if not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise ValueError(f"max_batch_size must be a positive integer, got {max_batch_size!r}")
-    batch, size = [], 0
+    batch, size, rows = [], 0, 0
     for number in order:
         cost = 1 if batch_type == "examples" else lengths[number]
-        if batch and size + cost > max_batch_size:
+        needed = kept * max(lengths[number], FEWEST_ROWS)
+        if batch and (size + cost > max_batch_size or rows + needed > MOST_ROWS):
             yield batch
-            batch, size = [], 0
+            batch, size, rows = [], 0, 0
         batch.append(number)
         size += cost
+        rows += needed
     if batch:
         yield batch

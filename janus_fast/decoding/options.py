@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from ..config import JanusConfig
 
 
+MOST = 512  # beam_size, length_beam, iterations: a slip is to end in an error, not in want of memory
+MOST_SAMPLES = 4096  # of a source
+MOST_INTEGER = 2**31 - 1  # of what takes no memory
+# Decoded at once: the rows of sources, times the hypotheses kept for each; of a short source as many as FEWEST_ROWS.
+MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
+
+
 @dataclass
 class AutoregressiveOptions:
     """Options of autoregressive decoding; names and meanings are CTranslate2's.
 
     ``max_decoding_length`` and ``min_decoding_length`` count tokens without ``eos``. A hypothesis scores
-    sum(log p) / length ** length_penalty, ``eos`` included in both. ``sampling_topk`` other than 1 samples (0: from the
-    whole vocabulary), needs ``beam_size=1``, and gives ``num_hypotheses`` independent samples.
+    sum(log p) / length ** length_penalty, ``eos`` included in both. ``beam_size`` is at most 512. ``sampling_topk``
+    other than 1 samples (0: from the whole vocabulary), needs ``beam_size=1``, and gives ``num_hypotheses`` independent
+    samples, at most 4,096.
     """
 
     beam_size: int = 5
@@ -27,10 +35,11 @@ class AutoregressiveOptions:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("beam_size", 1), ("num_hypotheses", 1), ("max_decoding_length", 1)):
-            _require_integer(name, getattr(self, name), least)
-        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk", "seed"):
-            _require_integer(name, getattr(self, name), 0)
+        for name, most in (("beam_size", MOST), ("num_hypotheses", MOST_SAMPLES), ("max_decoding_length", MOST_INTEGER)):
+            _require_integer(name, getattr(self, name), 1, most)
+        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk"):
+            _require_integer(name, getattr(self, name), 0, MOST_INTEGER)
+        _require_integer("seed", self.seed, 0, 2**64 - 1)
         if self.min_decoding_length > self.max_decoding_length:
             raise ValueError(
                 f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
@@ -49,6 +58,11 @@ class AutoregressiveOptions:
         if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
             raise ValueError(f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}")
 
+    @property
+    def kept(self) -> int:
+        """Hypotheses of a source that are in the making at once."""
+        return self.beam_size if self.sampling_topk == 1 else self.num_hypotheses
+
     def longest(self, config: JanusConfig) -> int:
         """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
         table = config.max_target_positions - 1
@@ -64,7 +78,8 @@ class AutoregressiveOptions:
 class NonAutoregressiveOptions:
     """Options of mask-predict decoding.
 
-    ``iterations`` counts decoder passes. ``length_beam`` candidates of different length are refined at once:
+    ``iterations`` counts decoder passes, at most 512. ``length_beam`` candidates of different length, at most as many,
+    are refined at once:
     ``length_candidates="window"`` takes the lengths around the most likely one, "topk" the most likely ones. They are
     ranked by ``score``: "tokens", the mean log-probability of the predicted tokens, where an empty candidate wins only
     if its length is the most likely one; or "canvas", the original's mean over ``bos`` and ``eos`` (0 each) as well.
@@ -83,7 +98,7 @@ class NonAutoregressiveOptions:
 
     def __post_init__(self):
         for name in ("iterations", "length_beam", "num_hypotheses"):
-            _require_integer(name, getattr(self, name), 1)
+            _require_integer(name, getattr(self, name), 1, MOST)
         _require_choice("length_candidates", self.length_candidates, ("window", "topk"))
         _require_choice("score", self.score, ("tokens", "canvas"))
         _require_choice("adaptive", self.adaptive, (True, False))
@@ -92,6 +107,11 @@ class NonAutoregressiveOptions:
             raise ValueError(
                 f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
             )
+
+    @property
+    def kept(self) -> int:
+        """Canvases of a source that are in the making at once."""
+        return self.length_beam
 
     def longest(self, config: JanusConfig) -> int:
         """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""
@@ -105,9 +125,11 @@ class NonAutoregressiveOptions:
         return longest
 
 
-def _require_integer(name: str, value, least: int) -> None:
+def _require_integer(name: str, value, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
 
 
 def _require_number(name: str, value, *, above: float, most: float = math.inf) -> None:
