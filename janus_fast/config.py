@@ -8,7 +8,7 @@ from pathlib import Path
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
-MOST = {"vocab": 2**24, "layers": 1024, "other": 2**17}  # a larger size is a slip, which memory would pay for
+MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
 
 
 def _is_integer(value) -> bool:
@@ -74,10 +74,9 @@ class JanusConfig:
             raise ValueError(
                 f"JanusConfig: position_offset must be a non-negative integer, got {self.position_offset!r}"
             )
-        for name in ("position_offset", *positive.split()):
-            most = MOST["vocab" if "vocab" in name else "layers" if "layers" in name else "other"]
-            if getattr(self, name) > most:
-                raise ValueError(f"JanusConfig: {name} must be at most {most}, got {getattr(self, name)}")
+        for name in ("max_source_positions", "max_target_positions", "position_offset"):
+            if getattr(self, name) > MOST_POSITIONS:
+                raise ValueError(f"JanusConfig: {name} must be at most {MOST_POSITIONS}, got {getattr(self, name)}")
         switches = (
             "normalize_before share_all_embeddings share_decoder_embeddings scale_embedding two_stream output_bias "
             "source_bos"

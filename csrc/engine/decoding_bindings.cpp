@@ -187,9 +187,8 @@ class Decoder {
                                               score == "canvas", adaptive,    num_hypotheses,
                                               return_history};
     const Ids sources = sources_of(source, offsets);
-    return decode(check, [&](Worker& w) {
-      return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options);
-    });
+    return decode(check,
+                  [&](Worker& w) { return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options); });
   }
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, int64_t beam_size, int64_t num_hypotheses,
@@ -244,8 +243,7 @@ class Decoder {
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
     require(sources.count == targets.count, "target", "have one sequence for each source");
-    return serve(check,
-                 [&](Worker& w) { return janus_fast::score(model(), w.workspace, w.team, sources, targets); });
+    return serve(check, [&](Worker& w) { return janus_fast::score(model(), w.workspace, w.team, sources, targets); });
   }
 
  private:
@@ -328,21 +326,24 @@ void bind_decoding(py::module_& m) {
   });
   py::class_<Loaded, std::shared_ptr<Loaded>>(m, "Model", "A model's weights, packed.")
       .def(py::init(&load), py::arg("config"), py::arg("tensors"), py::arg("compute_type"), py::arg("isa") = "");
-  py::class_<Decoder>(m, "Decoder",
-                      "Workers, each with threads and memory for a call; further calls wait for one. In a child of fork "
-                      "they are made anew at the first call. A call's `check`, unless None, is called ten times a second, "
-                      "and what it raises, or a signal's handler, ends the call.")
+  py::class_<Decoder>(
+      m, "Decoder",
+      "Workers, each with threads and memory for a call; further calls wait for one. In a child of fork "
+      "they are made anew at the first call. A call's `check`, unless None, is called ten times a second, "
+      "and what it raises, or a signal's handler, ends the call.")
       .def(py::init<std::shared_ptr<Loaded>, int, int>(), py::arg("model"), py::arg("workers"), py::arg("threads"))
       .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::kw_only(),
            py::arg("iterations"), py::arg("length_beam"), py::arg("length_candidates"), py::arg("score"),
            py::arg("adaptive"), py::arg("num_hypotheses"), py::arg("return_history"), py::arg("check") = py::none())
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::kw_only(),
            py::arg("beam_size"), py::arg("num_hypotheses"), py::arg("length_penalty"), py::arg("max_decoding_length"),
-           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none(), py::arg("check") = py::none())
+           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none(),
+           py::arg("check") = py::none())
       .def("sample", &Decoder::sample, py::arg("source"), py::arg("offsets"), py::kw_only(), py::arg("num_hypotheses"),
            py::arg("length_penalty"), py::arg("max_decoding_length"), py::arg("min_decoding_length"),
            py::arg("no_repeat_ngram_size"), py::arg("sampling_topk"), py::arg("sampling_topp"),
-           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none(), py::arg("check") = py::none())
+           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none(),
+           py::arg("check") = py::none())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::kw_only(), py::arg("check") = py::none());
 }

@@ -216,8 +216,7 @@ void bind_probe(pybind11::module_& m) {
   m.def("peak", &peak, py::arg("type"), py::arg("threads"), py::call_guard<WithoutGil>(),
         "Operations a second (two a multiply-add) that `threads` threads do at most in \"float32\", \"bfloat16\" or "
         "\"int8\".");
-  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"),
-        py::call_guard<WithoutGil>(),
+  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"), py::call_guard<WithoutGil>(),
         "Bytes a second at which `threads` threads read their parts of so many bytes again and again, at most.");
 }
 

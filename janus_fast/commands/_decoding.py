@@ -12,7 +12,9 @@ BOTH = {
     ),
 }
 AUTOREGRESSIVE = {
-    "beam_size": dict(type=int, metavar="N", help="hypotheses kept at each step; 1 is greedy (default: 5)"),
+    "beam_size": dict(
+        type=int, metavar="N", help="hypotheses kept at each step, at most 512; 1 is greedy (default: 5)"
+    ),
     "length_penalty": dict(type=float, metavar="X", help="scores are divided by length ** X (default: 1.0)"),
     "max_decoding_length": dict(type=int, metavar="N", help="longest translation, in tokens (default: 256)"),
     "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
@@ -31,8 +33,10 @@ AUTOREGRESSIVE = {
     "seed": dict(type=int, metavar="N", help="seed of the drawing"),
 }
 NONAUTOREGRESSIVE = {
-    "iterations": dict(type=int, metavar="N", help="passes of the decoder over the whole translation (default: 4)"),
-    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence (default: 3)"),
+    "iterations": dict(
+        type=int, metavar="N", help="passes of the decoder over the whole translation, at most 512 (default: 4)"
+    ),
+    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence, at most 512 (default: 3)"),
     "length_candidates": dict(
         choices=("window", "topk"), help="lengths around the best, or the best lengths (default: window)"
     ),

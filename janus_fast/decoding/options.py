@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from ..config import JanusConfig
 
-
 MOST = 512  # beam_size, length_beam, iterations: a slip is to end in an error, not in want of memory
 MOST_SAMPLES = 4096  # of a source
 MOST_INTEGER = 2**31 - 1  # of what takes no memory
@@ -35,7 +34,11 @@ class AutoregressiveOptions:
     seed: int = 0
 
     def __post_init__(self):
-        for name, most in (("beam_size", MOST), ("num_hypotheses", MOST_SAMPLES), ("max_decoding_length", MOST_INTEGER)):
+        for name, most in (
+            ("beam_size", MOST),
+            ("num_hypotheses", MOST_SAMPLES),
+            ("max_decoding_length", MOST_INTEGER),
+        ):
             _require_integer(name, getattr(self, name), 1, most)
         for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk"):
             _require_integer(name, getattr(self, name), 0, MOST_INTEGER)
