@@ -129,8 +129,12 @@ class Engine:
 
         threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self._inter_threads, len(batches)))]
         try:
-            for thread in threads:
-                thread.start()
+            try:
+                for thread in threads:
+                    thread.start()
+            except RuntimeError as error:
+                rule = "inter_threads must be as many as the system can start"
+                raise OSError(f"Translator: {rule}, got {self._inter_threads}: {error}") from None
             for future in futures:
                 yield future.result()
         finally:

