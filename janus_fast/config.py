@@ -10,6 +10,7 @@ from .inputs import unwrap_numbers
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
+MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
 
 
 def _is_integer(value) -> bool:
@@ -96,6 +97,9 @@ class JanusConfig:
             raise ValueError(
                 f"JanusConfig: position_offset must be a non-negative integer, got {self.position_offset!r}"
             )
+        for name in ("max_source_positions", "max_target_positions", "position_offset"):
+            if getattr(self, name) > MOST_POSITIONS:
+                raise ValueError(f"JanusConfig: {name} must be at most {MOST_POSITIONS}, got {getattr(self, name)}")
         switches = (
             "normalize_before share_all_embeddings share_decoder_embeddings scale_embedding two_stream output_bias "
             "source_bos"

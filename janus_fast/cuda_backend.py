@@ -59,5 +59,5 @@ class CudaBackend(TorchBackend):
             if self.insists:
                 raise NotImplementedError(f"generate: backend must be able to run this, got 'cuda': {reason}")
             return super().decode(sources, options, numbers, prefixes)
-        with self._lock, torch.cuda.device(self._device):
+        with self._decoding(), self._lock, torch.cuda.device(self._device):
             return self._decoder.decode(sources, options)

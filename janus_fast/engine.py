@@ -1,10 +1,10 @@
 """The native engine: whole decodes in C++ on the CPU, without torch."""
 
-import contextlib
 import dataclasses
 import os
-import queue
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from importlib.util import find_spec
 from itertools import chain
 
@@ -14,6 +14,7 @@ from .config import JanusConfig
 from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
+MOST_THREADS = 1024  # of a batch, and batches at once
 
 
 def missing() -> str | None:
@@ -48,6 +49,8 @@ def default_threads() -> int:
     if asked:
         if not asked.isdecimal() or int(asked) < 1:
             raise ValueError(f"Translator: OMP_NUM_THREADS must be a positive integer, got {asked!r}")
+        if int(asked) > MOST_THREADS:
+            raise ValueError(f"Translator: OMP_NUM_THREADS must be at most {MOST_THREADS}, got {asked}")
         return int(asked)
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
@@ -56,7 +59,8 @@ class Engine:
     """Decodes with ``inter_threads`` workers of ``intra_threads`` threads each, which share the packed weights.
 
     ``arrays`` are the parameters as ``janus_fast.weights`` has them. The token embeddings stay as they are; they
-    must not change. Methods may be called from several threads: a call waits until a worker is free.
+    must not change. Methods may be called from several threads: a call waits until a worker is free. A child of fork
+    has workers of its own, from its first call on.
     """
 
     def __init__(
@@ -72,9 +76,8 @@ class Engine:
             for name, array in arrays.items()
         }
         model = _engine.Model(dataclasses.asdict(config), held, compute_type, self.isa)
-        self._free = queue.SimpleQueue()
-        for _ in range(inter_threads):
-            self._free.put(_engine.Worker(model, self.intra_threads))
+        self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
+        self._inter_threads, self._here = inter_threads, threading.local()
 
     def decode(
         self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
@@ -95,22 +98,60 @@ class Engine:
                 run, _ = "sample", fields.pop("beam_size")
                 streams = (np.random.default_rng([seed, number, k]) for number in numbers for k in range(count))
                 fields |= {**drawing, "uniforms": np.stack([stream.random(longest + 1) for stream in streams])}
-        with self._worker() as worker:
-            groups = getattr(worker, run)(*_packed(sources), **fields)
+        groups = getattr(self._decoder, run)(*_packed(sources), **fields, check=self._check())
         return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
         """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right."""
-        with self._worker() as worker:
-            return worker.score(*_packed(sources), *_packed(targets))
+        return self._decoder.score(*_packed(sources), *_packed(targets), check=self._check())
 
-    @contextlib.contextmanager
-    def _worker(self) -> Iterator:
-        worker = self._free.get()
+    def map(self, work: Callable, batches: list) -> Iterator:
+        """What ``work`` makes of each batch, in order, of as many at once as there are workers.
+
+        Whoever leaves early, by an error or Ctrl-C, ends what is being decoded. The threads hold up no program's end.
+        """
+        left, futures = threading.Event(), [Future() for _ in batches]
+        rest = iter([*zip(futures, batches, strict=True)])  # from which each thread takes the next
+
+        def check() -> None:
+            if left.is_set():
+                raise CancelledError
+
+        def serve() -> None:
+            self._here.check = check
+            for future, batch in rest:
+                if left.is_set():
+                    return
+                try:
+                    future.set_result(work(batch))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self._inter_threads, len(batches)))]
         try:
-            yield worker
+            try:
+                for thread in threads:
+                    thread.start()
+            except RuntimeError as error:
+                rule = "inter_threads must be as many as the system can start"
+                raise OSError(f"Translator: {rule}, got {self._inter_threads}: {error}") from None
+            for future in futures:
+                yield future.result()
         finally:
-            self._free.put(worker)
+            left.set()
+            for thread in threads:
+                if thread.ident is not None:  # it was started
+                    thread.join()
+
+    def _check(self) -> Callable | None:
+        """What a decode calls ten times a second, for Ctrl-C or :meth:`map` to end it; None where neither can."""
+        if threading.get_ident() == threading.main_thread().ident:
+            return _let_signals_in
+        return getattr(self._here, "check", None)
+
+
+def _let_signals_in() -> None:
+    """Python calls the handlers of signals on its main thread, whenever that runs Python."""
 
 
 def _packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,12 @@ from numbers import Integral, Real
 BATCH_TYPES = ("examples", "tokens")
 
 
-def integer(name: str, value, least: int) -> int:
+def integer(name: str, value, least: int, most: int | None = None) -> int:
     """``value`` as an int: NumPy's integers are integers, True and False are not."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
     return int(value)
 
 

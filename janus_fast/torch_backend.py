@@ -1,6 +1,9 @@
 """Decoding in torch: the definition that the engine is held to, on every device and in every type that torch has."""
 
+import atexit
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +20,22 @@ from .decoding import (
     sample,
     score,
 )
+from .model import JanusModel
+
+_PROCESS = os.getpid()  # where torch may have started threads, which a child of fork waits for in vain
+_running: set[threading.Lock] = set()  # each held by a decode
+_leaving = threading.Event()
+
+
+def _leave() -> None:
+    """Lets what runs come to its end, as torch aborts the process when Python ends a daemon thread inside of it."""
+    _leaving.set()
+    for lock in [*_running]:
+        lock.acquire()
+
+
+atexit.register(_leave)
+os.register_at_fork(after_in_child=_running.clear)
 
 
 def resolved(compute_type: str, device: str) -> str:
@@ -32,6 +51,11 @@ class TorchBackend:
     def __init__(
         self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str, intra_threads: int
     ):
+        self._name, self._threads = device, intra_threads
+        with self._decoding():
+            self.model = self._model(config, arrays, device, compute_type)
+
+    def _model(self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str) -> JanusModel:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
@@ -40,8 +64,7 @@ class TorchBackend:
         self.compute_type = resolved(compute_type, device)
         state = {name: torch.from_numpy(array) for name, array in weights.float32(arrays).items()}
         model = checkpoint.model_of(config, state, "model").eval().requires_grad_(False)
-        self.model = model.to(device, getattr(torch, self.compute_type))
-        self._threads = intra_threads
+        return model.to(device, getattr(torch, self.compute_type))
 
     @property
     def isa(self) -> str | None:
@@ -49,13 +72,13 @@ class TorchBackend:
 
     @property
     def intra_threads(self) -> int:
-        return self._threads or torch.get_num_threads()
+        return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
     def decode(
         self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
         prefixes: list[list[int]] | None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        with self._set_threads():
+        with self._decoding():
             if isinstance(options, NonAutoregressiveOptions):
                 return mask_predict(self.model, sources, options)
             if options.sampling_topk != 1:
@@ -63,16 +86,30 @@ class TorchBackend:
             return beam_search(self.model, sources, options, prefixes)
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
-        with self._set_threads():
+        with self._decoding():
             return score(self.model, sources, targets)
 
     @contextlib.contextmanager
-    def _set_threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        if self._threads:
-            torch.set_num_threads(self._threads)
-        try:
-            yield
-        finally:
-            if self._threads:
-                torch.set_num_threads(before)
+    def _decoding(self) -> Iterator[None]:
+        """With this backend's number of threads, and to the end: when the program leaves, daemon threads stay here."""
+        if os.getpid() != _PROCESS and self._name.startswith("cuda"):
+            raise RuntimeError(
+                f"Translator: device must be 'cpu' in a child of fork, where CUDA does not work, got {self._name!r}; "
+                "start processes by 'spawn'"
+            )
+        before, own, ending = torch.get_num_threads(), threading.Lock(), False
+        threads = self.intra_threads
+        with own:
+            _running.add(own)
+            try:
+                ending = _leaving.is_set() and threading.current_thread() is not threading.main_thread()
+                if not ending:
+                    if threads != before:
+                        torch.set_num_threads(threads)
+                    yield
+            finally:
+                if threads != before:
+                    torch.set_num_threads(before)
+                _running.discard(own)
+        if ending:
+            threading.Event().wait()

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from numbers import Integral
@@ -13,6 +12,8 @@ from . import backend as backends
 from . import directory, inputs, models, weights
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from .decoding.options import FEWEST_ROWS, MOST_ROWS
+from .engine import MOST_THREADS
 from .text import Vocabulary
 from .text.lines import as_line, decoded
 
@@ -71,7 +72,8 @@ class Translator:
 
     The attributes ``backend`` and ``compute_type`` say what "auto" and "default" became. The methods take the options
     of ``janus_fast.decoding.AutoregressiveOptions`` or ``janus_fast.decoding.NonAutoregressiveOptions`` by name,
-    according to ``mode``, and may be called from several threads at once.
+    according to ``mode``, and may be called from several threads at once. One made from a name or a directory can be
+    pickled; a child of ``os.fork`` may go on with its parent's, on the CPU (backend "torch" has one thread there).
     """
 
     def __init__(
@@ -89,10 +91,13 @@ class Translator:
             raise ValueError(f"Translator: compute_type must be one of {list(COMPUTE_TYPES)}, got {compute_type!r}")
         if backend not in ("auto", *backends.BACKENDS):
             raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
-        intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0)
-        inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1)
+        intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
+        inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
         self.device, self.inter_threads = str(device), inter_threads
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
+        if self._folder is not None:
+            lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
+            self._made_by = lasting, self.device, compute_type, intra_threads, inter_threads, backend, vocabularies
         self.config, arrays, own = _parts(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
         self.backend = backends.choose(backend, *self._wanted)
@@ -110,6 +115,19 @@ class Translator:
                     f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
                 )
         self._vocabularies = vocabularies
+
+    def __reduce__(self):
+        """Another process, or ``copy.deepcopy``, loads the model again."""
+        if self._folder is None:
+            raise TypeError(
+                "Translator: model must be a name or a directory for a Translator to be pickled or copied, got a "
+                "JanusModel; janus_fast.save writes one"
+            )
+        return _make, self._made_by
+
+    def __copy__(self) -> "Translator":
+        """Itself: nothing of a Translator changes."""
+        return self
 
     @property
     def intra_threads(self) -> int:
@@ -223,7 +241,8 @@ class Translator:
             source: any number of sources; results come in their order and do not depend on each other.
             target_prefix: for each source the ids that its outputs must begin with ("ar" mode).
             mode: "ar" or "nar".
-            max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens".
+            max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
+                would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
@@ -253,7 +272,7 @@ class Translator:
             own = None if prefixes is None else [prefixes[n] for n in batch]
             return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], own)
 
-        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type))
+        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type, options.kept))
         for batch, groups in zip(batches, self._map(decode, batches), strict=True):
             for number, group in zip(batch, groups, strict=True):
                 results[number] = TranslationResult(
@@ -283,7 +302,7 @@ class Translator:
         read_batch_size = inputs.integer("read_batch_size", read_batch_size, 0)
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
         self.translate_batch([], max_input_length=max_input_length, first_number=first_number, **options)
-        ahead = read_batch_size or 16 * self.inter_threads * max_batch_size
+        ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         return self._translate_stream(iter(texts), first_number, ahead, max_input_length, options)
 
     def _translate_stream(
@@ -330,7 +349,7 @@ class Translator:
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
-        ahead = read_batch_size or 4 * self.inter_threads * max_batch_size
+        ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         written = 0
         with open(source_path, "rb") as source:
             results = self.translate_iterable(
@@ -388,11 +407,7 @@ class Translator:
 
     def _map(self, decode: Callable, batches: list[list[int]]) -> Iterator:
         """What ``decode`` makes of each batch, in order, ``inter_threads`` of them at once."""
-        if self.inter_threads == 1 or len(batches) == 1:
-            yield from map(decode, batches)
-            return
-        with ThreadPoolExecutor(self.inter_threads) as pool:
-            yield from pool.map(decode, batches)
+        return (map if self.inter_threads == 1 or len(batches) == 1 else self._backend.map)(decode, batches)
 
     def _vocabulary(self, side: int) -> Vocabulary:
         if self._vocabularies is None:
@@ -441,6 +456,10 @@ class Translator:
         return prefixes
 
 
+def _make(model: str, device: str, compute_type: str, intra_threads: int, inter_threads: int, backend: str, own):
+    return Translator(model, device, compute_type, intra_threads, inter_threads, backend=backend, vocabularies=own)
+
+
 def _parts(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
     """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
     if isinstance(model, (str, os.PathLike)):
@@ -465,14 +484,19 @@ def _wants_history(options) -> bool:
     return getattr(options, "return_history", False)
 
 
-def _batches(order: list[int], lengths: list[int], max_batch_size: int, batch_type: str) -> Iterator[list[int]]:
-    batch, size = [], 0
+def _batches(
+    order: list[int], lengths: list[int], max_batch_size: int, batch_type: str, kept: int = 1
+) -> Iterator[list[int]]:
+    """As large as asked for, or as memory allows when ``kept`` hypotheses of each source are made at once."""
+    batch, size, rows = [], 0, 0
     for number in order:
         cost = 1 if batch_type == "examples" else lengths[number]
-        if batch and size + cost > max_batch_size:
+        needed = kept * max(lengths[number], FEWEST_ROWS)
+        if batch and (size + cost > max_batch_size or rows + needed > MOST_ROWS):
             yield batch
-            batch, size = [], 0
+            batch, size, rows = [], 0, 0
         batch.append(number)
         size += cost
+        rows += needed
     if batch:
         yield batch

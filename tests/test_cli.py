@@ -518,6 +518,9 @@ def test_table():
          "--beam-size must go with --mode ar, got --mode nar"),
         (["translate", "MODEL", "TEXT", "--iterations", "3"], "--iterations must go with --mode nar, got --mode ar"),
         (["translate", "MODEL", "TEXT", "--num-hypotheses", "2"], "--num-hypotheses must be 1 without --json, got 2"),
+        (["translate", "MODEL", "TEXT", "--beam-size", "100000"], "--beam-size must be at most 512, got 100000"),
+        (["translate", "MODEL", "TEXT", "--threads", "100000"], "threads must be at most 1024, got 100000"),
+        (["translate", "MODEL", "TEXT", "--inter-threads", "2000"], "--inter-threads must be at most 1024, got 2000"),
         (["translate", "MODEL", "TEXT", "--beam-size", "0"], "--beam-size must be an integer of at least 1, got 0"),
         (["translate", "MODEL", "TEXT", "--sampling-topk", "5"],
          "error: --beam-size must be 1 when --sampling-topk is not 1, got 5"),
@@ -593,6 +596,7 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
         (["translate", "m", "--mode", "both"], "argument --mode: invalid choice: 'both'"),
         (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
+        (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],
 )
 def test_a_command_line_that_cannot_be_read(arguments, message, capsys):

@@ -283,6 +283,14 @@ ERRORS = [
     ({"mode": "nar", "beam_size": 4}, "options of mode 'nar' must be among"),
     ({"mode": "nar", "iterations": 0}, "iterations must be an integer of at least 1, got 0"),
     ({"mode": "nar", "length_beam": 23}, "length_beam must be at most the number of target lengths = 22, got 23"),
+    ({"beam_size": 100000}, "beam_size must be at most 512, got 100000"),
+    ({"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 10**6}, "num_hypotheses must be at most 4096, got 1000000"),
+    ({"sampling_topk": 10**30, "beam_size": 1}, f"sampling_topk must be at most {2**31 - 1}, got {10**30}"),
+    ({"max_decoding_length": 10**30}, f"max_decoding_length must be at most {2**31 - 1}, got {10**30}"),
+    ({"no_repeat_ngram_size": 10**30}, f"no_repeat_ngram_size must be at most {2**31 - 1}, got {10**30}"),
+    ({"seed": 10**30}, f"seed must be at most {2**64 - 1}, got {10**30}"),
+    ({"mode": "nar", "iterations": 10**9}, "iterations must be at most 512, got 1000000000"),
+    ({"mode": "nar", "length_beam": 10**9}, "length_beam must be at most 512, got 1000000000"),
     ({"mode": "nar", "length_candidates": "best"}, "length_candidates must be one of ('window', 'topk'), got 'best'"),
     ({"mode": "nar", "score": "sum"}, "score must be one of ('tokens', 'canvas'), got 'sum'"),
     ({"mode": "nar", "target_prefix": [[5]]}, "target_prefix must be None in mode 'nar'"),
@@ -306,6 +314,36 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     assert str(error.value).startswith(message)
 
 
+def test_large_options_that_take_no_memory_are_taken(backend):
+    translator, sources = Translator(make_model(), backend=backend), make_sources(3)
+    large = {"max_decoding_length": 2**31 - 1, "no_repeat_ngram_size": 2**31 - 1, "max_batch_size": 2**31 - 1}
+    assert translator.generate(sources, **large) == translator.generate(sources)
+    drawn = {"beam_size": 1, "num_hypotheses": 2}
+    every, some = (translator.generate(sources, sampling_topk=k, **drawn) for k in (0, 2**31 - 1))
+    assert [r.hypotheses for r in every] == [r.hypotheses for r in some]
+
+
+def test_a_batch_is_cut_where_it_would_take_much_memory(backend):
+    """131,072 rows at once: 4 sources of at most 32 tokens with 512 candidates each are half of that."""
+    translator, sources = Translator(make_model(max_target_positions=600, length_classes=600), backend=backend), []
+    sizes = []
+    decode = translator._backend.decode
+    translator._backend.decode = lambda batch, *rest: sizes.append(len(batch)) or [[]] * len(batch)
+    sources = make_sources(20)
+    for options, expected in (
+        ({"beam_size": 512}, [8, 8, 4]),
+        ({"beam_size": 100, "max_batch_size": 7}, [7, 7, 6]),
+        ({"mode": "nar", "length_beam": 400}, [10, 10]),
+        ({"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 4096}, [1] * 20),
+        ({"beam_size": 5}, [20]),
+    ):
+        sizes.clear()
+        translator.generate(sources, **options)
+        assert sizes == expected
+    translator._backend.decode = decode
+    assert len(translator.generate(sources[:1], beam_size=512, max_decoding_length=2)[0].hypotheses) == 1
+
+
 def test_mistakes_of_construction_and_of_types():
     model = make_model()
     for options, message in [
@@ -313,6 +351,8 @@ def test_mistakes_of_construction_and_of_types():
         ({"device": "warp"}, "Translator: device must be usable by this torch, got 'warp'"),
         ({"intra_threads": -1}, "Translator: intra_threads must be an integer of at least 0, got -1"),
         ({"inter_threads": 0}, "Translator: inter_threads must be an integer of at least 1, got 0"),
+        ({"intra_threads": 10**6}, "Translator: intra_threads must be at most 1024, got 1000000"),
+        ({"inter_threads": 10**6}, "Translator: inter_threads must be at most 1024, got 1000000"),
         ({"backend": "abacus"}, "Translator: backend must be one of ['auto', 'engine', 'cuda', 'torch'], got 'abacus'"),
         (
             {"vocabularies": (Vocabulary(["<unk>"]),) * 2},

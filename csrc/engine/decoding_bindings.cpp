@@ -1,16 +1,18 @@
-// Model and Worker in Python: arguments are checked here, once, so that nothing behind can leave its memory.
+// Model and Decoder in Python: arguments are checked here, once, so that nothing behind can leave its memory.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cmath>
 #include <cstring>
-#include <mutex>
 #include <string>
+#include <type_traits>
 
 #include "csrc/engine/autoregressive.h"
+#include "csrc/engine/gil.h"
 #include "csrc/engine/mask_predict.h"
 #include "csrc/engine/score.h"
+#include "csrc/engine/workers.h"
 
 namespace py = pybind11;
 
@@ -128,7 +130,7 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
   for (const std::string name : {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
     for (const std::string suffix : {"", "_scale"})
       if (tensors.contains((name + suffix).c_str())) loaded->kept.append(tensors[(name + suffix).c_str()]);
-  py::gil_scoped_release release;
+  const WithoutGil release;
   loaded->model = std::make_unique<Model>(config, arrays, layers, vocabulary, kernels);
   return loaded;
 }
@@ -136,7 +138,7 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
 // Packed ids whose tokens are below `vocabulary`, each sequence with `least` to `most` of them.
 Ids ids_of(const char* name, const IntArray& ids, const IntArray& offsets, int64_t vocabulary, int64_t least,
            int64_t most) {
-  const std::string what = std::string("Worker: ") + name;
+  const std::string what = std::string("Decoder: ") + name;
   if (ids.ndim() != 1 || offsets.ndim() != 1 || offsets.size() < 1)
     refuse(what + " must be vectors of ids and offsets");
   const Ids packed = {ids.data(), offsets.data(), offsets.size() - 1};
@@ -155,16 +157,24 @@ Ids ids_of(const char* name, const IntArray& ids, const IntArray& offsets, int64
 }
 
 void require(bool condition, const char* name, const char* rule) {
-  if (!condition) refuse(std::string("Worker: ") + name + " must " + rule);
+  if (!condition) refuse(std::string("Decoder: ") + name + " must " + rule);
 }
 
-class Worker {
+class Decoder {
  public:
-  Worker(std::shared_ptr<Loaded> loaded, int threads) : loaded_(std::move(loaded)), team_(checked(threads)) {}
+  Decoder(std::shared_ptr<Loaded> loaded, int workers, int threads)
+      : loaded_(std::move(loaded)), count_(workers), threads_(threads) {
+    require(workers >= 1, "workers", "be positive");
+    require(threads >= 1, "threads", "be positive");
+    this->workers();
+  }
+  ~Decoder() {
+    if (workers_ && workers_->process != forks()) workers_.release();
+  }
 
   py::list mask_predict(const IntArray& source, const IntArray& offsets, int64_t iterations, int64_t length_beam,
                         const std::string& length_candidates, const std::string& score, bool adaptive,
-                        int64_t num_hypotheses, bool return_history) {
+                        int64_t num_hypotheses, bool return_history, const py::object& check) {
     const Config& config = model().config;
     require(config.two_stream, "model", "have two streams to decode in parallel; it is an ordinary Transformer");
     require(iterations >= 1, "iterations", "be positive");
@@ -177,12 +187,13 @@ class Worker {
                                               score == "canvas", adaptive,    num_hypotheses,
                                               return_history};
     const Ids sources = sources_of(source, offsets);
-    return decode([&] { return janus_fast::mask_predict(model(), workspace_, team_, sources, options); });
+    return decode(check,
+                  [&](Worker& w) { return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options); });
   }
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, int64_t beam_size, int64_t num_hypotheses,
                        double length_penalty, int64_t max_decoding_length, int64_t min_decoding_length,
-                       int64_t no_repeat_ngram_size, const py::object& prefixes) {
+                       int64_t no_repeat_ngram_size, const py::object& prefixes, const py::object& check) {
     require(beam_size >= 1, "beam_size", "be positive");
     require(num_hypotheses >= 1 && num_hypotheses <= beam_size, "num_hypotheses", "be in [1, beam_size]");
     const AutoregressiveOptions options = {beam_size,
@@ -196,13 +207,13 @@ class Worker {
                                            1,
                                            nullptr,
                                            0};
-    return autoregressive(source, offsets, options, prefixes, janus_fast::beam_search);
+    return autoregressive(source, offsets, options, prefixes, check, janus_fast::beam_search);
   }
 
   py::list sample(const IntArray& source, const IntArray& offsets, int64_t num_hypotheses, double length_penalty,
                   int64_t max_decoding_length, int64_t min_decoding_length, int64_t no_repeat_ngram_size,
                   int64_t sampling_topk, double sampling_topp, double sampling_temperature, const DoubleArray& uniforms,
-                  const py::object& prefixes) {
+                  const py::object& prefixes, const py::object& check) {
     require(num_hypotheses >= 1, "num_hypotheses", "be positive");
     require(sampling_topk >= 0, "sampling_topk", "not be negative");
     require(sampling_topp > 0 && sampling_topp <= 1, "sampling_topp", "be in (0, 1]");
@@ -222,25 +233,29 @@ class Worker {
                                            sampling_temperature,
                                            uniforms.data(),
                                            uniforms.shape(1)};
-    return autoregressive(source, offsets, options, prefixes, janus_fast::sample);
+    return autoregressive(source, offsets, options, prefixes, check, janus_fast::sample);
   }
 
   std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
-                                        const IntArray& target_offsets) {
+                                        const IntArray& target_offsets, const py::object& check) {
     const Config& config = model().config;
     const Ids sources = sources_of(source, offsets);
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
     require(sources.count == targets.count, "target", "have one sequence for each source");
-    py::gil_scoped_release release;
-    std::lock_guard<std::mutex> lock(mutex_);
-    return janus_fast::score(model(), workspace_, team_, sources, targets);
+    return serve(check, [&](Worker& w) { return janus_fast::score(model(), w.workspace, w.team, sources, targets); });
   }
 
  private:
-  static int checked(int threads) {
-    require(threads >= 1 && threads <= 1024, "threads", "be in [1, 1024]");
-    return threads;
+  // Those of this process. What a parent left is not touched, as somebody may have been at work there when it forked.
+  Workers& workers() {
+    if (workers_ && workers_->process != forks()) workers_.release();
+    try {
+      if (!workers_) workers_ = std::make_unique<Workers>(count_, threads_);
+    } catch (const NotStarted& error) {
+      throw NotStarted(std::string("Translator: intra_") + error.what());
+    }
+    return *workers_;
   }
   const Model& model() const { return *loaded_->model; }
 
@@ -250,7 +265,7 @@ class Worker {
 
   template <typename Run>
   py::list autoregressive(const IntArray& source, const IntArray& offsets, const AutoregressiveOptions& options,
-                          const py::object& prefixes, const Run& run) {
+                          const py::object& prefixes, const py::object& check, const Run& run) {
     const Config& config = model().config;
     const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
     require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
@@ -259,23 +274,30 @@ class Worker {
     require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "not be negative");
     require(std::isfinite(options.length_penalty), "length_penalty", "be finite");
     const Ids sources = sources_of(source, offsets);
-    if (prefixes.is_none()) return decode([&] { return run(model(), workspace_, team_, sources, options, nullptr); });
+    const auto with = [&](const Ids* given) {
+      return decode(check, [&](Worker& w) { return run(model(), w.workspace, w.team, sources, options, given); });
+    };
+    if (prefixes.is_none()) return with(nullptr);
     const auto pair = prefixes.cast<std::pair<IntArray, IntArray>>();
     const Ids given = ids_of("prefixes", pair.first, pair.second, config.target_vocab_size, 0, longest);
     require(given.count == sources.count, "prefixes", "have one sequence for each source");
-    return decode([&] { return run(model(), workspace_, team_, sources, options, &given); });
+    return with(&given);
   }
 
   template <typename Run>
-  py::list decode(const Run& run) {
-    Hypotheses groups;
-    {
-      py::gil_scoped_release release;
-      std::lock_guard<std::mutex> lock(mutex_);
-      groups = run();
-    }
+  std::invoke_result_t<Run, Worker&> serve(const py::object& check, const Run& run) {
+    Workers& workers = this->workers();
+    WithoutGil free;
+    std::function<void()> look;
+    if (!check.is_none()) look = [&free, call = check.ptr()] { free.look(call); };
+    const Lease worker(workers, look);
+    return run(*worker);
+  }
+
+  template <typename Run>
+  py::list decode(const py::object& check, const Run& run) {
     py::list all;
-    for (const auto& group : groups) {
+    for (const auto& group : serve(check, run)) {
       py::list list;
       for (const Hypothesis& h : group)
         list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history));
@@ -285,9 +307,8 @@ class Worker {
   }
 
   const std::shared_ptr<Loaded> loaded_;
-  std::mutex mutex_;  // a worker serves one call at a time
-  Workspace workspace_;
-  Team team_;
+  const int count_, threads_;
+  std::unique_ptr<Workers> workers_;
 };
 
 }  // namespace
@@ -298,24 +319,33 @@ void bind_decoding(py::module_& m) {
       if (error) std::rethrow_exception(error);
     } catch (const NotFinite& e) {
       PyErr_SetString(PyExc_FloatingPointError, e.what());
+    } catch (const NotStarted& e) {
+      PyErr_SetString(PyExc_OSError, e.what());
+    } catch (const Raised&) {
     }
   });
   py::class_<Loaded, std::shared_ptr<Loaded>>(m, "Model", "A model's weights, packed.")
       .def(py::init(&load), py::arg("config"), py::arg("tensors"), py::arg("compute_type"), py::arg("isa") = "");
-  py::class_<Worker>(m, "Worker", "Threads and memory to decode with; serves one call at a time.")
-      .def(py::init<std::shared_ptr<Loaded>, int>(), py::arg("model"), py::arg("threads"))
-      .def("mask_predict", &Worker::mask_predict, py::arg("source"), py::arg("offsets"), py::kw_only(),
+  py::class_<Decoder>(
+      m, "Decoder",
+      "Workers, each with threads and memory for a call; further calls wait for one. In a child of fork "
+      "they are made anew at the first call. A call's `check`, unless None, is called ten times a second, "
+      "and what it raises, or a signal's handler, ends the call.")
+      .def(py::init<std::shared_ptr<Loaded>, int, int>(), py::arg("model"), py::arg("workers"), py::arg("threads"))
+      .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::kw_only(),
            py::arg("iterations"), py::arg("length_beam"), py::arg("length_candidates"), py::arg("score"),
-           py::arg("adaptive"), py::arg("num_hypotheses"), py::arg("return_history"))
-      .def("beam_search", &Worker::beam_search, py::arg("source"), py::arg("offsets"), py::kw_only(),
+           py::arg("adaptive"), py::arg("num_hypotheses"), py::arg("return_history"), py::arg("check") = py::none())
+      .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::kw_only(),
            py::arg("beam_size"), py::arg("num_hypotheses"), py::arg("length_penalty"), py::arg("max_decoding_length"),
-           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none())
-      .def("sample", &Worker::sample, py::arg("source"), py::arg("offsets"), py::kw_only(), py::arg("num_hypotheses"),
+           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none(),
+           py::arg("check") = py::none())
+      .def("sample", &Decoder::sample, py::arg("source"), py::arg("offsets"), py::kw_only(), py::arg("num_hypotheses"),
            py::arg("length_penalty"), py::arg("max_decoding_length"), py::arg("min_decoding_length"),
            py::arg("no_repeat_ngram_size"), py::arg("sampling_topk"), py::arg("sampling_topp"),
-           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none())
-      .def("score", &Worker::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
-           py::arg("target_offsets"));
+           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none(),
+           py::arg("check") = py::none())
+      .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
+           py::arg("target_offsets"), py::kw_only(), py::arg("check") = py::none());
 }
 
 }  // namespace janus_fast

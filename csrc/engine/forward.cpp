@@ -150,6 +150,7 @@ void Forward::attend(const float* query, int64_t query_stride, const KeyValues& 
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
+  member.look();  // once a layer, in every decode
   const Operand in = enter(layer.final_norm, x, rows);
   const int64_t ffn = layer.fc1.outputs;
   const bool narrow = model.layer_type == Numeric::kBFloat16;

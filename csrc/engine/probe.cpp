@@ -20,6 +20,8 @@
 #include <immintrin.h>
 #endif
 
+#include "csrc/engine/gil.h"
+#include "csrc/engine/team.h"
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {
@@ -150,10 +152,11 @@ double rate(int threads, const std::function<double(int)>& work) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kTry(20);
   double best = 0;
+  Team team(threads);
   for (int repeat = 0; repeat < 6; ++repeat) {
     std::vector<double> rates(threads);
     std::atomic<int> ready{0};
-    auto run = [&](int thread) {
+    auto run = [&](int64_t thread) {
       ready.fetch_add(1);
       while (ready.load() < threads) std::this_thread::yield();
       const auto began = Clock::now();
@@ -165,10 +168,7 @@ double rate(int threads, const std::function<double(int)>& work) {
       } while (elapsed < kTry);
       rates[thread] = amount / std::chrono::duration<double>(elapsed).count();
     };
-    std::vector<std::thread> others;
-    for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
-    run(0);
-    for (auto& other : others) other.join();
+    team.run([&](Member& member) { member.share(threads, [&](int64_t thread, int64_t) { run(thread); }); });
     double sum = 0;
     for (double one : rates) sum += one;
     best = std::max(best, sum);
@@ -213,11 +213,10 @@ double read_bandwidth(int64_t bytes, int threads) {
 
 void bind_probe(pybind11::module_& m) {
   namespace py = pybind11;
-  m.def("peak", &peak, py::arg("type"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
+  m.def("peak", &peak, py::arg("type"), py::arg("threads"), py::call_guard<WithoutGil>(),
         "Operations a second (two a multiply-add) that `threads` threads do at most in \"float32\", \"bfloat16\" or "
         "\"int8\".");
-  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"),
-        py::call_guard<py::gil_scoped_release>(),
+  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"), py::call_guard<WithoutGil>(),
         "Bytes a second at which `threads` threads read their parts of so many bytes again and again, at most.");
 }
 

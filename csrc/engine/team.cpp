@@ -1,5 +1,10 @@
 #include "csrc/engine/team.h"
 
+#include <pthread.h>
+
+#include <string>
+#include <system_error>
+
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -17,19 +22,54 @@ void pause() {
 #endif
 }
 
+std::atomic<int64_t> forked{0};
+[[maybe_unused]] const int counting = pthread_atfork(nullptr, nullptr, [] { forked++; });
+
 }  // namespace
 
+int64_t forks() { return forked.load(); }
+
 Team::Team(int threads) {
-  for (int index = 1; index < threads; index++) threads_.emplace_back([this, index] { work(index); });
+  threads_.reserve(threads - 1);
+  try {
+    for (int index = 1; index < threads; index++) threads_.emplace_back([this, index] { work(index); });
+  } catch (const std::system_error& error) {
+    close();
+    throw NotStarted("threads must be as many as the system can start, got " + std::to_string(threads) +
+                     ": it started " + std::to_string(threads_.size()) + " beside the caller's (" +
+                     error.code().message() + ")");
+  } catch (...) {
+    close();
+    throw;
+  }
 }
 
-Team::~Team() {
+Team::~Team() { close(); }
+
+void Team::close() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     closing_ = true;
   }
   wake_.notify_all();
   for (auto& thread : threads_) thread.join();
+}
+
+void Team::look_around() {
+  const int64_t before = forks();
+  std::exception_ptr error;
+  try {
+    look();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  if (forks() != before) {  // the handler of a signal did it, and went on in the child: no lock, as nobody is there
+    const char* rule = "Translator: a signal's handler must not fork and return";
+    error_ = error ? error : std::make_exception_ptr(std::runtime_error(rule));
+    alone_ = true;
+  } else if (error) {
+    fail(error);
+  }
 }
 
 void Team::run(const std::function<void(Member&)>& program) {
@@ -72,6 +112,7 @@ void Team::fail(std::exception_ptr error) {
 }
 
 bool Team::wait() {
+  if (alone_) return true;
   const uint32_t phase = phase_.load();
   if (arrived_.fetch_add(1) + 1 == size()) {
     arrived_.store(0);

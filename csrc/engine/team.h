@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -16,8 +17,18 @@ namespace janus_fast {
 
 class Member;
 
+// Threads that the system did not start: OSError in Python.
+struct NotStarted : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// How many forks lie between this process and the one that loaded the library. A child of fork has the memory of all
+// threads and none of them but the one that forked: locks may be held for ever, and there is nobody to join.
+int64_t forks();
+
 class Team {
  public:
+  // Throws NotStarted, and leaves no thread behind, when the system refuses one.
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;
@@ -27,9 +38,13 @@ class Team {
   // Runs program(member) on all threads, the caller's among them, and throws what any of them threw first. A program
   // may throw inside `share` and `once` alone.
   void run(const std::function<void(Member&)>& program);
+  // Called by the first member now and then, as Member::look has it; what it throws ends the program.
+  std::function<void()> look;
 
  private:
   friend class Member;
+  void close();
+  void look_around();
   void work(int index);
   void execute(int index) noexcept;
   bool wait();  // until all members are here; whether they are to leave the program, the same for all
@@ -49,6 +64,7 @@ class Team {
   std::atomic<bool> failed_{false};
   bool leaving_ = false;  // what the last to arrive found of failed_, so that nobody leaves a barrier before the others
   std::exception_ptr error_;
+  bool alone_ = false;  // in the child of a fork that `look` made: the other members are not there
 };
 
 // One thread's part in a team's program.
@@ -67,6 +83,10 @@ class Member {
   void once(const F& run) {
     if (index == 0) attempt(run);
     wait();
+  }
+  // Whether the program is still wanted: if not, all leave it at the next barrier. Takes no barrier of its own.
+  void look() {
+    if (index == 0 && team_.look) team_.look_around();
   }
 
   const int index, count;

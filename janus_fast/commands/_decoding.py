@@ -3,6 +3,7 @@
 import argparse
 
 MODES = ("ar", "nar")
+MOST = 1_000_000  # sentences of a batch, threads, ...
 
 # Only what the user names is passed on, so that the defaults live in one place, the Translator.
 BOTH = {
@@ -12,7 +13,9 @@ BOTH = {
     ),
 }
 AUTOREGRESSIVE = {
-    "beam_size": dict(type=int, metavar="N", help="hypotheses kept at each step; 1 is greedy (default: 5)"),
+    "beam_size": dict(
+        type=int, metavar="N", help="hypotheses kept at each step, at most 512; 1 is greedy (default: 5)"
+    ),
     "length_penalty": dict(type=float, metavar="X", help="scores are divided by length ** X (default: 1.0)"),
     "max_decoding_length": dict(type=int, metavar="N", help="longest translation, in tokens (default: 256)"),
     "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
@@ -31,8 +34,10 @@ AUTOREGRESSIVE = {
     "seed": dict(type=int, metavar="N", help="seed of the drawing"),
 }
 NONAUTOREGRESSIVE = {
-    "iterations": dict(type=int, metavar="N", help="passes of the decoder over the whole translation (default: 4)"),
-    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence (default: 3)"),
+    "iterations": dict(
+        type=int, metavar="N", help="passes of the decoder over the whole translation, at most 512 (default: 4)"
+    ),
+    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence, at most 512 (default: 3)"),
     "length_candidates": dict(
         choices=("window", "topk"), help="lengths around the best, or the best lengths (default: window)"
     ),
@@ -117,4 +122,6 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    if value > MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST}, got {value}")
     return value

@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from .. import inputs
 from ..config import JanusConfig
 
+MOST = 512  # beam_size, length_beam, iterations: a slip is to end in an error, not in want of memory
+MOST_SAMPLES = 4096  # of a source
+MOST_INTEGER = 2**31 - 1  # of what takes no memory
+# Decoded at once: the rows of sources, times the hypotheses kept for each; of a short source as many as FEWEST_ROWS.
+MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
+
 
 @dataclass
 class AutoregressiveOptions:
     """Options of autoregressive decoding; names and meanings are CTranslate2's.
 
     Attributes:
-        beam_size: hypotheses kept; 1 is greedy.
-        num_hypotheses: hypotheses returned, at most ``beam_size``; of sampling, independent samples.
+        beam_size: hypotheses kept, at most 512; 1 is greedy.
+        num_hypotheses: hypotheses returned, at most ``beam_size``; of sampling, independent
+            samples, at most 4,096.
         length_penalty: a hypothesis scores sum(log p) / length ** length_penalty, ``eos`` included in both.
         max_decoding_length, min_decoding_length: tokens of an output, ``eos`` not counted.
         no_repeat_ngram_size: no n-gram of this size is in an output twice; 0: any may be.
@@ -37,10 +44,15 @@ class AutoregressiveOptions:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("beam_size", "num_hypotheses", "max_decoding_length"):
-            setattr(self, name, inputs.integer(name, getattr(self, name), 1))
-        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk", "seed"):
-            setattr(self, name, inputs.integer(name, getattr(self, name), 0))
+        for name, most in (
+            ("beam_size", MOST),
+            ("num_hypotheses", MOST_SAMPLES),
+            ("max_decoding_length", MOST_INTEGER),
+        ):
+            setattr(self, name, inputs.integer(name, getattr(self, name), 1, most))
+        for name in ("min_decoding_length", "no_repeat_ngram_size", "sampling_topk"):
+            setattr(self, name, inputs.integer(name, getattr(self, name), 0, MOST_INTEGER))
+        self.seed = inputs.integer("seed", self.seed, 0, 2**64 - 1)
         if self.min_decoding_length > self.max_decoding_length:
             raise ValueError(
                 f"min_decoding_length must be at most max_decoding_length = {self.max_decoding_length}, "
@@ -59,6 +71,11 @@ class AutoregressiveOptions:
         if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
             raise ValueError(f"num_hypotheses must be at most beam_size = {self.beam_size}, got {self.num_hypotheses}")
 
+    @property
+    def kept(self) -> int:
+        """Hypotheses of a source that are in the making at once."""
+        return self.beam_size if self.sampling_topk == 1 else self.num_hypotheses
+
     def longest(self, config: JanusConfig) -> int:
         """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
         table = config.max_target_positions - 1
@@ -75,9 +92,9 @@ class NonAutoregressiveOptions:
     """Options of mask-predict decoding.
 
     Attributes:
-        iterations: decoder passes.
-        length_beam: candidates of different length, refined at once. Lengths that fall together at an end of the range
-            are one candidate.
+        iterations: decoder passes, at most 512.
+        length_beam: candidates of different length, at most 512, refined at once. Lengths that fall together at an end
+            of the range are one candidate.
         length_candidates: "window", the lengths around the most likely one, or "topk", the most likely ones.
         score: what ranks candidates: "tokens", the mean log-probability of the predicted tokens, where an empty
             candidate wins only if its length is the most likely one; or "canvas", the original's mean over ``bos`` and
@@ -100,7 +117,7 @@ class NonAutoregressiveOptions:
 
     def __post_init__(self):
         for name in ("iterations", "length_beam", "num_hypotheses"):
-            setattr(self, name, inputs.integer(name, getattr(self, name), 1))
+            setattr(self, name, inputs.integer(name, getattr(self, name), 1, MOST))
         self.length_candidates = inputs.choice("length_candidates", self.length_candidates, ("window", "topk"))
         self.score = inputs.choice("score", self.score, ("tokens", "canvas"))
         self.adaptive = inputs.choice("adaptive", self.adaptive, (True, False))
@@ -109,6 +126,11 @@ class NonAutoregressiveOptions:
             raise ValueError(
                 f"num_hypotheses must be at most length_beam = {self.length_beam}, got {self.num_hypotheses}"
             )
+
+    @property
+    def kept(self) -> int:
+        """Canvases of a source that are in the making at once."""
+        return self.length_beam
 
     def longest(self, config: JanusConfig) -> int:
         """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""

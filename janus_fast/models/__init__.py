@@ -10,12 +10,17 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in _HERE.glob("*/config.json"))
 
 
+def is_shipped(name_or_path: str | Path) -> bool:
+    """Whether this names a shipped model, and no directory on disk."""
+    return not Path(name_or_path).is_dir() and str(name_or_path) in names()
+
+
 def locate(name_or_path: str | Path) -> Path:
     """The directory of a shipped model, or of one on disk. A directory on disk wins over a shipped name."""
     path = Path(name_or_path)
     if path.is_dir():
         return path
-    if str(name_or_path) in names():
+    if is_shipped(name_or_path):
         return _HERE / str(name_or_path)
     meant = get_close_matches(str(name_or_path), names(), 1)
     hint = f"; did you mean {meant[0]}?" if meant else ""
