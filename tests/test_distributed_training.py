@@ -87,7 +87,7 @@ def train_command(folder: Path, *options: str) -> list[str]:
         (folder / f"train.{language}").write_text("\n".join(side[:120]) + "\n", encoding="utf-8")
         (folder / f"valid.{language}").write_text("\n".join(side[120:124]) + "\n", encoding="utf-8")
     sizes = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16
-        --decoder-ffn-dim 16 --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
+        --decoder-ffn-dim 16 --recipe paper --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
         --max-tokens 300 --warmup-updates 2 --save-interval 1 --validate-interval 3 --log-interval 1"""
     return ["train", "--data", str(folder), *sizes.split(), *options]
 
