@@ -1,5 +1,6 @@
 """Every command of ``janus-fast``, on a model that is small and untrained: what it says, not how well."""
 
+import argparse
 import dataclasses
 import io
 import json
@@ -24,6 +25,7 @@ from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
+from janus_fast.training.options import TrainingOptions
 
 LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
 SHORT = ["--max-decoding-length", "6"]
@@ -497,6 +499,49 @@ def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tm
     assert "the update under way is finished, and a checkpoint written; once more leaves at once" in said
 
 
+def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path, monkeypatch, capsys):
+    """What nobody gives is the recipe's; a run keeps the batches that suited the machine it began on."""
+    files = ["train", "--data", parallel, *SIZES, "--precision", "float32", "--log-interval", 100]
+
+    def settings(out, threads, *options):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        run(*files, "--out", tmp_path / out, "--valid-sentences", 1, *options)
+        return {**(record := json.loads((tmp_path / out / "train.json").read_text()))["model"], **record["training"]}
+
+    small = settings("small", 2, "--max-updates", 1)
+    assert "batches of 2,048 tokens, for 2 threads and width 16 (--max-tokens)\n" in capsys.readouterr().err
+    assert (small["masking"], small["without_auxiliary"], small["divergence_weight"]) == ("uniform", True, 0.0)
+    assert small["normalize_before"] and small["max_tokens"] == 2048 and small["learning_rate"] == 6e-4
+    assert settings("small", 1, "--max-updates", 2)["max_tokens"] == 2048
+    assert "batches of 2,048 tokens\n" in capsys.readouterr().err
+    paper = settings("paper", 1, "--recipe", "paper", "--max-updates", 1)
+    defaults = dataclasses.asdict(TrainingOptions(max_updates=1, precision="float32", log_interval=100))
+    assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
+    assert not paper["normalize_before"] and paper["d_model"] == 16
+    named = settings("named", 1, "--max-updates", 1, "--objective", "cmlm", "--max-tokens", 300)
+    assert not named["without_auxiliary"] and named["masking"] is None and named["max_tokens"] == 300
+
+
+@pytest.mark.parametrize("threads, width, device, tokens", [
+    (1, 256, "cpu", 1024), (1, 64, "cpu", 1024), (2, 256, "cpu", 2048), (8, 256, "cpu", 4096), (2, 512, "cpu", 1024),
+    (4, 1024, "cpu", 1024), (1, 512, "cuda", 4096),
+])  # fmt: skip
+def test_how_many_tokens_keep_a_machine_busy(threads, width, device, tokens):
+    assert _settings.batch_tokens(threads, width, device) == tokens
+
+
+def test_schedules_of_the_small_recipe_are_shares_of_the_updates():
+    parser = argparse.ArgumentParser()
+    _settings.add_arguments(parser)
+
+    def settings(*options):
+        found = _settings.training_settings(parser.parse_args(options), None, 1, 256)
+        return tuple(found[name] for name in ("max_updates", "warmup_updates", "decay_updates"))
+
+    assert settings() == (20_000, 1000, 4000) and settings("--max-updates", "10") == (10, 1, 2)
+    assert settings("--max-updates", "100", "--warmup-updates", "50") == (100, 50, 20)
+
+
 def test_pairs_that_are_left_out_are_counted(parallel, tmp_path, model, capsys):
     with open(parallel / "train.en", "a") as source, open(parallel / "train.de", "a") as target:
         source.write("One.\n\nThree.\n")
@@ -538,8 +583,6 @@ def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monk
 
 def test_every_setting_of_a_run_has_a_flag():
     from dataclasses import fields
-
-    from janus_fast.training.options import TrainingOptions
 
     assert {field.name for field in fields(TrainingOptions)} == set(_settings.TRAINING_HELP)
     ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}

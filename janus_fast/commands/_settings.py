@@ -170,7 +170,7 @@ def batch_tokens(threads: int, width: int, device: str) -> int:
     """
     if device == "cuda":
         return 4096
-    return 1024 * max(1, min(4, threads * 256 // width))
+    return 1024 * max(1, min(4, threads, threads * 256 // width))
 
 
 def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -> None:

@@ -146,9 +146,9 @@ def _final(trainer, average: str) -> tuple[dict, str]:
     kept = checkpoints(trainer.directory)[-trainer.options.keep :]
     mean, last = mean_of(kept), checkpoint.read_tensors(kept[-1] / WEIGHTS)
     names = f"mean of the last {len(kept)} checkpoints", "the last checkpoint"
-    if average == "never":
+    if average == "never" or len(kept) == 1:
         return last, names[1]
-    if average == "always" or not trainer.validate or len(kept) == 1:
+    if average == "always" or not trainer.validate:
         return mean, names[0]
     losses = []
     for state in (mean, last):
