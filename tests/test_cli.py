@@ -19,7 +19,7 @@ import torch
 
 import janus_fast
 from janus_fast import checkpoint, cli, demo, engine, models
-from janus_fast.commands import _settings, train
+from janus_fast.commands import _progress, _settings, train
 from janus_fast.commands._table import table
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
@@ -540,6 +540,22 @@ def test_schedules_of_the_small_recipe_are_shares_of_the_updates():
 
     assert settings() == (20_000, 1000, 4000) and settings("--max-updates", "10") == (10, 1, 2)
     assert settings("--max-updates", "100", "--warmup-updates", "50") == (100, 50, 20)
+
+
+def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tmp_path, monkeypatch, capsys):
+    command = ["train", "--data", parallel, *SIZES, *SCHEDULE, "--validate-interval", 100, "--max-updates", 6]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        run(*command, "--out", tmp_path / "bar")
+    said = capsys.readouterr().err
+    assert re.search(r"\b6/6 \[[\d:]+<[\d:]+, .* updates.*loss=", said) and "update 1  loss" not in said
+    monkeypatch.setattr(_progress, "LINE_SECONDS", 0)
+    run(*command, "--out", tmp_path / "lines")
+    lines = re.findall(r"^update (\d)  loss .*predictions/s(?:  about (\d+) s left)?$", capsys.readouterr().err, re.M)
+    assert [number for number, _ in lines] == list("123456") and lines[0][1] == "" and lines[5][1] == "0"
+    assert [_progress.in_words(s) for s in (0, 89, 90, 5399, 5400, 72_000, 200_000)] == [
+        "0 s", "89 s", "2 min", "90 min", "2 h", "20 h", "2 days"
+    ]  # fmt: skip
 
 
 def test_pairs_that_are_left_out_are_counted(parallel, tmp_path, model, capsys):

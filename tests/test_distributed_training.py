@@ -72,6 +72,20 @@ def test_one_process_needs_no_group_and_others_neither_write_nor_validate(tmp_pa
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_processes_stop_together_by_the_first_ones_clock():
+    class Both(Processes):
+        def add_up(self, values):
+            return values + torch.tensor([0.0, 1.0] if self.rank == 0 else [7.0, 0.0])
+
+    trainer = Trainer(make_model(), make_data(), "unused", options_of())
+    trainer.processes = Both(0, 2)
+    assert trainer.agreed(5.0) == (5.0, True)
+    trainer.processes = Both(1, 2)
+    assert trainer.agreed(5.0) == (7.0, False)
+    trainer.stop()
+    assert trainer.agreed(5.0) == (7.0, True)
+
+
 def test_processes_draw_different_numbers():
     trainer, seeds = Trainer(make_model(), make_data(), "unused", options_of(seed=7)), set()
     for rank in range(16):

@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument_group("recipe").add_argument(
         "--recipe", choices=RECIPES,
-        help="what the settings below are that are not given: small, which learns in hours on a CPU, or paper, the "
-        "sizes, losses and schedule of JANUS (EMNLP 2022), which early training does not stand (default: small)",
+        help="what settings are that are not given: small, which learns within hours on a CPU, or paper, the sizes, "
+        "losses and schedule of JANUS (EMNLP 2022), for runs as long as its own (default: small)",
     )  # fmt: skip
     for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
         group = parser.add_argument_group(title)
