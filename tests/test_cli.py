@@ -26,6 +26,7 @@ from janus_fast.data import test_set
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
+from janus_fast.training.processes import Processes
 
 LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
 SHORT = ["--max-decoding-length", "6"]
@@ -490,7 +491,8 @@ def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tm
     for shown in running.stderr:
         if shown.startswith("update 1  loss"):
             break
-    running.send_signal(number)
+    for _ in range(2):  # as a process of torchrun gets it, from the terminal and from torchrun
+        running.send_signal(number)
     said = running.communicate(timeout=120)[1]
     assert running.returncode == status, said
     update = int(re.search(r"run the same command again to go on from update ([\d,]+)\n$", said)[1].replace(",", ""))
@@ -540,6 +542,24 @@ def test_schedules_of_the_small_recipe_are_shares_of_the_updates():
 
     assert settings() == (20_000, 1000, 4000) and settings("--max-updates", "10") == (10, 1, 2)
     assert settings("--max-updates", "100", "--warmup-updates", "50") == (100, 50, 20)
+
+
+def test_a_second_interruption_leaves_at_once(monkeypatch):
+    class Stopped:
+        processes = Processes(1, 2)
+        stop = staticmethod(lambda: None)
+
+    clock = iter([0.0, 0.5, 1.5])
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), _progress.stopping(Stopped) as came:
+            for waited in range(3):
+                assert came == [signal.SIGINT][:waited]
+                signal.raise_signal(signal.SIGINT)
+        assert came == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tmp_path, monkeypatch, capsys):

@@ -84,16 +84,22 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def stopping(trainer) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM stop ``trainer`` behind the update under way, with a checkpoint, and a second one at once.
+    """Ctrl-C and SIGTERM stop ``trainer`` behind the update under way, with a checkpoint, and a later one at once.
 
     Yields the signals that have come. What a process was told to ignore it ignores.
     """
-    came, before = [], {}
+    came, before, first = [], {}, math.inf
     text = b"\njanus-fast: the update under way is finished, and a checkpoint written; once more leaves at once\n"
 
     def stop(number, frame):
-        signal.signal(number, before[number])
+        nonlocal first
+        if came:
+            if time.monotonic() > first + 1:  # of one Ctrl-C the terminal tells each process, and so does torchrun
+                signal.signal(number, before[number])
+                signal.raise_signal(number)
+            return
         came.append(number)
+        first = time.monotonic()
         trainer.stop()
         if trainer.processes.rank == 0:
             os.write(2, text)  # print is not safe here: this may have interrupted one
