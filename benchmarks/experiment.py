@@ -22,7 +22,7 @@ from janus_fast import Translator, cli, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.replacing import replacing
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
-from janus_fast.training.trainer import latest_checkpoint, read_state
+from janus_fast.training.checkpoints import latest_checkpoint, read_state
 
 ARMS = {  # the distributions that are trained, options
     "autoregressive": (("ar",), ["--objective", "autoregressive"]),
@@ -35,15 +35,18 @@ DECODES = {"ar": {"mode": "ar", "beam_size": 5}} | {
     f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False}
     for passes in (1, 4, 10)
 }  # fmt: skip
-INTERRUPTED = 130  # the exit status of janus-fast for it
+INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM
 RESAMPLES = 1000  # of the bootstrap
 EVERY = 5  # each so manieth test sentence is also decoded alone, by the clock
-# What all arms share. What stands behind -- comes later on the command line of janus-fast train, and wins.
-SIZES = """--d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768
-    --normalize-before --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
+# What all arms share; it is the paper's where nothing is named. What stands behind -- comes later on the command line
+# of janus-fast train, and wins.
+SIZES = """--recipe paper --average always
+    --d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768 --normalize-before
+    --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
-    "--data", "--out", "--vocabulary", "--vocabulary-size", "--max-updates", "--masking", "--seed", "--objective",
-    "--without-auxiliary", "--encoder-passes",
+    "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
+    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--objective",
+    "--without-auxiliary", "--with-auxiliary", "--encoder-passes",
 )  # fmt: skip
 
 
@@ -153,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         _say("interrupted: run the same command again to go on")
-        return INTERRUPTED
+        return INTERRUPTED[0]
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -174,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> int:
         trained = each.training()
         _say(f"{each.name} (run {number} of {len(chosen)}): {'trained already' if trained else 'training'}")
         status = 0 if trained else each.train(arguments.data, vocabulary)
-        if status == INTERRUPTED:
+        if status in INTERRUPTED:
             return status
         failed = failed or status
         if (not status and each.evaluate()) or each is chosen[-1]:

@@ -70,8 +70,10 @@ def work(job: dict, directory: Path) -> None:
     from benchmarks.peers.training import SENTENCES, configuration, generator, sentences
     from janus_fast.model import JanusModel
     from janus_fast.training.data import ParallelData
+    from janus_fast.training.metrics import Window
+    from janus_fast.training.options import TrainingOptions
     from janus_fast.training.processes import started_processes
-    from janus_fast.training.trainer import Trainer, TrainingOptions, Window
+    from janus_fast.training.trainer import Trainer
 
     torch.set_num_threads(1)
     torch.optim.Adam([torch.zeros(1)])  # the first optimizer brings modules along, of more than 100 MiB

@@ -72,6 +72,20 @@ def test_one_process_needs_no_group_and_others_neither_write_nor_validate(tmp_pa
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_processes_stop_together_by_the_first_ones_clock():
+    class Both(Processes):
+        def add_up(self, values):
+            return values + torch.tensor([0.0, 1.0] if self.rank == 0 else [7.0, 0.0])
+
+    trainer = Trainer(make_model(), make_data(), "unused", options_of())
+    trainer.processes = Both(0, 2)
+    assert trainer.agreed(5.0) == (5.0, True)
+    trainer.processes = Both(1, 2)
+    assert trainer.agreed(5.0) == (7.0, False)
+    trainer.stop()
+    assert trainer.agreed(5.0) == (7.0, True)
+
+
 def test_processes_draw_different_numbers():
     trainer, seeds = Trainer(make_model(), make_data(), "unused", options_of(seed=7)), set()
     for rank in range(16):
@@ -87,7 +101,7 @@ def train_command(folder: Path, *options: str) -> list[str]:
         (folder / f"train.{language}").write_text("\n".join(side[:120]) + "\n", encoding="utf-8")
         (folder / f"valid.{language}").write_text("\n".join(side[120:124]) + "\n", encoding="utf-8")
     sizes = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16
-        --decoder-ffn-dim 16 --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
+        --decoder-ffn-dim 16 --recipe paper --vocabulary-size 300 --dropout 0 --precision float32 --accumulate 2
         --max-tokens 300 --warmup-updates 2 --save-interval 1 --validate-interval 3 --log-interval 1"""
     return ["train", "--data", str(folder), *sizes.split(), *options]
 

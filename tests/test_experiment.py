@@ -102,8 +102,12 @@ def test_interrupted_it_goes_on(call, work, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
+    def interrupt_the_last(trainer, record):
+        if trainer.update == 3:
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "log", interrupt)  # behind the last update, before its checkpoint
+        patch.setattr(Trainer, "log", interrupt_the_last)  # behind the last update, before its checkpoint
         assert call("--arms", "cmlm", rest=[*TINY, "--save-interval", "2"]) == (130, None)
     assert "janus-fast: interrupted: run the same command again to go on from update 2" in capsys.readouterr().err
     with monkeypatch.context() as patch:

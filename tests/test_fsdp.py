@@ -12,7 +12,9 @@ from test_training import make_data, make_model, options_of
 from two_processes import CASES, RUNS, gradients_of, make_trainer
 
 from janus_fast.checkpoint import WEIGHTS, read_tensors
-from janus_fast.training.trainer import Trainer, TrainingOptions, checkpoints, latest_checkpoint, read_state
+from janus_fast.training.checkpoints import checkpoints, latest_checkpoint, read_state
+from janus_fast.training.options import TrainingOptions
+from janus_fast.training.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from janus_fast import JanusConfig, JanusModel
 from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
+from janus_fast.training.checkpoints import average, checkpoints, latest_checkpoint
 from janus_fast.training.data import BatchStream, ParallelData
+from janus_fast.training.metrics import Window
+from janus_fast.training.options import TrainingOptions
 from janus_fast.training.plot import plot_losses, read_curves
-from janus_fast.training.trainer import Trainer, TrainingOptions, Window, average, checkpoints, latest_checkpoint
+from janus_fast.training.trainer import Trainer
 
 SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
 
@@ -138,22 +142,39 @@ def test_training_learns_and_writes_what_it_did(tmp_path, objective):
         torch.testing.assert_close(tensor, (both[0][name] + both[1][name]) / 2)
 
 
-def test_accumulating_halves_equals_the_whole_batch(tmp_path):
-    """Two batches of equal numbers of rows give the gradient of their union (no dropout, AR: no masks to draw)."""
-    model = make_model(dropout=0.0)
-    data = make_data(8, seed=2)
-    data.targets = [np.array([0, *range(5, 9), 2])] * 8
-    objective = OBJECTIVES["autoregressive"](model.config)
-    generator = torch.Generator()
+@pytest.mark.parametrize("objective, options", [
+    ("janus", {}), ("autoregressive", {}), ("cmlm", {}),
+    ("janus", {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": 2}),
+])  # fmt: skip
+def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objective, options):
+    """Whatever rows each batch has: a short pair in one, long ones in the others."""
+    data, groups = make_data(8, seed=2), ([0], [1, 2, 3, 4], [5, 6, 7])
+    if "autoregressive_every" in options:  # those of the union are then those of the batches
+        groups = ([0, 1], [2, 3, 4, 5], [6, 7])
+    data.targets[0] = np.array([0, 5, 2])
 
-    def gradient(groups):
-        model.zero_grad()
-        for group in groups:
+    def update(groups, masks=None):
+        settings = {"objective": objective, "precision": "float32", "clip_norm": math.inf, **options}
+        trainer = Trainer(
+            make_model(dropout=0.0).double(), data, tmp_path, options_of(accumulate=len(groups), **settings)
+        )
+        drawn, draw = [], trainer.objective._draw_masks
+        trainer.objective._draw_masks = lambda *sides: (
+            drawn.append(masks if masks is not None else draw(*sides)) or drawn[-1]
+        )
+        batches, generator = [], torch.Generator().manual_seed(1)
+        for number, group in enumerate(groups):
             sides = ([side[i] for i in group] for side in (data.sources, data.targets))
-            (objective.loss(model, objective.pack(*sides, generator))[0] / len(groups)).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            batches.append((number, 0, trainer.objective.pack(*sides, generator)))
+        trainer.step(iter(batches), window := Window())
+        means = window.means(trainer.processes)
+        gradient = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+        return gradient, {name: means[name] for name in means if "second" not in name}, trainer.tokens_seen, drawn
 
-    torch.testing.assert_close(gradient([[0, 1, 2, 3], [4, 5, 6, 7]]), gradient([range(8)]), atol=1e-6, rtol=1e-4)
+    *several, drawn = update(groups)
+    *whole, _ = update([range(8)], torch.cat(drawn) if drawn else None)
+    torch.testing.assert_close(several[0], whole[0], atol=1e-7, rtol=1e-6)  # the lengths' loss is in float32
+    assert several[1] == pytest.approx(whole[1], abs=2e-5) and several[2] == whole[2]
 
 
 def test_the_stream_starts_anywhere_and_covers_every_pair():
@@ -227,8 +248,83 @@ def test_text_is_read_and_pairs_that_do_not_fit_are_left_out(tmp_path):
     with pytest.raises(ValueError, match=r"must have as many lines, got \[4, 1\]"):
         ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
     (tmp_path / "t").write_text("\n\n\n\n")
-    with pytest.raises(ValueError, match="must hold at least one usable pair, got none"):
+    with pytest.raises(ValueError, match="must hold at least one pair of sentences, got none$"):
         ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
+    (tmp_path / "t").write_text("a " * 40 + "\n\n\n\n")
+    with pytest.raises(ValueError, match="usable pair, got none: 3 are empty and 1 longer than 24 or 24 tokens$"):
+        ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
+
+
+def test_a_batch_that_holds_no_pair_is_refused(tmp_path):
+    data = make_data()
+    least = min(max(len(s), len(t)) for s, t in zip(data.sources, data.targets, strict=True))
+    Trainer(make_model(), data, tmp_path, options_of(max_tokens=least))
+    message = f"train: max_tokens must be at least {least}, as many as the shortest pair has, got {least - 1}"
+    with pytest.raises(ValueError, match=message):
+        Trainer(make_model(), data, tmp_path, options_of(max_tokens=least - 1))
+
+
+@pytest.mark.parametrize("when", [1, 7, 12])
+def test_a_run_that_is_stopped_has_a_checkpoint_and_goes_on_to_the_bit(tmp_path, when):
+    def trainer(directory):
+        return Trainer(make_model(), make_data(), directory, options_of(max_updates=12, save_interval=5, keep=2))
+
+    trainer(tmp_path / "whole").train()
+    stopped = trainer(tmp_path / "parts")
+    stopped.on_step = lambda update: stopped.stop() if update == when else None
+    stopped.train()
+    stop = min(when + 1, 12)  # the update under way is done
+    assert stopped.stopped == (when < 12) and int(latest_checkpoint(tmp_path / "parts").name) == stop
+    trainer(tmp_path / "parts").train()
+    whole, parts = (checkpoints(tmp_path / run) for run in ("whole", "parts"))
+    assert [path.name for path in parts] == [path.name for path in whole] == ["00000005", "00000010", "00000012"]
+    for one, other in zip(whole, parts, strict=True):
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+    early = trainer(tmp_path / "early")
+    early.stop()
+    early.train()
+    assert early.update == 1 and latest_checkpoint(tmp_path / "early").name == "00000001"
+
+
+def test_checkpoints_by_the_clock_change_nothing_that_is_averaged(tmp_path, monkeypatch):
+    def train(directory, save_minutes, max_updates=12):
+        options = options_of(max_updates=max_updates, save_interval=5, keep=2, save_minutes=save_minutes)
+        trainer, saved = Trainer(make_model(), make_data(), directory, options), []
+        save = trainer.save
+        trainer.save = lambda: saved.append(trainer.update) or save()
+        trainer.train()
+        return saved
+
+    assert train(tmp_path / "whole", math.inf) == [5, 10, 12]
+    monkeypatch.setattr(Trainer, "agreed", lambda trainer, seconds: (50.0 * trainer.update, False))
+    assert train(tmp_path / "clock", 2.0, 8) == [3, 5, 8]
+    assert [path.name for path in checkpoints(tmp_path / "clock")] == ["00000005", "00000008"]
+    assert train(tmp_path / "clock", 2.0) == [10, 12]
+    whole, clock = (checkpoints(tmp_path / run) for run in ("whole", "clock"))
+    assert [path.name for path in clock] == [path.name for path in whole] == ["00000005", "00000010", "00000012"]
+    assert all((a / WEIGHTS).read_bytes() == (b / WEIGHTS).read_bytes() for a, b in zip(whole, clock, strict=True))
+
+
+def test_a_run_that_goes_on_has_each_record_once(tmp_path):
+    def train(max_updates):
+        options = options_of(max_updates=max_updates, save_interval=4, log_interval=3)
+        Trainer(make_model(), make_data(), tmp_path, options).train()
+
+    def updates():
+        return [json.loads(line)["update"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    train(10)
+    assert updates() == [1, 3, 6, 9]  # the first update's at once
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"update": 9, "ki')  # cut off while it was written
+    for name in ("00000008", "00000010"):
+        shutil.rmtree(tmp_path / "checkpoints" / name)
+    train(10)
+    assert updates() == [1, 3, 6, 9]
+    shutil.rmtree(tmp_path / "checkpoints")
+    train(3)
+    assert updates() == [1, 3]
 
 
 def test_sentences_do_not_see_each_other():
@@ -337,6 +433,7 @@ def test_options_are_checked():
         ({"learning_rate": math.nan}, "train: learning_rate must be positive and finite, got nan"),
         ({"clip_norm": 0.0}, "train: clip_norm must be positive, got 0.0"),
         ({"max_minutes": 0}, "train: max_minutes must be positive, got 0"),
+        ({"save_minutes": math.nan}, "train: save_minutes must be positive, got nan"),
         ({"weight_decay": -1.0}, "train: weight_decay must be at least 0 and finite, got -1.0"),
         ({"divergence_weight": math.inf}, "train: divergence_weight must be at least 0 and finite, got inf"),
         ({"label_smoothing": 5.0}, r"train: label_smoothing must be in \[0, 1\), got 5.0"),

@@ -14,7 +14,8 @@ from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoi
 from janus_fast.decoding import NonAutoregressiveOptions, mask_predict, score
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.data import ParallelData
-from janus_fast.training.trainer import Trainer, TrainingOptions
+from janus_fast.training.options import TrainingOptions
+from janus_fast.training.trainer import Trainer
 
 VARIANTS = {
     "post-norm": {},

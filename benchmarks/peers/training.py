@@ -52,7 +52,8 @@ def generator() -> torch.Generator:
 class JanusFast:
     def __init__(self, job: dict, config: JanusConfig, model, stack: ExitStack):
         from janus_fast.training.data import ParallelData
-        from janus_fast.training.trainer import Trainer, TrainingOptions
+        from janus_fast.training.options import TrainingOptions
+        from janus_fast.training.trainer import Trainer
 
         data = ParallelData(*sentences(config.source_vocab_size), list(range(SENTENCES)))
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
@@ -73,7 +74,7 @@ class JanusFast:
         return self.trainer.backward(self._batch())[0]
 
     def step(self) -> None:
-        from janus_fast.training.trainer import Window
+        from janus_fast.training.metrics import Window
 
         self.trainer.step(iter([(0, 0, self._batch())]), Window())
 

@@ -4,8 +4,8 @@ from .autoregressive import autoregressive
 from .cmlm import cmlm
 from .janus import janus
 from .objective import Objective
-from .packed_batch import PackedBatch
+from .packed_batch import PackedBatch, as_one
 
 OBJECTIVES = {"autoregressive": autoregressive, "cmlm": cmlm, "janus": janus}
 
-__all__ = ["OBJECTIVES", "Objective", "PackedBatch", "autoregressive", "cmlm", "janus"]
+__all__ = ["OBJECTIVES", "Objective", "PackedBatch", "as_one", "autoregressive", "cmlm", "janus"]

@@ -1,6 +1,7 @@
 """What an objective makes of (source, target) pairs: one packed forward and the rows it predicts."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -44,3 +45,16 @@ class PackedBatch:
                 if name == "targets" or hasattr(value, "to")
             },
         )
+
+
+def as_one(batches: Sequence[PackedBatch]) -> list[PackedBatch]:
+    """The batches as parts of one that holds them all: their losses add up to its loss, whatever rows each has."""
+    totals = {part: sum(batch.totals[part] for batch in batches) for part in batches[0].totals}
+    return [
+        dataclasses.replace(
+            batch,
+            totals=totals,
+            shares={part: share * batch.totals[part] / max(totals[part], 1) for part, share in batch.shares.items()},
+        )
+        for batch in batches
+    ]

@@ -10,6 +10,7 @@ from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
+NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")  # sentencepiece's names
 
 
 class Vocabulary:
@@ -60,16 +61,23 @@ class Vocabulary:
         return cls(_pieces(processor) if tokens is None else tokens, processor)
 
     @classmethod
-    def train(cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1) -> "Vocabulary":
+    def train(
+        cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1,
+        normalization: str = NORMALIZATIONS[0],
+    ) -> "Vocabulary":  # fmt: skip
         """Trains a unigram sentencepiece model on text files.
 
-        It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for.
+        It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for. Which ones
+        also depends on the version of sentencepiece. What ``normalization`` makes of a text is all that it can encode,
+        and decode: with "nmt_nfkc" ``²`` becomes ``2`` for good, with "identity" nothing changes but runs of spaces.
 
         Raises:
             ValueError: the text has fewer pieces than ``vocabulary_size``, or more characters, or is empty.
         """
         import sentencepiece
 
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"Vocabulary: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
         files = inputs.list_of("Vocabulary: files", files, "paths", (str, Path))
         lines = [line for file in files for line in lines_of(file)]
@@ -79,6 +87,7 @@ class Vocabulary:
                 sentence_iterator=iter(lines), model_writer=model, vocab_size=size,
                 hard_vocab_limit=vocabulary_size is not None,
                 character_coverage=1.0,  # 0.9995 loses capital umlauts
+                normalization_rule_name=normalization,
                 bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
@@ -101,6 +110,11 @@ class Vocabulary:
         if self.processor is None or self.renumbered:
             text = json.dumps(self.tokens, ensure_ascii=False, indent=0)
             (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+    def same_as(self, other: "Vocabulary") -> bool:
+        """Whether the other has the same tokens, and cuts text into them in the same way."""
+        models = [v.processor and v.processor.serialized_model_proto() for v in (self, other)]
+        return self.tokens == other.tokens and models[0] == models[1]
 
     def encode(self, text: str) -> list[str]:
         """Text -> tokens."""

@@ -1,6 +1,7 @@
 """Training: parallel text in, a model directory out."""
 
 from .data import ParallelData
-from .trainer import Trainer, TrainingOptions
+from .options import TrainingOptions
+from .trainer import Trainer
 
 __all__ = ["ParallelData", "Trainer", "TrainingOptions"]

@@ -16,34 +16,58 @@ from ..text.lines import lines_of
 
 @dataclass
 class ParallelData:
-    """Sentence pairs as ids, ends included; ``kept`` are the line numbers that passed the length filter."""
+    """Sentence pairs as ids, ends included; ``kept`` are the line numbers that passed the length filter.
+
+    Of the others ``empty`` had nothing on a side, and ``too_long`` more than the model has positions.
+    """
 
     sources: list[np.ndarray]
     targets: list[np.ndarray]
     kept: list[int]
+    empty: int = 0
+    too_long: int = 0
 
     @classmethod
     def read(cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig) -> "ParallelData":
         """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out."""
-        lines = [lines_of(path) for path in (source, target)]
-        if len(lines[0]) != len(lines[1]):
-            raise ValueError(f"train: {source} and {target} must have as many lines, got {list(map(len, lines))}")
-        data = cls([], [], [])
+        lines, data = aligned_lines(source, target), cls([], [], [])
         wraps = config.source_ids, config.target_ids
         sides = [_encode(text, v, wrap) for text, v, wrap in zip(lines, vocabularies, wraps, strict=True)]
         limits = config.max_source_positions, config.max_target_positions
         ends = [len(wrap([])) for wrap in wraps]
         for number, pair in enumerate(zip(*sides, strict=True)):
-            if all(empty < len(ids) <= limit for ids, empty, limit in zip(pair, ends, limits, strict=True)):
+            if any(len(ids) <= empty for ids, empty in zip(pair, ends, strict=True)):
+                data.empty += 1
+            elif any(len(ids) > limit for ids, limit in zip(pair, limits, strict=True)):
+                data.too_long += 1
+            else:
                 data.sources.append(pair[0])
                 data.targets.append(pair[1])
                 data.kept.append(number)
         if not data.kept:
-            raise ValueError(f"train: {source} and {target} must hold at least one usable pair, got none")
+            raise ValueError(
+                f"train: {source} and {target} must hold at least one usable pair, got none: {data.empty:,} are empty "
+                f"and {data.too_long:,} longer than {limits[0]} or {limits[1]} tokens"
+            )
         return data
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of each pair, the tokens of its longer side."""
+        return np.array([max(len(s), len(t)) for s, t in zip(self.sources, self.targets, strict=True)])
+
+
+def aligned_lines(source: str | Path, target: str | Path) -> list[list[str]]:
+    """The lines of two files, which are as many, and not all of them empty."""
+    lines = [lines_of(path) for path in (source, target)]
+    if len(lines[0]) != len(lines[1]):
+        raise ValueError(f"train: {source} and {target} must have as many lines, got {list(map(len, lines))}")
+    if not any(s.strip() and t.strip() for s, t in zip(*lines, strict=True)):
+        raise ValueError(f"train: {source} and {target} must hold at least one pair of sentences, got none")
+    return lines
 
 
 def _encode(lines: list[str], vocabulary: Vocabulary, wrap) -> list[np.ndarray]:
@@ -63,7 +87,7 @@ class BatchStream:
     ):  # fmt: skip
         self.data, self.objective, self.max_tokens, self.seed = data, objective, max_tokens, seed
         self.share = share
-        self.lengths = np.array([max(len(s), len(t)) for s, t in zip(data.sources, data.targets, strict=True)])
+        self.lengths = data.lengths
         self.queue = queue.Queue(maxsize=prefetch)
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._produce, args=(start,), daemon=True)

@@ -2,121 +2,25 @@
 
 import dataclasses
 import json
-import math
 import shutil
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import checkpoint
-from ..inputs import unwrap_numbers
+from ..config import JanusConfig
 from ..model import JanusModel
-from ..objectives import OBJECTIVES
+from ..objectives import OBJECTIVES, Objective, as_one
+from .checkpoints import checkpoints, is_regular, latest_checkpoint, read_state
 from .data import BatchStream, ParallelData
 from .memory import freed_memory
+from .metrics import METRICS, Window, drop_records_behind
+from .options import TrainingOptions, check_precision_shared_out, check_processes
 from .processes import Processes
 from .sharding import gathered, share_out, shared_like, whole
-
-RULES = (  # options, what they must, and whether they do
-    (
-        "max_tokens accumulate max_updates warmup_updates save_interval validate_interval keep log_interval",
-        "be at least 1", lambda x: x >= 1,
-    ),
-    ("decay_updates divergence_warmup_updates", "be at least 0", lambda x: x >= 0),
-    ("learning_rate", "be positive and finite", lambda x: 0 < x < math.inf),
-    ("max_minutes clip_norm", "be positive", lambda x: x > 0),
-    ("weight_decay divergence_weight", "be at least 0 and finite", lambda x: 0 <= x < math.inf),
-    ("label_smoothing", "be in [0, 1)", lambda x: 0 <= x < 1),
-    ("adam_betas", "be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x)),
-    ("seed", "be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32),
-)  # fmt: skip
-
-
-@dataclass
-class TrainingOptions:
-    """How to train. Durations are counted in updates; ``max_minutes`` stops a run early, resumably."""
-
-    objective: str = "janus"
-    max_tokens: int = 4096
-    accumulate: int = 1
-    max_updates: int = 10_000
-    max_minutes: float = math.inf
-    learning_rate: float = 5e-4
-    warmup_updates: int = 4000
-    decay_updates: int = 0
-    without_auxiliary: bool = False
-    divergence_weight: float = 1.0
-    divergence_warmup_updates: int = 0
-    encoder_passes: int = 1
-    autoregressive_every: int = 1
-    adam_betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.1
-    masking: str | None = None
-    seed: int = 1
-    precision: str = "auto"
-    device: str = "cpu"
-    checkpoint_activations: bool = False
-    fsdp: bool = False
-    save_interval: int = 500
-    validate_interval: int = 500
-    keep: int = 5
-    log_interval: int = 25
-
-    def __post_init__(self):
-        unwrap_numbers(self)
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
-        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"train: precision must be auto, float32, bfloat16 or float16, got {self.precision!r}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"train: device must be cpu or cuda, got {self.device!r}")
-        if self.precision == "float16" and self.device == "cpu":
-            raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
-        if self.fsdp:
-            check_precision_shared_out(self.precision)
-        if self.without_auxiliary and self.objective != "janus":
-            raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
-        for names, rule, holds in RULES:
-            for name in names.split():
-                if not holds(getattr(self, name)):  # NaN holds nothing
-                    raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
-
-    def divergence_scale(self, update: int) -> float:
-        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.
-
-        In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
-        towards NAR and AUX distributions that know nothing yet.
-        """
-        warmup = self.divergence_warmup_updates
-        return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
-
-    def rate(self, update: int) -> float:
-        """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.
-
-        With ``decay_updates`` the last that many updates before ``max_updates`` fall linearly to zero.
-        """
-        rate = self.learning_rate * min(update / self.warmup_updates, math.sqrt(self.warmup_updates / update))
-        if self.decay_updates:
-            rate *= min(1.0, max(0.0, (self.max_updates - update + 1) / self.decay_updates))
-        return rate
-
-
-def check_precision_shared_out(precision: str) -> None:
-    """Raises ValueError unless processes that share a model out can train it in ``precision``."""
-    if precision == "float16":  # all processes must leave out the updates that overflow in one, which is untried
-        raise ValueError("train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'")
-
-
-def check_processes(options: TrainingOptions, processes: Processes) -> None:
-    """Raises ValueError unless there are others to share the model out with, where it is to be."""
-    if options.fsdp and processes.count == 1:
-        raise ValueError("train: fsdp must go with several processes, as torchrun starts them, got one")
 
 
 class Trainer:
@@ -125,6 +29,8 @@ class Trainer:
     The state of a run is (parameters, Adam's moments, update number, batch number): dropout is drawn from
     (seed, update), masks and batches from (seed, batch number). A run that was interrupted therefore goes on to the
     bit as if it had not been. ``on_step(update)`` and ``on_log(record)`` are called after each update and log line.
+    :meth:`stop` ends a run early, with a checkpoint, and then it has ``stopped``.
+
     While it trains, the process keeps the memory that it frees, unless activations are computed again to save some
     (``janus_fast.training.memory.freed_memory``).
 
@@ -141,16 +47,13 @@ class Trainer:
         self.model, self.data, self.directory, self.options = model.to(options.device), data, Path(directory), options
         self.processes = processes
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
-        settings = {
-            name: getattr(options, name) for name in ("label_smoothing", "encoder_passes", "autoregressive_every")
-        }
-        if options.masking:
-            settings["masking"] = options.masking
-        if options.without_auxiliary:
-            settings["auxiliary"] = False
-        if not options.divergence_weight:
-            settings["divergence"] = {}
-        self.objective = OBJECTIVES[options.objective](model.config, **settings)
+        self.stopped = self._stopping = False
+        self.objective = objective_of(options, model.config)
+        if (least := min(data.lengths)) > options.max_tokens:
+            raise ValueError(
+                f"train: max_tokens must be at least {least}, as many as the shortest pair has, "
+                f"got {options.max_tokens}"
+            )
         for stack in (model.encoder, model.decoder):
             stack.checkpoint_activations = options.checkpoint_activations
         self.loss = Loss(self.objective, model)
@@ -170,6 +73,12 @@ class Trainer:
             self.precision = "bfloat16" if options.device == "cuda" or computes_bfloat16() else "float32"
         self.scaler = torch.amp.GradScaler(options.device, enabled=self.precision == "float16")
 
+    @property
+    def latest(self) -> int:
+        """The update that a run in ``directory`` goes on from; 0 for a new one."""
+        path = latest_checkpoint(self.directory)
+        return int(path.name) if path else 0
+
     def train(self) -> None:
         with self.memory():
             self._train()
@@ -183,50 +92,65 @@ class Trainer:
         (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         if latest := latest_checkpoint(self.directory):
             self.load(latest)
+        if self.processes.rank == 0:
+            drop_records_behind(self.directory, self.update)
         self.processes.wait()  # until all have read what the first may soon replace
         stream = BatchStream(
             self.data, self.objective, options.max_tokens, options.seed, start=self.batch_number,
             share=self.processes.share,
         )  # fmt: skip
         batches = iter(stream)
-        started, start_seconds, window = time.monotonic(), self.seconds, Window()
+        started, window = time.monotonic() - self.seconds, Window()
+        saved, saved_seconds = self.update, self.seconds
         self.model.train()
         try:
-            while self.update < options.max_updates and self.seconds < options.max_minutes * 60:
+            while not self.stopped and self.update < options.max_updates and self.seconds < options.max_minutes * 60:
                 self.step(batches, window)
-                self.on_step(self.update)
-                self.seconds = start_seconds + time.monotonic() - started
-                if options.max_minutes < math.inf:  # all must stop at once
-                    self.seconds = self.processes.of_first(self.seconds)
-                if self.update % options.log_interval == 0:
+                self.seconds, self.stopped = self.agreed(time.monotonic() - started)
+                if self.update == 1 or self.update % options.log_interval == 0:
                     self.log({"kind": "train", "lr": options.rate(self.update), **window.means(self.processes)})
                     window = Window()
+                self.on_step(self.update)
                 if self.validate and self.update % options.validate_interval == 0:
                     self.log_validation()
-                if self.update % options.save_interval == 0:
+                late = self.seconds - saved_seconds >= options.save_minutes * 60
+                if late or self.update % options.save_interval == 0:
                     self.save()
+                    saved, saved_seconds = self.update, self.seconds
                 if not window.count:  # the time of validating and saving is not training's
                     window = Window()
-            if self.update % options.save_interval:
+            if saved < self.update:
                 self.save()
         finally:
             stream.close()
 
+    def stop(self) -> None:
+        """Ends training, resumably, when the update under way is done; a signal's handler may call it."""
+        self._stopping = True
+
+    def agreed(self, seconds: float) -> tuple[float, bool]:
+        """The first process's ``seconds``, and whether any of them is to stop: all do the same at the same update."""
+        if self.processes.count == 1:
+            return seconds, self._stopping
+        mine = [seconds if self.processes.rank == 0 else 0.0, float(self._stopping)]
+        seconds, wishes = self.processes.add_up(torch.tensor(mine, dtype=torch.float64, device=self.options.device))
+        return float(seconds), bool(wishes)
+
     def step(self, batches, window: "Window") -> None:
-        """One update over ``accumulate`` batches."""
+        """One update over ``accumulate`` batches, whose gradients and losses add up to those of one that holds all."""
         options = self.options
         torch.manual_seed(self.seed())
         self.optimizer.zero_grad()
-        for n in range(options.accumulate):
-            number, epoch, batch = next(batches)
+        numbers, epochs, parts = zip(*(next(batches) for _ in range(options.accumulate)), strict=True)
+        for n, batch in enumerate(as_one(parts)):
             # Gradients are added up over processes once, when the last batch is through.
             alone = self.processes.count > 1 and n < options.accumulate - 1
             with self.apart() if alone else nullcontext():
-                loss, terms = self.backward(batch.to(options.device))
-            self.batch_number = number + 1
-            rows = [batch.totals[stream] for stream in self.objective.streams]
-            self.tokens_seen += rows[0]
-            window.add(loss, terms, sum(rows), epoch)
+                window.add(*self.backward(batch.to(options.device)))
+        rows = [batch.totals[stream] for stream in self.objective.streams]
+        self.batch_number = numbers[-1] + 1
+        self.tokens_seen += rows[0]
+        window.count_update(sum(rows), epochs[-1])
         self.scaler.unscale_(self.optimizer)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, options.clip_norm))
         # Where gradients are scaled, such an update is left out and the scale halved, until there is none left.
@@ -265,14 +189,14 @@ class Trainer:
         with torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32):
             loss, terms = self.loss(batch, self.options.divergence_scale(self.update + 1))
         # The mean over processes, which is what DistributedDataParallel and FSDP2 make of gradients, becomes the sum.
-        self.scaler.scale(loss * self.processes.count / self.options.accumulate).backward()
+        self.scaler.scale(loss * self.processes.count).backward()
         return loss, terms
 
     def log(self, record: dict) -> None:
         if self.processes.rank > 0:
             return
         record = {"update": self.update, "seconds": round(self.seconds, 1), "tokens": self.tokens_seen, **record}
-        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with open(self.directory / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.on_log(record)
 
@@ -300,7 +224,8 @@ class Trainer:
         """Writes a checkpoint under a temporary name and renames it.
 
         Beside it stay the newest ``keep`` of the regular ones, those at multiples of ``save_interval``. One that was
-        written because a run was cut short thus goes with the next, and the run ends as if it had not been cut.
+        written by the clock, or because a run was cut short, thus goes with the next, and whatever the clock said the
+        run ends with the same ones.
         """
         first = self.processes.rank == 0
         final = self.directory / "checkpoints" / f"{self.update:08d}"
@@ -357,6 +282,18 @@ class Trainer:
             self.optimizer.state[parameter][moment] = shared_like(values, parameter)
 
 
+def objective_of(options: TrainingOptions, config: JanusConfig) -> Objective:
+    """The objective that ``options`` describe, of models of ``config``."""
+    settings = {name: getattr(options, name) for name in ("label_smoothing", "encoder_passes", "autoregressive_every")}
+    if options.masking:
+        settings["masking"] = options.masking
+    if options.without_auxiliary:
+        settings["auxiliary"] = False
+    if not options.divergence_weight:
+        settings["divergence"] = {}
+    return OBJECTIVES[options.objective](config, **settings)
+
+
 class Loss(torch.nn.Module):
     """An objective's loss of a model, as a module whose parameters are the model's."""
 
@@ -368,60 +305,6 @@ class Loss(torch.nn.Module):
         return self.objective.loss(self.model, batch, divergence_scale)
 
 
-class Window:
-    """Means of loss terms since the last log line."""
-
-    def __init__(self):
-        self.sums, self.count, self.tokens, self.epoch, self.began = {}, 0, 0, 0, time.monotonic()
-
-    def add(self, loss, terms, tokens: int, epoch: int) -> None:
-        for name, value in {"loss": loss, **terms}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.count, self.tokens, self.epoch = self.count + 1, self.tokens + tokens, epoch
-
-    def means(self, processes: Processes) -> dict:
-        elapsed = time.monotonic() - self.began
-        sums = processes.add_up(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
-        means = {name: round(value / self.count, 5) for name, value in zip(self.sums, sums.tolist(), strict=True)}
-        return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
-
-
 def computes_bfloat16() -> bool:
     """Whether this processor has instructions that multiply bfloat16 numbers; without, they are slower than float32."""
     return hasattr(torch.cpu, "_is_avx512_bf16_supported") and torch.cpu._is_avx512_bf16_supported()
-
-
-def checkpoints(directory: str | Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(directory, "checkpoints").glob("[0-9]*") if (p / "state.json").is_file())
-
-
-def latest_checkpoint(directory: str | Path) -> Path | None:
-    return (checkpoints(directory) or [None])[-1]
-
-
-def read_state(path: Path) -> dict:
-    file = path / "state.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"train: {file} must be whole, got {error}; without {path} a run goes on from the checkpoint before"
-        ) from None
-
-
-def is_regular(path: Path) -> bool:
-    """Whether a checkpoint was due by the options it was written under, rather than written at a run's end."""
-    state = read_state(path)
-    return state["update"] % state["options"]["save_interval"] == 0
-
-
-def average(paths: list[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the parameters of several checkpoints, accumulated in float64."""
-    if not paths:
-        raise ValueError("average: paths must name at least one checkpoint, got none")
-    total = {k: v.double() for k, v in checkpoint.read_tensors(paths[0] / checkpoint.WEIGHTS).items()}
-    for path in paths[1:]:
-        for name, tensor in checkpoint.read_tensors(path / checkpoint.WEIGHTS).items():
-            total[name] += tensor
-    return {name: (tensor / len(paths)).float() for name, tensor in total.items()}

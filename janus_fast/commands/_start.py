@@ -1,0 +1,161 @@
+"""What ``train`` begins with: text, the run that goes on, the model of ``--init``, the vocabulary."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import janus_fast
+
+from .. import models
+from ..config import JanusConfig
+from ..directory import VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
+from ..replacing import replacing
+from ..text.lines import lines_of
+from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
+from ._decoding import flag
+from ._progress import say
+
+SETTINGS = "train.json"
+
+
+@dataclass
+class Init:
+    """The model that a run begins with."""
+
+    config: JanusConfig
+    vocabularies: tuple[Vocabulary, Vocabulary]
+    weights: Path
+
+
+def text_files(arguments) -> dict[str, Path | None]:
+    """Where the text is, by role; every file is there."""
+    given = {name: getattr(arguments, name) for name in ("source", "target", "valid_source", "valid_target")}
+    if arguments.data:
+        if clash := [name for name, file in given.items() if file]:
+            raise ValueError(f"{flag(clash[0])} must be left out with --data, got {given[clash[0]]}")
+        languages = (arguments.pair or "en-de").split("-")
+        if len(languages) != 2:
+            raise ValueError(f"--pair must be two languages such as en-de, got {arguments.pair}")
+        splits = ("train", languages[0]), ("train", languages[1]), ("valid", languages[0]), ("valid", languages[1])
+        paths = [Path(arguments.data) / f"{split}.{language}" for split, language in splits]
+        given = dict(zip(given, paths, strict=True))
+        if not given["valid_source"].exists() and not given["valid_target"].exists():
+            given["valid_source"] = given["valid_target"] = None
+    elif arguments.pair:
+        raise ValueError(f"--pair must go with --data, got {arguments.pair}")
+    if not given["source"] or not given["target"]:
+        raise ValueError("--data, or --source and --target, must name the text to train on, got none")
+    if bool(given["valid_source"]) != bool(given["valid_target"]):
+        raise ValueError("--valid-source and --valid-target must be given together, got one of them")
+    for file in filter(None, given.values()):
+        if not Path(file).is_file():
+            raise ValueError(f"text must be in files that exist, got {file}")
+    return {name: Path(file) if file else None for name, file in given.items()}
+
+
+def run_before(out: Path, text: dict) -> dict | None:
+    """The settings of the run in ``out`` that goes on, on the same text; None where there is none."""
+    from ..training.checkpoints import latest_checkpoint
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a directory, got the file {out}")
+    if not latest_checkpoint(out):
+        if (out / WEIGHTS).exists():
+            raise ValueError(
+                "--out must be a new directory or one with a run to go on with, "
+                f"got {out}, which holds a finished model"
+            )
+        return None
+    path = out / SETTINGS
+    if not path.exists():
+        raise ValueError(f"--out must be a directory of this command, got {out}, which has checkpoints of another")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["text"] != text:
+        raise ValueError(f"--source and --target must hold the text that the run in {out} began with; it has changed")
+    return before
+
+
+def init_model(arguments) -> Init:
+    """The model of --init, with its own vocabularies, or with that of --vocabulary where it has none."""
+    try:
+        directory = models.locate(arguments.init)
+    except FileNotFoundError as error:
+        raise ValueError(f"--init: {error}") from None
+    config = read_config(directory)
+    run = directory.resolve().parent.parent  # of a checkpoint
+    own = read_vocabularies(directory) or (read_vocabularies(run) if (run / SETTINGS).is_file() else None)
+    if arguments.vocabulary:
+        given = Vocabulary.from_sentencepiece(arguments.vocabulary)
+        if own and any(not given.same_as(vocabulary) for vocabulary in own):
+            raise ValueError(f"--vocabulary must be left out, or that of --init, got {arguments.vocabulary}, another")
+        own = own or (given, given)
+    if not own:
+        raise ValueError(f"--init must have its vocabulary beside it or go with --vocabulary, got {arguments.init}")
+    sizes = config.source_vocab_size, config.target_vocab_size
+    if (found := tuple(map(len, own))) != sizes:
+        raise ValueError(f"the vocabulary of --init must have {sizes} tokens, source and target, got {found}")
+    if arguments.vocabulary_size not in (None, config.target_vocab_size):
+        raise ValueError(
+            f"--vocabulary-size must be {config.target_vocab_size}, as in the model of --init, "
+            f"got {arguments.vocabulary_size}"
+        )
+    _refuse_normalization(arguments, "--init")
+    return Init(config, own, directory / WEIGHTS)
+
+
+def vocabulary_of_run(arguments, files) -> Vocabulary:
+    """The vocabulary of a new run: --vocabulary, or one of the text."""
+    if arguments.vocabulary:
+        vocabulary = Vocabulary.from_sentencepiece(arguments.vocabulary)
+        first = tuple(vocabulary.tokens[: len(SPECIAL_TOKENS)])
+        if first != SPECIAL_TOKENS:
+            raise ValueError(f"--vocabulary must begin with {' '.join(SPECIAL_TOKENS)}, got {' '.join(first)}")
+        if arguments.vocabulary_size not in (None, len(vocabulary)):
+            raise ValueError(
+                f"--vocabulary-size must be {len(vocabulary)}, that of --vocabulary, got {arguments.vocabulary_size}"
+            )
+        _refuse_normalization(arguments, "--vocabulary")
+        return vocabulary
+    size, normalization = arguments.vocabulary_size, arguments.normalization or NORMALIZATIONS[0]
+    say(f"training a vocabulary of {size or DEFAULT_SIZE:,} tokens")
+    vocabulary = Vocabulary.train([files["source"], files["target"]], size, normalization=normalization)
+    if not size and len(vocabulary) < DEFAULT_SIZE:
+        say(f"this text has pieces for {len(vocabulary):,} tokens, and its vocabulary is of that size")
+    if lost := _lost_characters(vocabulary, lines_of(files["target"])):
+        shown = f"{' '.join(lost[:10])}{f' and {len(lost) - 10:,} more' if len(lost) > 10 else ''}"
+        say(f"normalization {normalization} replaces {shown} in the target text; --normalization identity keeps them")
+    return vocabulary
+
+
+def _lost_characters(vocabulary: Vocabulary, lines: list[str]) -> list[str]:
+    """Those of ``lines`` that no translation will have, because the vocabulary's normalization replaces them."""
+    kept = set().union(*(vocabulary.decode(vocabulary.encode(line)) for line in lines))
+    return sorted(character for character in set().union(*lines) - kept if character.isprintable())
+
+
+def _refuse_normalization(arguments, other: str) -> None:
+    if arguments.normalization:
+        raise ValueError(f"--normalization must be left out with {other}, got {arguments.normalization}")
+
+
+def begin(out: Path, settings: dict, vocabularies) -> None:
+    """Writes what a run begins or goes on with, once nothing but training can fail."""
+    with replacing(out, VOCABULARIES if vocabularies else (), last=SETTINGS) as folder:
+        if vocabularies:
+            write_vocabularies(folder, *vocabularies)
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Of what a run depends on; the same text and options may make another vocabulary, or other sums, with others."""
+    import torch
+
+    return {
+        "janus_fast": janus_fast.__version__, "torch": str(torch.__version__), "sentencepiece": version("sentencepiece")
+    }  # fmt: skip
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

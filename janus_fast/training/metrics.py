@@ -1,0 +1,45 @@
+"""What a run writes down of itself on the way, in ``metrics.jsonl``."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from ..replacing import replacing
+from .processes import Processes
+
+METRICS = "metrics.jsonl"
+
+
+def drop_records_behind(directory: Path, update: int) -> None:
+    """Leaves out what a run wrote behind the update that it goes on from, which it is about to write again."""
+    path = directory / METRICS
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+    if kept != lines:
+        with replacing(directory) as folder:
+            (folder / METRICS).write_text("".join(kept), encoding="utf-8")
+
+
+class Window:
+    """Means of loss terms over the updates since the last log line."""
+
+    def __init__(self):
+        self.sums, self.count, self.tokens, self.epoch, self.began = {}, 0, 0, 0, time.monotonic()
+
+    def add(self, loss, terms) -> None:
+        """Those of a batch, weighed by its part of the update."""
+        for name, value in {"loss": loss, **terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+
+    def count_update(self, tokens: int, epoch: int) -> None:
+        self.count, self.tokens, self.epoch = self.count + 1, self.tokens + tokens, epoch
+
+    def means(self, processes: Processes) -> dict:
+        elapsed = time.monotonic() - self.began
+        sums = processes.add_up(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
+        means = {name: round(value / self.count, 5) for name, value in zip(self.sums, sums.tolist(), strict=True)}
+        return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
