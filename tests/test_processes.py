@@ -177,6 +177,8 @@ calls = {  # each takes minutes
     "score": lambda: translator.score_batch(tokens * 5000, tokens * 5000, max_batch_size=4096),
 }
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+
 def interrupt():
     global sent
     time.sleep(1)

@@ -287,9 +287,9 @@ class Decoder {
   template <typename Run>
   std::invoke_result_t<Run, Worker&> serve(const py::object& check, const Run& run) {
     Workers& workers = this->workers();
-    WithoutGil free;
+    WithoutGil unlocked;
     std::function<void()> look;
-    if (!check.is_none()) look = [&free, call = check.ptr()] { free.look(call); };
+    if (!check.is_none()) look = [&unlocked, call = check.ptr()] { unlocked.look(call); };
     const Lease worker(workers, look);
     return run(*worker);
   }
