@@ -1,0 +1,393 @@
+"""``janus-fast train``: what it begins with, what it says, how it goes on, and what it ends in."""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+
+import pytest
+import sentencepiece
+import test_cli
+import torch
+from test_cli import SHORT, process, run
+
+import janus_fast
+from janus_fast import checkpoint, cli
+from janus_fast.commands import _progress, _settings, train
+from janus_fast.config import JanusConfig
+from janus_fast.data import test_set
+from janus_fast.model import JanusModel
+from janus_fast.text import Vocabulary
+from janus_fast.training.options import TrainingOptions
+from janus_fast.training.processes import Processes
+
+model = test_cli.model
+SIZES = "--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16 " \
+        "--decoder-ffn-dim 16 --vocabulary-size 300 --max-target-positions 64".split()  # fmt: skip
+SCHEDULE = "--max-tokens 400 --warmup-updates 2 --decay-updates 0 --save-interval 2 --validate-interval 2 " \
+           "--log-interval 1".split()  # fmt: skip
+
+
+@pytest.fixture
+def parallel(tmp_path):
+    """A folder as ``janus-fast corpus`` prepares one."""
+    for language, side in zip(("en", "de"), test_set(), strict=True):
+        (tmp_path / f"train.{language}").write_text("\n".join(side[:200]) + "\n", encoding="utf-8")
+        (tmp_path / f"valid.{language}").write_text("\n".join(side[200:210]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def assert_same_weights(first, second, atol: float) -> None:
+    one, other = (checkpoint.read_tensors(f"{directory}/model.safetensors") for directory in (first, second))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=atol)
+
+
+def test_train_resume_translate(parallel, tmp_path, capsys):
+    data = ["--data", parallel, *SIZES, *SCHEDULE]
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    run("train", "--out", straight, *data, "--max-updates", 6)
+    said = capsys.readouterr().err
+    # a line at once, and none more in the next minute but for validation
+    assert re.search(r"^update 1  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
+    assert said.count("  loss ") == 1 and "batches of 400 tokens\n" in said and "no validation text" not in said
+    assert re.search(r"^janus-fast: 6 updates, about \d+ s on \d+ threads?$", said, re.M)
+    assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
+    run("train", "--out", resumed, *data, "--max-updates", 4)
+    run("train", "--out", resumed, *data, "--max-updates", 6)
+    assert "going on from update 4" in capsys.readouterr().err
+    weights = [
+        checkpoint.read_tensors(out / "checkpoints" / "00000006" / "model.safetensors") for out in (straight, resumed)
+    ]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [r["update"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "bleu_ar", "bleu_nar"} <= set(records[-1]) and records[-1]["kind"] == "valid"
+
+    versions = json.loads((straight / "train.json").read_text())["versions"]
+    assert versions == {
+        "janus_fast": janus_fast.__version__, "torch": torch.__version__, "sentencepiece": sentencepiece.__version__
+    }  # fmt: skip
+    assert run("translate", straight, parallel / "valid.en", *SHORT, capsys=capsys).count("\n") == 10
+
+
+def test_a_run_that_was_cut_ends_in_the_model_of_one_that_was_not(parallel, tmp_path):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    command = [*files, *SIZES, *SCHEDULE, "--keep", 2]
+    run("train", "--out", tmp_path / "whole", *command, "--max-updates", 6)
+    run("train", "--out", tmp_path / "parts", *command, "--max-updates", 5)
+    run("train", "--out", tmp_path / "parts", *command, "--max-updates", 6)
+    whole, parts = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+@pytest.mark.parametrize("average, rate, mean", [
+    ("best", "1e-3", False), ("best", "3", True), ("always", "1e-3", True), ("never", "3", False),
+    ("no text", "1e-3", True),
+])  # fmt: skip
+def test_a_run_ends_in_the_better_of_its_last_checkpoint_and_the_mean(average, rate, mean, parallel, tmp_path, capsys):
+    """The last of few small steps is the best, and the mean of steps that are far too long beats any of them."""
+    data = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    if average == "no text":
+        average = "best"
+    else:
+        data = ["--data", parallel]
+    command = [*data, *SIZES, *SCHEDULE, "--learning-rate", rate, "--max-updates", 6, "--average", average]
+    run("train", "--out", tmp_path / "out", *command, "--precision", "float32", "--valid-sentences", 1)
+    each = [checkpoint.read_tensors(p / "model.safetensors") for p in sorted((tmp_path / "out/checkpoints").iterdir())]
+    expected = {name: sum(state[name] for state in each) / 3 if mean else each[-1][name] for name in each[0]}
+    for name, tensor in checkpoint.read_tensors(tmp_path / "out/model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name])
+    said = capsys.readouterr().err
+    assert ("(mean of the last 3 checkpoints" if mean else "(the last checkpoint") in said
+    if average == "best" and data[0] == "--data":
+        better, worse = map(float, re.search(r"; validation loss ([\d.]+), of [a-z 3]+ ([\d.]+)\)", said).groups())
+        assert better < worse
+
+
+def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(model, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert cli.main(["train", "--out", str(out), "--data", str(parallel), *SIZES]) == 2
+    assert f"got {out}, which holds a finished model\n" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--fsdp"], "train: fsdp must go with several processes, as torchrun starts them, got one"),
+        pytest.param(
+            ["--device", "cuda"], "train: device must be usable by this torch, .*, got 'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_here_is_refused_before_there_is_a_vocabulary(
+    options, message, parallel, tmp_path, capsys
+):
+    assert cli.main(["train", "--out", str(tmp_path / "out"), "--data", str(parallel), *SIZES, *options]) == 2
+    assert re.search(f"^janus-fast: error: {message}$", said := capsys.readouterr().err, re.M), said
+    assert "vocabulary" not in said and not (tmp_path / "out").exists()
+
+
+def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
+    files = ["train", "--out", tmp_path / "out", "--data", parallel]
+    command = [*files, *SIZES, *SCHEDULE, "--objective", "cmlm", "--no-normalize-before"]
+    run(*command, "--max-updates", 2)
+    assert "bleu_ar" not in capsys.readouterr().err
+    for change, message in (
+        (["--vocabulary", "file"], "--vocabulary must be left out, as when the run in .* began, got file"),
+        (["--seed", 2], "--seed must be 1, as when the run in .* began, got 2"),
+        (["--recipe", "paper"], "--recipe must be left out, as when the run in .* began, got paper"),
+        (["--normalize-before"], "--normalize-before must be off, as when the run in .* began, got on"),
+        (["--adam-betas", 0.8, 0.9], r"--adam-betas must be \[0.9, 0.98\], as when the run in .*, got \[0.8, 0.9\]"),
+        (["--d-model", 32], "--d-model must be 16, as when the run in .* began, got 32"),
+        (["--vocabulary-size", 310], "--vocabulary-size must be 300, as when the run in .* began, got 310"),
+    ):
+        assert cli.main([*map(str, command), *map(str, change)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    run(*files, "--max-updates", 4)  # what is not given is as it was
+    assert "going on from update 2" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/train.json").read_text())["training"]["max_updates"] == 4
+    assert (tmp_path / "out/checkpoints/00000004").exists()
+    (parallel / "train.en").write_text((parallel / "train.en").read_text() + "One more.\n")
+    assert cli.main([*map(str, command)]) == 2
+    assert "must hold the text that the run in" in capsys.readouterr().err
+
+
+def without_sizes(parallel, *options) -> list:
+    """A training that changes nothing, so that what it ends in is what it began with."""
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    return [*files, *SCHEDULE, "--learning-rate", "1e-30", "--weight-decay", "0", *options]
+
+
+def test_a_model_to_begin_with_brings_its_sizes_and_settings(parallel, tmp_path, model, capsys):
+    """Those that no option names, too; and its vocabulary, also when a checkpoint or a run goes on."""
+    other, first, second = tmp_path / "other", tmp_path / "first", tmp_path / "second"
+    torch.manual_seed(1)
+    config = JanusConfig(
+        400, 400, d_model=16, encoder_layers=1, decoder_layers=2, attention_heads=2, encoder_ffn_dim=24,
+        decoder_ffn_dim=8, max_target_positions=48, length_classes=32, activation="gelu", layer_norm_eps=1e-3,
+        scale_embedding=False, normalize_before=True, positions="sinusoidal", dropout=0.25,
+    )  # fmt: skip
+    vocabularies = janus_fast.load(model)[1]
+    checkpoint.save(JanusModel(config), other, vocabularies)
+    run("train", "--out", first, *without_sizes(parallel, "--init", other), "--max-updates", 2)
+    own = first / "checkpoints/00000002"
+    run("train", "--out", second, *without_sizes(parallel, "--init", own), "--max-updates", 2)
+    shutil.rmtree(first / "checkpoints")  # a run that goes on has its own
+    run("train", "--out", second, *without_sizes(parallel), "--max-updates", 4)
+    assert "going on from update 2" in capsys.readouterr().err
+    for directory in (first, second):
+        trained, (own, _) = janus_fast.load(directory)
+        assert trained.config == config and own.same_as(vocabularies[0])
+        assert_same_weights(other, directory, atol=1e-29)
+    same = ["--vocabulary", f"{model}/sentencepiece.model", "--vocabulary-size", 400, "--dropout", 0.1]
+    run("train", "--out", tmp_path / "third", *without_sizes(parallel, "--init", other, *same), "--max-updates", 1)
+    assert janus_fast.load(tmp_path / "third")[0].config == dataclasses.replace(config, dropout=0.1)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--attention-heads", 4], "--attention-heads must be 2, as in the model of --init, got 4"),
+    (["--activation", "gelu"], "--activation must be relu, as in the model of --init, got gelu"),
+    (["--normalize-before"], "--normalize-before must be off, as in the model of --init, got on"),
+    (["--vocabulary-size", 300], "--vocabulary-size must be 400, as in the model of --init, got 300"),
+    (["--normalization", "nfkc"], "--normalization must be left out with --init, got nfkc"),
+    (["--vocabulary", "OTHER"], "--vocabulary must be left out, or that of --init, got OTHER, another"),
+    (["--init", "en-de-smal"], "--init: model must be a model directory or one of .* did you mean en-de-small?"),
+    (["--init", "BARE"], "--init must have its vocabulary beside it or go with --vocabulary, got BARE"),
+    (["--init", "BARE", "--vocabulary", "SMALL"],
+     r"the vocabulary of --init must have \(400, 400\) tokens, source and target, got \(300, 300\)"),
+])  # fmt: skip
+def test_what_contradicts_the_model_to_begin_with_is_refused(options, message, parallel, tmp_path, model, capsys):
+    out, bare = tmp_path / "out", tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("sentencepiece.model"))
+    Vocabulary.train([parallel / "train.de"], 400).save(tmp_path, "OTHER")
+    Vocabulary.train([parallel / "train.de"], 300).save(tmp_path, "SMALL")
+    names = {"BARE": bare, "OTHER": tmp_path / "OTHER.model", "SMALL": tmp_path / "SMALL.model"}
+    options = [names.get(option, option) for option in options]
+    command = ["train", "--out", out, *without_sizes(parallel, "--init", model, *options), "--max-updates", 1]
+    assert cli.main([str(word) for word in command]) == 2
+    for name, path in names.items():
+        message = message.replace(f"got {name}", f"got {path}")
+    said = capsys.readouterr().err
+    assert re.search(f"error: {message}", said) and not out.exists(), said
+
+
+def test_a_shipped_model_can_be_begun_with(parallel, tmp_path):
+    run("train", "--out", tmp_path / "out", *without_sizes(parallel, "--init", "en-de-small"), "--max-updates", 1)
+    assert janus_fast.load(tmp_path / "out")[0].config == janus_fast.load("en-de-small")[0].config
+
+
+def test_what_normalization_takes_away_is_said(parallel, tmp_path, capsys):
+    for side in ("en", "de"):
+        path = parallel / f"train.{side}"
+        path.write_text(path.read_text() + "Area: 12 m²\u00a0… wide\n" * 3)
+    for option, kept in (([], False), (["--normalization", "identity"], True)):
+        out = tmp_path / f"kept {kept}"
+        run("train", "--out", out, "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1, *option)
+        said = capsys.readouterr().err
+        message = "normalization nmt_nfkc replaces ² … in the target text; --normalization identity keeps them"
+        assert (message in said) != kept and ("replaces" in said) != kept
+        vocabulary = Vocabulary.read(out, "sentencepiece")
+        expected = "12 m²\u00a0…" if kept else "12 m2 ..."
+        assert vocabulary.decode(vocabulary.encode("12 m²\u00a0…")) == expected
+    with pytest.raises(ValueError, match="Vocabulary: normalization must be one of .*, got 'nfd'"):
+        Vocabulary.train([parallel / "train.en"], 300, normalization="nfd")
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path):
+    out = tmp_path / "out"
+    command = ["--data", parallel, *SIZES, "--max-tokens", "400", "--max-updates", "100000", "--save-interval", "90000"]
+    running = process("train", "--out", out, *command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for shown in running.stderr:
+        if shown.startswith("update 1  loss"):
+            break
+    for _ in range(2):  # as a process of torchrun gets it, from the terminal and from torchrun
+        running.send_signal(number)
+    said = running.communicate(timeout=120)[1]
+    assert running.returncode == status, said
+    update = int(re.search(r"run the same command again to go on from update ([\d,]+)\n$", said)[1].replace(",", ""))
+    (saved,) = (out / "checkpoints").iterdir()
+    assert update >= 1 and int(saved.name) == update and not (out / "model.safetensors").exists()
+    assert "the update under way is finished, and a checkpoint written; once more leaves at once" in said
+
+
+def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path, monkeypatch, capsys):
+    """What nobody gives is the recipe's; a run keeps the batches that suited the machine it began on."""
+    files = ["train", "--data", parallel, *SIZES, "--precision", "float32", "--log-interval", 100]
+
+    def settings(out, threads, *options):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        run(*files, "--out", tmp_path / out, "--valid-sentences", 1, *options)
+        return {**(record := json.loads((tmp_path / out / "train.json").read_text()))["model"], **record["training"]}
+
+    small = settings("small", 2, "--max-updates", 1)
+    assert "batches of 2,048 tokens, for 2 threads and width 16 (--max-tokens)\n" in capsys.readouterr().err
+    assert (small["masking"], small["without_auxiliary"], small["divergence_weight"]) == ("uniform", True, 0.0)
+    assert small["normalize_before"] and small["max_tokens"] == 2048 and small["learning_rate"] == 6e-4
+    assert settings("small", 1, "--max-updates", 2)["max_tokens"] == 2048
+    assert "batches of 2,048 tokens\n" in capsys.readouterr().err
+    paper = settings("paper", 1, "--recipe", "paper", "--max-updates", 1)
+    defaults = dataclasses.asdict(TrainingOptions(max_updates=1, precision="float32", log_interval=100))
+    assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
+    assert not paper["normalize_before"] and paper["d_model"] == 16
+    named = settings("named", 1, "--max-updates", 1, "--objective", "cmlm", "--max-tokens", 300)
+    assert not named["without_auxiliary"] and named["masking"] is None and named["max_tokens"] == 300
+
+
+@pytest.mark.parametrize("threads, width, device, tokens", [
+    (1, 256, "cpu", 1024), (1, 64, "cpu", 1024), (2, 256, "cpu", 2048), (8, 256, "cpu", 4096), (2, 512, "cpu", 1024),
+    (4, 1024, "cpu", 1024), (1, 512, "cuda", 4096),
+])  # fmt: skip
+def test_how_many_tokens_keep_a_machine_busy(threads, width, device, tokens):
+    assert _settings.batch_tokens(threads, width, device) == tokens
+
+
+def test_schedules_of_the_small_recipe_are_shares_of_the_updates():
+    parser = argparse.ArgumentParser()
+    _settings.add_arguments(parser)
+
+    def settings(*options):
+        found = _settings.training_settings(parser.parse_args(options), None, 1, 256)
+        return tuple(found[name] for name in ("max_updates", "warmup_updates", "decay_updates"))
+
+    assert settings() == (20_000, 1000, 4000) and settings("--max-updates", "10") == (10, 1, 2)
+    assert settings("--max-updates", "100", "--warmup-updates", "50") == (100, 50, 20)
+
+
+def test_a_second_interruption_leaves_at_once(monkeypatch):
+    class Stopped:
+        processes = Processes(1, 2)
+        stop = staticmethod(lambda: None)
+
+    clock = iter([0.0, 0.5, 1.5])
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), _progress.stopping(Stopped) as came:
+            for waited in range(3):
+                assert came == [signal.SIGINT][:waited]
+                signal.raise_signal(signal.SIGINT)
+        assert came == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tmp_path, monkeypatch, capsys):
+    command = ["train", "--data", parallel, *SIZES, *SCHEDULE, "--validate-interval", 100, "--max-updates", 6]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        run(*command, "--out", tmp_path / "bar")
+    said = capsys.readouterr().err
+    assert re.search(r"\b6/6 \[[\d:]+<[\d:]+, .* updates.*loss=", said) and "update 1  loss" not in said
+    monkeypatch.setattr(_progress, "LINE_SECONDS", 0)
+    run(*command, "--out", tmp_path / "lines")
+    lines = re.findall(r"^update (\d)  loss .*predictions/s(?:  about (\d+) s left)?$", capsys.readouterr().err, re.M)
+    assert [number for number, _ in lines] == list("123456") and lines[0][1] == "" and lines[5][1] == "0"
+    assert [_progress.in_words(s) for s in (0, 89, 90, 5399, 5400, 72_000, 200_000)] == [
+        "0 s", "89 s", "2 min", "90 min", "2 h", "20 h", "2 days"
+    ]  # fmt: skip
+
+
+def test_pairs_that_are_left_out_are_counted(parallel, tmp_path, model, capsys):
+    with open(parallel / "train.en", "a") as source, open(parallel / "train.de", "a") as target:
+        source.write("One.\n\nThree.\n")
+        target.write("\nZwei.\n" + "Drei " * 50 + "\n")
+    run("train", "--out", tmp_path / "out", *without_sizes(parallel, "--init", model), "--max-updates", 1)
+    said = capsys.readouterr().err
+    found = re.search(r"(\d+) pairs are left out: 2 empty on a side, (\d+) longer than 256 or 48 tokens\n", said)
+    assert int(found[1]) == 2 + int(found[2]) and int(found[2]) >= 1
+
+
+def test_a_vocabulary_whose_size_nobody_named_fits_the_text(parallel, tmp_path, capsys):
+    sizes = [word for pair in zip(SIZES[::2], SIZES[1::2], strict=True) if "vocab" not in pair[0] for word in pair]
+    files = ["--source", str(parallel / "valid.en"), "--target", str(parallel / "valid.de")]
+    command = ["train", *files, *sizes, *SCHEDULE, "--max-updates", "1"]
+    run(*command, "--out", tmp_path / "out")
+    said = capsys.readouterr().err
+    most = int(re.search(r"pieces for (\d+) tokens, and its vocabulary is of that size", said)[1])
+    assert janus_fast.load(tmp_path / "out")[0].config.target_vocab_size == most
+    for size, rule in ((most + 1, f"at most {most} for"), (20, r"at least \d+ for the characters of")):
+        assert cli.main([*command, "--vocabulary-size", str(size), "--out", str(tmp_path / "new")]) == 2
+        message = rf"error: Vocabulary: --vocabulary-size must be {rule} this text, got {size}\n$"
+        assert re.search(message, capsys.readouterr().err)
+    run(*command, "--vocabulary-size", most, "--out", tmp_path / "new")
+    with pytest.raises(ValueError, match="Vocabulary: files must hold text, got none"):
+        Vocabulary.train([os.devnull])
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monkeypatch, capsys):
+    if not drawn:
+        monkeypatch.setattr(train, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    run("train", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 2, "--out", out)
+    assert (f"its losses are drawn in {out / 'loss.png'}" in capsys.readouterr().err) == drawn
+    assert (out / "loss.png").exists() == drawn
+    if drawn:
+        assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_setting_of_a_run_has_a_flag():
+    from dataclasses import fields
+
+    assert {field.name for field in fields(TrainingOptions)} == set(_settings.TRAINING_HELP)
+    ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
+    ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}
+    fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}
+    fixed |= {"two_stream", "output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
+    assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(_settings.MODEL_HELP)
