@@ -60,7 +60,8 @@ class Vocabulary:
     def train(cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1) -> "Vocabulary":
         """Trains a unigram sentencepiece model on text files.
 
-        It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for.
+        It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for. Which pieces
+        these are, and how many there can be, depends on sentencepiece's release: 0.2.1, 0.2.2 and 0.2.3 differ.
 
         Raises:
             ValueError: the text has fewer pieces than ``vocabulary_size``, or more characters, or is empty.
