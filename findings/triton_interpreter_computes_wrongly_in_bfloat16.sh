@@ -2,13 +2,14 @@
 # triton 3.9.0, TRITON_INTERPRET=1: arithmetic in bfloat16 is silently wrong.
 #
 # One would guess that the interpreter, made to find mistakes without a GPU, computes bfloat16 roughly as a GPU does. It
-# holds such numbers as 16-bit integers, for numpy has no bfloat16, and computes with these integers: loads, stores and
-# conversions are right, x + x, tl.sum and tl.dot are not, and nothing is said. float16 is right. Convert with
-# .to(tl.float32) before computing, or test bfloat16 on a GPU.
+# holds such numbers as 16-bit integers, for numpy has no bfloat16, and computes with these integers: x + x, tl.sum and
+# tl.dot are wrong, and nothing is said. float32 that is stored as bfloat16 is cut off, not rounded to nearest as on a
+# GPU. float16 is right. Convert with .to(tl.float32) before computing, or test bfloat16 on a GPU.
 #
 # Seen, with torch 2.13.0 and numpy 2.3.5 on the CPU:
 #   torch.float16:  x + x right, sum right, dot right
-#   torch.bfloat16: x + x wrong, sum wrong, dot wrong (of numbers below 6, by more than 1e10), after .to(tl.float32) right
+#   torch.bfloat16: x + x wrong, sum wrong, dot wrong, after .to(tl.float32) right
+#   2/3 as bfloat16: 0.6640625 (nearest: 0.66796875)
 set -euo pipefail
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
@@ -38,6 +39,14 @@ def verdicts(dtype):
     assert torch.equal(right, expected)
     return [bool(each) for each in found]
 
+@triton.jit
+def narrow(a, b):
+    tl.store(b, tl.load(a))
+
+third, narrowed = torch.tensor([2 / 3]), torch.empty(1, dtype=torch.bfloat16)
+narrow[(1,)](third, narrowed)
+print("2/3 as bfloat16:", narrowed.item(), "nearest:", third.bfloat16().item())
+assert (narrowed.item(), third.bfloat16().item()) == (0.6640625, 0.66796875)
 assert verdicts(torch.float16) == [True] * 3
 assert verdicts(torch.bfloat16) == [False] * 3
 PYTHON
