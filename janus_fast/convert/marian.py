@@ -35,7 +35,8 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     """Converts a Marian model: a one-stream model, in float32 and evaluation mode, and its vocabularies.
 
     Weights in PyTorch's own format are read by a restricted unpickler: nothing that the file names is imported or
-    called. Positions become tables: Marian's sines have frequencies of their own.
+    called. Positions become tables: Marian's sines have frequencies of their own. A learned table in the file is kept;
+    Transformers (5.23.0) reads one, too, but leaves it out of what it saves.
 
     Args:
         directory: holds ``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, ``source.spm``,

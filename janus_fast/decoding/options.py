@@ -17,6 +17,9 @@ MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
 class AutoregressiveOptions:
     """Options of autoregressive decoding; names and meanings are CTranslate2's.
 
+    Scores are log-probabilities of the model whatever is forbidden, where CTranslate2 (4.8.5) gives the probability of
+    forbidden tokens to the others.
+
     Attributes:
         beam_size: hypotheses kept, at most 512; 1 is greedy.
         num_hypotheses: hypotheses returned, at most ``beam_size``; of sampling, independent

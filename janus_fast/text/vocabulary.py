@@ -65,10 +65,10 @@ class Vocabulary:
         cls, files: list[str | Path], vocabulary_size: int | None = None, *, seed: int = 1,
         normalization: str = NORMALIZATIONS[0],
     ) -> "Vocabulary":  # fmt: skip
-        """Trains a unigram sentencepiece model on text files.
+        """Trains a unigram sentencepiece model on the lines of text files, but for those above 65,536 bytes.
 
         It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for. Which ones
-        also depends on the version of sentencepiece. What ``normalization`` makes of a text is all that it can encode,
+        these are, and how many there can be, depends on sentencepiece's release: 0.2.1, 0.2.2 and 0.2.3 differ. What ``normalization`` makes of a text is all that it can encode,
         and decode: with "nmt_nfkc" ``²`` becomes ``2`` for good, with "identity" nothing changes but runs of spaces.
 
         Raises:
@@ -88,6 +88,7 @@ class Vocabulary:
                 hard_vocab_limit=vocabulary_size is not None,
                 character_coverage=1.0,  # 0.9995 loses capital umlauts
                 normalization_rule_name=normalization,
+                max_sentence_length=2**16,  # bytes, and not 4,192; it cannot train on words that are much longer
                 bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
