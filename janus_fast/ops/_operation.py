@@ -1,6 +1,7 @@
 """What every operation shares: its record, its registration with torch, and the choice of a backend."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -124,7 +125,8 @@ class Operation:
     def run(self, backend: str, *arguments) -> Tensor | tuple:
         """The results of a chosen backend, with their derivatives; the last dimension of tensors may be strided."""
         if backend == "reference":
-            return self.reference(*arguments)
+            with _no_autocast(arguments[0].device.type):
+                return self.reference(*arguments)
         rows = [a.contiguous() if isinstance(a, Tensor) and a.ndim and a.stride(-1) != 1 else a for a in arguments]
         if needs_gradients(*rows):
             return _Kernel.apply(*_distinct(rows), self.name, backend)
@@ -161,7 +163,9 @@ class _Kernel(torch.autograd.Function):
         kept = list(ctx.others)
         for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
             kept[place] = tensor
-        return *OPERATIONS[ctx.name].backward(ctx, gradients[ctx.differentiable], *kept), None, None
+        gradient = gradients[ctx.differentiable]
+        with _no_autocast(gradient.device.type):
+            return *OPERATIONS[ctx.name].backward(ctx, gradient, *kept), None, None
 
 
 class _Once(torch.autograd.Function):
@@ -181,6 +185,12 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         raise _second(ctx)
+
+
+def _no_autocast(device: str):
+    """What an operation computes is not autocast's to round; of its arguments the functions have taken care."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def once(ctx, compute: Callable, *arguments) -> tuple:
