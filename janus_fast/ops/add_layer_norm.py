@@ -26,8 +26,8 @@ def add_layer_norm(
         backend: "auto" or one of ``janus_fast.backends("add_layer_norm", device)``. On the CPU it is the definition: a
             kernel of our own gained nothing over it.
     Returns:
-        [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable once in all four
-        tensors; gradients have one order of summation.
+        [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable in all four
+        tensors, in Triton once; gradients have one order of summation.
     Raises:
         ValueError: shapes or devices differ. TypeError: dtypes do not fit. NotImplementedError: the named backend
         cannot run this call.

@@ -30,8 +30,9 @@ def attention(
         scale: factor of the scores; D ** -0.5 by default.
         backend: "auto" or one of ``janus_fast.backends("attention", device)``.
     Returns:
-        [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable once in
-        ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads.
+        [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable in
+        ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads. Kernels
+        have first derivatives alone; ``backend="reference"`` has all.
     Raises:
         ValueError: shapes or devices differ. TypeError: dtypes differ. NotImplementedError: the named backend
         cannot run this call. RuntimeError: offsets of ``visibility`` that do not fit the rows.

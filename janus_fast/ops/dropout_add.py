@@ -30,7 +30,7 @@ def dropout_add(
         backend: "auto" or one of ``janus_fast.backends("dropout_add", device)``.
     Returns:
         The shape of ``x`` in the dtype of ``residual`` (without one, of ``x``), computed in float32. Differentiable
-        once in ``x`` and ``residual``: ``x`` gets dropout of the gradient, with the same mask drawn again.
+        in ``x`` and ``residual``, as often as you like: ``x`` gets dropout of the gradient, the same mask drawn again.
     Raises:
         ValueError: shapes or devices differ, or p is out of range. TypeError: dtypes do not fit. NotImplementedError:
         the named backend cannot run this call.
