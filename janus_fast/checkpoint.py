@@ -106,7 +106,7 @@ def quantized(state: dict[str, torch.Tensor], quantization: str | None) -> dict[
         stored[name] = tensor = tensor.float()
         if parameters.is_matrix(name):
             scale = tensor.abs().amax(1) / 127
-            stored[name] = (tensor / scale.clamp_min(torch.finfo().tiny)[:, None]).round().to(torch.int8)
+            stored[name] = (tensor / scale.clamp_min(torch.finfo(tensor.dtype).tiny)[:, None]).round().to(torch.int8)
             stored[name + weights.SCALE] = scale
     return stored
 

@@ -3,9 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from .ops._operation import needs_gradients
+from .ops._operation import in_forward_mode, in_transform, needs_gradients
 
 # In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once. A
 # part is half of that, to be well below on other processors, too.
@@ -13,14 +12,12 @@ MOST_ROWS = 2048
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` for rows [N, C], whose weight's gradient on the CPU is summed up in parts of ``MOST_ROWS`` rows.
-
-    Of that gradient there is no second one.
-    """
+    """``nn.Linear`` for rows [N, C], whose weight's gradient on the CPU is summed up in parts of ``MOST_ROWS`` rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         long = x.ndim == 2 and x.shape[0] > MOST_ROWS and x.device.type == "cpu" and x.dtype == torch.float32
-        if long and not torch.is_autocast_enabled("cpu") and needs_gradients(self.weight):
+        plain = torch.is_autocast_enabled("cpu") or in_transform() or in_forward_mode()
+        if long and not plain and needs_gradients(self.weight):
             return _Linear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
@@ -32,7 +29,6 @@ class _Linear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output):
         x, weight = ctx.saved_tensors
         parts = -(-x.shape[0] // MOST_ROWS)

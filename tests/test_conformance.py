@@ -15,6 +15,7 @@ import interpreted
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from janus_fast import ops
 from janus_fast.ops import _native
@@ -175,3 +176,122 @@ def test_results_do_not_depend_on_threads(name):
             torch.set_num_threads(threads)
         for one, three in zip(*results, strict=True):
             torch.testing.assert_close(one, three, rtol=0, atol=0, equal_nan=True, msg=label)
+
+
+# Derivatives, through the function that chooses a backend. Kernels that take float32 alone are compared with the
+# definition in float64; the samples are small, well-scaled, and have no ties.
+
+SMALL = {"attention": "intervals", "update_mask": "half", "predict_lengths": "topk_odd_sizes"}
+FIRST_ALONE = ("attention", "joint_loss")  # on the CPU, where add_layer_norm is its definition
+RUNS = [(name, backend) for name in ops.OPERATIONS for backend in ("auto", *ops.backends(name))]
+KERNELS = [(name, "cpp") for name in ops.OPERATIONS if "cpp" in ops.backends(name)]
+
+
+def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, Tensor]:
+    """Of one tensor of an operation, the others fixed: its first floating-point result; and that tensor."""
+    operation, arguments = ops.OPERATIONS[name], SAMPLES[name][SMALL.get(name, "odd_sizes")]
+    arguments = [a.contiguous() if isinstance(a, Tensor) else a for a in cast(arguments, dtype)]
+    place = next(i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point())
+
+    def call(x: Tensor) -> Tensor:
+        given = [*arguments[:place], x, *arguments[place + 1 :]]
+        chosen = operation.choose(backend, given[place])
+        if name == "joint_loss":
+            given[-1] = chosen != "reference"
+        return next(r for r in as_tuple(operation.run(chosen, *given)) if r.is_floating_point())
+
+    return call, arguments[place]
+
+
+def assert_near(result: Tensor, truth: Tensor) -> None:
+    """Some hundred roundings of float32, of the largest value."""
+    assert result.dtype == torch.float32 and result.shape == truth.shape
+    assert error(result, truth) <= 300 * torch.finfo(torch.float32).eps * max(truth.abs().max().item(), 1.0)
+
+
+def loss_of(call: Callable) -> Callable:
+    return lambda x: call(x).sin().sum()
+
+
+@pytest.mark.parametrize("name, backend", RUNS)
+def test_gradients_are_the_definition_s_however_they_are_asked_for(name, backend):
+    call, x = function(name, backend)
+    definition_of_it, exact = function(name, "reference", torch.float64)
+    leaf = exact.requires_grad_()
+    (truth,) = torch.autograd.grad(loss_of(definition_of_it)(leaf), leaf)
+    assert truth.any()
+    leaf = x.clone().requires_grad_()
+    assert_near(torch.autograd.grad(loss_of(call)(leaf), leaf)[0], truth)
+    assert_near(torch.func.grad(loss_of(call))(x), truth)
+    assert_near(torch.func.vjp(loss_of(call), x)[1](torch.ones(()))[0], truth)
+    output = torch.utils.checkpoint.checkpoint(loss_of(call), leaf, use_reentrant=False)
+    assert_near(torch.autograd.grad(output, leaf)[0], truth)
+    if (name, backend) not in [("update_mask", "reference"), ("predict_lengths", "reference")]:  # not under vmap
+        several = torch.stack([x, x])
+        assert_near(torch.func.vmap(torch.func.grad(loss_of(call)))(several), torch.stack([truth, truth]))
+        assert_near(torch.func.grad(lambda s: torch.func.vmap(loss_of(call))(s).sum())(several)[1], truth)
+
+
+def penalty(call: Callable, x: Tensor) -> Tensor:
+    """The gradient of a factor in sum + |gradient of the sum|^2: the gradient that comes in needs none itself."""
+    factor, leaf = torch.ones((), dtype=x.dtype, requires_grad=True), x.detach().clone().requires_grad_()
+    total = call(leaf * factor).sum()
+    (gradient,) = torch.autograd.grad(total, leaf, create_graph=True)
+    return torch.autograd.grad(total + gradient.square().sum(), factor)[0]
+
+
+@pytest.mark.parametrize("name, backend", RUNS)
+def test_second_derivatives_are_right_or_refused(name, backend):
+    call, x = function(name, backend)
+    if name in FIRST_ALONE and backend != "reference":
+        refused = f"^{name}: backend must be 'reference' for second derivatives, got 'cpp'$"
+        with pytest.raises(NotImplementedError, match=refused):
+            penalty(call, x)
+        with pytest.raises(NotImplementedError, match=refused):
+            torch.func.grad(lambda y: torch.func.grad(loss_of(call))(y).sum())(x)
+        return
+    definition_of_it, exact = function(name, "reference", torch.float64)
+    assert_near(penalty(call, x), penalty(definition_of_it, exact))
+    twice = [torch.func.grad(lambda y, f=f: torch.func.grad(loss_of(f))(y).sum()) for f in (call, definition_of_it)]
+    assert_near(twice[0](x), twice[1](exact))
+
+
+@pytest.mark.parametrize("name", ops.OPERATIONS)
+def test_forward_mode_is_the_definition_s(name):
+    call, x = function(name, "auto")
+    definition_of_it, exact = function(name, "reference", torch.float64)
+    _, truth = torch.func.jvp(definition_of_it, (exact,), (exact,))
+    assert_near(torch.func.jvp(call, (x,), (x,))[1], truth)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(call(forward_ad.make_dual(x, x))).tangent
+    assert_near(tangent, truth)
+    (by_rows,) = torch.autograd.grad(call(leaf := x.clone().requires_grad_()).sum(), leaf)
+    assert_near(torch.func.jvp(lambda y: call(y).sum(), (x,), (x,))[1], (by_rows.double() * x).sum())
+
+
+@pytest.mark.parametrize("name, backend", KERNELS)
+def test_a_kernel_refuses_forward_mode(name, backend):
+    call, x = function(name, backend)
+    refused = f"^{name}: backend must be able to run this call, got 'cpp': it computes no forward-mode derivatives, "
+    with pytest.raises(NotImplementedError, match=refused + "which backend='reference' does$"):
+        torch.func.jvp(call, (x,), (x,))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=refused):
+        call(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("name, backend", KERNELS)
+def test_compiled_gradients_are_right(name, backend):
+    torch._dynamo.reset()
+    call, x = function(name, backend)
+    compiled = torch.compile(loss_of(call), fullgraph=True, backend="aot_eager")
+    results = [torch.autograd.grad(f(leaf := x.clone().requires_grad_()), leaf)[0] for f in (loss_of(call), compiled)]
+    assert results[0].any()
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name, backend", KERNELS)
+def test_what_torch_compile_does_not_see_is_refused(name, backend):
+    torch._dynamo.reset()
+    call, x = function(name, backend)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="torch.compile finds no derivatives of it for torch.func"):
+        torch.compile(torch.func.grad(loss_of(call)), fullgraph=True, backend="aot_eager")(x)

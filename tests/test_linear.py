@@ -22,6 +22,25 @@ def test_gradients_in_parts_are_the_gradients(monkeypatch, bias, wants_x):
         torch.testing.assert_close(by_parts, whole, rtol=1e-5, atol=50 * torch.finfo(torch.float32).eps)
 
 
+def test_derivatives_in_other_modes_are_torch_s(monkeypatch):
+    monkeypatch.setattr(linear, "MOST_ROWS", 20)
+    layer, x = linear.Linear(12, 7), torch.randn(50, 12, requires_grad=True)
+
+    def penalty(function):  # the gradient that comes in needs none itself
+        (gradient,) = torch.autograd.grad(function(x).sum(), layer.weight, create_graph=True)
+        (other,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum() + other.square().sum(), (x, layer.weight))
+
+    def plain(x):
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    torch.testing.assert_close(penalty(layer), penalty(plain))
+    x = x.detach()
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (x,))[1], torch.func.jvp(plain, (x,), (x,))[1])
+    by_func = torch.func.grad(lambda y: layer(y).sum())(x)
+    torch.testing.assert_close(by_func, layer.weight.detach().sum(0).expand(50, 12))
+
+
 def test_others_are_torch_s(monkeypatch):
     monkeypatch.setattr(linear, "MOST_ROWS", 20)
     layer = linear.Linear(12, 7)

@@ -105,14 +105,6 @@ def test_attention_gradients_are_those_of_its_function():
     torch.autograd.gradcheck(lambda *x: ops.attention(*x, visibility, backend="cpp"), rows)
 
 
-def test_second_derivative_is_refused():
-    rows, visibility = shared_keys()
-    output = ops.attention(*rows, visibility, backend="cpp")
-    (gradient,) = torch.autograd.grad(output.square().sum(), rows[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 def test_attention_compiles_without_a_graph_break():
     rows, visibility = shared_keys()
     compiled = torch.compile(ops.attention, fullgraph=True, backend="aot_eager")
@@ -121,6 +113,94 @@ def test_attention_compiles_without_a_graph_break():
         output = function(*rows, visibility)
         results.append([output, *torch.autograd.grad(output.sin().sum(), rows)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+PATTERNS = {
+    "bidirectional": lambda: Visibility.bidirectional(offsets(3, 4)),
+    "causal": lambda: Visibility.causal([3, 4]),
+    "prefix": lambda: Visibility.prefix([3, 4], [1, 2]),
+    "autoregressive": lambda: Visibility.autoregressive([3, 4]),
+    "janus": lambda: Visibility.janus([3, 4], [1, 2]),
+    "mpnet": lambda: Visibility.mpnet([3, 4], [1, 2]),
+    "xlnet": lambda: Visibility.xlnet([3, 4], [0, 1, 2, -1, 0, 1, 1]),
+    "prophetnet": lambda: Visibility.prophetnet([3, 4], 2),
+    "bang": lambda: Visibility.bang([3, 4], 2),
+    "cemat": lambda: Visibility.cemat([3, 4]),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_attention_compiles_with_every_pattern(name):
+    """Also where one tensor is two arguments: offsets of queries and keys, times and beginnings, keys and values."""
+    torch._dynamo.reset()
+    visibility = PATTERNS[name]()
+    torch.manual_seed(0)
+    query, key = (torch.randn(n, 2, 8, requires_grad=True) for n in (visibility.num_queries, visibility.num_keys))
+
+    def attend(query, key):
+        return ops.attention(query, key, key, visibility)
+
+    results = []
+    for function in (attend, torch.compile(attend, fullgraph=True, backend="aot_eager")):
+        output = function(query, key)
+        results.append([output, *torch.autograd.grad(output.sin().sum(), (query, key))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+# Autocast and strides
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_under_autocast_factors_of_any_type_are_taken_in_its_own(backend):
+    torch.manual_seed(0)
+    (query, key, value), visibility = shared_keys()
+    hidden, weight, bias, where = torch.randn(6, 16), torch.randn(50, 16), torch.randn(50), offsets(2, 4)
+    calls = [
+        lambda t: ops.attention(t(query), key, t(value), visibility, backend=backend),
+        lambda t: ops.linear_argmax(t(hidden), weight, bias, backend=backend),
+        lambda t: ops.linear_topk(hidden, t(weight), bias, k=3, backend=backend),
+        lambda t: ops.predict_lengths(t(hidden), where, weight, beam=2, max_length=40, backend=backend),
+    ]
+    half = [tensor.bfloat16() for tensor in (query, key, value, hidden, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = [_operation.as_tuple(call(torch.Tensor.bfloat16)) for call in calls]
+    query, key, value, hidden, weight, bias = half
+    for found, call in zip(mixed, calls, strict=True):
+        for one, other in zip(found, _operation.as_tuple(call(lambda t: t)), strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_under_autocast_a_residual_is_widened():
+    x, small = torch.randn(6, 16), torch.randn(6, 16).bfloat16()
+    norm = torch.randn(16), torch.randn(16)
+    wide, seed = small.float(), torch.tensor(1)
+    expected = ops.add_layer_norm(x, wide, *norm), ops.dropout_add(x, wide, p=0.3, seed=seed)
+    with pytest.raises(TypeError, match="add_layer_norm: residual must have the dtype of x"):
+        ops.add_layer_norm(x, small, *norm)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ops.add_layer_norm(x, small, *norm), ops.dropout_add(x, small, p=0.3, seed=seed)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_vectors_may_be_strided(backend):
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(6, 16), torch.randn(50, 16), torch.randn(100)[::2]
+    (query, key, value), visibility = shared_keys()
+    apart = Visibility(*(torch.stack([t, t], 1)[:, 0] for t in vars(visibility).values()))
+    where = torch.tensor([0, 9, 2, 9, 6], dtype=torch.int32)[::2]
+    for found, expected in (
+        (ops.linear_argmax(hidden, weight, bias, backend=backend),
+         ops.linear_argmax(hidden, weight, bias.contiguous(), backend=backend)),
+        (ops.linear_topk(hidden, weight, bias, k=3, backend=backend),
+         ops.linear_topk(hidden, weight, bias.contiguous(), k=3, backend=backend)),
+        (ops.predict_lengths(hidden, where, weight, beam=2, max_length=40, backend=backend),
+         ops.predict_lengths(hidden, where.contiguous(), weight, beam=2, max_length=40, backend=backend)),
+        (ops.attention(query, key, value, apart, backend=backend),
+         ops.attention(query, key, value, visibility, backend=backend)),
+    ):  # fmt: skip
+        for one, other in zip(_operation.as_tuple(found), _operation.as_tuple(expected), strict=True):
+            assert torch.equal(one, other)
 
 
 # The mask update
@@ -170,7 +250,8 @@ def test_backends_in_order():
     assert _native.missing is None, _native.missing
     assert ops.backends("attention", "cpu") == ("cpp", "reference")
     missing = {"cuda": _native.cuda_missing, "triton": _triton.missing, "reference": None}
-    assert ops.backends("attention", "cuda") == tuple(backend for backend, reason in missing.items() if reason is None)
+    there = tuple(backend for backend, reason in missing.items() if reason is None)
+    assert ops.backends("attention", "cuda") == (there if torch.cuda.is_available() else ())
     with pytest.raises(ValueError, match=r"operation must be one of \['add_layer_norm', .*got 'atention'"):
         ops.backends("atention")
 
@@ -179,6 +260,14 @@ def test_explain_names_the_choice_and_the_reason():
     assert ops.explain("attention") == f"attention on cpu, float32:\n  cpp ({ops.isa()}): chosen\n  reference: can run"
     half = ops.explain("linear_topk", torch.zeros(2, 3, dtype=torch.float16))
     assert "cpp: no: it takes float32, bfloat16, not torch.float16" in half and "reference: chosen" in half
+
+
+def test_on_meta_tensors_there_are_shapes_alone():
+    rows, visibility = shared_keys()
+    output = ops.attention(*(r.to("meta") for r in rows), visibility.to("meta"))
+    assert output.is_meta and output.shape == rows[0].shape
+    assert ops.explain("attention", rows[0].to("meta")) == "attention on meta, float32, with gradients:\n  meta: chosen"
+    assert ops.backends("attention", "meta") == ("meta",)
 
 
 def test_explain_tells_what_a_kernel_s_limits_are():
@@ -256,8 +345,17 @@ def update(ratio=0.5, rows=(1,), count=4, where=None, scores=None):
 
 ERRORS = {
     "query shape": (
-        lambda: ops.attention(Q[0], K, K, V4), ValueError,
-        "attention: query must have shape [Nq, H, D], got [2, 8]",
+        lambda: ops.attention(Q[None], K[None], K[None], V4), ValueError,
+        "attention: query must have shape [Nq, H, D], sequences packed one after another, got [1, 4, 2, 8]",
+    ),
+    "dense mask": (
+        lambda: ops.attention(Q, K, K, V4.dense()), TypeError,
+        "attention: visibility must be a janus_fast.Visibility, intervals instead of a dense mask, as "
+        "Visibility.causal(lengths) makes them, got torch.bool [4, 4]",
+    ),
+    "query that is no tensor": (
+        lambda: ops.attention(Q.numpy(), K, K, V4), TypeError,
+        "attention: query must be a tensor, got ndarray",
     ),
     "key shape": (
         lambda: ops.attention(Q, torch.zeros(4, 2, 6), K, V4), ValueError,
@@ -327,6 +425,14 @@ ERRORS = {
     "bias shape": (
         lambda: ops.linear_argmax(H, W, torch.zeros(9)), ValueError,
         "linear_argmax: bias must have shape [10], got shape [9]",
+    ),
+    "bias dtype": (
+        lambda: ops.linear_argmax(H, W, torch.zeros(10).double()), TypeError,
+        "linear_argmax: bias must have the dtype of hidden, torch.float32, got torch.float64",
+    ),
+    "bias that is no tensor": (
+        lambda: ops.linear_topk(H, W, [0.0] * 10, k=1), TypeError,
+        "linear_topk: bias must be a tensor, got list",
     ),
     "k": (
         lambda: ops.linear_topk(H, W, k=11), ValueError,

@@ -1,10 +1,12 @@
 """The shipped model on the committed test set: it translates, and native and reference kernels translate alike."""
 
 import pytest
+import torch
 
 import janus_fast
 from janus_fast import Translator, evaluate, models
 from janus_fast.data import test_set as committed_test_set
+from janus_fast.objectives.masking import span_mask
 from janus_fast.ops._operation import Operation
 
 # what the model card says, less a point for the rounding of other processors
@@ -64,3 +66,22 @@ def test_native_and_reference_kernels_decode_the_test_set_alike(mode, monkeypatc
         assert differing == []
     bleu = evaluate.scores([translator.target_vocabulary.decode(r.hypotheses[0]) for r in native], references)["bleu"]
     assert bleu > LEAST_BLEU[mode]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_torch_s_default_dtype_changes_nothing(dtype):
+    modes = {"ar": {"beam_size": 2}, "nar": {"iterations": 3}}
+
+    def decode():
+        translator = janus_fast.Translator("en-de-small", backend="torch")
+        results = [translator.translate(["The cell is empty."], mode=m, **options)[0] for m, options in modes.items()]
+        mask = span_mask(31, 0.7, torch.Generator().manual_seed(0))
+        return [(r.hypotheses, r.scores) for r in results], mask.tolist()
+
+    expected = decode()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert decode() == expected
+    finally:
+        torch.set_default_dtype(before)

@@ -244,7 +244,7 @@ def _convert(
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
     )
-    model = JanusModel(config)
+    model = JanusModel(config).float()  # whatever torch's default dtype is
     aliases = set(EMBEDDINGS) - set(unique_state(model))
     ignored = {"encoder.version", "decoder.version", *(f"{name}._float_tensor" for name in POSITIONS), *aliases}
     state = {name: tensor for name, tensor in state.items() if name not in ignored}

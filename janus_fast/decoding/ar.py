@@ -39,8 +39,8 @@ def beam_search(
     # hypotheses lie sentence after sentence, as many for each; before the first step there is one a sentence
     active = list(range(len(sources)))
     tokens = torch.full((len(active), 1), config.decoder_start_token_id, device=device)  # [R, step + 1]
-    token_scores = torch.zeros(len(active), 0, device=device)  # [R, step]
-    totals = torch.zeros(len(active), device=device)  # [R]
+    token_scores = torch.zeros(len(active), 0, device=device, dtype=torch.float32)  # [R, step]
+    totals = torch.zeros(len(active), device=device, dtype=torch.float32)  # [R]
     for step in range(longest + 1):
         width = tokens.shape[0] // len(active)
         owner = torch.tensor(active, dtype=torch.int32, device=device).repeat_interleave(width)
@@ -109,7 +109,7 @@ def sample(
     results: list[Hypothesis | None] = [None] * len(owners)
     active = torch.arange(len(owners), device=device)
     tokens = torch.full((len(owners), 1), config.decoder_start_token_id, device=device)
-    token_scores = torch.zeros(len(owners), 0, device=device)
+    token_scores = torch.zeros(len(owners), 0, device=device, dtype=torch.float32)
     for step in range(longest + 1):
         hidden = decoder.step(tokens[:, -1], owners[active])
         ids, log_probs = _continuations(model, hidden, tokens, step, longest, options)

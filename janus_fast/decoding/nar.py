@@ -76,7 +76,7 @@ class _Canvases:
         self.tokens = torch.full_like(self.positions, self.mask)
         self.tokens[self.positions == 0] = self.bos
         self.tokens[self.offsets[1:].long() - 1] = self.eos
-        self.scores = torch.zeros(self.tokens.numel(), device=device)
+        self.scores = torch.zeros(self.tokens.numel(), device=device, dtype=torch.float32)
         self.rows = inner.nonzero().flatten()
         self.passes = torch.zeros_like(lengths)
 

@@ -33,7 +33,7 @@ def span_mask(length: int, ratio: float, generator: torch.Generator, probabiliti
     mask = torch.zeros(length, dtype=torch.bool)
     if length < 3:
         return mask
-    budget = math.ceil(torch.tensor(float(length)) * ratio)  # in float32, as the original
+    budget = math.ceil(torch.tensor(length, dtype=torch.float32) * ratio)  # in float32, as the original
     spans, left = [], budget
     while left > 0:
         for span in torch.multinomial(probabilities, budget, True, generator=generator).tolist():

@@ -1,6 +1,7 @@
 """The operations: one file each, with what it computes, what it takes, and which backends run it.
 
-Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.compile`` and ``torch.export``.
+Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.compile`` and ``torch.export``; that is the
+kernel alone, without derivatives, which are the functions'.
 """
 
 from janus_fast.ops import on_device  # noqa: F401

@@ -1,29 +1,42 @@
-"""The checks that every front page makes, with one form of message: ``{op}: {argument} must {rule}, got {value}``."""
+"""The checks that every front page makes, with one form of message: ``{op}: {argument} must {rule}, got {value}``;
+and what autocast does to arguments."""
 
 import torch
 from torch import Tensor
 
 
-def matrix(op: str, argument: str, tensor: Tensor, columns: int | None = None, letters: str = "N, C") -> None:
+def tensor(op: str, argument: str, value) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {argument} must be a tensor, got {type(value).__name__}")
+
+
+def floating(op: str, argument: str, value: Tensor) -> None:
+    tensor(op, argument, value)
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: {argument} must be a floating-point tensor, got {value.dtype}")
+
+
+def matrix(op: str, argument: str, value: Tensor, columns: int | None = None, letters: str = "N, C") -> None:
     """A floating-point [rows, columns] tensor."""
-    if tensor.ndim != 2 or (columns is not None and tensor.shape[1] != columns) or tensor.shape[1] == 0:
+    tensor(op, argument, value)
+    if value.ndim != 2 or (columns is not None and value.shape[1] != columns) or value.shape[1] == 0:
         wanted = f"[{letters}]" + (f" = [*, {columns}]" if columns is not None else "")
-        raise ValueError(f"{op}: {argument} must have shape {wanted}, got {list(tensor.shape)}")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{op}: {argument} must be a floating-point tensor, got {tensor.dtype}")
+        raise ValueError(f"{op}: {argument} must have shape {wanted}, got {list(value.shape)}")
+    floating(op, argument, value)
 
 
-def vector(op: str, argument: str, tensor: Tensor, length: int | None, dtype: torch.dtype) -> None:
-    if tensor.ndim != 1 or (length is not None and tensor.shape[0] != length):
+def vector(op: str, argument: str, value: Tensor, length: int | None, dtype: torch.dtype) -> None:
+    tensor(op, argument, value)
+    if value.ndim != 1 or (length is not None and value.shape[0] != length):
         wanted = "one dimension" if length is None else f"shape [{length}]"
-        raise ValueError(f"{op}: {argument} must have {wanted}, got shape {list(tensor.shape)}")
-    if tensor.dtype != dtype:
-        raise TypeError(f"{op}: {argument} must be {dtype}, got {tensor.dtype}")
+        raise ValueError(f"{op}: {argument} must have {wanted}, got shape {list(value.shape)}")
+    if value.dtype != dtype:
+        raise TypeError(f"{op}: {argument} must be {dtype}, got {value.dtype}")
 
 
-def offsets(op: str, argument: str, tensor: Tensor) -> None:
-    vector(op, argument, tensor, None, torch.int32)
-    if tensor.shape[0] == 0:
+def offsets(op: str, argument: str, value: Tensor) -> None:
+    vector(op, argument, value, None, torch.int32)
+    if value.shape[0] == 0:
         raise ValueError(f"{op}: {argument} must hold at least the offset 0, got no element")
 
 
@@ -36,3 +49,22 @@ def same(op: str, first: tuple[str, Tensor], *others: tuple[str, Tensor], dtype:
             )
         if dtype and tensor.dtype != first[1].dtype:
             raise TypeError(f"{op}: {name} must have the dtype of {first[0]}, {first[1].dtype}, got {tensor.dtype}")
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Under autocast, factors of a product in its dtype, but for float64, as torch.matmul takes them."""
+    device = next(t.device.type for t in tensors if t is not None)
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def autocast_residual(residual: Tensor, *others: Tensor) -> Tensor:
+    """Under autocast, what is added to is widened to the widest of the others, as torch.add does."""
+    if not torch.amp.is_autocast_available(residual.device.type) or not torch.is_autocast_enabled(residual.device.type):
+        return residual
+    dtype = residual.dtype
+    for other in others:
+        dtype = torch.promote_types(dtype, other.dtype)
+    return residual.to(dtype)

@@ -1,10 +1,12 @@
 """What every operation shares: its record, its registration with torch, and the choice of a backend."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from janus_fast.ops import _native, _triton
 
@@ -41,6 +43,9 @@ class Operation:
     the flat arguments alone.
     ``gradients`` names the arguments that have one, from an operator ``<name>_bwd`` of (gradient of the first result,
     *results, *arguments). The native CUDA kernels have none.
+    ``backward(ctx, gradient, *kept)`` gives the gradients of the flat arguments from that of the first floating-point
+    result and from ``keep(results, *arguments)``; ``ctx`` has ``backend`` and ``needs_input_grad``. What it computes in
+    torch's own operations has derivatives of every order, what it computes by ``once`` has none.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Operation:
     cpp_dtypes: tuple[torch.dtype, ...] = ()
     cuda_dtypes: tuple[torch.dtype, ...] = ()
     triton_dtypes: tuple[torch.dtype, ...] = ()
+    keep: Callable[..., tuple] | None = None
+    backward: Callable[..., tuple] | None = None
     limits: Callable[..., str | None] = _no_limits
     gradients: tuple[str, ...] = ()
     work_bwd: Callable[..., tuple[int, int]] | None = None
@@ -73,14 +80,15 @@ class Operation:
         return [names.index(name) for name in self.gradients]
 
     def candidates(self, device: str) -> tuple[str, ...]:
-        return {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference")}.get(device, ("reference",))
+        kinds = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference"), "meta": ("meta",)}
+        return kinds.get(device, ("reference",))
 
-    def refusal(self, backend: str, *arguments, gradients: bool = False) -> str | None:
+    def refusal(self, backend: str, *arguments) -> str | None:
         """Why a backend cannot run a call, or None when it can; without arguments, of no call in particular.
 
         The first argument is the tensor whose dtype all share.
         """
-        if backend == "reference":
+        if backend in ("reference", "meta"):  # the latter makes shapes and dtypes alone
             return None
         dtypes = {"cpp": self.cpp_dtypes, "cuda": self.cuda_dtypes, "triton": self.triton_dtypes}[backend]
         if not dtypes:
@@ -90,25 +98,120 @@ class Operation:
             return missing
         if arguments[0].dtype not in dtypes:
             return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {arguments[0].dtype}"
-        if gradients and backend == "cuda":
+        if in_forward_mode():
+            return "it computes no forward-mode derivatives, which backend='reference' does"
+        if torch.compiler.is_compiling() and torch.is_grad_enabled() and in_transform():
+            return "torch.compile finds no derivatives of it for torch.func, which backend='reference' has"
+        if backend == "cuda" and self.gradients and needs_gradients(*arguments):
             return "it computes no gradients"
         return self.limits(backend, *arguments)
 
-    def choose(self, backend: str, *arguments, gradients: bool = False) -> str:
+    def choose(self, backend: str, *arguments) -> str:
         """The backend that runs a call, of which as many of the first arguments are given as backends may refuse."""
         candidates = self.candidates(arguments[0].device.type)
         if backend == "auto":
             for candidate in candidates:
-                if self.refusal(candidate, *arguments, gradients=gradients) is None:
+                if self.refusal(candidate, *arguments) is None:
                     return candidate
         if backend not in candidates:
             raise ValueError(
                 f"{self.name}: backend must be one of {('auto', *candidates)} on {arguments[0].device.type}, "
                 f"got {backend!r}"
             )
-        if (reason := self.refusal(backend, *arguments, gradients=gradients)) is not None:
+        if (reason := self.refusal(backend, *arguments)) is not None:
             raise NotImplementedError(f"{self.name}: backend must be able to run this call, got {backend!r}: {reason}")
         return backend
+
+    def run(self, backend: str, *arguments) -> Tensor | tuple:
+        """The results of a chosen backend, with their derivatives; the last dimension of tensors may be strided."""
+        if backend == "reference":
+            with _no_autocast(arguments[0].device.type):
+                return self.reference(*arguments)
+        rows = [a.contiguous() if isinstance(a, Tensor) and a.ndim and a.stride(-1) != 1 else a for a in arguments]
+        if needs_gradients(*rows):
+            return _Kernel.apply(*_distinct(rows), self.name, backend)
+        return self.kernel(backend)(*rows)
+
+
+class _Kernel(torch.autograd.Function):
+    """The results of an operation's kernel: (*flat arguments, name of the operation, backend)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs):
+        *arguments, name, backend = inputs
+        return OPERATIONS[name].kernel(backend)(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *arguments, ctx.name, ctx.backend = inputs
+        results = as_tuple(output)
+        ctx.differentiable = next(i for i, result in enumerate(results) if result.is_floating_point())
+        if others := [result for i, result in enumerate(results) if i != ctx.differentiable]:
+            ctx.mark_non_differentiable(*others)
+        ctx.set_materialize_grads(False)
+        kept = OPERATIONS[ctx.name].keep(results, *arguments)
+        ctx.others = [None if isinstance(k, Tensor) else k for k in kept]
+        ctx.places = [i for i, k in enumerate(kept) if isinstance(k, Tensor)]
+        ctx.save_for_backward(*(k for k in kept if isinstance(k, Tensor)))
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        if gradients[ctx.differentiable] is None:
+            return (None,) * len(ctx.needs_input_grad)
+        kept = list(ctx.others)
+        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
+            kept[place] = tensor
+        gradient = gradients[ctx.differentiable]
+        with _no_autocast(gradient.device.type):
+            return *OPERATIONS[ctx.name].backward(ctx, gradient, *kept), None, None
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that have no derivative: (*arguments, what computes them, name of the operation, backend)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs):
+        *arguments, compute, name, backend = inputs
+        return compute(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *_, ctx.name, ctx.backend = inputs
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise _second(ctx)
+
+
+def _no_autocast(device: str):
+    """What an operation computes is not autocast's to round; of its arguments the functions have taken care."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def once(ctx, compute: Callable, *arguments) -> tuple:
+    """``compute(*arguments)`` in a ``backward``; one of the arguments must depend on all that the gradients do."""
+    if in_forward_mode():
+        raise _second(ctx)
+    if needs_gradients(*arguments):
+        return _Once.apply(*_distinct(arguments), compute, ctx.name, ctx.backend)
+    return compute(*arguments)
+
+
+def _second(ctx) -> NotImplementedError:
+    return NotImplementedError(f"{ctx.name}: backend must be 'reference' for second derivatives, got {ctx.backend!r}")
+
+
+def _distinct(arguments: Iterable) -> list:
+    """No tensor twice, which torch.compile refuses of an autograd function."""
+    distinct = []
+    for a in arguments:
+        distinct.append(a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in distinct) else a)
+    return distinct
 
 
 def as_tuple(results: Tensor | tuple) -> tuple:
@@ -119,11 +222,16 @@ def as_tuple(results: Tensor | tuple) -> tuple:
 def backends(name: str, device: str = "cpu") -> tuple[str, ...]:
     """The backends that operation ``name`` can use here on ``device``, in the order in which "auto" tries them.
 
+    None where torch finds no such device.
+
     Raises:
         ValueError: no operation of that name.
     """
     operation = _find(name)
     kind = torch.device(device).type
+    module = getattr(torch, kind, None)
+    if module is not None and not module.is_available():
+        return ()
     return tuple(b for b in operation.candidates(kind) if operation.refusal(b) is None)
 
 
@@ -137,19 +245,32 @@ def explain(name: str, *arguments) -> str:
     """
     operation = _find(name)
     floating = [isinstance(a, Tensor) and a.is_floating_point() for a in arguments]
-    given = arguments[floating.index(True) :] if any(floating) else [torch.empty(0)]
-    device, dtype, gradients = given[0].device.type, given[0].dtype, needs_gradients(*given)
-    chosen = operation.choose("auto", *given, gradients=gradients)
-    lines = [f"{name} on {device}, {str(dtype).removeprefix('torch.')}{', with gradients' if gradients else ''}:"]
+    given = arguments[floating.index(True) :] if any(floating) else [torch.empty(0, dtype=torch.float32)]
+    device, dtype = given[0].device.type, given[0].dtype
+    chosen = operation.choose("auto", *given)
+    gradients = ", with gradients" if needs_gradients(*given) else ""
+    lines = [f"{name} on {device}, {str(dtype).removeprefix('torch.')}{gradients}:"]
     for candidate in operation.candidates(device):
-        reason = operation.refusal(candidate, *given, gradients=gradients)
+        reason = operation.refusal(candidate, *given)
         detail = f"no: {reason}" if reason else "chosen" if candidate == chosen else "can run"
         lines.append(f"  {candidate}{f' ({_native.isa()})' if candidate == 'cpp' and not reason else ''}: {detail}")
     return "\n".join(lines)
 
 
 def needs_gradients(*arguments) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    """Whether autograd may ask for a gradient; under a transform of torch.func not every tensor shows it."""
+    return torch.is_grad_enabled() and (
+        in_transform() or any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    )
+
+
+def in_transform() -> bool:
+    return torch._C._are_functorch_transforms_active()
+
+
+def in_forward_mode() -> bool:
+    """Whether torch.func.jvp or its like is at work, which not every tensor shows either."""
+    return forward_ad._current_level >= 0
 
 
 def _find(name: str) -> Operation:

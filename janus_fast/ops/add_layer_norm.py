@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, define, library, needs_gradients
+from janus_fast.ops._operation import Operation, define, in_forward_mode, library, needs_gradients, once
 
 MOST_CHANNELS = 4096
 
@@ -27,8 +26,8 @@ def add_layer_norm(
         backend: "auto" or one of ``janus_fast.backends("add_layer_norm", device)``. On the CPU it is the definition: a
             kernel of our own gained nothing over it.
     Returns:
-        [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable once in all four
-        tensors; gradients have one order of summation.
+        [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable in all four
+        tensors, in Triton once; gradients have one order of summation.
     Raises:
         ValueError: shapes or devices differ.
         TypeError: dtypes do not fit.
@@ -40,37 +39,23 @@ def add_layer_norm(
     _check.matrix(op, "residual", residual, x.shape[1])
     if residual.shape != x.shape:
         raise ValueError(f"{op}: residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
+    residual = _check.autocast_residual(residual, x, weight, bias)
     if residual.dtype not in (x.dtype, torch.float32) or torch.finfo(x.dtype).bits > torch.finfo(residual.dtype).bits:
         raise TypeError(f"{op}: residual must have the dtype of x, {x.dtype}, or a wider float32, got {residual.dtype}")
     for name, vector in (("weight", weight), ("bias", bias)):
         _check.vector(op, name, vector, x.shape[1], residual.dtype)
     _check.same(op, ("x", x), ("residual", residual), ("weight", weight), ("bias", bias), dtype=False)
-    gradients = needs_gradients(x, residual, weight, bias)
+    arguments = x, residual, weight, bias, eps
     chosen = operation.choose(backend, x)
-    if chosen == "reference":
+    if chosen == "reference" and not needs_gradients(*arguments) and not in_forward_mode():
         # As one operator where no gradients are asked for, so that what is traced on a CPU is what a GPU is given.
-        definition = reference.add_layer_norm if gradients else torch.ops.janus_fast.add_layer_norm
-        return definition(x, residual, weight, bias, eps)
-    if gradients:
-        return _AddLayerNorm.apply(x, residual, weight, bias, eps)
-    return operation.kernel(chosen)(x, residual, weight, bias, eps)
+        return torch.ops.janus_fast.add_layer_norm(*arguments)
+    return operation.run(chosen, *arguments)
 
 
-class _AddLayerNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, residual, weight, bias, eps):
-        output = operation.kernel("triton")(x, residual, weight, bias, eps)
-        ctx.save_for_backward(output, x, residual, weight, bias)
-        ctx.eps = eps
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        output, x, residual, weight, bias = ctx.saved_tensors
-        gradients = torch.ops.janus_fast.add_layer_norm_bwd(grad_output, output, x, residual, weight, bias, ctx.eps)
-        grad_sum, grad_weight, grad_bias = gradients
-        return grad_sum.to(x.dtype), grad_sum, grad_weight, grad_bias, None
+def _backward(ctx, gradient, *kept):
+    grad_sum, *others = once(ctx, torch.ops.janus_fast.add_layer_norm_bwd, gradient, *kept)
+    return grad_sum.to(kept[1].dtype), grad_sum, *others, None
 
 
 def _fake(x, residual, weight, bias, eps):
@@ -120,6 +105,8 @@ operation = Operation(
     samples=_samples,
     work=_work,
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    keep=lambda results, *arguments: (*results, *arguments),
+    backward=_backward,
     limits=_limits,
     gradients=("residual", "weight", "bias"),
     work_bwd=_work_bwd,

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
-from janus_fast.ops._operation import Operation, define, needs_gradients
+from janus_fast.ops import _check
+from janus_fast.ops._operation import Operation, define, once
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import FOREVER, Visibility
 
@@ -25,34 +25,41 @@ def attention(
     Args:
         query: [Nq, H, D] float32, float64, bfloat16 or float16; any strides.
         key: [Nk, H, D], dtype and device of ``query``.
-        value: [Nk, H, D], dtype and device of ``query``.
+        value: [Nk, H, D], dtype and device of ``query``. Under autocast all three are taken in its dtype.
         visibility: which query rows see which key rows. Several query sequences may name the same key sequence.
         scale: factor of the scores; D ** -0.5 by default.
         backend: "auto" or one of ``janus_fast.backends("attention", device)``.
     Returns:
-        [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable once in
-        ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads.
+        [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable in
+        ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads. Kernels
+        have first derivatives alone; ``backend="reference"`` has all.
     Raises:
         ValueError: shapes or devices differ.
         TypeError: dtypes differ.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: offsets of ``visibility`` that do not fit the rows.
     """
+    op = "attention"
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        _check.floating(op, name, tensor)
     if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] == 0:
-        raise ValueError(f"attention: query must have shape [Nq, H, D], got {list(query.shape)}")
-    if not query.is_floating_point():
-        raise TypeError(f"attention: query must be a floating-point tensor, got {query.dtype}")
+        what = "[Nq, H, D], sequences packed one after another"
+        raise ValueError(f"{op}: query must have shape {what}, got {list(query.shape)}")
     _, heads, size = query.shape
+    query, key, value = _check.autocast(query, key, value)
+    _check.same(op, ("query", query), ("key", key), ("value", value))
     for name, tensor in (("key", key), ("value", value)):
         if tensor.ndim != 3 or tensor.shape[0] != key.shape[0] or tensor.shape[1:] != query.shape[1:]:
             rows = "*" if name == "key" else key.shape[0]
             raise ValueError(
-                f"attention: {name} must have shape [Nk, H, D] = [{rows}, {heads}, {size}], got {list(tensor.shape)}"
+                f"{op}: {name} must have shape [Nk, H, D] = [{rows}, {heads}, {size}], got {list(tensor.shape)}"
             )
-        if tensor.dtype != query.dtype:
-            raise TypeError(f"attention: {name} must have the dtype of query, {query.dtype}, got {tensor.dtype}")
-        if tensor.device != query.device:
-            raise ValueError(f"attention: {name} must be on the device of query, {query.device}, got {tensor.device}")
+    if not isinstance(visibility, Visibility):
+        got = f"{visibility.dtype} {list(visibility.shape)}" if isinstance(visibility, Tensor) else repr(visibility)
+        raise TypeError(
+            f"{op}: visibility must be a janus_fast.Visibility, intervals instead of a dense mask, as "
+            f"Visibility.causal(lengths) makes them, got {got}"
+        )
     v = visibility  # its own types and shapes were checked when it was made
     for name, rows, tensor in (("num_queries", v.num_queries, query), ("num_keys", v.num_keys, key)):
         if rows != tensor.shape[0]:
@@ -66,31 +73,13 @@ def attention(
         )
     integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
     scale = size**-0.5 if scale is None else float(scale)
-    gradients = needs_gradients(query, key, value)
-    chosen = operation.choose(backend, query, key, value, gradients=gradients)
-    if chosen == "reference":
-        return reference.attention(query, key, value, *integers, scale)[0]
-    query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
-    if gradients:
-        return _Attention.apply(chosen, query, key, value, *integers, scale)
-    return operation.kernel(chosen)(query, key, value, *integers, scale)[0]
+    return operation.run(operation.choose(backend, query, key, value), query, key, value, *integers, scale)[0]
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, backend, *arguments):
-        output, lse = operation.kernel(backend)(*arguments)
-        ctx.save_for_backward(output, lse, *arguments[:-1])
-        ctx.scale = arguments[-1]
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        if grad_output.stride(-1) != 1:
-            grad_output = grad_output.contiguous()
-        grads = torch.ops.janus_fast.attention_bwd.default(grad_output, *ctx.saved_tensors, ctx.scale)
-        return (None, *grads, *[None] * 7)
+def _backward(ctx, gradient, *kept):
+    if gradient.stride(-1) != 1:
+        gradient = gradient.contiguous()
+    return (*once(ctx, torch.ops.janus_fast.attention_bwd.default, gradient, *kept), *[None] * 7)
 
 
 _INTEGERS = (
@@ -191,6 +180,8 @@ operation = Operation(
     cpp_dtypes=(torch.float32, torch.float64, torch.bfloat16),
     cuda_dtypes=(torch.float16, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    keep=lambda results, *arguments: (*results, *arguments),
+    backward=_backward,
     limits=_limits,
     gradients=("query", "key", "value"),
     work_bwd=_work_bwd,

@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, needs_gradients
+from janus_fast.ops._operation import Operation
 
 
 def dropout_add(
@@ -31,7 +30,7 @@ def dropout_add(
         backend: "auto" or one of ``janus_fast.backends("dropout_add", device)``.
     Returns:
         The shape of ``x`` in the dtype of ``residual`` (without one, of ``x``), computed in float32. Differentiable
-        once in ``x`` and ``residual``: ``x`` gets dropout of the gradient, with the same mask drawn again.
+        in ``x`` and ``residual``, as often as you like: ``x`` gets dropout of the gradient, the same mask drawn again.
     Raises:
         ValueError: shapes or devices differ, or p is out of range.
         TypeError: dtypes do not fit.
@@ -39,11 +38,12 @@ def dropout_add(
     Source: Srivastava et al. 2014; the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
     op = "dropout_add"
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: x must be a floating-point tensor, got {x.dtype}")
+    _check.floating(op, "x", x)
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{op}: p must be in [0, 1), got {p}")
     if residual is not None:
+        _check.floating(op, "residual", residual)
+        residual = _check.autocast_residual(residual, x)
         if residual.shape != x.shape:
             raise ValueError(f"{op}: residual must have the shape of x, {list(x.shape)}, got {list(residual.shape)}")
         if residual.dtype not in (x.dtype, torch.float32):
@@ -55,33 +55,21 @@ def dropout_add(
         raise TypeError(f"{op}: seed must be an int64 tensor of shape [], got {seed.dtype} {list(seed.shape)}")
     else:
         _check.same(op, ("x", x), ("seed", seed), dtype=False)
-    gradients = needs_gradients(x, residual)
-    chosen = operation.choose(backend, x, gradients=gradients)
-    if chosen == "reference":
-        return reference.dropout_add(x, residual, p, seed)
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    if gradients:
-        return _DropoutAdd.apply(chosen, x, residual, p, seed)
-    return operation.kernel(chosen)(x, residual, p, seed)
+    return operation.run(operation.choose(backend, x), x, residual, float(p), seed)
 
 
-class _DropoutAdd(torch.autograd.Function):
+def _keep(results, x, residual, p, seed, dtype=None):
+    return x.dtype, residual is not None, p, seed
+
+
+def _backward(ctx, gradient, dtype, added, p, seed):
     """For a given mask dropout is linear, and its own transpose."""
-
-    @staticmethod
-    def forward(ctx, backend, x, residual, p, seed):
-        ctx.save_for_backward(seed)
-        ctx.backend, ctx.p, ctx.dtype, ctx.added = backend, p, x.dtype, residual is not None
-        return operation.kernel(backend)(x, residual, p, seed)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        (seed,) = ctx.saved_tensors
-        grad_x = None
-        if ctx.needs_input_grad[1]:
-            grad_x = operation.kernel(ctx.backend)(grad_output.contiguous(), None, ctx.p, seed, ctx.dtype)
-        return None, grad_x, grad_output if ctx.added else None, None, None
+    grad_x = None
+    if ctx.needs_input_grad[0]:
+        backend = operation.choose(ctx.backend, gradient)
+        grad_x = operation.run(backend, gradient.contiguous(), None, p, seed, dtype)
+    return grad_x, gradient if added else None, None, None, None
 
 
 def _fake(x, residual, p, seed, dtype=None):
@@ -120,6 +108,8 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=_work,
+    keep=_keep,
+    backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

@@ -1,12 +1,13 @@
 """The joint loss of the autoregressive, non-autoregressive and auxiliary distributions, without logits in memory."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, needs_gradients
+from janus_fast.ops._operation import Operation, needs_gradients, once
 
 STREAMS = ("ar", "nar", "aux")
 CROSS_ENTROPY = {"ar": 1.0, "nar": 0.5, "aux": 0.5}
@@ -48,8 +49,8 @@ def joint_loss(
         label_smoothing: the weight of the uniform distribution.
         backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
     Returns:
-        The total, accumulated in float32 or better, differentiable once in ``hidden`` and ``weight``; and a dict of its
-        unweighted terms, to look at: no gradient flows back from them. The kernels compute the gradients along with
+        The total, accumulated in float32 or better, differentiable in ``hidden`` and ``weight`` (kernels once,
+        ``backend="reference"`` as often as you like); and a dict of its unweighted terms, to look at: no gradient flows back from them. The kernels compute the gradients along with
         the total, the same to the bit in every call, whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
@@ -59,6 +60,10 @@ def joint_loss(
             nothing waits for it.
     Source: JANUS (EMNLP 2022), equations of the joint objective; weights as in the authors' code.
     """
+    for name, streams, what in (("hidden", hidden, "[N, C] rows, not logits"), ("targets", targets, "[N] tokens")):
+        if not isinstance(streams, Mapping):
+            got = f"a tensor {list(streams.shape)}" if isinstance(streams, Tensor) else type(streams).__name__
+            raise TypeError(f"joint_loss: {name} must be a dict from streams of {STREAMS} to {what}, got {got}")
     if cross_entropy is None:
         cross_entropy = {s: w for s, w in CROSS_ENTROPY.items() if s in hidden}
     if divergence is None:
@@ -67,29 +72,23 @@ def joint_loss(
     _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach)
     device = weight.device
     given = [hidden[s] if s in hidden else weight.new_empty(0, weight.shape[1]) for s in STREAMS]
-    if torch.is_autocast_enabled(device.type) and weight.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device.type)
-        weight, given = weight.to(dtype), [rows.to(dtype) for rows in given]
+    weight, *given = _check.autocast(weight, *given)
     for name, rows in zip(STREAMS, given, strict=True):
         _check.same("joint_loss", ("weight", weight), (f"hidden[{name!r}]", rows))
     counts = [rows.shape[0] for rows in given]
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     wanted = [targets[s] if s in cross_entropy else nothing.new_zeros(n) for s, n in zip(STREAMS, counts, strict=True)]
     arguments = (
-        torch.cat(given), weight if weight.stride(-1) == 1 else weight.contiguous(), torch.cat(wanted),
-        nothing if ar_masked is None else ar_masked.contiguous(), counts,
+        torch.cat(given), weight, torch.cat(wanted),
+        nothing if ar_masked is None else ar_masked, counts,
         [float(cross_entropy.get(s, 0.0)) for s in STREAMS], [STREAMS.index(s) for pair in divergence for s in pair],
         [float(w) for w in divergence.values()],
         [STREAMS.index(detach[pair]) if pair in detach else -1 for pair in divergence], float(label_smoothing),
     )  # fmt: skip
-    gradients = needs_gradients(arguments[0], weight)
-    chosen = operation.choose(backend, *arguments[:2], gradients=gradients)
-    if chosen == "reference":
-        total, terms, *_ = reference.joint_loss(*arguments, False)
-    elif gradients:
-        total, terms = _JointLoss.apply(chosen, *arguments)
-    else:
-        total, terms, *_ = operation.kernel(chosen)(*arguments, False)
+    chosen = operation.choose(backend, *arguments[:2])
+    # The kernels compute gradients with the total: to recompute the logits for them would cost a third more.
+    gradients = chosen != "reference" and needs_gradients(*arguments[:2])
+    total, terms, *_ = operation.run(chosen, *arguments, gradients)
     nll, smoothed, divergences = terms.detach().split([len(STREAMS), len(STREAMS), len(divergence)])
     named = {}
     for s in cross_entropy:
@@ -99,21 +98,12 @@ def joint_loss(
     return total, named
 
 
-class _JointLoss(torch.autograd.Function):
-    """The gradients come with the total: to recompute the logits for them would cost a third more."""
+def _backward(ctx, gradient, *kept):
+    return (*once(ctx, _scaled, gradient, *kept), *[None] * 9)
 
-    @staticmethod
-    def forward(ctx, backend, *arguments):
-        total, terms, *gradients = operation.kernel(backend)(*arguments, True)
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(terms)
-        return total, terms
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_total, _):
-        grad_hidden, grad_weight = (grad_total * gradient for gradient in ctx.saved_tensors)
-        return (None, grad_hidden, grad_weight, *[None] * 8)
+def _scaled(gradient, total, grad_hidden, grad_weight):
+    return gradient * grad_hidden, gradient * grad_weight
 
 
 def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach) -> None:
@@ -210,6 +200,8 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=_work,
+    keep=lambda results, *arguments: (results[0], *results[2:]),
+    backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops._operation import Operation
-from janus_fast.ops.linear_topk import check, samples, work
+from janus_fast.ops.linear_topk import backward, check, keep, samples, work
 
 
 def linear_argmax(
@@ -20,23 +20,26 @@ def linear_argmax(
 
     Args:
         hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
+            Under autocast all three are taken in its dtype.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
         backend: "auto" or one of ``janus_fast.backends("linear_argmax", device)``.
     Returns:
         tokens [N] int64 (among equals the lowest) and log_probs [N] float32, accumulated in float32. A row's result
-        does not depend on the other rows of the call.
+        does not depend on the other rows of the call. ``log_probs`` is differentiable in all three arguments, as often
+        as you like; its backward pass is in plain torch, with the logits in memory.
     Raises:
         ValueError: shapes or devices differ.
         TypeError: dtypes differ.
         NotImplementedError: the named backend cannot run this call.
     """
-    hidden, weight = check("linear_argmax", hidden, weight, bias)
-    chosen = operation.choose(backend, hidden, weight)
-    if chosen == "reference":
-        tokens, log_probs = reference.linear_argmax(hidden, weight, bias)
-        return tokens, log_probs.float()
-    return operation.kernel(chosen)(hidden, weight, bias)
+    arguments = check("linear_argmax", hidden, weight, bias)
+    tokens, log_probs = operation.run(operation.choose(backend, *arguments), *arguments)
+    return tokens, log_probs.float()
+
+
+def _backward(ctx, gradient, tokens, *arguments):
+    return backward(ctx, gradient[:, None], tokens[:, None], *arguments)[:3]
 
 
 def _fake(hidden, weight, bias):
@@ -56,6 +59,8 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=lambda hidden, weight, bias: work(hidden, weight, bias, 1),
+    keep=keep,
+    backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
 )

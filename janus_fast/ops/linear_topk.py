@@ -1,6 +1,7 @@
 """Projection to the vocabulary and its most likely tokens, without logits in memory."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from janus_fast import reference
@@ -21,6 +22,7 @@ def linear_topk(
 
     Args:
         hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
+            Under autocast all three are taken in its dtype.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
         k: how many tokens, from 1 to V; Triton takes up to 32.
@@ -28,33 +30,53 @@ def linear_topk(
     Returns:
         tokens [N, k] int64 (among equals the lowest first) and log_probs [N, k] float32, accumulated in float32;
         a forbidden token has minus infinity and comes last. A row's result does not depend on the other rows,
-        with Triton but for rounding: few rows have other tiles than many.
+        with Triton but for rounding: few rows have other tiles than many. ``log_probs`` is differentiable in all three
+        arguments, as often as you like; its backward pass is in plain torch, with the logits in memory.
     Raises:
         ValueError: shapes or devices differ, or k is out of range.
         TypeError: dtypes differ.
         NotImplementedError: the named backend cannot run this call.
     """
-    hidden, weight = check("linear_topk", hidden, weight, bias)
+    hidden, weight, bias = check("linear_topk", hidden, weight, bias)
     if not 1 <= k <= weight.shape[0]:
         raise ValueError(f"linear_topk: k must be in [1, V = {weight.shape[0]}], got {k}")
-    chosen = operation.choose(backend, hidden, weight, bias, k)
-    if chosen == "reference":
-        tokens, log_probs = reference.linear_topk(hidden, weight, bias, k)
-        return tokens, log_probs.float()
-    return operation.kernel(chosen)(hidden, weight, bias, k)
+    arguments = hidden, weight, bias, k
+    tokens, log_probs = operation.run(operation.choose(backend, *arguments), *arguments)
+    return tokens, log_probs.float()
 
 
-def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The checks of a vocabulary projection; returns hidden and weight with contiguous rows."""
+def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The checks of a vocabulary projection; returns its arguments as autocast wants them."""
     _check.matrix(op, "hidden", hidden)
     _check.matrix(op, "weight", weight, hidden.shape[1], "V, C")
     if weight.shape[0] == 0:
         raise ValueError(f"{op}: weight must have at least one row, got shape {list(weight.shape)}")
-    _check.same(op, ("hidden", hidden), ("weight", weight))
     if bias is not None:
-        _check.vector(op, "bias", bias, weight.shape[0], hidden.dtype)
-        _check.same(op, ("hidden", hidden), ("bias", bias))
-    return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in (hidden, weight))
+        _check.floating(op, "bias", bias)
+        _check.vector(op, "bias", bias, weight.shape[0], bias.dtype)
+    hidden, weight, bias = _check.autocast(hidden, weight, bias)
+    _check.same(op, ("hidden", hidden), ("weight", weight), *[("bias", bias)] * (bias is not None))
+    return hidden, weight, bias
+
+
+def keep(results, hidden, weight, bias, k=1):
+    return results[0], hidden, weight, bias
+
+
+def backward(ctx, gradient, tokens, hidden, weight, bias):
+    rows, columns = hidden.float(), weight.float()
+    logits = F.linear(rows, columns, None if bias is None else bias.float())  # [N, C] @ [C, V] -> [N, V]
+    grad_logits = backward_of_log_probs(gradient, tokens, logits)
+    wanted = ctx.needs_input_grad
+    grad_hidden = (grad_logits @ columns).to(hidden.dtype) if wanted[0] else None
+    grad_weight = (grad_logits.T @ rows).to(weight.dtype) if wanted[1] else None
+    return grad_hidden, grad_weight, grad_logits.sum(0).to(bias.dtype) if wanted[2] else None, None
+
+
+def backward_of_log_probs(gradient: Tensor, tokens: Tensor, logits: Tensor) -> Tensor:
+    """The gradient of logits [N, V] from that of the log-probabilities [N, k] of tokens [N, k]."""
+    chosen = torch.zeros_like(logits).scatter_add(-1, tokens, gradient)
+    return chosen - logits.softmax(-1) * gradient.sum(-1, keepdim=True)
 
 
 def _fake(hidden, weight, bias, k):
@@ -109,6 +131,8 @@ operation = Operation(
     fake=_fake,
     samples=samples,
     work=work,
+    keep=keep,
+    backward=backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
     limits=_limits,

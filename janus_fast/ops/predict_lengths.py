@@ -6,7 +6,9 @@ from torch import Tensor
 from janus_fast import reference
 from janus_fast.ops import _check
 from janus_fast.ops._operation import Operation
+from janus_fast.ops.linear_topk import backward_of_log_probs
 from janus_fast.packing import offsets_of
+from janus_fast.reference.predict_lengths import mean_of_sources
 
 CANDIDATES = ("window", "topk")
 
@@ -25,7 +27,8 @@ def predict_lengths(
         "topk":   the beam best lengths in [min_length, max_length], best first, among equals the shorter first
 
     Args:
-        encoded: [Ns, C] float32 or bfloat16 (other floating types: reference); packed sources.
+        encoded: [Ns, C] float32 or bfloat16 (other floating types: reference); packed sources. Under autocast both
+            factors are taken in its dtype.
         offsets: [S + 1] int32, where each source begins.
         weight: [L, C], dtype and device of ``encoded``; row l scores the length l, ``bos`` and ``eos`` included.
         beam: lengths for each source, at most max_length - min_length + 1.
@@ -33,7 +36,8 @@ def predict_lengths(
         min_length, max_length: the range of lengths, 0 <= min_length <= max_length < L.
         backend: "auto" or one of ``janus_fast.backends("predict_lengths", device)``.
     Returns:
-        lengths [S, beam] int64 and log_probs [S, beam] float32.
+        lengths [S, beam] int64 and log_probs [S, beam] float32, differentiable in ``encoded`` and ``weight``, as often
+        as you like; the backward pass is in plain torch.
     Raises:
         ValueError: shapes or devices differ, or a number is out of range.
         TypeError: dtypes differ.
@@ -43,6 +47,7 @@ def predict_lengths(
     op = "predict_lengths"
     _check.matrix(op, "encoded", encoded, letters="Ns, C")
     _check.matrix(op, "weight", weight, encoded.shape[1], "L, C")
+    encoded, weight = _check.autocast(encoded, weight)
     _check.same(op, ("encoded", encoded), ("weight", weight))
     _check.offsets(op, "offsets", offsets)
     _check.same(op, ("encoded", encoded), ("offsets", offsets), dtype=False)
@@ -60,12 +65,21 @@ def predict_lengths(
             f"{min_length} to max_length = {max_length}, got {beam}"
         )
     window = candidates == "window"
-    chosen = operation.choose(backend, encoded, offsets, weight)
-    if chosen == "reference":
-        lengths, log_probs = reference.predict_lengths(encoded, offsets, weight, beam, window, min_length, max_length)
-        return lengths, log_probs.float()
-    encoded, weight = (t if t.stride(-1) == 1 else t.contiguous() for t in (encoded, weight))
-    return operation.kernel(chosen)(encoded, offsets, weight, beam, window, min_length, max_length)
+    arguments = encoded, offsets, weight, beam, window, min_length, max_length
+    lengths, log_probs = operation.run(operation.choose(backend, *arguments), *arguments)
+    return lengths, log_probs.float()
+
+
+def _keep(results, encoded, offsets, weight, *rest):
+    return results[0], encoded, offsets, weight
+
+
+def _backward(ctx, gradient, lengths, encoded, offsets, weight):
+    mean, source, counts = mean_of_sources(encoded.float(), offsets)
+    classes = weight.float()
+    grad_logits = backward_of_log_probs(gradient, lengths, mean @ classes.T)  # [S, C] @ [C, L] -> [S, L]
+    grad_encoded = ((grad_logits @ classes) / counts)[source].to(encoded.dtype)
+    return grad_encoded, None, (grad_logits.T @ mean).to(weight.dtype), *[None] * 4
 
 
 def _fake(encoded, offsets, weight, beam, window, min_length, max_length):
@@ -116,6 +130,8 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=_work,
+    keep=_keep,
+    backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     cuda_dtypes=(torch.float32, torch.bfloat16),
     limits=_limits,

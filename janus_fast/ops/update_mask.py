@@ -59,10 +59,11 @@ def update_mask(
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"{op}: ratio must be in [0, 1], got {ratio}")
     arguments = (tokens, scores, rows, predicted_tokens, predicted_scores, offsets)
-    chosen = operation.choose(backend, scores)
-    if chosen == "reference":
-        return reference.update_mask(*arguments, ratio, mask_token)
-    return operation.kernel(chosen)(*(t.contiguous() for t in arguments), ratio, mask_token)
+    return operation.run(operation.choose(backend, scores), *arguments, ratio, mask_token)
+
+
+def _backward(ctx, gradient, rows):
+    return None, gradient.index_fill(0, rows, 0.0), None, None, gradient[rows], *[None] * 3
 
 
 def _fake(tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token):
@@ -109,6 +110,8 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=_work,
+    keep=lambda results, tokens, scores, rows, *rest: (rows,),
+    backward=_backward,
     cpp_dtypes=(torch.float32,),
     cuda_dtypes=(torch.float32,),
 )

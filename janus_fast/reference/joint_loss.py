@@ -27,16 +27,18 @@ def joint_loss(
 def _losses(hidden, weight, targets, ar_masked, rows, cross_entropy, pairs, divergence, detached, label_smoothing):
     accumulate = torch.promote_types(weight.dtype, torch.float32)
     log_p = (hidden @ weight.T).to(accumulate).log_softmax(-1).split(rows)
-    nll, smoothed = [], []
+    nll, uniform = [], []
     for rows_of_stream, wanted in zip(log_p, targets.split(rows), strict=True):
         count = max(wanted.numel(), 1)
         nll.append(-rows_of_stream.gather(1, wanted[:, None]).sum() / count)
-        uniform = -rows_of_stream.sum() / (count * weight.shape[0])
-        smoothed.append((1 - label_smoothing) * nll[-1] + label_smoothing * uniform)
+        uniform.append(-rows_of_stream.sum() / (count * weight.shape[0]))
+    # A factor times a tensor of no dimension has a float64 derivative in forward mode, as of torch 2.13.
+    nll = torch.stack(nll)
+    smoothed = (1 - label_smoothing) * nll + label_smoothing * torch.stack(uniform)
     divergences = []
     for first, second, fixed in zip(pairs[::2], pairs[1::2], detached, strict=True):
         p, q = (log_p[s][ar_masked] if s == 0 else log_p[s] for s in (first, second))
         p, q = (x.detach() if s == fixed else x for s, x in ((first, p), (second, q)))
-        divergences.append(0.5 * ((p.exp() - q.exp()) * (p - q)).sum() / max(p.shape[0], 1))
+        divergences.append(((p.exp() - q.exp()) * (p - q)).sum() / (2 * max(p.shape[0], 1)))
     terms = torch.stack([*nll, *smoothed, *divergences])
     return (terms[3:] * terms.new_tensor([*cross_entropy, *divergence])).sum(), terms

@@ -68,8 +68,9 @@ class Vocabulary:
         """Trains a unigram sentencepiece model on the lines of text files, but for those above 65,536 bytes.
 
         It has ``vocabulary_size`` tokens; without, ``DEFAULT_SIZE`` or as many as the text has pieces for. Which ones
-        these are, and how many there can be, depends on sentencepiece's release: 0.2.1, 0.2.2 and 0.2.3 differ. What ``normalization`` makes of a text is all that it can encode,
-        and decode: with "nmt_nfkc" ``²`` becomes ``2`` for good, with "identity" nothing changes but runs of spaces.
+        these are, and how many there can be, depends on sentencepiece's release: 0.2.1, 0.2.2 and 0.2.3 differ. What
+        ``normalization`` makes of a text is all that it can encode, and decode: with "nmt_nfkc" ``²`` becomes ``2`` for
+        good, with "identity" nothing changes but runs of spaces.
 
         Raises:
             ValueError: the text has fewer pieces than ``vocabulary_size``, or more characters, or is empty.

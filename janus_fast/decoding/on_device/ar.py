@@ -37,7 +37,7 @@ class Search:
         self.inputs = torch.full((streams * hypotheses,), config.mask_token_id, device=device)
         self.state = {
             "steps": torch.zeros(sentences, **make),
-            "totals": torch.zeros(sentences, beams, device=device),
+            "totals": torch.zeros(sentences, beams, device=device, dtype=torch.float32),
             "tokens": self.inputs[:hypotheses].view(sentences, beams),
             "slots": table(),
             "times": torch.zeros(sentences, beams, **make),
@@ -49,7 +49,7 @@ class Search:
             "finished_lengths": torch.zeros(sentences, beams, **make),
             "finished_tokens": torch.zeros(sentences, beams, steps, **make),
             "finished_scores": torch.zeros(sentences, beams, device=device, dtype=torch.float64),
-            "finished_token_scores": torch.zeros(sentences, beams, steps, device=device),
+            "finished_token_scores": torch.zeros(sentences, beams, steps, device=device, dtype=torch.float32),
             "remaining": torch.zeros(1, **make),
         }
         self.position = torch.zeros(1, **make)  # of all hypotheses alike
@@ -125,7 +125,7 @@ class Search:
 
     def _end(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         ids = torch.full((hidden.shape[0], self.choices), self.config.eos_token_id, device=hidden.device)
-        log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device)
+        log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device, dtype=torch.float32)
         log_probs[:, 0] = F.log_softmax(self.model.model.logits(hidden).float(), -1)[:, self.config.eos_token_id]
         return ids, log_probs
 

@@ -61,7 +61,7 @@ class Refinement:
         self.bias = forbidding_bias(model.model)
         own = torch.arange(canvases, dtype=torch.int32, device=device)
         self.never, self.forever = torch.zeros_like(self.room.index), torch.full_like(self.room.index, FOREVER)
-        self.no_scores = torch.zeros(room, device=device)
+        self.no_scores = torch.zeros(room, device=device, dtype=torch.float32)
         self.nothing = torch.zeros(1, dtype=torch.int32, device=device)
         # Of each pass: room for the rows that it predicts, and which canvas and source these see.
         self.masked_rows = [Room(canvases, self._masked_rows(t), device) for t in range(options.iterations)]
