@@ -50,8 +50,9 @@ def joint_loss(
         backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
     Returns:
         The total, accumulated in float32 or better, differentiable in ``hidden`` and ``weight`` (kernels once,
-        ``backend="reference"`` as often as you like); and a dict of its unweighted terms, to look at: no gradient flows back from them. The kernels compute the gradients along with
-        the total, the same to the bit in every call, whatever the number of threads.
+        ``backend="reference"`` as often as you like); and a dict of its unweighted terms, to look at: no gradient flows
+        back from them. The kernels compute the gradients along with the total, the same to the bit in every call,
+        whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
         TypeError: dtypes differ.
