@@ -43,10 +43,10 @@ def verdicts(dtype):
 def narrow(a, b):
     tl.store(b, tl.load(a))
 
-third, narrowed = torch.tensor([2 / 3]), torch.empty(1, dtype=torch.bfloat16)
-narrow[(1,)](third, narrowed)
-print("2/3 as bfloat16:", narrowed.item(), "nearest:", third.bfloat16().item())
-assert (narrowed.item(), third.bfloat16().item()) == (0.6640625, 0.66796875)
+exact, narrowed = torch.tensor([2 / 3]), torch.empty(1, dtype=torch.bfloat16)
+narrow[(1,)](exact, narrowed)
+print("2/3 as bfloat16:", narrowed.item(), "nearest:", exact.bfloat16().item())
+assert (narrowed.item(), exact.bfloat16().item()) == (0.6640625, 0.66796875)
 assert verdicts(torch.float16) == [True] * 3
 assert verdicts(torch.bfloat16) == [False] * 3
 PYTHON
