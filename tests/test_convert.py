@@ -13,7 +13,7 @@ import golden
 import pytest
 import torch
 
-from janus_fast import Translator, checkpoint
+from janus_fast import Translator, Vocabulary, checkpoint
 from janus_fast.convert import fairseq
 from janus_fast.convert.torch_file import Record, Storage, StoredTensor, open_torch_file, unpickle
 from janus_fast.decoding import score
@@ -208,7 +208,72 @@ def test_transformers_are_converted_with_their_dictionaries(tmp_path):
     assert translator.generate([[7, 5, 3, 2]], max_decoding_length=8)[0].hypotheses == [target.ids(words)]
 
 
+def test_names_from_before_version_0_10(tmp_path):
+    """An output tied or apart under its old name, q, k and v in one, norms by number: the same weights."""
+    shared, separate = transformer(), transformer(shared=False)
+    output, old_output = "decoder.output_projection.weight", "decoder.embed_out"
+    tied = {name: tensor for name, tensor in shared.items() if name != output}
+    tied |= {f"{side}.embed_positions.weights": torch.zeros(1) for side in ("encoder", "decoder")}
+    apart = {old_output if name == output else name: tensor for name, tensor in separate.items()}
+    norms = {
+        "encoder": ["self_attn_layer_norm", "final_layer_norm"],
+        "decoder": ["self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"],
+    }
+
+    def merged(weights):
+        weights = dict(weights)
+        for stem in [name.removesuffix("q_proj.weight") for name in weights if name.endswith("q_proj.weight")]:
+            for part in ("weight", "bias"):
+                weights[f"{stem}in_proj_{part}"] = torch.cat([weights.pop(f"{stem}{x}_proj.{part}") for x in "qkv"])
+        for name in list(weights):
+            side, norm = name.partition(".")[0], name.split(".")[-2]
+            if ".layers." in name and norm in norms[side]:
+                numbered = name.replace(f".{norm}.", f".layer_norms.{norms[side].index(norm)}.")
+                weights[numbered] = weights.pop(name)
+        return weights
+
+    both_tied = {"share_all_embeddings": True, "share_decoder_input_output_embed": True}
+    for number, (today, old, tying) in enumerate(
+        [
+            (shared, tied, both_tied),
+            (separate, apart, {}),
+            (shared, merged(tied), both_tied),
+            (separate, merged(apart), {}),
+        ]
+    ):
+        arguments = settings(
+            arch="transformer_wmt_en_de", encoder_attention_heads=2, decoder_attention_heads=2, **tying
+        )
+        expected, _ = fairseq.load(save(tmp_path / "today.pt", today, arguments))
+        model, _ = fairseq.load(save(tmp_path / f"{number}.pt", old, arguments))
+        assert model.config == expected.config
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+        assert torch.equal(model.output_weight, today[output])
+    with pytest.raises(ValueError, match=rf"every parameter of the model, got no '{output}'"):
+        fairseq.load(save(tmp_path / "untied.pt", tied, settings(arch="transformer")))
+
+
 # What it reads
+
+
+@pytest.mark.parametrize(
+    "ending", ["9", "9 ", "9\t", "9 \t ", "9\r", "-0", "-17", "+3"], ids=lambda ending: ending.encode().hex()
+)
+def test_counts_and_blanks_that_fairseq_reads(tmp_path, ending):
+    (tmp_path / "dict.txt").write_bytes(f"▁ab {ending}\na b {ending}\n".encode())
+    assert fairseq.read_dictionary(tmp_path / "dict.txt").tokens == ["<s>", "<pad>", "</s>", "<unk>", "▁ab", "a b"]
+
+
+def test_tokens_that_overwrite_earlier_ones(tmp_path):
+    """As in fairseq: text is read as the last id, the first ones stay, and unk is always 3."""
+    lines = "<s> 1 #fairseq:overwrite\n<unk> 1 #fairseq:overwrite\nab 9\ncd 8\nab 7 #fairseq:overwrite\n"
+    (tmp_path / "dict.txt").write_text(lines)
+    vocabulary = fairseq.read_dictionary(tmp_path / "dict.txt")
+    vocabulary.save(tmp_path, "vocabulary")
+    for read in (vocabulary, Vocabulary.read(tmp_path, "vocabulary")):
+        assert read.tokens == ["<s>", "<pad>", "</s>", "<unk>", "<s>", "<unk>", "ab", "cd", "ab"]
+        assert read.ids(["<s>", "ab", "cd", "<unk>", "unseen"]) == [4, 8, 7, 5, 3]
+        assert read.tokens_of([0, 6, 8]) == ["<s>", "ab", "ab"]
 
 
 @pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
@@ -404,7 +469,10 @@ def test_prenorm_is_refused_unless_asked_for():
     [
         ("one_word", r"must hold lines 'token count', got 'one_word' in line 117"),
         ("word many", r"must hold lines 'token count', got 'word many' in line 117"),
-        ("w000 1", "tokens must be distinct, got 'w000' twice"),
+        ("w000 1", "must hold a token once, got 'w000' twice, again in line 117"),
+        ("<pad> 1", "must hold a token once, got '<pad>' twice, again in line 117"),
+        ("word 1 #fairseq:other", r"must hold lines 'token count', got 'word 1 #fairseq:other' in line 117"),
+        ("word #fairseq:overwrite", r"must hold lines 'token count', got 'word #fairseq:overwrite' in line 117"),
         ("more 1", "must hold the checkpoint's 120 tokens, 4 special ones included, got 121"),
     ],
 )

@@ -16,7 +16,13 @@ from .torch_file import Record, StoredTensor, open_torch_file
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
 POSITION_OFFSET = 2
 EOS, UNK = 2, 3
+OVERWRITE, COUNT = " #fairseq:overwrite", re.compile(r"[+-]?\d+")  # what ends a line of a dictionary
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+OLD_OUTPUT = "decoder.embed_out"  # before version 0.10; where the output is the embedding, it was not stored
+OLD_NORMS = {
+    "encoder": ("self_attn_layer_norm", "final_layer_norm"),
+    "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+}
 POSITIONS = ("encoder.embed_positions", "decoder.embed_positions")
 ACTIVATIONS = {"swish": "silu"}  # where fairseq's name is another
 # Settings that must be off, and why in JANUS. The first two are known from the state dict, too.
@@ -65,6 +71,9 @@ def load(
             state = {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents["model"].items()}
         except Exception as error:  # a damaged archive fails in every way there is
             raise ValueError(f"convert: {checkpoint} must be a whole checkpoint, got {error!r}") from None
+    tied = settings.get("share_decoder_input_output_embed") or settings.get("share_all_embeddings")
+    if not tied and not {EMBEDDINGS[2], OLD_OUTPUT} & state.keys():
+        raise ValueError(f"convert: {checkpoint} must hold every parameter of the model, got no {EMBEDDINGS[2]!r}")
     model = _convert(
         state, checkpoint, two_stream=_two_stream(settings), attention_heads=settings["encoder_attention_heads"],
         activation=settings.get("activation_fn", "relu"), scale_embedding=not settings.get("no_scale_embedding"),
@@ -104,7 +113,8 @@ def from_state_dict(
     """Makes a model of a fairseq state dict: sizes, norms, positions and shared embeddings as its tensors say.
 
     Args:
-        state_dict: fairseq's names and tensors of any float dtype.
+        state_dict: fairseq's names, those from before its version 0.10, too, and tensors of any float dtype. Without
+            an output of its own the decoder has that of its embeddings.
         two_stream: a model of JANUS; otherwise fairseq's ``transformer``.
         attention_heads, activation, scale_embedding, dropout: what tensors do not tell.
         max_source_positions, max_target_positions: sizes of sinusoidal position tables; a learned one has its own.
@@ -122,23 +132,29 @@ def from_state_dict(
 
 
 def read_dictionary(path: str | Path) -> Vocabulary:
-    """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``."""
+    """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``.
+
+    A token that is there already is an error unless its line ends with ``#fairseq:overwrite``: it is read as its last
+    id then, and every id of it stays.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"convert: {path} does not exist")
     tokens = list(SPECIAL_TOKENS[: UNK + 1])
+    known = set(tokens)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"convert: {path} must be UTF-8 text, got {error}") from None
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
-        token, space, count = line.rstrip("\r").rpartition(" ")
-        if not space or not count.isdigit():
+        entry = line.rstrip()
+        token, space, count = entry.removesuffix(OVERWRITE).rpartition(" ")
+        if not space or not COUNT.fullmatch(count):
             raise ValueError(f"convert: {path} must hold lines 'token count', got {line!r} in line {number}")
+        if token in known and not entry.endswith(OVERWRITE):
+            raise ValueError(f"convert: {path} must hold a token once, got {token!r} twice, again in line {number}")
         tokens.append(token)
-    try:
-        return Vocabulary(tokens)
-    except ValueError as error:
-        raise ValueError(f"convert: {path}: {error}") from None
+        known.add(token)
+    return Vocabulary(tokens)
 
 
 def _settings(contents: dict, origin) -> dict:
@@ -188,6 +204,7 @@ def _convert(
         raise ValueError(
             f"convert: {origin} must be a JANUS model, which predicts lengths, got no 'decoder.embed_length.weight'"
         )
+    state = _of_today(state)
     prenorm = {f"{side}.layer_norm.weight" in state for side in ("encoder", "decoder")}
     if len(prenorm) == 2:
         raise ValueError(
@@ -245,9 +262,28 @@ def _convert(
     )
     model = JanusModel(config)
     aliases = set(EMBEDDINGS) - set(unique_state(model))
-    ignored = {"encoder.version", "decoder.version", *(f"{name}._float_tensor" for name in POSITIONS), *aliases}
+    tables = (f"{name}.{part}" for name in POSITIONS for part in ("_float_tensor", "weights"))  # sinusoidal ones
+    ignored = {"encoder.version", "decoder.version", *tables, *aliases}
     state = {name: tensor for name, tensor in state.items() if name not in ignored}
     if learned:
         state |= {f"{name}.weight": state[f"{name}.weight"][POSITION_OFFSET:] for name in POSITIONS}
     load_unique_state(model, state, origin)
     return model.eval()
+
+
+def _of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` under the names that fairseq has had since its version 0.10."""
+    today = {}
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"(.*\.)in_proj_(weight|bias)", name):
+            parts = zip("qkv", tensor.tensor_split(3), strict=True)
+            today |= {f"{match[1]}{letter}_proj.{match[2]}": part for letter, part in parts}
+        elif match := re.fullmatch(r"((encoder|decoder)\.layers\.\d+\.)layer_norms\.(\d)\.(weight|bias)", name):
+            norms = OLD_NORMS[match[2]]
+            today[f"{match[1]}{norms[int(match[3])]}.{match[4]}" if int(match[3]) < len(norms) else name] = tensor
+        else:
+            today[name] = tensor
+    output = today.pop(OLD_OUTPUT, today.get(EMBEDDINGS[1]))
+    if output is not None:
+        today.setdefault(EMBEDDINGS[2], output)
+    return today

@@ -15,7 +15,7 @@ class Vocabulary:
     Either a sentencepiece model, or a plain list of tokens (text is then split at spaces, as fairseq's dictionaries
     expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. ``encode`` and
     ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
-    ``bos`` or ``eos``.
+    ``bos`` or ``eos``. A token that the list holds twice is read as its last id.
     """
 
     def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>"):
@@ -23,12 +23,9 @@ class Vocabulary:
         self.processor = processor
         self.renumbered = processor is not None and tokens != _pieces(processor)
         self.index = {token: i for i, token in enumerate(tokens)}
-        if len(self.index) != len(tokens):
-            repeated = next(token for i, token in enumerate(tokens) if self.index[token] != i)
-            raise ValueError(f"Vocabulary: tokens must be distinct, got {repeated!r} twice")
         if unknown not in self.index:
             raise ValueError(f"Vocabulary: tokens must hold the unknown token {unknown!r}")
-        self.unknown = self.index[unknown]
+        self.unknown = tokens.index(unknown)
 
     def __len__(self) -> int:
         return len(self.tokens)
