@@ -4,6 +4,7 @@ Logits agree within 1e-4 (absolute), as those of the original JANUS code do.
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -79,7 +80,8 @@ def test_the_same_logits(name, cases, dtype):
         target = model.config.target_ids(case["searches"][0]["output"][:-1])
         actual = logits(model, case["ids"], target)
         assert actual.shape == expected[str(number)].shape
-        assert (actual - expected[str(number)]).abs().max() <= 1e-4
+        words = torch.arange(actual.shape[1]) != model.config.pad_token_id
+        assert (actual - expected[str(number)])[:, words].abs().max() <= 1e-4
 
 
 def test_the_same_outputs_and_scores(translator, cases):
@@ -101,6 +103,52 @@ def test_the_same_text(translator, cases):
     options = {"beam_size": 1, "min_decoding_length": 0, "max_decoding_length": 36}
     results = translator.translate([case["text"] for case in cases], **options)
     assert [result.hypotheses[0] for result in results] == [case["translation"] for case in cases]
+
+
+# What Marian gives, which has no pad
+
+PROBABILITIES = {"▁ba": 0.5, "</s>": 0.3, "▁der": 0.1, "▁": 0.075, "<unk>": 0.025}  # of every token, at every step
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+def steady(request, tmp_path_factory):
+    """A model directory whose every step has these probabilities, where pad's logit is 0 and would get .8."""
+    directory = Path(shutil.copytree(DATA / "shared", tmp_path_factory.mktemp("steady") / "marian"))
+    index = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in load_file(directory / "model.safetensors").items()}
+    bias = torch.full((1, 45), -60.0)
+    bias[0, 44] = 0.0
+    for token, probability in PROBABILITIES.items():
+        bias[0, index[token]] = math.log(0.2 * probability / 0.8)
+    save_file({**tensors, "final_logits_bias": bias}, directory / "model.safetensors")
+    converted = directory.parent / "converted"
+    assert cli.main(["convert", str(directory), "--out", str(converted), "--quantization", request.param]) == 0
+    return converted, request.param
+
+
+@pytest.mark.parametrize("backend", ["torch", "engine"])
+def test_pad_takes_no_probability_from_the_words(steady, backend):
+    directory, stored = steady
+    tolerance = 1e-4 if stored != "bfloat16" else 6 * 2**-8  # of the largest logit
+    translator = translator_of(directory, backend, compute_type=stored if backend == "engine" else "float32")
+
+    def near(*probabilities):
+        return pytest.approx([math.log(p) for p in probabilities], abs=tolerance)
+
+    scored = translator.score_batch([["▁ba"]], [["▁ba", "▁der"]])[0]
+    assert scored.log_probs == near(0.5, 0.1, 0.3)
+    greedy = translator.translate_batch([["▁ba"]], beam_size=1, max_decoding_length=3)[0]
+    assert greedy.hypotheses == [["▁ba"] * 3] and greedy.token_scores[0] == near(0.5, 0.5, 0.5, 0.3)
+    beams = translator.translate_batch(
+        [["▁ba"]], beam_size=2, num_hypotheses=2, max_decoding_length=1, length_penalty=0.0
+    )[0]
+    assert beams.hypotheses == [["▁ba"], ["▁der"]] and beams.scores == near(0.5 * 0.3, 0.1 * 0.3)
+    drawn = translator.translate_batch(
+        [["▁ba"]], beam_size=1, sampling_topk=0, num_hypotheses=40, max_decoding_length=3
+    )[0]
+    for tokens, scores in zip(drawn.hypotheses, drawn.token_scores, strict=True):
+        assert scores == near(*(PROBABILITIES[token] for token in [*tokens, "</s>"]))
+    assert len({token for tokens in drawn.hypotheses for token in tokens}) > 2
 
 
 # What it makes
@@ -151,7 +199,8 @@ def test_an_output_of_its_own_and_no_bias(directory):
     weight = torch.randn(45, 16)
     change_tensors(directory, {"lm_head.weight": weight, "final_logits_bias": None})
     model, _ = marian.load(directory)
-    assert torch.equal(model.output_weight, weight) and model.output_bias is None
+    assert torch.equal(model.output_weight, weight)
+    assert model.output_bias.tolist() == [0.0] * 44 + [marian.NEVER]  # pad alone has one
     assert not model.config.share_all_embeddings and not model.config.share_decoder_embeddings
 
 
@@ -198,7 +247,7 @@ def test_missing_files(directory, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bart"}, r'config\.json must hold "model_type": "marian"; it belongs to another system'),
+        ({"model_type": "bart"}, r"""config\.json must hold "model_type": "marian", got 'bart'"""),
         ({"d_model": None}, r"config\.json must hold every setting of the model, got no 'd_model'"),
         ({"normalize_before": True}, r"normalize_before must be off .it is not part of JanusModel., got True"),
         ({"decoder_attention_heads": 4}, r"encoder and decoder must have the same attention_heads, got \[2, 4\]"),
