@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from importlib import import_module
 
 import janus_fast
@@ -65,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
     try:
         arguments = parse(argv)
-        status = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, such as `head`, has gone: what it wanted it has
@@ -96,6 +99,11 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+def _warn(message: Warning | str, *_) -> None:
+    """A warning as one line, without the place in the code that it came from."""
+    print(f"janus-fast: warning: {_one_line(message)}", file=sys.stderr)
+
+
 def _in_flags(message: str, arguments: argparse.Namespace) -> str:
     """``message`` with the options of this command as they are written here: ``--beam-size`` for ``beam_size``."""
     for name in vars(arguments):
@@ -104,7 +112,7 @@ def _in_flags(message: str, arguments: argparse.Namespace) -> str:
     return message
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

@@ -193,6 +193,13 @@ def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: Path) -
         index = json.loads(numbers.read_text(encoding="utf-8"))
         if added.is_file():
             index = {**_object(added), **index}
+            others = [token for token in _object(added) if not (token.startswith(">>") and token.endswith("<<"))]
+            if others:
+                warnings.warn(
+                    f"convert: {added}: text is not searched for added tokens other than a language such as >>deu<< at "
+                    f"its beginning, so {others[0]!r} can be given as a token or an id alone",
+                    stacklevel=4,
+                )
         tokens = sorted(index, key=index.__getitem__)
         whole = [index[token] for token in tokens] == list(range(size))
     except (ValueError, TypeError, AttributeError) as error:
