@@ -24,7 +24,12 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
 MISTAKES = (ValueError, OSError, NotImplementedError, FloatingPointError)
 
-EXTRAS = {"torch": "train", "triton": "gpu", "matplotlib": "plot"}  # packages that not every command needs
+EXTRAS = {
+    "torch": "train",
+    "triton": "gpu",
+    "matplotlib": "plot",
+    "subword_nmt": "bpe",
+}  # packages that not every command needs
 
 
 class Parser(argparse.ArgumentParser):

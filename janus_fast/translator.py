@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,12 +12,11 @@ from pathlib import Path
 
 from . import backend as backends
 from . import directory, models, weights
-from .config import JanusConfig
+from .config import MODES, JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from .text import Vocabulary
 
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
-MODES = ("ar", "nar")
 
 
 @dataclass
@@ -85,6 +85,7 @@ class Translator:
         if not isinstance(inter_threads, int) or inter_threads < 1:
             raise ValueError(f"Translator: inter_threads must be a positive integer, got {inter_threads!r}")
         self.device, self.inter_threads = str(device), inter_threads
+        self._warned: set[str] = set()
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         self.config, arrays, own = _parts(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
@@ -224,6 +225,7 @@ class Translator:
         for number, ids in enumerate(source, first_number):
             self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
         prefixes = self._prefixes(target_prefix, len(source), options)
+        self._warn_unless_trained(mode)
         if max_batch_size == 0:
             max_batch_size, batch_type = 64, "examples"
         results: list[TranslationResult | None] = [None] * len(source)
@@ -336,6 +338,7 @@ class Translator:
             for number, sequence in enumerate(ids):
                 self._check_ids(name, number, sequence, size, limit)
             sides.append(ids)
+        self._warn_unless_trained("ar")
         results: list[ScoringResult | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
         order = sorted(range(len(source)), key=lambda n: -lengths[n])
@@ -374,6 +377,17 @@ class Translator:
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
         return kind(**options)
+
+    def _warn_unless_trained(self, mode: str) -> None:
+        """Once for each mode; of a model that does not know what it was trained for, nothing is said."""
+        trained = self.config.trained_modes
+        if trained is not None and mode not in trained and mode not in self._warned:
+            self._warned.add(mode)
+            warnings.warn(
+                f"Translator: mode {mode!r} is not what this model was trained for, which is {' and '.join(trained)}; "
+                "expect bad output",
+                stacklevel=4,
+            )
 
     def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
         if len(ids) > limit:

@@ -13,7 +13,7 @@ import golden
 import pytest
 import torch
 
-from janus_fast import Translator, Vocabulary, checkpoint
+from janus_fast import Translator, checkpoint
 from janus_fast.convert import fairseq
 from janus_fast.convert.torch_file import Record, Storage, StoredTensor, open_torch_file, unpickle
 from janus_fast.decoding import score
@@ -55,6 +55,7 @@ def test_checkpoint_of_the_original():
     assert (config.max_source_positions, config.max_target_positions, config.length_classes) == (40, 40, 256)
     assert (config.dropout, config.activation, config.mask_token_id) == (0.3, "relu", 3)
     assert config.share_all_embeddings and not model.training and not config.normalize_before
+    assert config.trained_modes == ("ar", "nar")
     assert source is target
     assert source.tokens[:6] == ["<s>", "<pad>", "</s>", "<unk>", "w000", "w001"]
     assert len(source) == 120
@@ -175,7 +176,7 @@ def test_ordinary_transformers_compute_what_torchs_layers_do(tmp_path, prenorm, 
     config = model.config
     assert not config.two_stream and not config.source_bos and config.decoder_start_token_id == 2
     assert (config.share_all_embeddings, config.normalize_before) == (shared, prenorm)
-    assert config.max_source_positions == config.max_target_positions == 20
+    assert config.max_source_positions == config.max_target_positions == 20 and config.trained_modes == ("ar",)
 
     tables = [sinusoids(16, 20)] * 2
     if learned:
@@ -254,26 +255,6 @@ def test_names_from_before_version_0_10(tmp_path):
 
 
 # What it reads
-
-
-@pytest.mark.parametrize(
-    "ending", ["9", "9 ", "9\t", "9 \t ", "9\r", "-0", "-17", "+3"], ids=lambda ending: ending.encode().hex()
-)
-def test_counts_and_blanks_that_fairseq_reads(tmp_path, ending):
-    (tmp_path / "dict.txt").write_bytes(f"▁ab {ending}\na b {ending}\n".encode())
-    assert fairseq.read_dictionary(tmp_path / "dict.txt").tokens == ["<s>", "<pad>", "</s>", "<unk>", "▁ab", "a b"]
-
-
-def test_tokens_that_overwrite_earlier_ones(tmp_path):
-    """As in fairseq: text is read as the last id, the first ones stay, and unk is always 3."""
-    lines = "<s> 1 #fairseq:overwrite\n<unk> 1 #fairseq:overwrite\nab 9\ncd 8\nab 7 #fairseq:overwrite\n"
-    (tmp_path / "dict.txt").write_text(lines)
-    vocabulary = fairseq.read_dictionary(tmp_path / "dict.txt")
-    vocabulary.save(tmp_path, "vocabulary")
-    for read in (vocabulary, Vocabulary.read(tmp_path, "vocabulary")):
-        assert read.tokens == ["<s>", "<pad>", "</s>", "<unk>", "<s>", "<unk>", "ab", "cd", "ab"]
-        assert read.ids(["<s>", "ab", "cd", "<unk>", "unseen"]) == [4, 8, 7, 5, 3]
-        assert read.tokens_of([0, 6, 8]) == ["<s>", "ab", "ab"]
 
 
 @pytest.mark.parametrize("options", [{}, LEGACY], ids=["zip", "legacy"])
@@ -462,34 +443,6 @@ def test_prenorm_is_refused_unless_asked_for():
     with pytest.raises(ValueError, match="must be post-norm, got pre-norm: .* cross-attention without its norm"):
         fairseq.from_state_dict(weights, attention_heads=2)
     assert fairseq.from_state_dict(weights, attention_heads=2, allow_prenorm=True).config.normalize_before
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("one_word", r"must hold lines 'token count', got 'one_word' in line 117"),
-        ("word many", r"must hold lines 'token count', got 'word many' in line 117"),
-        ("w000 1", "must hold a token once, got 'w000' twice, again in line 117"),
-        ("<pad> 1", "must hold a token once, got '<pad>' twice, again in line 117"),
-        ("word 1 #fairseq:other", r"must hold lines 'token count', got 'word 1 #fairseq:other' in line 117"),
-        ("word #fairseq:overwrite", r"must hold lines 'token count', got 'word #fairseq:overwrite' in line 117"),
-        ("more 1", "must hold the checkpoint's 120 tokens, 4 special ones included, got 121"),
-    ],
-)
-def test_dictionaries_that_are_refused(tmp_path, line, message):
-    path = tmp_path / "dict.txt"
-    path.write_text(DICTIONARIES[0].read_text() + line + "\n")
-    with pytest.raises(ValueError, match=rf"dict\.txt.*{message}"):
-        fairseq.load(golden.CHECKPOINT, path, DICTIONARIES[1])
-
-
-def test_dictionaries_belong_together(tmp_path):
-    with pytest.raises(ValueError, match="target_dict must be given, too, when the other dictionary is, got None"):
-        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0])
-    lines = DICTIONARIES[0].read_text().splitlines()
-    (tmp_path / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
-    with pytest.raises(ValueError, match="target_dict must equal source_dict when embeddings are shared"):
-        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0], tmp_path / "dict.txt")
 
 
 def test_tensors_outside_their_numbers():

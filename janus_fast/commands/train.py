@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..config import JanusConfig
+from ..config import MODES, JanusConfig
 from ..text.vocabulary import DEFAULT_SIZE, SPECIAL_TOKENS, Vocabulary
 from ._decoding import positive
 
@@ -152,6 +152,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
 
     mean = average(kept := checkpoints(out)[-options.keep :])
     checkpoint.check_state(config, mean, out)
+    config = dataclasses.replace(config, trained_modes=[mode for mode in MODES if mode in trainer.objective.streams])
     model = checkpoint.model_of(config, mean, out).to(options.device)  # of the one before, some may be elsewhere
     checkpoint.save(model.eval(), out, vocabularies)
     figures = validation(model, trainer.objective) if validation else {}

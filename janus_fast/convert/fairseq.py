@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_unique_state, unique_state
-from ..config import JanusConfig
+from ..config import MODES, JanusConfig
 from ..model import JanusModel
-from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
+from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
 from .torch_file import Record, StoredTensor, open_torch_file
 
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
@@ -42,7 +42,10 @@ UNSUPPORTED = {
 
 
 def load(
-    checkpoint: str | Path, source_dict: str | Path | None = None, target_dict: str | Path | None = None
+    checkpoint: str | Path,
+    source_dict: str | Path | None = None,
+    target_dict: str | Path | None = None,
+    bpe: str | Path | None = None,
 ) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:
     """Converts a fairseq checkpoint: the model, in float32 and evaluation mode, and its vocabularies.
 
@@ -53,6 +56,7 @@ def load(
     Args:
         checkpoint: a file written by fairseq's training command, in float32, float16 or bfloat16.
         source_dict, target_dict: its ``dict.<language>.txt``; both or neither.
+        bpe: the codes, of subword-nmt, that its text was encoded with; goes with dictionaries.
     Returns:
         The model, and ``(source, target)`` vocabularies, which are one object where the model shares them (None
         without dictionaries).
@@ -63,6 +67,8 @@ def load(
     if (source_dict is None) != (target_dict is None):
         missing = "source_dict" if source_dict is None else "target_dict"
         raise ValueError(f"convert: {missing} must be given, too, when the other dictionary is, got None")
+    if bpe is not None and source_dict is None:
+        raise ValueError(f"convert: bpe must go with source_dict and target_dict, got {bpe} alone")
     with open_torch_file(checkpoint) as contents:
         if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
             raise ValueError(f"convert: {checkpoint} must be a fairseq checkpoint, got no 'model' in it")
@@ -88,7 +94,7 @@ def load(
             )
     if source_dict is None:
         return model, None
-    source, target = read_dictionary(source_dict), read_dictionary(target_dict)
+    source, target = read_dictionary(source_dict, bpe), read_dictionary(target_dict, bpe)
     for vocabulary, path, size in (
         (source, source_dict, model.config.source_vocab_size),
         (target, target_dict, model.config.target_vocab_size),
@@ -131,14 +137,15 @@ def from_state_dict(
     )  # fmt: skip
 
 
-def read_dictionary(path: str | Path) -> Vocabulary:
+def read_dictionary(path: str | Path, bpe: str | Path | None = None) -> Vocabulary:
     """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``.
 
     A token that is there already is an error unless its line ends with ``#fairseq:overwrite``: it is read as its last
-    id then, and every id of it stays.
+    id then, and every id of it stays. ``bpe`` as in :func:`load`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"convert: {path} does not exist")
+    for file in filter(None, (path, bpe)):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"convert: {file} does not exist")
     tokens = list(SPECIAL_TOKENS[: UNK + 1])
     known = set(tokens)
     try:
@@ -154,7 +161,7 @@ def read_dictionary(path: str | Path) -> Vocabulary:
             raise ValueError(f"convert: {path} must hold a token once, got {token!r} twice, again in line {number}")
         tokens.append(token)
         known.add(token)
-    return Vocabulary(tokens)
+    return Vocabulary(tokens, codes=None if bpe is None else read_codes(bpe))
 
 
 def _settings(contents: dict, origin) -> dict:
@@ -259,6 +266,7 @@ def _convert(
         two_stream=two_stream,
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
+        trained_modes=MODES if two_stream else ("ar",),
     )
     model = JanusModel(config)
     aliases = set(EMBEDDINGS) - set(unique_state(model))

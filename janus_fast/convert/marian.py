@@ -105,6 +105,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
         unk_token_id=target.unknown,
         mask_token_id=target.unknown,
         decoder_start_token_id=start,
+        trained_modes=("ar",),
     )
     for side in ("encoder", "decoder"):  # newer files leave the tables out
         table = position_table(config.max_source_positions, config.d_model)
