@@ -295,6 +295,7 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     assert [r["update"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "bleu_ar", "bleu_nar"} <= set(records[-1]) and records[-1]["kind"] == "valid"
 
+    assert checkpoint.read_config(straight).trained_modes == ("ar", "nar")
     final = checkpoint.read_tensors(straight / "model.safetensors")
     kept = sorted((straight / "checkpoints").iterdir())
     each = [checkpoint.read_tensors(path / "model.safetensors") for path in kept]
@@ -350,6 +351,7 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--objective", "cmlm"]
     run(*command, "--max-updates", 2)
     assert "bleu_ar" not in capsys.readouterr().err
+    assert checkpoint.read_config(tmp_path / "out").trained_modes == ("nar",)
     for change, message in (
         (["--vocabulary", "file"], "--vocabulary must be left out, as when the run in .* began, got file"),
         (["--seed", 2], "--seed must be 1, as when the run in .* began, got 2"),

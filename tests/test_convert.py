@@ -209,6 +209,23 @@ def test_transformers_are_converted_with_their_dictionaries(tmp_path):
     assert translator.generate([[7, 5, 3, 2]], max_decoding_length=8)[0].hypotheses == [target.ids(words)]
 
 
+@pytest.mark.parametrize("backend", ["torch", "engine"])
+def test_pad_is_never_chosen_and_keeps_its_probability(tmp_path, backend):
+    """As in fairseq, which forbids pad behind the softmax; rows such as madeupword0000 are words like any other."""
+    weights = {name: torch.zeros_like(tensor) for name, tensor in transformer(shared=False).items()}
+    weights["encoder.embed_tokens.weight"] += 1  # two tables, not one
+    weights["decoder.layers.1.final_layer_norm.bias"][0] = 1  # the hidden row of every step
+    output = weights["decoder.output_projection.weight"][:, 0].fill_(-60)
+    for token, probability in ((1, 0.4), (29, 0.35), (2, 0.2), (5, 0.05)):
+        output[token] = math.log(probability)
+    arguments = settings(arch="transformer", encoder_attention_heads=2, decoder_attention_heads=2)
+    model, _ = fairseq.load(save(tmp_path / "model.pt", weights, arguments))
+    translator = Translator(model, backend=backend)
+    greedy = translator.generate([[7, 2]], beam_size=1, max_decoding_length=2)[0]
+    assert greedy.hypotheses == [[29, 29]]
+    assert greedy.token_scores[0] == pytest.approx([math.log(p) for p in (0.35, 0.35, 0.2)], abs=1e-5)
+
+
 def test_names_from_before_version_0_10(tmp_path):
     """An output tied or apart under its old name, q, k and v in one, norms by number: the same weights."""
     shared, separate = transformer(), transformer(shared=False)

@@ -25,6 +25,8 @@ def test_a_model_is_written_over_none(tmp_path, capsys):
         assert cli.main(["convert", str(model), "--out", str(out), "--quantization", "int8"]) == 2
         message = f"error: --out must be a directory without a model, got {out}, which holds {held}\n"
         assert capsys.readouterr().err.endswith(message)
+    assert cli.main(["convert", str(model), "--out", str(half / "model.safetensors")]) == 2
+    assert "--out must be a directory, got the file " in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -228,10 +229,68 @@ def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
     (tmp_path / "text").write_text("mo\nnunu\n")
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--max-decoding-length", "36"]) == 0
     assert capsys.readouterr().out == "kip\nshushu\n"
-    assert cli.main(["convert", str(directory), "--out", str(out), "--source-dict", "x"]) == 2
+    assert cli.main(["convert", str(directory), "--out", str(tmp_path / "new"), "--source-dict", "x"]) == 2
     assert "--source-dict must be left out with a model directory" in capsys.readouterr().err
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--mode", "nar"]) == 2
     assert "mode must be 'ar' with a one-stream model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_in_several_files(directory, suffix):
+    expected, state = marian.load(directory)[0], load_file(directory / "model.safetensors")
+    name, places = ("model" if suffix == "safetensors" else "pytorch_model"), {}
+    for number in range(3):
+        part = {key: state[key] for key in sorted(state)[number::3]}
+        file = f"{name}-{number}.{suffix}"
+        save_file(part, directory / file) if suffix == "safetensors" else torch.save(part, directory / file)
+        places |= dict.fromkeys(part, file)
+    (directory / "model.safetensors").unlink()
+    index = directory / f"{name}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    model, _ = marian.load(directory)
+    assert model.config == expected.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    (directory / f"{name}-1.{suffix}").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}-1\.{suffix} does not exist"):
+        marian.load(directory)
+    for other, got in (({"x": "../elsewhere.bin"}, r"\['../elsewhere.bin'\]"), ({"x": 1}, r"\[1\]"), ([], r"\[\]")):
+        index.write_text(json.dumps({"weight_map": other}))
+        with pytest.raises(ValueError, match=rf"index\.json must name files beside it in 'weight_map', got {got}"):
+            marian.load(directory)
+
+
+def test_added_tokens(directory):
+    """As ``add_tokens`` and ``resize_token_embeddings`` leave them: numbers behind those of pad."""
+    change(directory / "config.json", {"vocab_size": 47, "decoder_vocab_size": 47})
+    table = load_file(directory / "model.safetensors")["model.shared.weight"]
+    longer = torch.cat([table, torch.ones(2, 16)])
+    change_tensors(directory, {"model.shared.weight": longer, "final_logits_bias": torch.zeros(1, 47)})
+    (directory / "added_tokens.json").write_text('{">>fra<<": 45, "TAG": 46}')
+    with pytest.warns(
+        UserWarning, match=r"added_tokens\.json: text is not searched .* so 'TAG' can be given as a token"
+    ):
+        model, (source, target) = marian.load(directory)
+    assert source.ids(source.encode(">>fra<< ba")) == [45, 33]  # what transformers 5.23 gives, too
+    assert target.tokens[44:] == ["<pad>", ">>fra<<", "TAG"]
+    assert model.output_bias.nonzero().tolist() == [[44]]
+
+
+def test_settings_of_generation(directory):
+    plain = {"pad_token_id": 44, "eos_token_id": 0, "forced_eos_token_id": 0, "bad_words_ids": [[44]]}
+    (directory / "generation_config.json").write_text(json.dumps(plain | {"decoder_start_token_id": 43}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, _ = marian.load(directory)
+    assert model.config.decoder_start_token_id == 43 and model.config.trained_modes == ("ar",)
+    search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False}
+    (directory / "generation_config.json").write_text(json.dumps(plain | search))
+    left_out = r"these are left out: num_beams = 6, max_length = 512, no_repeat_ngram_size = 3$"
+    with pytest.warns(UserWarning, match=left_out):
+        marian.load(directory)
+    (directory / "generation_config.json").unlink()
+    change(directory / "config.json", search)  # where transformers 4 and before had them
+    with pytest.warns(UserWarning, match=r"config\.json: .*" + left_out):
+        marian.load(directory)
 
 
 # What it refuses
@@ -262,6 +321,33 @@ def test_missing_files(directory, name):
 def test_settings_that_are_refused(directory, changes, message):
     change(directory / "config.json", changes)
     with pytest.raises(ValueError, match=message):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forced_bos_token_id": 7}, r"forced_bos_token_id must be off .nothing here does it., got 7"),
+        ({"forced_bos_token_id": 0}, r"forced_bos_token_id must be off .nothing here does it., got 0"),
+        ({"suppress_tokens": [1, 2]}, r"suppress_tokens must be off .nothing here does it., got \[1, 2\]"),
+        ({"bad_words_ids": [[44], [7]]}, r"bad_words_ids must be \[\[44\]\] or null, got \[\[44\], \[7\]\]"),
+        ({"forced_eos_token_id": 7}, "forced_eos_token_id must be 0 or null, got 7"),
+    ],
+)
+def test_settings_of_generation_that_are_refused(directory, file, changes, message):
+    if file == "generation_config.json":
+        (directory / file).write_text("{}")
+    change(directory / file, changes)
+    with pytest.raises(ValueError, match=rf"{file}: {message}"):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "added_tokens.json"])
+def test_files_without_an_object(directory, file, content):
+    (directory / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{file} must hold a JSON object"):
         marian.load(directory)
 
 

@@ -71,7 +71,13 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     sizes = [settings["vocab_size"], settings["vocab_size"]]
     if not settings.get("share_encoder_decoder_embeddings", True):
         sizes[1] = settings.get("decoder_vocab_size") or sizes[0]
-    added = directory / "added_tokens.json"
+    added = _object(path) if (path := directory / "added_tokens.json").is_file() else {}
+    if others := [token for token in added if not (token.startswith(">>") and token.endswith("<<"))]:
+        warnings.warn(
+            f"convert: {path}: text is not searched for added tokens other than a language such as >>deu<< at its "
+            f"beginning, so {others[0]!r} can be given as a token or an id alone",
+            stacklevel=2,
+        )
     names = ["vocab.json", "target_vocab.json" if (directory / "target_vocab.json").is_file() else "vocab.json"]
     source, target = (
         _vocabulary(directory / pieces, directory / name, size, settings["eos_token_id"], added)
@@ -165,7 +171,7 @@ def _decoder_start(directory: Path, settings: dict) -> int:
     generation = _object(path) if path.is_file() else settings
     path = path if path.is_file() else directory / CONFIG
     for name in UNSUPPORTED_GENERATION:
-        if generation.get(name):
+        if generation.get(name) not in (None, [], {}):
             raise ValueError(f"convert: {path}: {name} must be off (nothing here does it), got {generation[name]!r}")
     pad, eos = settings["pad_token_id"], settings["eos_token_id"]
     for name, values in {
@@ -174,33 +180,25 @@ def _decoder_start(directory: Path, settings: dict) -> int:
     }.items():  # fmt: skip
         if generation.get(name) not in values:
             raise ValueError(f"convert: {path}: {name} must be {values[1]} or null, got {generation[name]!r}")
-    chosen = {name: value for name, value in generation.items() if name in CHOICES}
-    if chosen := {name: value for name, value in chosen.items() if value is not None and value != CHOICES[name]}:
-        listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in chosen.items())
+    chosen = [f"{k} = {generation[k]}" for k, usual in CHOICES.items() if generation.get(k) not in (None, usual)]
+    if chosen:
         warnings.warn(
-            f"convert: {path}: a model directory holds no options of a search, so these are left out: {listed}",
+            f"convert: {path}: a model directory holds no options of a search, so these are left out: "
+            + ", ".join(chosen),
             stacklevel=3,
         )
     start = generation.get("decoder_start_token_id")
     return settings["decoder_start_token_id"] if start is None else start
 
 
-def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: Path) -> Vocabulary:
-    """A sentencepiece model whose pieces have the numbers that a JSON object gives them, and another those it adds."""
+def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: dict) -> Vocabulary:
+    """A sentencepiece model whose pieces have the numbers that a JSON object gives them, and those that are added."""
     for path in (pieces, numbers):
         if not path.is_file():
             raise FileNotFoundError(f"convert: {path} does not exist")
     try:
         index = json.loads(numbers.read_text(encoding="utf-8"))
-        if added.is_file():
-            index = {**_object(added), **index}
-            others = [token for token in _object(added) if not (token.startswith(">>") and token.endswith("<<"))]
-            if others:
-                warnings.warn(
-                    f"convert: {added}: text is not searched for added tokens other than a language such as >>deu<< at "
-                    f"its beginning, so {others[0]!r} can be given as a token or an id alone",
-                    stacklevel=4,
-                )
+        index = {**added, **index}
         tokens = sorted(index, key=index.__getitem__)
         whole = [index[token] for token in tokens] == list(range(size))
     except (ValueError, TypeError, AttributeError) as error:
@@ -223,10 +221,10 @@ def _weights(directory: Path) -> tuple[Path, list[Path]]:
         index = path.with_name(path.name + INDEX)
         if index.is_file():
             places = _object(index).get("weight_map")
-            names = sorted(set(places.values()), key=str) if isinstance(places, dict) else []
+            names = list(places.values()) if isinstance(places, dict) else []
             if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-                raise ValueError(f"convert: {index} must name files beside it in 'weight_map', got {names}")
-            return index, [directory / name for name in names]
+                raise ValueError(f"convert: {index} must name files beside it in 'weight_map', got {names[:3]}")
+            return index, [directory / name for name in sorted(set(names))]
     return directory / WEIGHTS[0], [directory / WEIGHTS[0]]
 
 
