@@ -53,6 +53,11 @@ def test_directories_of_other_systems_are_named(tmp_path, family, capsys):
         assert f"got {family!r}; janus-fast convert makes model directories of fairseq" in capsys.readouterr().err
 
 
+def test_a_checkpoint_is_no_model_directory():
+    with pytest.raises(FileNotFoundError, match=r"checkpoint_last.pt', a file; janus-fast convert makes a model direct"):
+        Translator(golden.CHECKPOINT)
+
+
 # What a model was trained for
 
 
