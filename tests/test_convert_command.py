@@ -54,7 +54,9 @@ def test_directories_of_other_systems_are_named(tmp_path, family, capsys):
 
 
 def test_a_checkpoint_is_no_model_directory():
-    with pytest.raises(FileNotFoundError, match=r"checkpoint_last.pt', a file; janus-fast convert makes a model direct"):
+    with pytest.raises(
+        FileNotFoundError, match=r"checkpoint_last.pt', a file; janus-fast convert makes a model direct"
+    ):
         Translator(golden.CHECKPOINT)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-MODES = ("ar", "nar")
+from ..config import MODES
 
 # Only what the user names is passed on, so that the defaults live in one place, the Translator.
 BOTH = {
