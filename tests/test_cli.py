@@ -434,7 +434,7 @@ def test_every_setting_of_a_run_has_a_flag():
     assert {field.name for field in fields(TrainingOptions)} == set(train.TRAINING_HELP)
     ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
     ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}
-    fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}
+    fixed = {"scale_embedding", "layer_norm_eps", "position_offset", "trained_modes"}
     fixed |= {"two_stream", "output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
     assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(train.MODEL_HELP)
 

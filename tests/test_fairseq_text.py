@@ -6,6 +6,7 @@ from test_convert import DICTIONARIES, save, settings, transformer
 
 from janus_fast import Translator, Vocabulary, cli
 from janus_fast.convert import fairseq
+from janus_fast.text.vocabulary import read_codes
 
 CODES = "#version: 0.2\nl o\nlo w</w>\ne r</w>\nn e\n"
 PIECES = ["low", "lo@@", "w@@", "er", "ne@@", "s@@", "t", "x"]
@@ -109,6 +110,14 @@ def test_what_goes_in_is_said(files, tmp_path, capsys):
         "--source-dict", "source_dict"
     ).replace("--target-dict", "target_dict")
     assert not (tmp_path / "x").exists()
+
+
+def test_codes_that_have_lost_their_version(tmp_path):
+    (tmp_path / "codes").write_text(CODES.partition("\n")[2])
+    with pytest.raises(ValueError, match="codes must begin with the line '#version: 0.2', as its merges are of that"):
+        read_codes(tmp_path / "codes")
+    (tmp_path / "codes").write_text("l o\nw </w>\nlo w</w>\n")  # of version 0.1, which has no such line
+    assert read_codes(tmp_path / "codes") == "l o\nw </w>\nlo w</w>\n"
 
 
 @pytest.mark.parametrize(

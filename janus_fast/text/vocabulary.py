@@ -138,7 +138,11 @@ def _read_tokens(path: Path) -> list[str]:
 
 
 def read_codes(path: str | Path) -> str:
-    """The text of a file of subword-nmt: ``#version: 0.2``, then lines of two symbols that are merged."""
+    """The text of a file of subword-nmt: ``#version: 0.2``, then lines of two symbols that are merged.
+
+    Version 0.1, which has no such line, merges with ``</w>`` as a symbol of its own. Codes of 0.2 that have lost the
+    line would be applied without ever ending a word (subword-nmt 0.3.8 says nothing), so they are refused.
+    """
     try:
         codes = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -149,6 +153,8 @@ def read_codes(path: str | Path) -> str:
             raise ValueError(
                 f"Vocabulary: {path} must hold subword-nmt's codes, two symbols a line, got {line!r} in line {number}"
             )
+    if not codes.startswith("#version") and "</w>" in codes and " </w>" not in codes:
+        raise ValueError(f"Vocabulary: {path} must begin with the line '#version: 0.2', as its merges are of that kind")
     return codes
 
 
