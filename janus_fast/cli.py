@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from importlib import import_module
 
 import janus_fast
@@ -24,7 +25,12 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
 MISTAKES = (ValueError, OSError, NotImplementedError, FloatingPointError)
 
-EXTRAS = {"torch": "train", "triton": "gpu", "matplotlib": "plot"}  # packages that not every command needs
+EXTRAS = {
+    "torch": "train",
+    "triton": "gpu",
+    "matplotlib": "plot",
+    "subword_nmt": "bpe",
+}  # packages that not every command needs
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
             if vars(arguments).get("output", vars(arguments).get("out")) in (None, "-"):
                 raise ValueError("standard output must be open, got a closed one")
             sys.stdout = open(os.devnull, "w")
-        status = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            status = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, such as `head`, has gone: what it wanted it has
@@ -113,6 +121,11 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+def _warn(message: Warning | str, *_) -> None:
+    """A warning as one line, without the place in the code that it came from."""
+    print(f"janus-fast: warning: {_one_line(message)}", file=sys.stderr)
+
+
 def _in_flags(message: str, arguments: argparse.Namespace) -> str:
     """``message`` with the options of this command as they are written here: ``--beam-size`` for ``beam_size``."""
     for name in vars(arguments):
@@ -121,7 +134,7 @@ def _in_flags(message: str, arguments: argparse.Namespace) -> str:
     return message
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

@@ -11,6 +11,7 @@ from .inputs import unwrap_numbers
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
+MODES = ("ar", "nar")  # of decoding: left to right, in parallel
 
 
 def _is_integer(value) -> bool:
@@ -47,6 +48,7 @@ class JanusConfig:
         bos_token_id, pad_token_id, eos_token_id, unk_token_id: special tokens, in this order the first ones by default.
         mask_token_id: what stands for a word to be predicted; ``unk_token_id`` in models of the original code.
         decoder_start_token_id: stands before the first word of a target; ``bos_token_id`` unless given.
+        trained_modes: the modes of decoding that a model was trained for; None where that is not known.
     Raises:
         ValueError: a value out of range, or two that do not fit each other.
     """
@@ -80,11 +82,17 @@ class JanusConfig:
     unk_token_id: int = 3
     mask_token_id: int = 4
     decoder_start_token_id: int | None = None
+    trained_modes: tuple[str, ...] | None = None
 
     def __post_init__(self):
         unwrap_numbers(self)
         if self.decoder_start_token_id is None:
             object.__setattr__(self, "decoder_start_token_id", self.bos_token_id)
+        if self.trained_modes is not None:
+            modes = self.trained_modes
+            if not isinstance(modes, (list, tuple)) or not modes or not all(mode in MODES for mode in modes):
+                raise ValueError(f"JanusConfig: trained_modes must be some of {MODES} or None, got {modes!r}")
+            object.__setattr__(self, "trained_modes", tuple(modes))
         positive = (
             "source_vocab_size target_vocab_size d_model encoder_layers decoder_layers attention_heads "
             "encoder_ffn_dim decoder_ffn_dim max_source_positions max_target_positions length_classes"
@@ -171,7 +179,10 @@ class JanusConfig:
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
-        return json.dumps({"model_type": "janus", **dataclasses.asdict(self)}, indent=2) + "\n"
+        values = {"model_type": "janus", **dataclasses.asdict(self)}
+        if self.trained_modes is None:
+            del values["trained_modes"]
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
@@ -184,8 +195,12 @@ class JanusConfig:
             values = json.loads(text)
         except ValueError as error:
             raise ValueError(f"JanusConfig: {origin} must hold a JSON object, got {error}") from None
-        if not isinstance(values, dict) or values.pop("model_type", None) != "janus":
-            raise ValueError(f'JanusConfig: {origin} must hold "model_type": "janus"; it belongs to another system')
+        family = values.pop("model_type", None) if isinstance(values, dict) else None
+        if family != "janus":
+            raise ValueError(
+                f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}; janus-fast convert makes '
+                "model directories of fairseq checkpoints (JANUS, transformer) and of Marian models alone"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"JanusConfig: {origin} must hold known keys only, got {unknown}")

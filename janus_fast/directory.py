@@ -4,10 +4,11 @@ from pathlib import Path
 
 from .config import JanusConfig
 from .text import Vocabulary
+from .text.vocabulary import SUFFIXES
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_VOCABULARIES, _SUFFIXES = ("sentencepiece", "vocabulary", "source", "target"), (".model", ".json")
-VOCABULARIES = tuple(name + suffix for name in _VOCABULARIES for suffix in _SUFFIXES)
+_VOCABULARIES = ("sentencepiece", "vocabulary", "source", "target")
+VOCABULARIES = tuple(name + suffix for name in _VOCABULARIES for suffix in SUFFIXES)
 
 
 def read_config(directory: Path) -> JanusConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from . import backend as backends
 from . import directory, inputs, models, weights
-from .config import JanusConfig
+from .config import MODES, JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from .decoding.options import FEWEST_ROWS, MOST_ROWS
 from .engine import MOST_THREADS
@@ -18,7 +19,6 @@ from .text import Vocabulary
 from .text.lines import as_line, decoded
 
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
-MODES = ("ar", "nar")
 
 
 @dataclass
@@ -94,6 +94,7 @@ class Translator:
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
         inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
         self.device, self.inter_threads = str(device), inter_threads
+        self._warned: set[str] = set()
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         if self._folder is not None:
             lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
@@ -261,6 +262,7 @@ class Translator:
         for number, ids in enumerate(source, first_number):
             self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
         prefixes = self._prefixes(target_prefix, len(source), options)
+        self._warn_unless_trained(mode)
         results: list[TranslationResult | None] = [None] * len(source)
         specials = (self.config.bos_token_id, self.config.eos_token_id)
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
@@ -394,6 +396,7 @@ class Translator:
             for number, sequence in enumerate(ids):
                 self._check_ids(name, number, sequence, size, limit)
             sides.append(ids)
+        self._warn_unless_trained("ar")
         results: list[ScoringResult | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
         order = sorted(range(len(source)), key=lambda n: -lengths[n])
@@ -428,6 +431,17 @@ class Translator:
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
         return kind(**options)
+
+    def _warn_unless_trained(self, mode: str) -> None:
+        """Once for each mode; of a model that does not know what it was trained for, nothing is said."""
+        trained = self.config.trained_modes
+        if trained is not None and mode not in trained and mode not in self._warned:
+            self._warned.add(mode)
+            warnings.warn(
+                f"Translator: mode {mode!r} is not what this model was trained for, which is {' and '.join(trained)}; "
+                "expect bad output",
+                stacklevel=4,
+            )
 
     def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
         if len(ids) > limit:

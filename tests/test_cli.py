@@ -281,10 +281,11 @@ def test_convert_a_model_directory(model, tmp_path, quantization, share, capsys)
     assert sorted(os.listdir(out)) == sorted(os.listdir(model))
     checkpoint.save(janus_fast.load(model)[0], tmp_path / "saved", quantization=quantization)
     assert (tmp_path / "saved" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
-    assert cli.main(["convert", model, "--out", str(out), "--source-dict", "dict.txt"]) == 2
+    new = str(tmp_path / "new")
+    assert cli.main(["convert", model, "--out", new, "--source-dict", "dict.txt"]) == 2
     assert "error: --source-dict must be left out with a model directory, got dict.txt" in capsys.readouterr().err
     for part in ("config.json", "model.safetensors"):
-        assert cli.main(["convert", f"{model}/{part}", "--out", str(out)]) == 2
+        assert cli.main(["convert", f"{model}/{part}", "--out", new]) == 2
         message = f"CHECKPOINT must be a model's directory, {model}, rather than a part of it, got {model}/{part}\n"
         assert message in capsys.readouterr().err
 

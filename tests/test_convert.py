@@ -55,6 +55,7 @@ def test_checkpoint_of_the_original():
     assert (config.max_source_positions, config.max_target_positions, config.length_classes) == (40, 40, 256)
     assert (config.dropout, config.activation, config.mask_token_id) == (0.3, "relu", 3)
     assert config.share_all_embeddings and not model.training and not config.normalize_before
+    assert config.trained_modes == ("ar", "nar")
     assert source is target
     assert source.tokens[:6] == ["<s>", "<pad>", "</s>", "<unk>", "w000", "w001"]
     assert len(source) == 120
@@ -175,7 +176,7 @@ def test_ordinary_transformers_compute_what_torchs_layers_do(tmp_path, prenorm, 
     config = model.config
     assert not config.two_stream and not config.source_bos and config.decoder_start_token_id == 2
     assert (config.share_all_embeddings, config.normalize_before) == (shared, prenorm)
-    assert config.max_source_positions == config.max_target_positions == 20
+    assert config.max_source_positions == config.max_target_positions == 20 and config.trained_modes == ("ar",)
 
     tables = [sinusoids(16, 20)] * 2
     if learned:
@@ -206,6 +207,68 @@ def test_transformers_are_converted_with_their_dictionaries(tmp_path):
     words = translator.translate(["s3 s1 unseen"], max_decoding_length=8)[0].hypotheses[0].split()
     assert words and set(words) <= {"<unk>", *(f"t{number}" for number in range(26))}
     assert translator.generate([[7, 5, 3, 2]], max_decoding_length=8)[0].hypotheses == [target.ids(words)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "engine"])
+def test_pad_is_never_chosen_and_keeps_its_probability(tmp_path, backend):
+    """As in fairseq, which forbids pad behind the softmax; rows such as madeupword0000 are words like any other."""
+    weights = {name: torch.zeros_like(tensor) for name, tensor in transformer(shared=False).items()}
+    weights["encoder.embed_tokens.weight"] += 1  # two tables, not one
+    weights["decoder.layers.1.final_layer_norm.bias"][0] = 1  # the hidden row of every step
+    output = weights["decoder.output_projection.weight"][:, 0].fill_(-60)
+    for token, probability in ((1, 0.4), (29, 0.35), (2, 0.2), (5, 0.05)):
+        output[token] = math.log(probability)
+    arguments = settings(arch="transformer", encoder_attention_heads=2, decoder_attention_heads=2)
+    model, _ = fairseq.load(save(tmp_path / "model.pt", weights, arguments))
+    translator = Translator(model, backend=backend)
+    greedy = translator.generate([[7, 2]], beam_size=1, max_decoding_length=2)[0]
+    assert greedy.hypotheses == [[29, 29]]
+    assert greedy.token_scores[0] == pytest.approx([math.log(p) for p in (0.35, 0.35, 0.2)], abs=1e-5)
+
+
+def test_names_from_before_version_0_10(tmp_path):
+    """An output tied or apart under its old name, q, k and v in one, norms by number: the same weights."""
+    shared, separate = transformer(), transformer(shared=False)
+    output, old_output = "decoder.output_projection.weight", "decoder.embed_out"
+    tied = {name: tensor for name, tensor in shared.items() if name != output}
+    tied |= {f"{side}.embed_positions.weights": torch.zeros(1) for side in ("encoder", "decoder")}
+    apart = {old_output if name == output else name: tensor for name, tensor in separate.items()}
+    norms = {
+        "encoder": ["self_attn_layer_norm", "final_layer_norm"],
+        "decoder": ["self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"],
+    }
+
+    def merged(weights):
+        weights = dict(weights)
+        for stem in [name.removesuffix("q_proj.weight") for name in weights if name.endswith("q_proj.weight")]:
+            for part in ("weight", "bias"):
+                weights[f"{stem}in_proj_{part}"] = torch.cat([weights.pop(f"{stem}{x}_proj.{part}") for x in "qkv"])
+        for name in list(weights):
+            side, norm = name.partition(".")[0], name.split(".")[-2]
+            if ".layers." in name and norm in norms[side]:
+                numbered = name.replace(f".{norm}.", f".layer_norms.{norms[side].index(norm)}.")
+                weights[numbered] = weights.pop(name)
+        return weights
+
+    both_tied = {"share_all_embeddings": True, "share_decoder_input_output_embed": True}
+    for number, (today, old, tying) in enumerate(
+        [
+            (shared, tied, both_tied),
+            (separate, apart, {}),
+            (shared, merged(tied), both_tied),
+            (separate, merged(apart), {}),
+        ]
+    ):
+        arguments = settings(
+            arch="transformer_wmt_en_de", encoder_attention_heads=2, decoder_attention_heads=2, **tying
+        )
+        expected, _ = fairseq.load(save(tmp_path / "today.pt", today, arguments))
+        model, _ = fairseq.load(save(tmp_path / f"{number}.pt", old, arguments))
+        assert model.config == expected.config
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+        assert torch.equal(model.output_weight, today[output])
+    with pytest.raises(ValueError, match=rf"every parameter of the model, got no '{output}'"):
+        fairseq.load(save(tmp_path / "untied.pt", tied, settings(arch="transformer")))
 
 
 # What it reads
@@ -397,31 +460,6 @@ def test_prenorm_is_refused_unless_asked_for():
     with pytest.raises(ValueError, match="must be post-norm, got pre-norm: .* cross-attention without its norm"):
         fairseq.from_state_dict(weights, attention_heads=2)
     assert fairseq.from_state_dict(weights, attention_heads=2, allow_prenorm=True).config.normalize_before
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("one_word", r"must hold lines 'token count', got 'one_word' in line 117"),
-        ("word many", r"must hold lines 'token count', got 'word many' in line 117"),
-        ("w000 1", "tokens must be distinct, got 'w000' twice"),
-        ("more 1", "must hold the checkpoint's 120 tokens, 4 special ones included, got 121"),
-    ],
-)
-def test_dictionaries_that_are_refused(tmp_path, line, message):
-    path = tmp_path / "dict.txt"
-    path.write_text(DICTIONARIES[0].read_text() + line + "\n")
-    with pytest.raises(ValueError, match=rf"dict\.txt.*{message}"):
-        fairseq.load(golden.CHECKPOINT, path, DICTIONARIES[1])
-
-
-def test_dictionaries_belong_together(tmp_path):
-    with pytest.raises(ValueError, match="target_dict must be given, too, when the other dictionary is, got None"):
-        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0])
-    lines = DICTIONARIES[0].read_text().splitlines()
-    (tmp_path / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
-    with pytest.raises(ValueError, match="target_dict must equal source_dict when embeddings are shared"):
-        fairseq.load(golden.CHECKPOINT, DICTIONARIES[0], tmp_path / "dict.txt")
 
 
 def test_tensors_outside_their_numbers():

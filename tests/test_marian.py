@@ -4,8 +4,10 @@ Logits agree within 1e-4 (absolute), as those of the original JANUS code do.
 """
 
 import json
+import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,8 @@ def test_the_same_logits(name, cases, dtype):
         target = model.config.target_ids(case["searches"][0]["output"][:-1])
         actual = logits(model, case["ids"], target)
         assert actual.shape == expected[str(number)].shape
-        assert (actual - expected[str(number)]).abs().max() <= 1e-4
+        words = torch.arange(actual.shape[1]) != model.config.pad_token_id
+        assert (actual - expected[str(number)])[:, words].abs().max() <= 1e-4
 
 
 def test_the_same_outputs_and_scores(translator, cases):
@@ -101,6 +104,52 @@ def test_the_same_text(translator, cases):
     options = {"beam_size": 1, "min_decoding_length": 0, "max_decoding_length": 36}
     results = translator.translate([case["text"] for case in cases], **options)
     assert [result.hypotheses[0] for result in results] == [case["translation"] for case in cases]
+
+
+# What Marian gives, which has no pad
+
+PROBABILITIES = {"▁ba": 0.5, "</s>": 0.3, "▁der": 0.1, "▁": 0.075, "<unk>": 0.025}  # of every token, at every step
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
+def steady(request, tmp_path_factory):
+    """A model directory whose every step has these probabilities, where pad's logit is 0 and would get .8."""
+    directory = Path(shutil.copytree(DATA / "shared", tmp_path_factory.mktemp("steady") / "marian"))
+    index = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in load_file(directory / "model.safetensors").items()}
+    bias = torch.full((1, 45), -60.0)
+    bias[0, 44] = 0.0
+    for token, probability in PROBABILITIES.items():
+        bias[0, index[token]] = math.log(0.2 * probability / 0.8)
+    save_file({**tensors, "final_logits_bias": bias}, directory / "model.safetensors")
+    converted = directory.parent / "converted"
+    assert cli.main(["convert", str(directory), "--out", str(converted), "--quantization", request.param]) == 0
+    return converted, request.param
+
+
+@pytest.mark.parametrize("backend", ["torch", "engine"])
+def test_pad_takes_no_probability_from_the_words(steady, backend):
+    directory, stored = steady
+    tolerance = 1e-4 if stored != "bfloat16" else 6 * 2**-8  # of the largest logit
+    translator = translator_of(directory, backend, compute_type=stored if backend == "engine" else "float32")
+
+    def near(*probabilities):
+        return pytest.approx([math.log(p) for p in probabilities], abs=tolerance)
+
+    scored = translator.score_batch([["▁ba"]], [["▁ba", "▁der"]])[0]
+    assert scored.log_probs == near(0.5, 0.1, 0.3)
+    greedy = translator.translate_batch([["▁ba"]], beam_size=1, max_decoding_length=3)[0]
+    assert greedy.hypotheses == [["▁ba"] * 3] and greedy.token_scores[0] == near(0.5, 0.5, 0.5, 0.3)
+    beams = translator.translate_batch(
+        [["▁ba"]], beam_size=2, num_hypotheses=2, max_decoding_length=1, length_penalty=0.0
+    )[0]
+    assert beams.hypotheses == [["▁ba"], ["▁der"]] and beams.scores == near(0.5 * 0.3, 0.1 * 0.3)
+    drawn = translator.translate_batch(
+        [["▁ba"]], beam_size=1, sampling_topk=0, num_hypotheses=40, max_decoding_length=3
+    )[0]
+    for tokens, scores in zip(drawn.hypotheses, drawn.token_scores, strict=True):
+        assert scores == near(*(PROBABILITIES[token] for token in [*tokens, "</s>"]))
+    assert len({token for tokens in drawn.hypotheses for token in tokens}) > 2
 
 
 # What it makes
@@ -151,7 +200,8 @@ def test_an_output_of_its_own_and_no_bias(directory):
     weight = torch.randn(45, 16)
     change_tensors(directory, {"lm_head.weight": weight, "final_logits_bias": None})
     model, _ = marian.load(directory)
-    assert torch.equal(model.output_weight, weight) and model.output_bias is None
+    assert torch.equal(model.output_weight, weight)
+    assert model.output_bias.tolist() == [0.0] * 44 + [marian.NEVER]  # pad alone has one
     assert not model.config.share_all_embeddings and not model.config.share_decoder_embeddings
 
 
@@ -179,10 +229,68 @@ def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
     (tmp_path / "text").write_text("mo\nnunu\n")
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--max-decoding-length", "36"]) == 0
     assert capsys.readouterr().out == "kip\nshushu\n"
-    assert cli.main(["convert", str(directory), "--out", str(out), "--source-dict", "x"]) == 2
+    assert cli.main(["convert", str(directory), "--out", str(tmp_path / "new"), "--source-dict", "x"]) == 2
     assert "--source-dict must be left out with a model directory" in capsys.readouterr().err
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--mode", "nar"]) == 2
     assert "mode must be 'ar' with a one-stream model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_weights_in_several_files(directory, suffix):
+    expected, state = marian.load(directory)[0], load_file(directory / "model.safetensors")
+    name, places = ("model" if suffix == "safetensors" else "pytorch_model"), {}
+    for number in range(3):
+        part = {key: state[key] for key in sorted(state)[number::3]}
+        file = f"{name}-{number}.{suffix}"
+        save_file(part, directory / file) if suffix == "safetensors" else torch.save(part, directory / file)
+        places |= dict.fromkeys(part, file)
+    (directory / "model.safetensors").unlink()
+    index = directory / f"{name}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    model, _ = marian.load(directory)
+    assert model.config == expected.config
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    (directory / f"{name}-1.{suffix}").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}-1\.{suffix} does not exist"):
+        marian.load(directory)
+    for other, got in (({"x": "../elsewhere.bin"}, r"\['../elsewhere.bin'\]"), ({"x": 1}, r"\[1\]"), ([], r"\[\]")):
+        index.write_text(json.dumps({"weight_map": other}))
+        with pytest.raises(ValueError, match=rf"index\.json must name files beside it in 'weight_map', got {got}"):
+            marian.load(directory)
+
+
+def test_added_tokens(directory):
+    """As ``add_tokens`` and ``resize_token_embeddings`` leave them: numbers behind those of pad."""
+    change(directory / "config.json", {"vocab_size": 47, "decoder_vocab_size": 47})
+    table = load_file(directory / "model.safetensors")["model.shared.weight"]
+    longer = torch.cat([table, torch.ones(2, 16)])
+    change_tensors(directory, {"model.shared.weight": longer, "final_logits_bias": torch.zeros(1, 47)})
+    (directory / "added_tokens.json").write_text('{">>fra<<": 45, "TAG": 46}')
+    with pytest.warns(
+        UserWarning, match=r"added_tokens\.json: text is not searched .* so 'TAG' can be given as a token"
+    ):
+        model, (source, target) = marian.load(directory)
+    assert source.ids(source.encode(">>fra<< ba")) == [45, 33]  # what transformers 5.23 gives, too
+    assert target.tokens[44:] == ["<pad>", ">>fra<<", "TAG"]
+    assert model.output_bias.nonzero().tolist() == [[44]]
+
+
+def test_settings_of_generation(directory):
+    plain = {"pad_token_id": 44, "eos_token_id": 0, "forced_eos_token_id": 0, "bad_words_ids": [[44]]}
+    (directory / "generation_config.json").write_text(json.dumps(plain | {"decoder_start_token_id": 43}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, _ = marian.load(directory)
+    assert model.config.decoder_start_token_id == 43 and model.config.trained_modes == ("ar",)
+    search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False}
+    (directory / "generation_config.json").write_text(json.dumps(plain | search))
+    left_out = r"these are left out: num_beams = 6, max_length = 512, no_repeat_ngram_size = 3$"
+    with pytest.warns(UserWarning, match=left_out):
+        marian.load(directory)
+    (directory / "generation_config.json").unlink()
+    change(directory / "config.json", search)  # where transformers 4 and before had them
+    with pytest.warns(UserWarning, match=r"config\.json: .*" + left_out):
+        marian.load(directory)
 
 
 # What it refuses
@@ -198,7 +306,7 @@ def test_missing_files(directory, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bart"}, r'config\.json must hold "model_type": "marian"; it belongs to another system'),
+        ({"model_type": "bart"}, r"""config\.json must hold "model_type": "marian", got 'bart'"""),
         ({"d_model": None}, r"config\.json must hold every setting of the model, got no 'd_model'"),
         ({"normalize_before": True}, r"normalize_before must be off .it is not part of JanusModel., got True"),
         ({"decoder_attention_heads": 4}, r"encoder and decoder must have the same attention_heads, got \[2, 4\]"),
@@ -213,6 +321,33 @@ def test_missing_files(directory, name):
 def test_settings_that_are_refused(directory, changes, message):
     change(directory / "config.json", changes)
     with pytest.raises(ValueError, match=message):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"forced_bos_token_id": 7}, r"forced_bos_token_id must be off .nothing here does it., got 7"),
+        ({"forced_bos_token_id": 0}, r"forced_bos_token_id must be off .nothing here does it., got 0"),
+        ({"suppress_tokens": [1, 2]}, r"suppress_tokens must be off .nothing here does it., got \[1, 2\]"),
+        ({"bad_words_ids": [[44], [7]]}, r"bad_words_ids must be \[\[44\]\] or null, got \[\[44\], \[7\]\]"),
+        ({"forced_eos_token_id": 7}, "forced_eos_token_id must be 0 or null, got 7"),
+    ],
+)
+def test_settings_of_generation_that_are_refused(directory, file, changes, message):
+    if file == "generation_config.json":
+        (directory / file).write_text("{}")
+    change(directory / file, changes)
+    with pytest.raises(ValueError, match=rf"{file}: {message}"):
+        marian.load(directory)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "added_tokens.json"])
+def test_files_without_an_object(directory, file, content):
+    (directory / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{file} must hold a JSON object"):
         marian.load(directory)
 
 

@@ -114,7 +114,9 @@ def test_results_are_those_of_the_definition(name, mode, label, case, kernels):
 @needs_compiler
 @pytest.mark.parametrize("label", ["greedy", "three"])
 def test_an_ordinary_transformer_is_searched_as_by_the_definition(label, kernels):
-    model = make_model(two_stream=False, decoder_start_token_id=1).double().requires_grad_(False)
+    model = make_model(two_stream=False, decoder_start_token_id=1, output_bias=True).double().requires_grad_(False)
+    model.output_bias.normal_(generator=torch.Generator().manual_seed(0))
+    model.output_bias[model.config.pad_token_id] = -1e4  # as in converted models
     decoder = on_device.OnDeviceDecoder(model, Eager())
     options = options_of("ar", label)
     for sources in batches():

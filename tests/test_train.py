@@ -147,6 +147,7 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     command = [*files, *SIZES, *SCHEDULE, "--objective", "cmlm", "--no-normalize-before"]
     run(*command, "--max-updates", 2)
     assert "bleu_ar" not in capsys.readouterr().err
+    assert checkpoint.read_config(tmp_path / "out").trained_modes == ("nar",)
     for change, message in (
         (["--vocabulary", "file"], "--vocabulary must be left out, as when the run in .* began, got file"),
         (["--seed", 2], "--seed must be 1, as when the run in .* began, got 2"),

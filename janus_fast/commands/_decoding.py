@@ -2,7 +2,8 @@
 
 import argparse
 
-MODES = ("ar", "nar")
+from ..config import MODES
+
 MOST = 1_000_000  # sentences of a batch, threads, ...
 
 # Only what the user names is passed on, so that the defaults live in one place, the Translator.

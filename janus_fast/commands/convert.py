@@ -10,36 +10,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
         help="a fairseq checkpoint, *.pt; or a directory: a Marian model in Hugging Face's format, or one of our own, "
-        "to store it anew",
+        "to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the model directory to write")
+    parser.add_argument(
+        "--bpe", metavar="FILE", help="with dictionaries: subword-nmt's codes, so that text need not be BPE-encoded"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
+    )
     parser.add_argument(
         "--quantization", choices=QUANTIZATIONS, default="float32", help="of weights on disk (default: float32)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .. import checkpoint
+    from .. import checkpoint, models
     from ..convert import fairseq, marian
 
-    if Path(arguments.checkpoint).is_dir():
-        for name in ("source_dict", "target_dict"):
-            if file := getattr(arguments, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
-        reader = marian if marian.recognises(arguments.checkpoint) else checkpoint
-        model, vocabularies = reader.load(arguments.checkpoint)
-    else:
-        path = Path(arguments.checkpoint)
-        if path.name == checkpoint.CONFIG or path.suffix == ".safetensors":
+    if Path(arguments.out).is_file():
+        raise ValueError(f"--out must be a directory, got the file {arguments.out}")
+    if held := [name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS) if (Path(arguments.out) / name).exists()]:
+        raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
+    path, needs = Path(arguments.checkpoint), None
+    if path.is_file() or path.suffix == ".pt":
+        if path.name in (checkpoint.CONFIG, *marian.WEIGHTS) or path.suffix == ".safetensors":
             raise ValueError(
                 f"CHECKPOINT must be a model's directory, {path.parent}, rather than a part of it, got {path}"
             )
-        model, vocabularies = fairseq.load(
-            arguments.checkpoint, source_dict=arguments.source_dict, target_dict=arguments.target_dict
-        )
+        model, vocabularies = fairseq.load(path, arguments.source_dict, arguments.target_dict, arguments.bpe)
+        if vocabularies is None:
+            needs = "without dictionaries it takes ids alone"
+        else:
+            encoded = "" if arguments.bpe else " and BPE-encoded (--bpe does that)"
+            needs = f"text must be tokenised{encoded} as for its training, which is not done here"
+    else:
+        path = models.locate(path)
+        for name in ("source_dict", "target_dict", "bpe"):
+            if file := getattr(arguments, name):
+                raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
+        reader = marian if marian.recognises(path) else checkpoint
+        model, vocabularies = reader.load(path)
     checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
+    if needs:
+        print(f"{arguments.out}: {needs}")
     return 0

@@ -6,7 +6,7 @@ import signal
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..config import JanusConfig
+from ..config import MODES, JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     check_processes(options, processes)
     # the vocabulary's size, which nothing that is checked here depends on, is not known yet
     config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
-    objective_of(options, config)
+    objective = objective_of(options, config)
 
     if before:
         config, vocabularies = read_config(latest_checkpoint(out)), read_vocabularies(out)
@@ -96,6 +96,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     else:
         shared = processes.of_first(vocabulary_of_run(arguments, files) if processes.rank == 0 else None)
         config, vocabularies = JanusConfig(len(shared), len(shared), **model), (shared, shared)
+    config = dataclasses.replace(config, trained_modes=[mode for mode in MODES if mode in objective.streams])
     torch.manual_seed(options.seed)
     model = JanusModel(config)
     if init:

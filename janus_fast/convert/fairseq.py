@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_unique_state, unique_state
-from ..config import JanusConfig
+from ..config import MODES, JanusConfig
 from ..model import JanusModel
-from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary
+from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
 from .torch_file import Record, StoredTensor, open_torch_file
 
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
 POSITION_OFFSET = 2
 EOS, UNK = 2, 3
+OVERWRITE, COUNT = " #fairseq:overwrite", re.compile(r"[+-]?\d+")  # what ends a line of a dictionary
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
+OLD_OUTPUT = "decoder.embed_out"  # before version 0.10; where the output is the embedding, it was not stored
+OLD_NORMS = {
+    "encoder": ("self_attn_layer_norm", "final_layer_norm"),
+    "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+}
 POSITIONS = ("encoder.embed_positions", "decoder.embed_positions")
 ACTIVATIONS = {"swish": "silu"}  # where fairseq's name is another
 # Settings that must be off, and why in JANUS. The first two are known from the state dict, too.
@@ -36,7 +42,10 @@ UNSUPPORTED = {
 
 
 def load(
-    checkpoint: str | Path, source_dict: str | Path | None = None, target_dict: str | Path | None = None
+    checkpoint: str | Path,
+    source_dict: str | Path | None = None,
+    target_dict: str | Path | None = None,
+    bpe: str | Path | None = None,
 ) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary] | None]:
     """Converts a fairseq checkpoint: the model, in float32 and evaluation mode, and its vocabularies.
 
@@ -47,6 +56,7 @@ def load(
     Args:
         checkpoint: a file written by fairseq's training command, in float32, float16 or bfloat16.
         source_dict, target_dict: its ``dict.<language>.txt``; both or neither.
+        bpe: the codes, of subword-nmt, that its text was encoded with; goes with dictionaries.
     Returns:
         The model, and ``(source, target)`` vocabularies, which are one object where the model shares them (None
         without dictionaries).
@@ -58,6 +68,8 @@ def load(
     if (source_dict is None) != (target_dict is None):
         missing = "source_dict" if source_dict is None else "target_dict"
         raise ValueError(f"convert: {missing} must be given, too, when the other dictionary is, got None")
+    if bpe is not None and source_dict is None:
+        raise ValueError(f"convert: bpe must go with source_dict and target_dict, got {bpe} alone")
     with open_torch_file(checkpoint) as contents:
         if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
             raise ValueError(f"convert: {checkpoint} must be a fairseq checkpoint, got no 'model' in it")
@@ -66,6 +78,9 @@ def load(
             state = {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents["model"].items()}
         except Exception as error:  # a damaged archive fails in every way there is
             raise ValueError(f"convert: {checkpoint} must be a whole checkpoint, got {error!r}") from None
+    tied = settings.get("share_decoder_input_output_embed") or settings.get("share_all_embeddings")
+    if not tied and not {EMBEDDINGS[2], OLD_OUTPUT} & state.keys():
+        raise ValueError(f"convert: {checkpoint} must hold every parameter of the model, got no {EMBEDDINGS[2]!r}")
     model = _convert(
         state, checkpoint, two_stream=_two_stream(settings), attention_heads=settings["encoder_attention_heads"],
         activation=settings.get("activation_fn", "relu"), scale_embedding=not settings.get("no_scale_embedding"),
@@ -80,7 +95,7 @@ def load(
             )
     if source_dict is None:
         return model, None
-    source, target = read_dictionary(source_dict), read_dictionary(target_dict)
+    source, target = read_dictionary(source_dict, bpe), read_dictionary(target_dict, bpe)
     for vocabulary, path, size in (
         (source, source_dict, model.config.source_vocab_size),
         (target, target_dict, model.config.target_vocab_size),
@@ -105,7 +120,8 @@ def from_state_dict(
     """Makes a model of a fairseq state dict: sizes, norms, positions and shared embeddings as its tensors say.
 
     Args:
-        state_dict: fairseq's names and tensors of any float dtype.
+        state_dict: fairseq's names, those from before its version 0.10, too, and tensors of any float dtype. Without
+            an output of its own the decoder has that of its embeddings.
         two_stream: a model of JANUS; otherwise fairseq's ``transformer``.
         attention_heads, activation, scale_embedding, dropout: what tensors do not tell.
         max_source_positions, max_target_positions: sizes of sinusoidal position tables; a learned one has its own.
@@ -122,24 +138,31 @@ def from_state_dict(
     )  # fmt: skip
 
 
-def read_dictionary(path: str | Path) -> Vocabulary:
-    """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"convert: {path} does not exist")
+def read_dictionary(path: str | Path, bpe: str | Path | None = None) -> Vocabulary:
+    """fairseq's ``dict.txt``: lines ``token count``; ids begin with ``<s> <pad> </s> <unk>``.
+
+    A token that is there already is an error unless its line ends with ``#fairseq:overwrite``: it is read as its last
+    id then, and every id of it stays. ``bpe`` as in :func:`load`.
+    """
+    for file in filter(None, (path, bpe)):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"convert: {file} does not exist")
     tokens = list(SPECIAL_TOKENS[: UNK + 1])
+    known = set(tokens)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"convert: {path} must be UTF-8 text, got {error}") from None
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
-        token, space, count = line.rstrip("\r").rpartition(" ")
-        if not space or not count.isdigit():
+        entry = line.rstrip()
+        token, space, count = entry.removesuffix(OVERWRITE).rpartition(" ")
+        if not space or not COUNT.fullmatch(count):
             raise ValueError(f"convert: {path} must hold lines 'token count', got {line!r} in line {number}")
+        if token in known and not entry.endswith(OVERWRITE):
+            raise ValueError(f"convert: {path} must hold a token once, got {token!r} twice, again in line {number}")
         tokens.append(token)
-    try:
-        return Vocabulary(tokens)
-    except ValueError as error:
-        raise ValueError(f"convert: {path}: {error}") from None
+        known.add(token)
+    return Vocabulary(tokens, codes=None if bpe is None else read_codes(bpe))
 
 
 def _settings(contents: dict, origin) -> dict:
@@ -189,6 +212,7 @@ def _convert(
         raise ValueError(
             f"convert: {origin} must be a JANUS model, which predicts lengths, got no 'decoder.embed_length.weight'"
         )
+    state = _of_today(state)
     prenorm = {f"{side}.layer_norm.weight" in state for side in ("encoder", "decoder")}
     if len(prenorm) == 2:
         raise ValueError(
@@ -243,12 +267,32 @@ def _convert(
         two_stream=two_stream,
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
+        trained_modes=MODES if two_stream else ("ar",),
     )
     model = JanusModel(config).float()  # whatever torch's default dtype is
     aliases = set(EMBEDDINGS) - set(unique_state(model))
-    ignored = {"encoder.version", "decoder.version", *(f"{name}._float_tensor" for name in POSITIONS), *aliases}
+    tables = (f"{name}.{part}" for name in POSITIONS for part in ("_float_tensor", "weights"))  # sinusoidal ones
+    ignored = {"encoder.version", "decoder.version", *tables, *aliases}
     state = {name: tensor for name, tensor in state.items() if name not in ignored}
     if learned:
         state |= {f"{name}.weight": state[f"{name}.weight"][POSITION_OFFSET:] for name in POSITIONS}
     load_unique_state(model, state, origin)
     return model.eval()
+
+
+def _of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` under the names that fairseq has had since its version 0.10."""
+    today = {}
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"(.*\.)in_proj_(weight|bias)", name):
+            parts = zip("qkv", tensor.tensor_split(3), strict=True)
+            today |= {f"{match[1]}{letter}_proj.{match[2]}": part for letter, part in parts}
+        elif match := re.fullmatch(r"((encoder|decoder)\.layers\.\d+\.)layer_norms\.(\d)\.(weight|bias)", name):
+            norms = OLD_NORMS[match[2]]
+            today[f"{match[1]}{norms[int(match[3])]}.{match[4]}" if int(match[3]) < len(norms) else name] = tensor
+        else:
+            today[name] = tensor
+    output = today.pop(OLD_OUTPUT, today.get(EMBEDDINGS[1]))
+    if output is not None:
+        today.setdefault(EMBEDDINGS[2], output)
+    return today

@@ -1,6 +1,7 @@
 """Marian models in Hugging Face's format, such as those of OPUS-MT, read without transformers."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from ..model import JanusModel
 from ..text import Vocabulary
 from .torch_file import StoredTensor, open_torch_file
 
-CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # ends the name of the file that says which of several files a tensor is in
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 ACTIVATIONS = {"swish": "silu"}  # where Hugging Face's name is another
 REQUIRED = (
@@ -21,6 +23,19 @@ REQUIRED = (
     "pad_token_id", "eos_token_id", "decoder_start_token_id",
 )  # fmt: skip
 UNSUPPORTED = ("normalize_before", "normalize_embedding", "add_final_layer_norm")  # settings that must be off
+# Settings of transformers' generate that would change what a model says, and that no option here stands for.
+UNSUPPORTED_GENERATION = (
+    "forced_bos_token_id", "forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
+    "force_words_ids",
+)  # fmt: skip
+# Those that a caller chooses anew, and what each is when nothing is chosen.
+CHOICES = {
+    "num_beams": 1, "length_penalty": 1.0, "max_length": None, "max_new_tokens": None, "min_length": 0,
+    "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0,
+    "do_sample": False,
+}  # fmt: skip
+# The logit of a token that must never be predicted: its probability is 0 in every type, and float16 holds it.
+NEVER = -1e4
 
 
 def recognises(directory: str | Path) -> bool:
@@ -36,30 +51,42 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
 
     Weights in PyTorch's own format are read by a restricted unpickler: nothing that the file names is imported or
     called. Positions become tables: Marian's sines have frequencies of their own. A learned table in the file is kept;
-    Transformers (5.23.0) reads one, too, but leaves it out of what it saves.
+    Transformers (5.23.0) reads one, too, but leaves it out of what it saves. ``<pad>``, which Marian's own files do
+    not have, gets an output bias that leaves it no probability, so that the other tokens share all of it.
 
     Args:
-        directory: holds ``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, ``source.spm``,
-            ``target.spm``, ``vocab.json``, and ``target_vocab.json`` where the target has numbers of its own.
+        directory: holds ``config.json``, ``model.safetensors`` or ``pytorch_model.bin``, or either in several files
+            and an index, ``source.spm``, ``target.spm``, ``vocab.json``, ``target_vocab.json`` where the target has
+            numbers of its own, ``added_tokens.json`` and ``generation_config.json`` where there are such.
     Returns:
         The model, and ``(source, target)`` vocabularies.
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: a damaged file, a setting that ``janus_fast.JanusModel`` does not have, weights that are not finite,
             a vocabulary of another size.
+    Warns:
+        UserWarning: the model comes with options of a search, which a model directory does not hold.
     """
     directory = Path(directory)
     settings = _settings(directory / CONFIG)
+    start = _decoder_start(directory, settings)
     sizes = [settings["vocab_size"], settings["vocab_size"]]
     if not settings.get("share_encoder_decoder_embeddings", True):
         sizes[1] = settings.get("decoder_vocab_size") or sizes[0]
+    added = _object(path) if (path := directory / "added_tokens.json").is_file() else {}
+    if others := [token for token in added if not (token.startswith(">>") and token.endswith("<<"))]:
+        warnings.warn(
+            f"convert: {path}: text is not searched for added tokens other than a language such as >>deu<< at its "
+            f"beginning, so {others[0]!r} can be given as a token or an id alone",
+            stacklevel=2,
+        )
     names = ["vocab.json", "target_vocab.json" if (directory / "target_vocab.json").is_file() else "vocab.json"]
     source, target = (
-        _vocabulary(directory / pieces, directory / name, size, settings["eos_token_id"])
+        _vocabulary(directory / pieces, directory / name, size, settings["eos_token_id"], added)
         for pieces, name, size in zip(("source.spm", "target.spm"), names, sizes, strict=True)
     )
-    path = next((file for name in WEIGHTS if (file := directory / name).is_file()), directory / WEIGHTS[0])
-    state = _state(path)
+    path, files = _weights(directory)
+    state = _state(path, files)
     tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
     config = JanusConfig(
         source_vocab_size=sizes[0],
@@ -78,23 +105,24 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
         scale_embedding=settings["scale_embedding"],
         dropout=settings.get("dropout", 0.1),
         two_stream=False,
-        output_bias="decoder.output_projection.bias" in state,
+        output_bias=True,
         source_bos=False,
-        bos_token_id=settings[
-            "pad_token_id"
-        ],  # Marian has no bos; its decoder starts with pad, which it never predicts
+        bos_token_id=settings["pad_token_id"],  # Marian has no bos; pad is never predicted either
         pad_token_id=settings["pad_token_id"],
         eos_token_id=settings["eos_token_id"],
         unk_token_id=target.unknown,
         mask_token_id=target.unknown,
-        decoder_start_token_id=settings["decoder_start_token_id"],
+        decoder_start_token_id=start,
+        trained_modes=("ar",),
     )
     for side in ("encoder", "decoder"):  # newer files leave the tables out
         table = position_table(config.max_source_positions, config.d_model)
         state.setdefault(f"{side}.embed_positions.weight", table)
     for name in EMBEDDINGS[1 if config.share_all_embeddings else 2 if config.share_decoder_embeddings else 3 :]:
         del state[name]
+    bias = state.setdefault("decoder.output_projection.bias", torch.zeros(config.target_vocab_size))
     check_state(config, state, path)
+    bias[config.pad_token_id] = NEVER
     return model_of(config, {name: tensor.float() for name, tensor in state.items()}, path).eval(), (source, target)
 
 
@@ -105,13 +133,24 @@ def position_table(count: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], 1).float()
 
 
-def _settings(path: Path) -> dict:
-    """The model's settings, checked for what JanusModel lacks."""
+def _object(path: Path) -> dict:
+    """The JSON object in a file."""
     if not path.is_file():
         raise FileNotFoundError(f"convert: {path} does not exist")
-    if not recognises(path.parent):
-        raise ValueError(f'convert: {path} must hold "model_type": "marian"; it belongs to another system')
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"convert: {path} must hold a JSON object, got {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"convert: {path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _settings(path: Path) -> dict:
+    """The model's settings, checked for what JanusModel lacks."""
+    settings = _object(path)
+    if (family := settings.get("model_type")) != "marian":
+        raise ValueError(f'convert: {path} must hold "model_type": "marian", got {family!r}')
     if missing := [name for name in REQUIRED if name not in settings]:
         raise ValueError(f"convert: {path} must hold every setting of the model, got no {missing[0]!r}")
     for name in UNSUPPORTED:
@@ -125,13 +164,43 @@ def _settings(path: Path) -> dict:
     return settings
 
 
-def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int) -> Vocabulary:
-    """A sentencepiece model whose pieces have the numbers that a JSON object gives them."""
+def _decoder_start(directory: Path, settings: dict) -> int:
+    """The first token of an output, as transformers' generate has it, whose other settings are checked here.
+
+    They are those of ``generation_config.json``, or of the model's settings in directories without one.
+    """
+    path = directory / GENERATION
+    generation = _object(path) if path.is_file() else settings
+    path = path if path.is_file() else directory / CONFIG
+    for name in UNSUPPORTED_GENERATION:
+        if generation.get(name) not in (None, [], {}):
+            raise ValueError(f"convert: {path}: {name} must be off (nothing here does it), got {generation[name]!r}")
+    pad, eos = settings["pad_token_id"], settings["eos_token_id"]
+    for name, values in {
+        "bad_words_ids": (None, [[pad]], []), "pad_token_id": (None, pad), "eos_token_id": (None, eos, [eos]),
+        "forced_eos_token_id": (None, eos, [eos]),
+    }.items():  # fmt: skip
+        if generation.get(name) not in values:
+            raise ValueError(f"convert: {path}: {name} must be {values[1]} or null, got {generation[name]!r}")
+    chosen = [f"{k} = {generation[k]}" for k, usual in CHOICES.items() if generation.get(k) not in (None, usual)]
+    if chosen:
+        warnings.warn(
+            f"convert: {path}: a model directory holds no options of a search, so these are left out: "
+            + ", ".join(chosen),
+            stacklevel=3,
+        )
+    start = generation.get("decoder_start_token_id")
+    return settings["decoder_start_token_id"] if start is None else start
+
+
+def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: dict) -> Vocabulary:
+    """A sentencepiece model whose pieces have the numbers that a JSON object gives them, and those that are added."""
     for path in (pieces, numbers):
         if not path.is_file():
             raise FileNotFoundError(f"convert: {path} does not exist")
     try:
         index = json.loads(numbers.read_text(encoding="utf-8"))
+        index = {**added, **index}
         tokens = sorted(index, key=index.__getitem__)
         whole = [index[token] for token in tokens] == list(range(size))
     except (ValueError, TypeError, AttributeError) as error:
@@ -146,16 +215,34 @@ def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int) -> Vocabulary:
         raise ValueError(f"convert: {numbers}: {error}") from None
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file under our names, the embeddings of every side among them."""
-    if path.suffix == ".bin":
-        with open_torch_file(path) as contents:
-            try:
-                state = {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents.items()}
-            except Exception as error:  # a damaged archive fails in every way there is
-                raise ValueError(f"convert: {path} must be a whole checkpoint, got {error!r}") from None
-    else:
-        state = read_tensors(path)
+def _weights(directory: Path) -> tuple[Path, list[Path]]:
+    """The file that errors name, and the files that hold the tensors."""
+    for path in (directory / name for name in WEIGHTS):
+        if path.is_file():
+            return path, [path]
+        index = path.with_name(path.name + INDEX)
+        if index.is_file():
+            places = _object(index).get("weight_map")
+            names = list(places.values()) if isinstance(places, dict) else []
+            if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise ValueError(f"convert: {index} must name files beside it in 'weight_map', got {names[:3]}")
+            return index, [directory / name for name in sorted(set(names))]
+    return directory / WEIGHTS[0], [directory / WEIGHTS[0]]
+
+
+def _tensors(path: Path) -> dict:
+    if path.suffix != ".bin":
+        return read_tensors(path)
+    with open_torch_file(path) as contents:
+        try:
+            return {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents.items()}
+        except Exception as error:  # a damaged archive fails in every way there is
+            raise ValueError(f"convert: {path} must be a whole checkpoint, got {error!r}") from None
+
+
+def _state(path: Path, files: list[Path]) -> dict[str, Tensor]:
+    """The tensors of files under our names, the embeddings of every side among them."""
+    state = {name: tensor for file in files for name, tensor in _tensors(file).items()}
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"convert: {path}: {name} must be a tensor, got {type(tensor).__name__}")

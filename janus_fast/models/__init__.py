@@ -24,4 +24,6 @@ def locate(name_or_path: str | Path) -> Path:
         return _HERE / str(name_or_path)
     meant = get_close_matches(str(name_or_path), names(), 1)
     hint = f"; did you mean {meant[0]}?" if meant else ""
+    if path.is_file():
+        hint = ", a file; janus-fast convert makes a model directory of a fairseq checkpoint"
     raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}{hint}")

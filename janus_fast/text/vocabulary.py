@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from functools import cached_property
 from pathlib import Path
 
 from .. import inputs
@@ -11,36 +12,38 @@ from .lines import lines_of
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")  # sentencepiece's names
+SUFFIXES = (".model", ".json", ".codes")  # of the files of a vocabulary
 
 
 class Vocabulary:
     """The tokens of one language side, and the way from raw text to them.
 
     Either a sentencepiece model, or a plain list of tokens (text is then split at spaces, as fairseq's dictionaries
-    expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. ``encode`` and
+    expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. Beside a list may
+    stand ``codes``, the text of a file of subword-nmt, which applies them to words of text; words are put together
+    again where tokens end in ``@@``. Neither splits punctuation off words (tokenises). ``encode`` and
     ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
-    ``bos`` or ``eos``.
+    ``bos`` or ``eos``. A token that the list holds twice is read as its last id.
 
     Args:
         tokens: every token, in the order of the ids.
         processor: the ``sentencepiece.SentencePieceProcessor`` that cuts text into them; without, text is split at
             spaces.
         unknown: the token that stands for all others.
+        codes: the text of a file of subword-nmt.
     Raises:
-        ValueError: a token is there twice, or the unknown one is not.
+        ValueError: the unknown token is not there.
     """
 
-    def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>"):
+    def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>", codes: str | None = None):
         self.tokens = tokens
         self.processor = processor
+        self.codes = codes
         self.renumbered = processor is not None and tokens != _pieces(processor)
         self.index = {token: i for i, token in enumerate(tokens)}
-        if len(self.index) != len(tokens):
-            repeated = next(token for i, token in enumerate(tokens) if self.index[token] != i)
-            raise ValueError(f"Vocabulary: tokens must be distinct, got {repeated!r} twice")
         if unknown not in self.index:
             raise ValueError(f"Vocabulary: tokens must hold the unknown token {unknown!r}")
-        self.unknown = self.index[unknown]
+        self.unknown = tokens.index(unknown)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -100,18 +103,22 @@ class Vocabulary:
     @classmethod
     def read(cls, directory: str | Path, name: str) -> "Vocabulary | None":
         """What ``save`` wrote; None when there is nothing of that name."""
-        model, tokens = (Path(directory) / f"{name}{suffix}" for suffix in (".model", ".json"))
+        model, tokens, codes = (Path(directory) / f"{name}{suffix}" for suffix in SUFFIXES)
         if model.is_file():
             return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.is_file() else None)
-        return cls(_read_tokens(tokens)) if tokens.is_file() else None
+        if not tokens.is_file():
+            return None
+        return cls(_read_tokens(tokens), codes=read_codes(codes) if codes.is_file() else None)
 
     def save(self, directory: str | Path, name: str) -> None:
-        """Writes ``name.model``, ``name.json`` or both into ``directory``."""
+        """Writes ``name.model``, ``name.json`` and ``name.codes``, as many as there are, into ``directory``."""
         if self.processor is not None:
             (Path(directory) / f"{name}.model").write_bytes(self.processor.serialized_model_proto())
         if self.processor is None or self.renumbered:
             text = json.dumps(self.tokens, ensure_ascii=False, indent=0)
             (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        if self.codes is not None:
+            (Path(directory) / f"{name}.codes").write_text(self.codes, encoding="utf-8", newline="\n")
 
     def same_as(self, other: "Vocabulary") -> bool:
         """Whether the other has the same tokens, and cuts text into them in the same way."""
@@ -122,7 +129,7 @@ class Vocabulary:
         """Text -> tokens."""
         text = inputs.text("Vocabulary: text", text)
         if self.processor is None:
-            return text.split()
+            return text.split() if self.codes is None else self._bpe.segment_tokens(text.split())
         language, text = self._language(text) if self.renumbered else ([], text)
         return language + self.processor.encode(text, out_type=str)
 
@@ -130,7 +137,8 @@ class Vocabulary:
         """Tokens -> text."""
         tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
         if self.processor is None:
-            return " ".join(tokens)
+            text = " ".join(tokens)
+            return text if self.codes is None else f"{text} ".replace("@@ ", "").rstrip()
         text = self.processor.decode(tokens)
         return text.replace("▁", " ").strip() if self.renumbered else text  # of pieces that the model does not know
 
@@ -142,6 +150,12 @@ class Vocabulary:
     def tokens_of(self, ids: list[int]) -> list[str]:
         """Tokens of ids."""
         return [self.tokens[i] for i in ids]
+
+    @cached_property
+    def _bpe(self):
+        from subword_nmt.apply_bpe import BPE
+
+        return BPE(io.StringIO(self.codes))
 
     def _language(self, text: str) -> tuple[list[str], str]:
         """The token that names the target language to some Marian models, such as ``>>deu<<``, and the text behind."""
@@ -161,6 +175,27 @@ def _read_tokens(path: Path) -> list[str]:
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens")
     return tokens
+
+
+def read_codes(path: str | Path) -> str:
+    """The text of a file of subword-nmt: ``#version: 0.2``, then lines of two symbols that are merged.
+
+    Version 0.1, which has no such line, merges with ``</w>`` as a symbol of its own. Codes of 0.2 that have lost the
+    line would be applied without ever ending a word (subword-nmt 0.3.8 says nothing), so they are refused.
+    """
+    try:
+        codes = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Vocabulary: {path} must be UTF-8 text, got {error}") from None
+    for number, line in enumerate(codes.rstrip("\n").split("\n"), 1):
+        versions = ("#version: 0.1", "#version: 0.2")
+        if len(line.strip("\r\n ").split(" ")) != 2 or (line.startswith("#version") and line.strip() not in versions):
+            raise ValueError(
+                f"Vocabulary: {path} must hold subword-nmt's codes, two symbols a line, got {line!r} in line {number}"
+            )
+    if not codes.startswith("#version") and "</w>" in codes and " </w>" not in codes:
+        raise ValueError(f"Vocabulary: {path} must begin with the line '#version: 0.2', as its merges are of that kind")
+    return codes
 
 
 def _reason(message: str, size: int) -> str:

@@ -95,11 +95,15 @@ def make(directory: Path, shared: bool) -> MarianMTModel:
 
 
 def decode(model: MarianMTModel, source: list[int], beam_size: int, length_penalty: float) -> dict:
-    """The best output of a search that ends when ``beam_size`` hypotheses have ended, and what it was ranked by."""
+    """The best output of a search that ends when ``beam_size`` hypotheses have ended, and what it was ranked by.
+
+    Without ``renormalize_logits``, which the models of OPUS-MT set, a beam's scores would count the probability of pad.
+    """
     options = {"early_stopping": True, "length_penalty": length_penalty} if beam_size > 1 else {}
     found = model.generate(
         torch.tensor([source]), num_beams=beam_size, do_sample=False, max_new_tokens=36, **options,
-        bad_words_ids=[[model.config.pad_token_id]], return_dict_in_generate=True, output_scores=True,
+        bad_words_ids=[[model.config.pad_token_id]], renormalize_logits=True, return_dict_in_generate=True,
+        output_scores=True,
     )  # fmt: skip
     output = found.sequences[0, 1:].tolist()
     assert output.index(0) == len(output) - 1, "an output must end by itself"

@@ -1,0 +1,102 @@
+"""``janus-fast convert``: what it takes and leaves alone; and what a model directory says about its training."""
+
+import dataclasses
+import json
+import warnings
+
+import golden
+import pytest
+from test_convert import DICTIONARIES
+from test_decoding import translator_of
+
+from janus_fast import JanusConfig, Translator, checkpoint, cli, models
+from janus_fast.convert import fairseq
+
+# The command
+
+
+def test_a_model_is_written_over_none(tmp_path, capsys):
+    model, half = tmp_path / "model", tmp_path / "half"
+    assert cli.main(["convert", str(golden.CHECKPOINT), "--out", str(model)]) == 0
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, held in ((model, "config.json"), (half, "model.safetensors")):
+        assert cli.main(["convert", str(model), "--out", str(out), "--quantization", "int8"]) == 2
+        message = f"error: --out must be a directory without a model, got {out}, which holds {held}\n"
+        assert capsys.readouterr().err.endswith(message)
+    assert cli.main(["convert", str(model), "--out", str(half / "model.safetensors")]) == 2
+    assert "--out must be a directory, got the file " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_shipped_models_have_names(tmp_path, capsys):
+    out, new = tmp_path / "small", tmp_path / "new"
+    assert cli.main(["convert", "en-de-small", "--out", str(out), "--quantization", "int8"]) == 0
+    assert checkpoint.load(out)[0].config == checkpoint.read_config(models.locate("en-de-small"))
+    for given, message in (
+        ("en-de-smal", "got 'en-de-smal'; did you mean en-de-small?"),
+        ("nothing.pt", "convert: nothing.pt does not exist"),
+    ):
+        assert cli.main(["convert", given, "--out", str(new)]) == 2
+        assert message in capsys.readouterr().err
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("family", ["marian", "bart", "m2m_100", None])
+def test_directories_of_other_systems_are_named(tmp_path, family, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family} if family else {"d_model": 8}))
+    with pytest.raises(ValueError, match=rf"\"janus\", got {family!r}; janus-fast convert makes .* of Marian models"):
+        Translator(tmp_path)
+    if family != "marian":
+        assert cli.main(["convert", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+        assert f"got {family!r}; janus-fast convert makes model directories of fairseq" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_no_model_directory():
+    with pytest.raises(
+        FileNotFoundError, match=r"checkpoint_last.pt', a file; janus-fast convert makes a model direct"
+    ):
+        Translator(golden.CHECKPOINT)
+
+
+# What a model was trained for
+
+
+@pytest.mark.parametrize("backend", ["engine", "torch"])
+def test_a_mode_that_a_model_was_not_trained_for(tmp_path, backend):
+    model, vocabularies = fairseq.load(golden.CHECKPOINT, *DICTIONARIES)
+
+    def said(trained, **call) -> list[str]:
+        model.config = dataclasses.replace(model.config, trained_modes=trained)
+        checkpoint.save(model, tmp_path, vocabularies)
+        translator = translator_of(tmp_path, backend)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                translator.translate(["w000 w001"], **call)
+            translator.score_batch([["w000"]], [["w001"]])
+        return [str(warning.message) for warning in caught if warning.category is UserWarning]
+
+    message = "Translator: mode {!r} is not what this model was trained for, which is {}; expect bad output"
+    assert said(None, mode="nar") == said(["ar", "nar"], mode="nar") == said(["ar"]) == []
+    assert said(["ar"], mode="nar") == [message.format("nar", "ar")]
+    assert said(["nar"]) == [message.format("ar", "nar")]  # once, of the translation and of the scores
+
+
+def test_the_command_says_it_in_one_line(tmp_path, capsys):
+    model, vocabularies = fairseq.load(golden.CHECKPOINT, *DICTIONARIES)
+    model.config = dataclasses.replace(model.config, trained_modes=["nar"])
+    checkpoint.save(model, tmp_path, vocabularies)
+    (tmp_path / "text").write_text("w000 w001\nw002\n")
+    assert cli.main(["translate", str(tmp_path), str(tmp_path / "text"), "--max-decoding-length", "4"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "janus-fast: warning: Translator: mode 'ar' is not what this model was trained for, which is"
+    )
+
+
+@pytest.mark.parametrize("modes", ["ar", [], ["ar", "aux"], {"ar": 1}])
+def test_modes_that_are_refused(modes):
+    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar'. or None, got"):
+        JanusConfig(8, 8, trained_modes=modes)
