@@ -5,21 +5,21 @@ import dataclasses
 import os
 import queue
 from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import chain
 
 import numpy as np
 
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
+from .installation import engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
 
 
 def missing() -> str | None:
     """Why there is no engine here, or None. A library that is there but does not load is an error, not an absence."""
-    if find_spec(f"{__package__}._engine") is None:
-        return "the native engine is not built; build it with: pip install -e ."
+    if reason := engine_missing():
+        return reason
     from . import _engine
 
     return None if hasattr(_engine, "Model") else "the native engine does not decode yet"

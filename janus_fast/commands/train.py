@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, processes) -> int:
     import torch
 
-    from .. import checkpoint
+    from .. import checkpoint, installation
     from ..model import JanusModel
     from ..training.data import ParallelData
     from ..training.trainer import Trainer, TrainingOptions, average, check_processes, checkpoints
@@ -141,6 +141,8 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     vocabularies = (vocabulary, vocabulary)
     data = ParallelData.read(files["source"], files["target"], vocabularies, config)
     parameters = sum(p.numel() for p in model.parameters())
+    if options.device == "cpu" and (warning := installation.slow()):
+        _say(f"warning: {warning}")
     _say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {len(vocabulary):,} tokens")
     validation = _validation(arguments, files, vocabularies, config)
     trainer = Trainer(model, data, out, options, validation, processes=processes)
