@@ -15,7 +15,7 @@ import sacrebleu
 import torch
 
 import janus_fast
-from janus_fast import checkpoint, cli, demo, engine, models
+from janus_fast import checkpoint, cli, demo, engine, installation, models
 from janus_fast.commands import train
 from janus_fast.commands._table import table
 from janus_fast.config import JanusConfig
@@ -283,7 +283,7 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     said = capsys.readouterr().err
     assert re.search(r"^update 2  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
     assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
-    assert "mean of the last 3" in said and "no validation text" not in said
+    assert "mean of the last 3" in said and "no validation text" not in said and "warning: " not in said
     run("train", "--out", resumed, *data, "--max-updates", 4)
     run("train", "--out", resumed, *data, "--max-updates", 6)
     assert "going on from update 4" in capsys.readouterr().err
@@ -363,13 +363,15 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     assert "must hold the text that the run in" in capsys.readouterr().err
 
 
-def test_train_from_files_with_a_vocabulary_and_weights(parallel, tmp_path, model, capsys):
+def test_train_from_files_with_a_vocabulary_and_weights(parallel, tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(installation, "operations_missing", lambda: "nothing is built")
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
     start = ["--vocabulary", f"{model}/sentencepiece.model", "--init", model]
     sizes = [*SIZES, "--max-target-positions", "48", "--length-classes", "32"]
     learning = [*SCHEDULE, "--max-updates", 1, "--learning-rate", "1e-30", "--weight-decay", "0"]
     run("train", "--out", tmp_path / "out", *files, *start, *sizes, *learning)
     said = capsys.readouterr().err
+    assert said.count(f"janus-fast: warning: {installation.slow()}\n") == 1
     assert f"the model is in {tmp_path / 'out'}" in said and "no validation text (--valid-source" in said
     assert_same_weights(model, tmp_path / "out", atol=1e-29)
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from benchmarks import __main__
 from janus_fast import engine, installation
 from janus_fast.commands import info
 
@@ -41,6 +42,13 @@ def test_what_is_not_built_is_said_with_the_way_to_build_it(tmp_path, monkeypatc
     assert installation.slow().endswith(f"in a checkout, build it with: {installation.BUILD_OPERATIONS}")
     shown = info._shown({**dict.fromkeys(info.PACKAGES), **info.information()})
     assert f"operations     {installation.slow()}\n" in shown and "engine         decoding runs in torch: the" in shown
+
+
+def test_benchmarks_warn_before_they_start(monkeypatch, capsys):
+    monkeypatch.setattr(installation, "operations_missing", lambda: "nothing is built")
+    with pytest.raises(SystemExit):
+        __main__.main(["memory", "--help"])
+    assert capsys.readouterr().err == f"benchmarks: warning: {installation.slow()}\n"
 
 
 def test_what_is_built_is_not_warned_of(tmp_path, monkeypatch):
