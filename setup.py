@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pybind11
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -117,6 +118,15 @@ def build_file(library: Library, output: Path) -> str:
     return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 
+class Build(build):
+    def run(self):
+        """Starts with no files of an earlier build, which would be packed with this one's; objects are kept."""
+        old = Path(self.build_lib).resolve() / "janus_fast"
+        if old.parent != ROOT:
+            shutil.rmtree(old, ignore_errors=True)
+        super().run()
+
+
 class BuildNative(build_ext):
     def get_ext_filename(self, fullname):  # torch's library is no Python module, so it has no Python's tag
         suffix = ".so" if fullname.endswith("_C") else sysconfig.get_config_var("EXT_SUFFIX")
@@ -135,5 +145,5 @@ setup(
     packages=find_packages(include=["janus_fast*"]),
     package_dir={"janus_fast.kernels": "kernels/triton"},
     ext_modules=[Extension(name, sources=[]) for name in libraries()],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build": Build, "build_ext": BuildNative},
 )

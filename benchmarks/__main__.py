@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from janus_fast import installation
+
 TOPICS = {
     "operations": "each kernel against plain PyTorch",
     "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
@@ -26,6 +28,12 @@ def main(argv: list[str]) -> int:
         print(f"usage: python -m benchmarks [TOPIC] [--help] [options]\n\ntopics (default: operations):\n{topics}")
         return 0
     topic, rest = (argv[0], argv[1:]) if argv and argv[0] in TOPICS else ("operations", argv)
+    try:
+        warning = installation.slow()
+    except OSError as error:
+        sys.exit(f"benchmarks: error: {error}")
+    if warning:
+        print(f"benchmarks: warning: {warning}", file=sys.stderr)
     return import_module(f"benchmarks.{topic}").main(rest)
 
 

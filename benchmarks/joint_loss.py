@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.arguments import positive
+from benchmarks.budget import allowed, error, largest
 from benchmarks.joint_loss_report import line, write
 from benchmarks.machine import machine
 from benchmarks.peers.joint_loss import STREAMS, inputs
@@ -70,10 +71,10 @@ def measure(case: tuple, arguments: argparse.Namespace) -> dict:
             results = f"{directory}/{name}"
             with Process("benchmarks.peers.joint_loss", {**job, "name": name, "results": results}) as process:
                 peaks[name] = process.facts["peak_bytes"]
-            for what, found, (truth, allowed) in zip(NAMES, torch.load(results), expected, strict=True):
-                error = (found.double() - truth).abs().max().item()
-                if not error <= allowed:
-                    return {"wrong": f"{name}: {what} must be within {allowed:.3g} of the truth, got {error:.3g}"}
+            for what, found, (truth, limit) in zip(NAMES, torch.load(results), expected, strict=True):
+                off = error(found, truth)
+                if not off <= limit:
+                    return {"wrong": f"{name}: {what} must be within {limit:.3g} of the truth, got {off:.3g}"}
         del expected
         job["results"] = None
         processes = {
@@ -99,14 +100,13 @@ def measure(case: tuple, arguments: argparse.Namespace) -> dict:
 def budget(rows: int, vocabulary: int, channels: int, dtype: str) -> list[tuple[Tensor, float]]:
     """Loss and gradients by definition in float64, and how far a result may be from each.
 
-    That is twice what the definition errs in the dtype at hand, and one unit in the last place of the largest value.
+    That is what :mod:`benchmarks.budget` says, in the dtype at hand.
     """
     hidden, weight, *rest = inputs(rows, vocabulary, channels, dtype)
     truths = definition({s: t.double() for s, t in hidden.items()}, weight.double(), *rest)
     result = []
     for truth, rounded in zip(truths, definition(hidden, weight, *rest), strict=True):
-        error, largest = (rounded - truth).abs().max().item(), truth.abs().max().item()
-        result.append((truth, 2 * error + torch.finfo(weight.dtype).eps * largest))
+        result.append((truth, allowed(error(rounded, truth), largest(truth), weight.dtype)))
     return result
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.arguments import positive
+from benchmarks.budget import allowed, error
 from benchmarks.machine import machine
 from benchmarks.pytorch import Peer, compiled
 from benchmarks.registry import BATCHES, BEAM, CONFIGURATIONS, Case, cases
@@ -150,18 +151,18 @@ def call_of(case: Case, operation: Operation, backend: str) -> Callable[[], tupl
 def budget(case: Case, operation: Operation) -> list[tuple[Tensor, float]]:
     """The definition's results and gradients in float64, and how far a result may be from each.
 
-    That is twice what the definition errs in the dtype at hand, and two units in the last place of the largest value.
+    That is what :mod:`benchmarks.budget` says, and one more unit in the last place of the largest value.
     """
     exact = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.arguments]
     result = []
     for truth, rounded in zip(
         *(definition(case, operation.reference, each) for each in (exact, case.arguments)), strict=True
     ):
-        allowed = 0.0
+        distance = 0.0
         if truth.is_floating_point() and truth.numel():
-            error = (rounded.double() - truth).abs().max().item()
-            allowed = 2 * error + 2 * torch.finfo(rounded.dtype).eps * truth.abs().max().item()
-        result.append((truth, allowed))
+            size = truth.abs().max().item()
+            distance = allowed(error(rounded, truth), size, rounded.dtype) + torch.finfo(rounded.dtype).eps * size
+        result.append((truth, distance))
     return result
 
 
@@ -183,10 +184,10 @@ def within(case: Case, expected: list[tuple[Tensor, float]], results: list[Tenso
         return False
     if any(r.shape != truth.shape for (truth, _), r in pairs):
         return False
-    for i, ((truth, allowed), r) in enumerate(pairs):
+    for i, ((truth, distance), r) in enumerate(pairs):
         if i == 0 and case.log_probs is not None and not torch.equal(r, truth):
-            (truth, allowed), r = expected[1], case.log_probs(r)
-        if not ((r.double() - truth.double()).abs() <= allowed).all():
+            (truth, distance), r = expected[1], case.log_probs(r)
+        if not ((r.double() - truth.double()).abs() <= distance).all():
             return False
     return True
 

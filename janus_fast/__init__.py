@@ -41,19 +41,31 @@ def load(name_or_path):
         FileNotFoundError: no such model, or a file of it is missing.
         ValueError: a file is damaged, or belongs to another model.
     """
-    from . import checkpoint, models
+    from . import models
 
-    return checkpoint.load(models.locate(name_or_path))
+    return _module("checkpoint", "load").load(models.locate(name_or_path))
 
 
 def __getattr__(name):
-    from importlib import import_module
-
     if name in _ROOMS:
-        return import_module(f".{name}", __name__)
+        return _module(name, name)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'janus_fast' has no attribute {name!r}")
-    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
+    return getattr(_module(_PUBLIC[name], name), name)
+
+
+def _module(room, wanted):
+    """One that ``wanted`` lies in; where torch is missed, that is said in full."""
+    from importlib import import_module
+
+    try:
+        return import_module(f".{room}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from .installation import absence
+
+        raise ModuleNotFoundError(f"janus_fast.{wanted} needs {absence('torch')}", name="torch") from None
 
 
 def __dir__():

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import engine, weights
 from .config import JanusConfig
+from .installation import absence
 
 BACKENDS = ("engine", "cuda", "torch")  # "auto" takes the first that can
 COMPUTE_TYPES = {
@@ -39,7 +40,7 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int, co
     if inter_threads > 1:
         return f"it takes one batch at a time, not {inter_threads}"
     if find_spec("torch") is None:
-        return "torch is not installed"
+        return f"it needs {absence('torch')}"
     if backend == "cuda":
         from .cuda_backend import missing
 

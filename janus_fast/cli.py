@@ -12,6 +12,7 @@ import warnings
 from importlib import import_module
 
 import janus_fast
+from janus_fast.installation import HOW_TO_INSTALL, absence
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "demo": ("janus_fast.demo", "see a trained model translate, in both modes"),
@@ -24,13 +25,6 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
 }
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.
 MISTAKES = (ValueError, OSError, NotImplementedError, FloatingPointError)
-
-EXTRAS = {
-    "torch": "train",
-    "triton": "gpu",
-    "matplotlib": "plot",
-    "subword_nmt": "bpe",
-}  # packages that not every command needs
 
 
 class Parser(argparse.ArgumentParser):
@@ -98,9 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(error.name)):
-            needs = f"it needs {error.name}, which is not installed: pip install 'janus-fast[{extra}]'"
-            return _complain(f"error: {needs}", 2)
+        if isinstance(error, ModuleNotFoundError) and error.name in HOW_TO_INSTALL:
+            return _complain(f"error: it needs {absence(error.name)}", 2)
         message = f"{type(error).__name__}: {_one_line(error)}"
         return _complain(f"a fault of janus-fast itself: {message} (JANUS_FAST_DEBUG=1 shows where)", 1)
 

@@ -5,13 +5,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from importlib.util import find_spec
 from itertools import chain
 
 import numpy as np
 
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
+from .installation import engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
 MOST_THREADS = 1024  # of a batch, and batches at once
@@ -19,8 +19,8 @@ MOST_THREADS = 1024  # of a batch, and batches at once
 
 def missing() -> str | None:
     """Why there is no engine here, or None. A library that is there but does not load is an error, not an absence."""
-    if find_spec(f"{__package__}._engine") is None:
-        return "the native engine is not built; build it with: pip install -e ."
+    if reason := engine_missing():
+        return reason
     from . import _engine
 
     return None if hasattr(_engine, "Model") else "the native engine does not decode yet"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .installation import absence
 from .visibility import FOREVER, Visibility
 
 INK, HIDDEN = "#333333", "#ececec"
@@ -25,7 +26,7 @@ def plot(
         from matplotlib import pyplot
         from matplotlib.colors import ListedColormap
     except ImportError as error:
-        raise ImportError("Visibility.plot needs matplotlib: pip install 'janus-fast[plot]'") from error
+        raise ImportError(f"Visibility.plot needs {absence('matplotlib')}") from error
 
     query_groups = _sequences("queries", visibility.query_offsets) if query_groups is None else query_groups
     key_groups = _sequences("keys", visibility.key_offsets) if key_groups is None else key_groups

@@ -1,10 +1,13 @@
 """Triton's interpreter, made to check: importing this repairs it for the whole process, where it is on.
 
 It runs kernels on the CPU when TRITON_INTERPRET=1 was set before Triton was imported. As it comes, it reads and writes
-wherever a pointer leads, multiplies the bit patterns of bfloat16, and truncates when it rounds to bfloat16. Here
+wherever a pointer leads, multiplies the bit patterns of bfloat16, truncates when it rounds to bfloat16, and leaves
+``tl.dot`` to NumPy's BLAS, which adds up in an order of its own on each processor. Here
 
 * every launch sees copies of its tensors with room between them, and an address that is no element of any is an error;
-* bfloat16 is rounded to nearest even, ``tl.dot`` takes it, and other arithmetic in it is an error: kernels widen first.
+* bfloat16 is rounded to nearest even, ``tl.dot`` takes it, and other arithmetic in it is an error: kernels widen first;
+* ``tl.dot`` is, for each element, a chain of fused multiply-adds that begins with what it is added to: so Triton
+  compiles it for float32. Tensor cores add up several exact products at once, which errs no more.
 """
 
 from importlib.util import find_spec
@@ -107,6 +110,15 @@ def _rounded(handle, dtype):
     return TensorHandle(data, dtype.scalar)
 
 
+def _chain(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """start + a @ b in the dtype of ``start``; a product of two numbers below float64 is exact in float64."""
+    total, scratch = start.astype(np.float64), np.empty(start.shape)
+    for k in range(a.shape[-1]):
+        total += np.multiply(a[..., k, None], b[..., None, k, :], out=scratch)
+        total[...] = total.astype(start.dtype)
+    return total.astype(start.dtype)
+
+
 def _install() -> None:
     """Puts the checks and repairs between Triton's builder and what it does."""
     builder, memory = InterpreterBuilder, []
@@ -127,7 +139,11 @@ def _install() -> None:
         return make
 
     def dot(original):
-        return lambda self, a, b, *rest: original(self, _widened(a), _widened(b), *rest)
+        def product(self, a, b, start, *rest):
+            a, b = _widened(a).data.astype(np.float64), _widened(b).data.astype(np.float64)
+            return TensorHandle(_chain(a, b, start.data), start.dtype.scalar)
+
+        return product
 
     def cast(original):
         def convert(self, source, dtype, *rest):

@@ -293,12 +293,12 @@ def test_convert_a_model_directory(model, tmp_path, quantization, share, capsys)
 def test_info(capsys, monkeypatch):
     monkeypatch.setattr(models, "names", lambda: ["some-model"])
     record = json.loads(run("info", "--json", capsys=capsys))
-    assert record["janus_fast"] == janus_fast.__version__ and record["torch"] == torch.__version__
+    assert record["janus_fast"] == janus_fast.__version__ and torch.__version__.startswith(record["torch"])
     assert record["models"] == ["some-model"] and record["threads"] >= 1 and record["processor"]
     assert record["operations"] == ("cpp" in janus_fast.backends("attention"))
     assert (record["engine"] is None) == (engine.missing() is not None)
     shown = run("info", capsys=capsys)
-    assert record["processor"] in shown and "some-model" in shown and f"torch          {torch.__version__}" in shown
+    assert record["processor"] in shown and "some-model" in shown and f"torch          {record['torch']}" in shown
 
 
 def test_demo(model, capsys):

@@ -3,12 +3,12 @@
 Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked. The native CUDA
 kernels run here on a GPU alone, and in the emulator in test_cuda_kernels.py.
 
-The budget comes from the data: twice the error that plain torch makes in that dtype, and one unit in the last place of
-the largest true value. Integers, booleans, infinities and NaN must be equal.
+What a result may err is derived from the data, on every machine alike (benchmarks/budget.py). Integers, booleans,
+infinities and NaN must be equal.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 
 import interpreted
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops
 from janus_fast.ops import _native
 from janus_fast.ops._operation import as_tuple
@@ -89,11 +90,6 @@ def by_cuda(operation, arguments: list, seed: Tensor | None = None) -> list[Tens
     return [t.cpu() for t in as_tuple(operation.kernel("cuda")(*arguments))]
 
 
-def error(result: Tensor, truth: Tensor) -> float:
-    finite = truth.isfinite()
-    return (result.double() - truth)[finite].abs().max().item() if finite.any() else 0.0
-
-
 @pytest.mark.parametrize("name, dtype, label", cases("cpp"))
 def test_native_kernel_computes_the_definition(name, dtype, label, isa):
     check(name, dtype, label, native)
@@ -116,34 +112,71 @@ def test_cuda_kernel_computes_the_definition(name, dtype, label):
     check(name, dtype, label, by_cuda, gradients=False)
 
 
-def check(name: str, dtype: torch.dtype, label: str, compute: Callable, gradients: bool = True) -> None:
-    operation, arguments = ops.OPERATIONS[name], SAMPLES[name][label]
-    rounded = cast(arguments, dtype)
-    exact = cast(rounded, torch.float64)
+@cache
+def expected(name: str, dtype: torch.dtype, label: str) -> tuple[list, Tensor, list[Tensor], list[float]]:
+    """Arguments, gradient of the first result, true results with gradients, and what the definition errs in each."""
+    operation, arguments = ops.OPERATIONS[name], cast(SAMPLES[name][label], dtype)
+    exact = cast(arguments, torch.float64)
     seed = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(5)).to(dtype).double()
     truths = definition(operation, exact, seed)
-    # The truth of a float64 kernel is itself rounded to float64, so there torch's error is float32's, scaled.
+    # The truth of a float64 kernel is itself rounded to float64, so there the error is float32's, scaled.
     measured = torch.float32 if dtype == torch.float64 else dtype
-    samples_of_torch = definition(operation, cast(rounded, measured), seed)
-    results = compute(operation, rounded, seed)
-    if not gradients:
-        count = len(truths) - len(operation.gradients)
-        truths, samples_of_torch = truths[:count], samples_of_torch[:count]
-    labels = [*(f"output {i}" for i in range(len(truths) - len(operation.gradients))), *operation.gradients][
-        : len(truths)
-    ]
-    for what, truth, by_torch, result in zip(labels, truths, samples_of_torch, results, strict=True):
+    with in_fixed_order():
+        by_torch = definition(operation, cast(arguments, measured), seed)
+    scale = torch.finfo(dtype).eps / torch.finfo(measured).eps
+    return arguments, seed, truths, [scale * error(*pair) for pair in zip(by_torch, truths, strict=True)]
+
+
+def check(name: str, dtype: torch.dtype, label: str, compute: Callable, gradients: bool = True) -> None:
+    operation = ops.OPERATIONS[name]
+    arguments, seed, truths, errors = expected(name, dtype, label)
+    count = len(truths) - len(operation.gradients)
+    labels = [*(f"output {i}" for i in range(count)), *operation.gradients]
+    results = compute(operation, arguments, seed)
+    assert len(results) == (len(truths) if gradients else count)
+    for what, truth, by_torch, result in zip(labels, truths, errors, results, strict=False):
         assert result.shape == truth.shape, what
         if not result.is_floating_point():
             assert torch.equal(result, truth.to(result.dtype)), what
             continue
         finite = truth.isfinite()
         torch.testing.assert_close(result[~finite].double(), truth[~finite], equal_nan=True, msg=what)
-        eps = torch.finfo(result.dtype).eps
-        scale = torch.finfo(dtype).eps / torch.finfo(measured).eps
-        largest = truth[finite].abs().max().item() if finite.any() else 0.0
-        budget = 2 * scale * error(by_torch, truth) + eps * largest
+        budget = allowed(by_torch, largest(truth), result.dtype)
         assert error(result, truth) <= budget, f"{what}: error {error(result, truth):.3g}, budget {budget:.3g}"
+
+
+def test_products_in_fixed_order_are_chains_of_fused_multiply_adds():
+    """Each product exact, each sum rounded once, and blocks added up: the same bits on every machine."""
+    half = 2.0**-24  # of the last place of 1: a tie, which goes to the even 1
+    a = torch.tensor([[1.0, half, half], [half, half, 1.0], [-1.0, 1 + 2.0**-12, 0.0]])
+    b = torch.tensor([[1.0], [1.0], [1.0]])
+    square = torch.tensor([[1 + 2.0**-11], [1 + 2.0**-12], [0.0]])  # minus the first: 2 ** -24, lost if rounded
+    long = torch.full((1, 300), half)  # behind a 1 in each block
+    long[0, [0, 256]] = 1.0
+    with in_fixed_order():
+        assert (a @ b).tolist() == [[1.0], [1 + 2 * half], [2.0**-12]]
+        assert (a[2:] @ square).item() == half
+        assert (long @ torch.ones(300, 1)).item() == 2.0
+        assert (long.bfloat16() @ torch.ones(300, 1).bfloat16()).item() == 2.0
+        assert (long[:, 1:256] @ torch.ones(255, 1)).item() == 255 * half
+        assert torch.equal(a.double() @ b.double(), a.double().sum(1, keepdim=True))
+
+
+def test_a_running_sum_in_float32_is_refused():
+    """Of the exponentials of a row of 4,097 words; the sum by halves of the definition, and of the kernels, is not."""
+    arguments = torch.ones(1, 64), torch.zeros(4097, 64), None
+    arguments[1][0] = 1 / 64  # logits 1, 0, 0, ...: each term is rounded the same way
+    truth = ops.OPERATIONS["linear_argmax"].reference(*cast(arguments, torch.float64))[1]
+    with in_fixed_order():
+        by_torch = ops.OPERATIONS["linear_argmax"].reference(*arguments)[1]
+    budget = allowed(error(by_torch, truth), largest(truth), torch.float32)
+    logits = arguments[0] @ arguments[1].T
+    best = logits.amax(-1)
+    total = torch.zeros(1)
+    for column in (logits - best[:, None]).exp().unbind(-1):
+        total += column
+    assert error(-total.log(), truth) > 3 * budget
+    assert error(torch.ops.janus_fast.linear_argmax(*arguments)[1], truth) <= budget
 
 
 @pytest.mark.parametrize("name", ops.OPERATIONS)

@@ -92,6 +92,18 @@ def test_bfloat16_products_are_right():
     assert torch.equal(rounded, exact.bfloat16())  # to nearest even, as devices round
 
 
+def test_float32_products_are_chains_of_fused_multiply_adds():
+    """The same bits on every processor, whatever BLAS NumPy has there."""
+    a, b, c = torch.zeros(16, 16), torch.zeros(16, 16), torch.zeros(16, 16)
+    half = 2.0**-24  # of the last place of 1: a tie, which goes to the even 1
+    a[0, :3], a[1, :3] = torch.tensor([1.0, half, half]), torch.tensor([half, half, 1.0])
+    a[2, :2] = torch.tensor([-1.0, 1 + 2.0**-12])
+    b[:3, 0], b[:2, 1] = 1.0, torch.tensor([1 + 2.0**-11, 1 + 2.0**-12])
+    product_kernel[(1,)](a, b, c, SIZE=16)
+    assert c[:2, 0].tolist() == [1.0, 1 + 2 * half]
+    assert c[2, 1].item() == half  # of an exact square
+
+
 @triton.jit
 def sum_kernel(a, b, c, WIDEN: tl.constexpr, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)

@@ -16,7 +16,7 @@ import torch
 from test_cli import SHORT, process, run
 
 import janus_fast
-from janus_fast import checkpoint, cli
+from janus_fast import checkpoint, cli, installation
 from janus_fast.commands import _progress, _settings, train
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
@@ -55,6 +55,7 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     # a line at once, and none more in the next minute but for validation
     assert re.search(r"^update 1  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
     assert said.count("  loss ") == 1 and "batches of 400 tokens\n" in said and "no validation text" not in said
+    assert "warning: " not in said
     assert re.search(r"^janus-fast: 6 updates, about \d+ s on \d+ threads?$", said, re.M)
     assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
     run("train", "--out", resumed, *data, "--max-updates", 4)
@@ -342,6 +343,13 @@ def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tm
     assert [_progress.in_words(s) for s in (0, 89, 90, 5399, 5400, 72_000, 200_000)] == [
         "0 s", "89 s", "2 min", "90 min", "2 h", "20 h", "2 days"
     ]  # fmt: skip
+
+
+def test_training_without_kernels_is_warned_of_once(parallel, tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(installation, "operations_missing", lambda: "nothing is built")
+    files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
+    run("train", "--out", tmp_path / "out", *files, "--init", model, *SCHEDULE, "--max-updates", 1)
+    assert capsys.readouterr().err.count(f"janus-fast: warning: {installation.slow()}\n") == 1
 
 
 def test_pairs_that_are_left_out_are_counted(parallel, tmp_path, model, capsys):

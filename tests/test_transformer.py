@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_decoding import BOS, EOS, PAD, UNK, make_model, translator_of
 
+from benchmarks.budget import allowed, error, largest
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint
 from janus_fast.decoding import NonAutoregressiveOptions, mask_predict, score
 from janus_fast.objectives import OBJECTIVES
@@ -69,15 +70,15 @@ def translator(request):
 
 
 def tolerance(model, compute_type):
-    """Twice the largest error that full forwards make in ``compute_type`` over more tokens than any test compares, and
-    rounding: float32 is handed out."""
+    """What is allowed where full forwards err in ``compute_type`` over more tokens than any test compares; float32 is
+    handed out."""
     sources, targets = (make_sources(model, 300, seed) for seed in (8, 9))
     targets = [model.config.target_ids(words_of(target)) for target in targets]
     own, truth = (
         torch.tensor(sum(score(copy.deepcopy(model).to(getattr(torch, kind)), sources, targets), []))
         for kind in (compute_type, "float64")
     )
-    return 2 * float((own - truth).abs().max()) + torch.finfo().eps * float(truth.abs().max())
+    return allowed(error(own, truth), largest(truth), torch.float32)
 
 
 def words_of(ids):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from janus_fast import engine
+from janus_fast.installation import absence
 
 if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
@@ -64,12 +65,29 @@ janus_fast.JanusConfig(8, 8), janus_fast.Vocabulary, janus_fast.decoding.Autoreg
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "--out", "x"], "it needs torch, which is not installed: pip install 'janus-fast[train]'"),
+        (["train", "--out", "x"], f"it needs {absence('torch')}"),
         (["convert", "en-de-small", "--out", "x"], "it needs torch, which is not installed"),
-        (["translate", "en-de-small", "--device", "cuda"], "torch: torch is not installed"),
-        (["translate", "en-de-small", "--compute-type", "float64"], "torch: torch is not installed"),
+        (["translate", "en-de-small", "--device", "cuda"], "torch: it needs torch, which is not installed: in"),
+        (["translate", "en-de-small", "--compute-type", "float64"], "torch: it needs torch, which is not installed"),
     ],
 )
 def test_what_needs_torch_says_so(arguments, message, tmp_path):
     error = python(BLOCKED + CLI + "; sys.exit(status)", *arguments, status=2, cwd=tmp_path).stderr
     assert error.startswith("janus-fast: error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    ["load('en-de-small')", "save", "JanusModel", "Visibility", "joint_loss", "explain", "checkpoint", "training"],
+)
+def test_what_is_imported_with_torch_says_so(use):
+    program = f"""
+import janus_fast
+try:
+    janus_fast.{use}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    said = python(BLOCKED + program).stdout
+    assert said == f"janus_fast.{use.partition('(')[0]} needs {absence('torch')}\n"
+    assert "pip install 'torch>=2.11'" in said and "pip install --no-build-isolation" in said

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
+
+from .. import installation
 
 PACKAGES = ("numpy", "sentencepiece", "safetensors", "sacrebleu", "torch")
 
@@ -33,7 +34,7 @@ def information() -> dict:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": engine.default_threads(),
         "engine": None if engine.missing() else {"isas": engine.isas(), "isa": engine.isa(), "auto": engine.fastest()},
-        "operations": (Path(janus_fast.__file__).parent / "_C.so").exists(),
+        "operations": installation.operations_missing() is None,
         "models": models.names(),
     }
 
@@ -61,8 +62,8 @@ def _shown(record: dict) -> str:
         others = ", ".join(name for name in engine["isas"] if name != engine["isa"])
         facts["engine"] = f"{engine['isa']}{f' (also {others})' if others else ''}; compute type auto: {engine['auto']}"
     else:
-        facts["engine"] = "not built: decoding runs in torch"
-    facts["operations"] = "native" if record["operations"] else "not built: in torch they run through their definitions"
+        facts["engine"] = f"decoding runs in torch: {installation.engine_missing()}"
+    facts["operations"] = "native" if record["operations"] else installation.slow()
     facts["models"] = ", ".join(record["models"]) or "none"
     width = max(map(len, facts))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items())

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, processes) -> int:
     import torch
 
-    from .. import checkpoint
+    from .. import checkpoint, installation
     from ..model import JanusModel
     from ..training.checkpoints import latest_checkpoint
     from ..training.data import ParallelData, aligned_lines
@@ -102,6 +102,8 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     if init:
         checkpoint.load_unique_state(model, checkpoint.read_state(init.weights, config), init.weights)
     data = ParallelData.read(files["source"], files["target"], vocabularies, config)
+    if options.device == "cpu" and (warning := installation.slow()):
+        say(f"warning: {warning}")
     _say_what_is_there(model, data, vocabularies, options, threads, chosen=not (before or arguments.max_tokens))
     validation = _validation(arguments, files, vocabularies, config)
     trainer = Trainer(model, data, out, options, validation, processes=processes)

@@ -3,18 +3,18 @@
 import ctypes
 import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-PATH = Path(__file__).resolve().parent.parent / "_C.so"
-HOW_TO_BUILD = "build it with: pip install --no-build-isolation -e ."
+from janus_fast import installation
+
+PATH = installation.PACKAGE / "_C.so"
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none. A library that is there but does not load is an error, not an absence."""
-    if not PATH.exists():
-        return None, f"the native library {PATH.name} is not built; {HOW_TO_BUILD}"
+    if reason := installation.operations_missing():
+        return None, reason
     torch.ops.load_library(PATH)
     library = ctypes.CDLL(str(PATH))
     library.janus_fast_isa.restype = ctypes.c_char_p

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 
 import torch
 
-missing = None if find_spec("triton") else "Triton is not installed; install it with: pip install triton"
+from janus_fast.installation import absence
+
+missing = None if find_spec("triton") else f"it needs {absence('triton')}"
 
 
 def launcher(module: str, function: str) -> Callable:
