@@ -24,6 +24,7 @@ from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.processes import Processes
+from janus_fast.training.validation import Validation
 
 model = test_cli.model
 SIZES = "--d-model 16 --encoder-layers 1 --decoder-layers 1 --attention-heads 2 --encoder-ffn-dim 16 " \
@@ -86,28 +87,37 @@ def test_a_run_that_was_cut_ends_in_the_model_of_one_that_was_not(parallel, tmp_
     assert whole.read_bytes() == parts.read_bytes()
 
 
-@pytest.mark.parametrize("average, rate, mean", [
-    ("best", "1e-3", False), ("best", "3", True), ("always", "1e-3", True), ("never", "3", False),
-    ("no text", "1e-3", True),
+@pytest.mark.parametrize("average, validates", [
+    ("best", True), ("always", True), ("never", True), ("best", False),
 ])  # fmt: skip
-def test_a_run_ends_in_the_better_of_its_last_checkpoint_and_the_mean(average, rate, mean, parallel, tmp_path, capsys):
-    """The last of few small steps is the best, and the mean of steps that are far too long beats any of them."""
-    data = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
-    if average == "no text":
-        average = "best"
-    else:
-        data = ["--data", parallel]
-    command = [*data, *SIZES, *SCHEDULE, "--learning-rate", rate, "--max-updates", 6, "--average", average]
-    run("train", "--out", tmp_path / "out", *command, "--precision", "float32", "--valid-sentences", 1)
+@pytest.mark.parametrize("sign", (1, -1))
+def test_a_run_ends_in_the_better_of_its_last_checkpoint_and_the_mean(
+    average, validates, sign, parallel, tmp_path, capsys, monkeypatch
+):
+    """A loss that grows with one weight, or falls with it, so that one of the two is better by one sign alone."""
+    weight = "encoder.embed_tokens.weight"
+
+    def losses(self, model, objective) -> dict[str, float]:
+        return {"loss": sign * float(model.state_dict()[weight][7, 0])}
+
+    monkeypatch.setattr(Validation, "losses", losses)
+    sides = ("--source", "train.en"), ("--target", "train.de")
+    data = ["--data", parallel] if validates else [word for flag, name in sides for word in (flag, parallel / name)]
+    command = [*data, *SIZES, *SCHEDULE, "--max-updates", 6, "--average", average, "--valid-sentences", 1]
+    run("train", "--out", tmp_path / "out", *command, "--precision", "float32")
     each = [checkpoint.read_tensors(p / "model.safetensors") for p in sorted((tmp_path / "out/checkpoints").iterdir())]
-    expected = {name: sum(state[name] for state in each) / 3 if mean else each[-1][name] for name in each[0]}
+    mean = {name: sum(state[name] for state in each) / 3 for name in each[0]}
+    chosen = {"always": True, "never": False}.get(average, not validates)
+    if average == "best" and validates:
+        chosen = sign * float(mean[weight][7, 0]) <= sign * float(each[-1][weight][7, 0])
+    expected = mean if chosen else each[-1]
     for name, tensor in checkpoint.read_tensors(tmp_path / "out/model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name])
     said = capsys.readouterr().err
-    assert ("(mean of the last 3 checkpoints" if mean else "(the last checkpoint") in said
-    if average == "best" and data[0] == "--data":
-        better, worse = map(float, re.search(r"; validation loss ([\d.]+), of [a-z 3]+ ([\d.]+)\)", said).groups())
-        assert better < worse
+    assert ("(mean of the last 3 checkpoints" if chosen else "(the last checkpoint") in said
+    if average == "best" and validates:
+        better, worse = map(float, re.search(r"; validation loss ([-\d.]+), of [a-z 3]+ ([-\d.]+)\)", said).groups())
+        assert better <= worse
 
 
 def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
