@@ -83,10 +83,10 @@ class Operation:
         kinds = {"cpu": ("cpp", "reference"), "cuda": ("cuda", "triton", "reference"), "meta": ("meta",)}
         return kinds.get(device, ("reference",))
 
-    def refusal(self, backend: str, *arguments) -> str | None:
+    def refusal(self, backend: str, *arguments, gradients: bool = False) -> str | None:
         """Why a backend cannot run a call, or None when it can; without arguments, of no call in particular.
 
-        The first argument is the tensor whose dtype all share.
+        The first argument is the tensor whose dtype all share; ``gradients``: they are wanted, whatever tensors say.
         """
         if backend in ("reference", "meta"):  # the latter makes shapes and dtypes alone
             return None
@@ -102,7 +102,7 @@ class Operation:
             return "it computes no forward-mode derivatives, which backend='reference' does"
         if torch.compiler.is_compiling() and torch.is_grad_enabled() and in_transform():
             return "torch.compile finds no derivatives of it for torch.func, which backend='reference' has"
-        if backend == "cuda" and self.gradients and needs_gradients(*arguments):
+        if backend == "cuda" and self.gradients and (gradients or needs_gradients(*arguments)):
             return "it computes no gradients"
         return self.limits(backend, *arguments)
 
