@@ -2,8 +2,8 @@
 
 janus_fast/_engine is the decoding engine, a Python module that knows nothing of torch. janus_fast/_C.so holds the
 operations and is built if torch is installed, which loads it through its stable interface: one build is meant to serve
-every torch from 2.11 on (tried with 2.13). Where nvcc is found, the CUDA kernels are in it, too, whatever torch is
-there; nothing of CUDA has to be there to load them. NVCC names another nvcc, or none (NVCC= pip install .).
+every torch from 2.11 on (tried with 2.13 and 2.15). Where nvcc is found, the CUDA kernels are in it, too, whatever
+torch is there; nothing of CUDA has to be there to load them. NVCC names another nvcc, or none (NVCC= pip install .).
 """
 
 import importlib.util
