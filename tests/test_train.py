@@ -202,11 +202,10 @@ def test_a_model_to_begin_with_brings_its_sizes_and_settings(parallel, tmp_path,
     shutil.rmtree(first / "checkpoints")  # a run that goes on has its own
     run("train", "--out", second, *without_sizes(parallel), "--max-updates", 4)
     assert "going on from update 2" in capsys.readouterr().err
+    expected = dataclasses.replace(config, trained_modes=("ar", "nar"))
     for directory in (first, second):
         trained, (own, _) = janus_fast.load(directory)
-        assert trained.config == dataclasses.replace(config, trained_modes=("ar", "nar")) and own.same_as(
-            vocabularies[0]
-        )
+        assert trained.config == expected and own.same_as(vocabularies[0])
         assert_same_weights(other, directory, atol=1e-29)
     same = ["--vocabulary", f"{model}/sentencepiece.model", "--vocabulary-size", 400, "--dropout", 0.1]
     run("train", "--out", tmp_path / "third", *without_sizes(parallel, "--init", other, *same), "--max-updates", 1)
