@@ -1,8 +1,10 @@
 """``janus-fast translate`` as a part of pipes: lines in, lines out, whatever streams, locale and text are."""
 
+import fcntl
 import io
 import json
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -238,6 +240,24 @@ def test_what_is_there_is_taken_together():
         writer.write(b"end")
         writer.close()
         assert list(next(chunks)) == ["end"] and list(chunks) == []
+
+
+def test_lines_arrive_by_a_descriptor_of_any_number():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    read, write = os.pipe()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with os.fdopen(fcntl.fcntl(read, fcntl.F_DUPFD, 1024), "rb") as stream:  # select takes smaller ones alone
+            lines = arriving(stream)
+            assert next(lines) is None
+            os.write(write, b"One.\nTw")
+            assert next(lines) == b"One.\n" and next(lines) is None
+            os.write(write, b"o.")
+            os.close(write)
+            assert next(line for line in lines if line is not None) == b"Two."
+    finally:
+        os.close(read)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_samples_do_not_depend_on_when_lines_come(model, monkeypatch, capsys):

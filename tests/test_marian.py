@@ -282,9 +282,13 @@ def test_settings_of_generation(directory):
         warnings.simplefilter("error")
         model, _ = marian.load(directory)
     assert model.config.decoder_start_token_id == 43 and model.config.trained_modes == ("ar",)
-    search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False}
+    search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False,
+              "early_stopping": True, "top_k": 50, "diversity_penalty": 0.5}  # fmt: skip
     (directory / "generation_config.json").write_text(json.dumps(plain | search))
-    left_out = r"these are left out: num_beams = 6, max_length = 512, no_repeat_ngram_size = 3$"
+    left_out = (
+        r"these are left out: num_beams = 6, early_stopping = True, max_length = 512, no_repeat_ngram_size = 3, "
+        r"diversity_penalty = 0\.5$"
+    )
     with pytest.warns(UserWarning, match=left_out):
         marian.load(directory)
     (directory / "generation_config.json").unlink()

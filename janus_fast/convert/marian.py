@@ -28,11 +28,14 @@ UNSUPPORTED_GENERATION = (
     "forced_bos_token_id", "forced_decoder_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias",
     "force_words_ids",
 )  # fmt: skip
-# Those that a caller chooses anew, and what each is when nothing is chosen.
+# Those that a caller chooses anew, and what each is when nothing is chosen: transformers' of searching and drawing.
 CHOICES = {
-    "num_beams": 1, "length_penalty": 1.0, "max_length": None, "max_new_tokens": None, "min_length": 0,
-    "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "repetition_penalty": 1.0,
-    "do_sample": False,
+    "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "max_length": None, "max_new_tokens": None,
+    "min_length": 0, "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "exponential_decay_length_penalty": None,
+    "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": None, "guidance_scale": None,
+    "num_return_sequences": 1, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None,
+    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
 }  # fmt: skip
 # The logit of a token that must never be predicted: its probability is 0 in every type, and float16 holds it.
 NEVER = -1e4

@@ -60,9 +60,9 @@ def arriving(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
     """The lines of a stream as they come: None where the next one is not there yet."""
     line = b""
     while True:
-        if not _ready(stream, 0):
+        if not _ready(stream, wait=False):
             yield None
-            _ready(stream, None)
+            _ready(stream, wait=True)
         if not (block := stream.read1(1 << 16)):
             break
         first, *rest = block.split(b"\n")
@@ -74,9 +74,12 @@ def arriving(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
         yield line
 
 
-def _ready(stream: io.BufferedIOBase, seconds: float | None) -> bool:
-    """Waits so long (None: for ever) until ``stream`` has bytes or ends; whether it does."""
+def _ready(stream: io.BufferedIOBase, wait: bool) -> bool:
+    """Whether ``stream`` has bytes or ends; with ``wait``, as soon as it does."""
     try:
-        return bool(select.select([stream], [], [], seconds)[0])
+        descriptor = stream.fileno()
     except io.UnsupportedOperation:  # it lies in memory
         return True
+    poll = select.poll()  # not select, which takes no descriptor above 1,023
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if wait else 0))

@@ -123,7 +123,7 @@ class Vocabulary:
     def same_as(self, other: "Vocabulary") -> bool:
         """Whether the other has the same tokens, and cuts text into them in the same way."""
         models = [v.processor and v.processor.serialized_model_proto() for v in (self, other)]
-        return self.tokens == other.tokens and models[0] == models[1]
+        return self.tokens == other.tokens and models[0] == models[1] and self.codes == other.codes
 
     def encode(self, text: str) -> list[str]:
         """Text -> tokens."""
