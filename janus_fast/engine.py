@@ -4,7 +4,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from itertools import chain
 
 import numpy as np
@@ -110,8 +110,12 @@ class Engine:
 
         Whoever leaves early, by an error or Ctrl-C, ends what is being decoded. The threads hold up no program's end.
         """
-        left, futures = threading.Event(), [Future() for _ in batches]
-        rest = iter([*zip(futures, batches, strict=True)])  # from which each thread takes the next
+        left, process = threading.Event(), os.getpid()
+        busy = [threading.Lock() for _ in batches]  # each held until its batch is done
+        done: list[tuple] = [()] * len(batches)  # what came of it, and an error
+        rest = iter(range(len(batches)))  # from which each thread takes the next
+        for lock in busy:
+            lock.acquire()
 
         def check() -> None:
             if left.is_set():
@@ -119,13 +123,14 @@ class Engine:
 
         def serve() -> None:
             self._here.check = check
-            for future, batch in rest:
+            for number in rest:
                 if left.is_set():
                     return
                 try:
-                    future.set_result(work(batch))
+                    done[number] = work(batches[number]), None
                 except BaseException as error:
-                    future.set_exception(error)
+                    done[number] = None, error
+                busy[number].release()
 
         threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self._inter_threads, len(batches)))]
         try:
@@ -135,13 +140,19 @@ class Engine:
             except RuntimeError as error:
                 rule = "inter_threads must be as many as the system can start"
                 raise OSError(f"Translator: {rule}, got {self._inter_threads}: {error}") from None
-            for future in futures:
-                yield future.result()
+            for number, lock in enumerate(busy):
+                while not lock.acquire(timeout=0.1):
+                    if os.getpid() != process:  # the threads are not there
+                        raise RuntimeError("Translator: a signal's handler must not fork and return")
+                result, error = done[number]
+                if error is not None:
+                    raise error
+                yield result
         finally:
             left.set()
             for thread in threads:
-                if thread.ident is not None:  # it was started
-                    thread.join()
+                while thread.is_alive():  # in a child of fork it is not
+                    thread.join(0.1)
 
     def _check(self) -> Callable | None:
         """What a decode calls ten times a second, for Ctrl-C or :meth:`map` to end it; None where neither can."""

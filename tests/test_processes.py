@@ -202,12 +202,22 @@ def test_an_interruption_waits_for_no_batch(case):
 
 
 HANDLERS = """
-import os, signal, threading
+import os, signal, threading, time
 from janus_fast import Translator
 
-translator = Translator("en-de-small", intra_threads=2)
 texts, parent = ["The cell is empty, and the table has more rows than the page has lines."] * 64, os.getpid()
-long = lambda: translator.translate(texts, mode="nar", iterations=512, length_beam=30, adaptive=False)
+
+def right(translator):
+    results = translator.translate(["A table"] * 2, max_batch_size=1)
+    return [r.hypotheses for r in results] == [["Eine Tabelle"]] * 2
+
+def long(translator):
+    translator.translate(texts, max_batch_size=32, mode="nar", iterations=512, length_beam=30, adaptive=False)
+
+def waiting(translator):
+    threading.Thread(target=long, args=[translator], daemon=True).start()
+    time.sleep(0.2)
+    right(translator)  # once the worker is free
 
 def reentrant(*_):
     translator.translate(["A table"])
@@ -218,24 +228,28 @@ def forking(*_):
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         raise TimeoutError("of the parent")
 
-for handler in (reentrant, forking):
+translator, pair = Translator("en-de-small", intra_threads=2), Translator("en-de-small", inter_threads=2)
+for handler, call, user in (
+    (reentrant, long, translator), (forking, long, translator), (forking, long, pair), (forking, waiting, translator),
+):
     signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    signal.setitimer(signal.ITIMER_REAL, 0.7)
     try:
-        long()
+        call(user)
     except (RuntimeError, TimeoutError) as error:
         print(error, flush=True)
         if os.getpid() != parent:
-            os._exit(translator.translate(["A table"])[0].hypotheses != ["Eine Tabelle"])
-print(translator.translate(["A table"])[0].hypotheses[0])
+            os._exit(not right(user))
+    if call is long:
+        print(right(user), flush=True)
 """
 
 
 def test_what_handlers_of_signals_do_hangs_nothing():
+    forked = ["Translator: a signal's handler must not fork and return", "0", "of the parent"]
     assert run(HANDLERS).stdout.splitlines() == [
-        "Translator: a signal's handler must not use the Translator that it interrupts",
-        "Translator: a signal's handler must not fork and return",
-        "0", "of the parent", "Eine Tabelle",
+        "Translator: a signal's handler must not use the Translator that it interrupts", "True",
+        *forked, "True", *forked, "True", *forked,
     ]  # fmt: skip
 
 

@@ -64,8 +64,7 @@ void Team::look_around() {
     error = std::current_exception();
   }
   if (forks() != before) {  // the handler of a signal did it, and went on in the child: no lock, as nobody is there
-    const char* rule = "Translator: a signal's handler must not fork and return";
-    error_ = error ? error : std::make_exception_ptr(std::runtime_error(rule));
+    error_ = error ? error : std::make_exception_ptr(std::runtime_error(kForked));
     alone_ = true;
   } else if (error) {
     fail(error);

@@ -26,6 +26,9 @@ struct NotStarted : std::runtime_error {
 // threads and none of them but the one that forked: locks may be held for ever, and there is nobody to join.
 int64_t forks();
 
+// What is said in a child that a signal's handler made in the middle of a call.
+inline constexpr char kForked[] = "Translator: a signal's handler must not fork and return";
+
 class Team {
  public:
   // Throws NotStarted, and leaves no thread behind, when the system refuses one.

@@ -51,6 +51,7 @@ class Lease {
       workers.freed_.wait_for(lock, std::chrono::milliseconds(100));
       lock.unlock();
       if (look) look();
+      if (workers.process != forks()) throw std::runtime_error(kForked);  // whoever held the lock is not there
       lock.lock();
     }
     worker_ = workers.free_.back();
