@@ -16,7 +16,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         long = x.ndim == 2 and x.shape[0] > MOST_ROWS and x.device.type == "cpu" and x.dtype == torch.float32
-        plain = torch.is_autocast_enabled("cpu") or in_transform() or in_forward_mode()
+        plain = torch.is_autocast_enabled("cpu") or in_transform() or in_forward_mode(x, self.weight, self.bias)
         if long and not plain and needs_gradients(self.weight):
             return _Linear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)

@@ -8,6 +8,7 @@ infinities and NaN must be equal.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib import import_module
 
@@ -310,6 +311,26 @@ def test_a_kernel_refuses_forward_mode(name, backend):
         torch.func.jvp(call, (x,), (x,))
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=refused):
         call(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("name, backend", KERNELS)
+def test_forward_mode_elsewhere_does_not_concern_a_kernel(name, backend):
+    """Of another thread, or of other tensors: torch's level is one number of the whole process."""
+    call, x = function(name, backend)
+    expected = call(x)
+    with forward_ad.dual_level(), ThreadPoolExecutor(1) as other:
+        assert torch.equal(call(x), expected)
+        assert torch.equal(other.submit(call, x).result(timeout=60), expected)
+
+
+def test_compiled_forward_mode_is_right():
+    """torch.compile sees no tangents."""
+    torch._dynamo.reset()
+    call, x = function("linear_argmax", "auto")
+    _, truth = torch.func.jvp(call, (x,), (x,))
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with forward_ad.dual_level():
+        torch.testing.assert_close(forward_ad.unpack_dual(compiled(forward_ad.make_dual(x, x))).tangent, truth)
 
 
 @pytest.mark.parametrize("name, backend", KERNELS)

@@ -98,7 +98,7 @@ class Operation:
             return missing
         if arguments[0].dtype not in dtypes:
             return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {arguments[0].dtype}"
-        if in_forward_mode():
+        if in_forward_mode(*arguments):
             return "it computes no forward-mode derivatives, which backend='reference' does"
         if torch.compiler.is_compiling() and torch.is_grad_enabled() and in_transform():
             return "torch.compile finds no derivatives of it for torch.func, which backend='reference' has"
@@ -195,7 +195,7 @@ def _no_autocast(device: str):
 
 def once(ctx, compute: Callable, *arguments) -> tuple:
     """``compute(*arguments)`` in a ``backward``; one of the arguments must depend on all that the gradients do."""
-    if in_forward_mode():
+    if in_forward_mode(*arguments):
         raise _second(ctx)
     if needs_gradients(*arguments):
         return _Once.apply(*_distinct(arguments), compute, ctx.name, ctx.backend)
@@ -268,9 +268,16 @@ def in_transform() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def in_forward_mode() -> bool:
-    """Whether torch.func.jvp or its like is at work, which not every tensor shows either."""
-    return forward_ad._current_level >= 0
+def in_forward_mode(*arguments) -> bool:
+    """Whether forward-mode derivatives may be asked for; under torch.func.jvp or torch.compile no tensor shows it.
+
+    torch's level alone does not say, for all threads share it.
+    """
+    return forward_ad._current_level >= 0 and (
+        torch.compiler.is_compiling()
+        or in_transform()
+        or any(isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in arguments)
+    )
 
 
 def _find(name: str) -> Operation:

@@ -46,8 +46,8 @@ def add_layer_norm(
         _check.vector(op, name, vector, x.shape[1], residual.dtype)
     _check.same(op, ("x", x), ("residual", residual), ("weight", weight), ("bias", bias), dtype=False)
     arguments = x, residual, weight, bias, eps
-    chosen = operation.choose(backend, x)
-    if chosen == "reference" and not needs_gradients(*arguments) and not in_forward_mode():
+    chosen = operation.choose(backend, x, residual, weight, bias)
+    if chosen == "reference" and not needs_gradients(*arguments) and not in_forward_mode(*arguments):
         # As one operator where no gradients are asked for, so that what is traced on a CPU is what a GPU is given.
         return torch.ops.janus_fast.add_layer_norm(*arguments)
     return operation.run(chosen, *arguments)

@@ -56,7 +56,7 @@ def dropout_add(
     else:
         _check.same(op, ("x", x), ("seed", seed), dtype=False)
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
-    return operation.run(operation.choose(backend, x), x, residual, float(p), seed)
+    return operation.run(operation.choose(backend, x, residual), x, residual, float(p), seed)
 
 
 def _keep(results, x, residual, p, seed, dtype=None):

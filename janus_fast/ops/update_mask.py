@@ -59,7 +59,7 @@ def update_mask(
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"{op}: ratio must be in [0, 1], got {ratio}")
     arguments = (tokens, scores, rows, predicted_tokens, predicted_scores, offsets)
-    return operation.run(operation.choose(backend, scores), *arguments, ratio, mask_token)
+    return operation.run(operation.choose(backend, scores, predicted_scores), *arguments, ratio, mask_token)
 
 
 def _backward(ctx, gradient, rows):
