@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 import sentencepiece
@@ -261,7 +263,7 @@ def test_what_normalization_takes_away_is_said(parallel, tmp_path, capsys):
         Vocabulary.train([parallel / "train.en"], 300, normalization="nfd")
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path):
     out = tmp_path / "out"
     command = ["--data", parallel, *SIZES, "--max-tokens", "400", "--max-updates", "100000", "--save-interval", "90000"]
@@ -277,6 +279,38 @@ def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tm
     (saved,) = (out / "checkpoints").iterdir()
     assert update >= 1 and int(saved.name) == update and not (out / "model.safetensors").exists()
     assert "the update under way is finished, and a checkpoint written; once more leaves at once" in said
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (None, 0)])
+def test_a_run_outlives_who_reads_what_it_says(number, status, parallel, tmp_path):
+    """Such as `tee`, which Ctrl-C ends, too, or `head`."""
+    out = tmp_path / "out"
+    command = ["--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 100000 if number else 4]
+    command += ["--validate-interval", 100000 if number else 2, "--valid-sentences", 1]
+    running = process("train", "--out", out, *command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for shown in running.stderr:
+        if shown.startswith("update 1  loss" if number else "janus-fast: batches of"):
+            break
+    running.stderr.close()
+    if number:
+        running.send_signal(number)
+    assert running.wait(timeout=120) == status
+    assert list((out / "checkpoints").iterdir()) and (out / "model.safetensors").exists() == (not number)
+
+
+def test_a_bar_outlives_its_terminal(parallel, tmp_path):
+    out, (ours, its) = tmp_path / "out", os.openpty()
+    command = ["train", "--out", out, "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 100000]
+    words = [sys.executable, "-m", "janus_fast", *map(str, command), "--valid-sentences", "1"]
+    running = subprocess.Popen(words, stderr=its, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    os.close(its)
+    shown = b""
+    while b"validation loss" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)  # where it is its session's own, it sends SIGHUP, too
+    time.sleep(1)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=120) == 143 and list((out / "checkpoints").iterdir())
 
 
 def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path, monkeypatch, capsys):

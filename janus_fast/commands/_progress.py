@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 LINE_SECONDS = 60
 PACED = 5  # updates that an estimate of the whole needs
@@ -56,8 +56,8 @@ class Progress:
         return (time.monotonic() - self.began) / (self.trainer.update - self.first)
 
     def _write(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        with self.bar.external_write_mode(sys.stderr):
+            write(text)
 
 
 def line(update: int, figures: dict) -> str:
@@ -84,7 +84,9 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def stopping(trainer) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM stop ``trainer`` behind the update under way, with a checkpoint, and a later one at once.
+    """Ctrl-C, SIGTERM and a terminal that closes stop ``trainer`` behind the update under way, with a checkpoint.
+
+    A later signal stops it at once.
 
     Yields the signals that have come. What a process was told to ignore it ignores.
     """
@@ -102,10 +104,11 @@ def stopping(trainer) -> Iterator[list[int]]:
         first = time.monotonic()
         trainer.stop()
         if trainer.processes.rank == 0:
-            os.write(2, text)  # print is not safe here: this may have interrupted one
+            with suppress(OSError):  # Ctrl-C ends `tee`, too
+                os.write(2, text)  # print is not safe here: this may have interrupted one
 
     if threading.current_thread() is threading.main_thread():  # which alone may settle what signals do
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
     try:
@@ -117,4 +120,14 @@ def stopping(trainer) -> Iterator[list[int]]:
 
 def say(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one of the processes that torchrun started speaks for all
-        print(f"janus-fast: {message}", file=sys.stderr, flush=True)
+        write(f"janus-fast: {message}")
+
+
+def write(text: str) -> None:
+    """A line of standard error. That its reader or terminal has gone stops nothing: there is a run to save."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())  # where later lines go, and what is left in buffers
+        os.close(null)
