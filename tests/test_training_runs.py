@@ -116,6 +116,14 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
     assert updates() == [1, 3]
 
 
+def test_half_a_checkpoint_of_a_run_that_was_killed_goes(tmp_path):
+    half = tmp_path / "checkpoints/.00000003.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    Trainer(make_model(), make_data(), tmp_path, options_of(max_updates=2, save_interval=1)).train()
+    assert sorted(path.name for path in half.parent.iterdir()) == ["00000001", "00000002"]
+
+
 def test_a_checkpoint_without_a_whole_state_says_so(tmp_path):
     options = options_of(max_updates=4, save_interval=2)
     Trainer(make_model(), make_data(), tmp_path, options).train()
