@@ -26,6 +26,7 @@ from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.processes import Processes
+from janus_fast.training.trainer import Trainer
 from janus_fast.training.validation import Validation
 
 model = test_cli.model
@@ -279,6 +280,23 @@ def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tm
     (saved,) = (out / "checkpoints").iterdir()
     assert update >= 1 and int(saved.name) == update and not (out / "model.safetensors").exists()
     assert "the update under way is finished, and a checkpoint written; once more leaves at once" in said
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_behind_its_last_update_ends_too(
+    number, status, parallel, tmp_path, monkeypatch, capsys
+):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 2]
+    with monkeypatch.context() as patch:
+        save = Trainer.save
+        patch.setattr(Trainer, "save", lambda trainer: signal.raise_signal(number) or save(trainer))
+        assert cli.main([str(word) for word in command]) == status
+    said = capsys.readouterr().err
+    assert said.endswith("run the same command again to go on from update 2\n"), said
+    assert [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["00000002"]
+    assert not (tmp_path / "out/model.safetensors").exists()
+    run(*command)
+    assert (tmp_path / "out/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (None, 0)])

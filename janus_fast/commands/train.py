@@ -200,7 +200,8 @@ def _train(trainer, threads: int) -> int:
             trainer.train()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_go_on(trainer)) from None
-    if not trainer.stopped:
+    # a signal may also have come behind the last update: while it was validated, or its checkpoint written
+    if not (trainer.stopped or trainer.agreed(trainer.seconds)[1]):
         return 0
     if signal.SIGINT in came and trainer.processes.rank == 0:
         raise KeyboardInterrupt(_go_on(trainer))
