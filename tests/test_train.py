@@ -182,6 +182,45 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     assert "must hold the text that the run in" in capsys.readouterr().err
 
 
+def test_options_that_change_nothing_are_refused_but_a_run_that_has_them_goes_on(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE]
+    for options, message in (
+        (["--divergence-warmup-updates", 100], "warmup-updates must be left out with --divergence-weight 0, got 100"),
+        (["--objective", "cmlm", "--divergence-weight", 3], "--divergence-weight must .* objective 'cmlm', got 3.0"),
+        (
+            ["--objective", "autoregressive", "--masking", "uniform"],
+            "masking must be left out .* 'autoregressive', got uniform",
+        ),
+    ):
+        assert cli.main([*map(str, command), *map(str, options)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    run(*command, "--max-updates", 1, "--objective", "autoregressive")
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    settings["training"] |= {"masking": "uniform", "divergence_weight": 3.0}
+    path.write_text(json.dumps(settings))
+    run(*command, "--max-updates", 2)
+
+
+def test_a_run_of_an_older_version_goes_on(parallel, tmp_path, capsys):
+    """Which had no recipes and no choice of normalization, and did not write versions down."""
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE]
+    run(*command, "--max-updates", 1)
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    del settings["versions"], settings["training"]["accumulate"]
+    for name in ("recipe", "normalization"):
+        del settings["start"][name]
+    path.write_text(json.dumps(settings))
+    for option, value, rule in (
+        ("--recipe", "paper", "left out"), ("--normalization", "identity", "left out"), ("--accumulate", 2, "1")
+    ):  # fmt: skip
+        assert cli.main([*map(str, command), option, str(value)]) == 2
+        assert re.search(rf"{option} must be {rule}, as when .*, got {value}\n", capsys.readouterr().err)
+    run(*command, "--max-updates", 2)
+    assert "versions" not in json.loads(path.read_text())
+
+
 def without_sizes(parallel, *options) -> list:
     """A training that changes nothing, so that what it ends in is what it began with."""
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
@@ -351,7 +390,10 @@ def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path,
     assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
     assert not paper["normalize_before"] and paper["d_model"] == 16
     named = settings("named", 1, "--max-updates", 1, "--objective", "cmlm", "--max-tokens", 300)
-    assert not named["without_auxiliary"] and named["masking"] is None and named["max_tokens"] == 300
+    assert not named["without_auxiliary"] and named["masking"] == "uniform" and named["max_tokens"] == 300
+    assert named["divergence_weight"] == 1.0
+    alone = settings("alone", 1, "--max-updates", 1, "--objective", "autoregressive")
+    assert alone["masking"] is None
 
 
 @pytest.mark.parametrize("threads, width, device, tokens", [
