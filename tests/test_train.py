@@ -221,6 +221,26 @@ def test_a_run_of_an_older_version_goes_on(parallel, tmp_path, capsys):
     assert "versions" not in json.loads(path.read_text())
 
 
+def test_settings_that_cannot_be_gone_on_with_are_named(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1]
+    run(*command)
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    newer = {**settings, "training": {**settings["training"], "curriculum": 1}}
+    wider = {**settings, "model": {**settings["model"], "experts": 1}}
+    capsys.readouterr()
+    for content, message in (
+        (path.read_text()[:30], "be whole, got Expecting"), ("{}", "have settings of text, got None"),
+        ("[]", "have settings of text, got None"),
+        (json.dumps({**settings, "model": 3}), "have settings of model, got 3"),
+        (json.dumps(newer), "be of this version or an older one, got the option curriculum"),
+        (json.dumps(wider), "be of this version or an older one, got the option experts"),
+    ):  # fmt: skip
+        path.write_text(content)
+        assert cli.main([str(word) for word in command]) == 2
+        assert f"error: train: {path} must {message}" in capsys.readouterr().err
+
+
 def without_sizes(parallel, *options) -> list:
     """A training that changes nothing, so that what it ends in is what it began with."""
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]

@@ -105,8 +105,10 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
 
     train(10)
     assert updates() == [1, 3, 6, 9]  # the first update's at once
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"update": 9, "ki')  # cut off while it was written
+    path = tmp_path / "metrics.jsonl"
+    first, rest = path.read_bytes().split(b"\n", 1)
+    cut = b'{"update": 9, "ki'  # cut off while it was written
+    path.write_bytes(first + b'\n\0\xff\n[]\n{}\n{"update": "1"}\n' + rest + cut)
     for name in ("00000008", "00000010"):
         shutil.rmtree(tmp_path / "checkpoints" / name)
     train(10)
