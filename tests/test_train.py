@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import sentencepiece
@@ -60,7 +62,6 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     assert re.search(r"^update 1  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
     assert said.count("  loss ") == 1 and "batches of 400 tokens\n" in said and "no validation text" not in said
     assert "warning: " not in said
-    assert re.search(r"^janus-fast: 6 updates, about \d+ s on \d+ threads?$", said, re.M)
     assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
     run("train", "--out", resumed, *data, "--max-updates", 4)
     run("train", "--out", resumed, *data, "--max-updates", 6)
@@ -468,6 +469,22 @@ def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tm
     assert [_progress.in_words(s) for s in (0, 89, 90, 5399, 5400, 72_000, 200_000)] == [
         "0 s", "89 s", "2 min", "90 min", "2 h", "20 h", "2 days"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("max_minutes, expected", [
+    (math.inf, ["janus-fast: 24 updates left, about 48 s on 2 threads"]),
+    (1.0, ["janus-fast: 10 updates left, about 20 s on 2 threads"]),
+])  # fmt: skip
+def test_what_is_left_is_estimated_by_the_pace_since_the_run_goes_on(max_minutes, expected, monkeypatch):
+    options = TrainingOptions(max_updates=130, max_minutes=max_minutes)
+    trainer = SimpleNamespace(options=options, processes=Processes(), latest=100, update=100, seconds=0.0)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: 1000 + 2.0 * trainer.update)
+    progress, said = _progress.Progress(trainer, 2), []
+    progress._write, progress.record = said.append, {}
+    for trainer.update in range(101, 107):
+        trainer.seconds = 28 + 2.0 * (trainer.update - 100)
+        progress.on_step(trainer.update)
+    assert said[1:] == expected
 
 
 def test_training_without_kernels_is_warned_of_once(parallel, tmp_path, model, capsys, monkeypatch):

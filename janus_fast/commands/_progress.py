@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 LINE_SECONDS = 60
-PACED = 5  # updates that an estimate of the whole needs
+PACED = 5  # updates that an estimate needs
 
 
 class Progress:
@@ -33,14 +33,15 @@ class Progress:
         now = time.monotonic()
         if self.first is None:  # the first update, which takes longer than others, is no part of the pace
             self.first, self.began = update, now
-        elif update == self.first + PACED:
-            total, threads = self.trainer.options.max_updates, counted(self.threads, "thread")
-            self._write(f"janus-fast: {total:,} updates, about {in_words(total * self._pace())} on {threads}")
+        elif update == self.first + PACED < self.trainer.options.max_updates:
+            updates, seconds = self._left()
+            spent = f"about {in_words(seconds)} on {counted(self.threads, 'thread')}"
+            self._write(f"janus-fast: {counted(updates, 'update')} left, {spent}")
         self.bar.update(update - self.bar.n)
         if not self.terminal and now - self.shown >= LINE_SECONDS:
             left = ""
             if update > self.first:
-                left = f"  about {in_words((self.trainer.options.max_updates - update) * self._pace())} left"
+                left = f"  about {in_words(self._left()[1])} left"
             self._write(line(update, self.record) + left)
             self.shown = now
 
@@ -52,8 +53,13 @@ class Progress:
         if self.terminal:
             self.bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
 
-    def _pace(self) -> float:
-        return (time.monotonic() - self.began) / (self.trainer.update - self.first)
+    def _left(self) -> tuple[int, float]:
+        """The updates that are still to come, and the seconds that they take."""
+        options, trainer = self.trainer.options, self.trainer
+        pace = (time.monotonic() - self.began) / (trainer.update - self.first)
+        allowed = max(0.0, options.max_minutes * 60 - trainer.seconds)
+        seconds = min((options.max_updates - trainer.update) * pace, allowed)
+        return round(seconds / pace), seconds
 
     def _write(self, text: str) -> None:
         with self.bar.external_write_mode(sys.stderr):
