@@ -148,7 +148,7 @@ def vocabulary_of_run(arguments, files) -> Vocabulary:
 def _lost_characters(vocabulary: Vocabulary, lines: list[str]) -> list[str]:
     """Those of ``lines`` that no translation will have, because the vocabulary's normalization replaces them."""
     kept = set().union(*(vocabulary.decode(vocabulary.encode(line)) for line in lines))
-    return sorted(character for character in set().union(*lines) - kept if character.isprintable())
+    return [lost if lost.isprintable() else f"U+{ord(lost):04X}" for lost in sorted(set().union(*lines) - kept)]
 
 
 def _refuse_normalization(arguments, other: str) -> None:
