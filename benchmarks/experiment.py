@@ -23,6 +23,7 @@ from janus_fast.data import test_set
 from janus_fast.replacing import replacing
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
+from janus_fast.training.options import without_effect
 
 ARMS = {  # the distributions that are trained, options
     "autoregressive": (("ar",), ["--objective", "autoregressive"]),
@@ -56,6 +57,17 @@ def schedule(updates: int) -> list[str]:
     options = {name: max(1, updates // share) for name, share in shares.items()}
     options |= {"max-updates": updates, "validate-interval": updates, "masking": "uniform"}
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def effective(options: list[str], objective: str) -> list[str]:
+    """``options`` without those that change nothing in a training, which ``janus-fast train`` refuses."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--divergence-weight", type=float, default=1.0)
+    weight = parser.parse_known_args(options)[0].divergence_weight
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in without_effect({"objective": objective, "divergence_weight": weight}):
+        parser.add_argument("--" + name.replace("_", "-"))
+    return parser.parse_known_args(options)[1]
 
 
 @dataclass
@@ -166,7 +178,8 @@ def _run(arguments: argparse.Namespace) -> int:
     shared = [*SIZES.split(), *schedule(arguments.updates), *arguments.rest]
 
     def run(arm: str, seed: int) -> Run:
-        options, directory = [*shared, *ARMS[arm][1], "--seed", str(seed)], arguments.out / f"seed-{seed}" / arm
+        own, directory = ARMS[arm][1], arguments.out / f"seed-{seed}" / arm
+        options = [*effective(shared, own[1]), *own, "--seed", str(seed)]
         return Run(arm, seed, directory, options, checksums, arguments.updates, arguments.limit, arguments.threads)
 
     seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}

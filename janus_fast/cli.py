@@ -12,6 +12,7 @@ import warnings
 from importlib import import_module
 
 import janus_fast
+from janus_fast.commands._progress import write
 from janus_fast.installation import HOW_TO_INSTALL, absence
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
@@ -110,13 +111,13 @@ def _prepare_streams() -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"janus-fast: {message}", file=sys.stderr)
+    write(f"janus-fast: {message}")
     return status
 
 
 def _warn(message: Warning | str, *_) -> None:
     """A warning as one line, without the place in the code that it came from."""
-    print(f"janus-fast: warning: {_one_line(message)}", file=sys.stderr)
+    write(f"janus-fast: warning: {_one_line(message)}")
 
 
 def _in_flags(message: str, arguments: argparse.Namespace) -> str:

@@ -57,8 +57,8 @@ def run(*arguments, capsys=None) -> str:
 
 def process(*arguments, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "janus_fast", *map(str, arguments)]
-    # a test run in the background ignores SIGINT, and its children would too
-    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    # a test run in the background ignores SIGINT, under nohup SIGHUP, and its children would too
+    restore = lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore, **options)
 
 

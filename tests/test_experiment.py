@@ -85,6 +85,15 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys):
     assert capsys.readouterr().err.count("trained already") == 5
 
 
+def test_an_arm_gets_the_options_that_change_something_in_it():
+    words = "--masking uniform --divergence-warmup-updates 5 --d-model 16 --divergence-weight=0.5 --keep 2".split()
+    assert experiment.effective(words, "janus") == words
+    assert experiment.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
+    assert experiment.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
+    without = [*words, "--divergence-weight", "0"]
+    assert experiment.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
+
+
 def test_the_scores_are_those_of_the_model_at_hand(call, work):
     _, before = call("--arms", "cmlm")
     record = before["records"][0]["evaluations"]["nar-4"]

@@ -3,11 +3,15 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import sentencepiece
@@ -24,6 +28,7 @@ from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.processes import Processes
+from janus_fast.training.trainer import Trainer
 from janus_fast.training.validation import Validation
 
 model = test_cli.model
@@ -57,7 +62,6 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     assert re.search(r"^update 1  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
     assert said.count("  loss ") == 1 and "batches of 400 tokens\n" in said and "no validation text" not in said
     assert "warning: " not in said
-    assert re.search(r"^janus-fast: 6 updates, about \d+ s on \d+ threads?$", said, re.M)
     assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
     run("train", "--out", resumed, *data, "--max-updates", 4)
     run("train", "--out", resumed, *data, "--max-updates", 6)
@@ -179,6 +183,65 @@ def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys)
     assert "must hold the text that the run in" in capsys.readouterr().err
 
 
+def test_options_that_change_nothing_are_refused_but_a_run_that_has_them_goes_on(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE]
+    for options, message in (
+        (["--divergence-warmup-updates", 100], "warmup-updates must be left out with --divergence-weight 0, got 100"),
+        (["--objective", "cmlm", "--divergence-weight", 3], "--divergence-weight must .* objective 'cmlm', got 3.0"),
+        (
+            ["--objective", "autoregressive", "--masking", "uniform"],
+            "masking must be left out .* 'autoregressive', got uniform",
+        ),
+    ):
+        assert cli.main([*map(str, command), *map(str, options)]) == 2
+        assert re.search(message, capsys.readouterr().err)
+    run(*command, "--max-updates", 1, "--objective", "autoregressive")
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    settings["training"] |= {"masking": "uniform", "divergence_weight": 3.0}
+    path.write_text(json.dumps(settings))
+    run(*command, "--max-updates", 2)
+
+
+def test_a_run_of_an_older_version_goes_on(parallel, tmp_path, capsys):
+    """Which had no recipes and no choice of normalization, and did not write versions down."""
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE]
+    run(*command, "--max-updates", 1)
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    del settings["versions"], settings["training"]["accumulate"]
+    for name in ("recipe", "normalization"):
+        del settings["start"][name]
+    path.write_text(json.dumps(settings))
+    for option, value, rule in (
+        ("--recipe", "paper", "left out"), ("--normalization", "identity", "left out"), ("--accumulate", 2, "1")
+    ):  # fmt: skip
+        assert cli.main([*map(str, command), option, str(value)]) == 2
+        assert re.search(rf"{option} must be {rule}, as when .*, got {value}\n", capsys.readouterr().err)
+    run(*command, "--max-updates", 2)
+    assert "versions" not in json.loads(path.read_text())
+
+
+def test_settings_that_cannot_be_gone_on_with_are_named(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1]
+    run(*command)
+    path = tmp_path / "out/train.json"
+    settings = json.loads(path.read_text())
+    newer = {**settings, "training": {**settings["training"], "curriculum": 1}}
+    wider = {**settings, "model": {**settings["model"], "experts": 1}}
+    capsys.readouterr()
+    for content, message in (
+        (path.read_text()[:30], "be whole, got Expecting"), ("{}", "have settings of text, got None"),
+        ("[]", "have settings of text, got None"),
+        (json.dumps({**settings, "model": 3}), "have settings of model, got 3"),
+        (json.dumps(newer), "be of this version or an older one, got the option curriculum"),
+        (json.dumps(wider), "be of this version or an older one, got the option experts"),
+    ):  # fmt: skip
+        path.write_text(content)
+        assert cli.main([str(word) for word in command]) == 2
+        assert f"error: train: {path} must {message}" in capsys.readouterr().err
+
+
 def without_sizes(parallel, *options) -> list:
     """A training that changes nothing, so that what it ends in is what it began with."""
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
@@ -247,12 +310,13 @@ def test_a_shipped_model_can_be_begun_with(parallel, tmp_path):
 def test_what_normalization_takes_away_is_said(parallel, tmp_path, capsys):
     for side in ("en", "de"):
         path = parallel / f"train.{side}"
-        path.write_text(path.read_text() + "Area: 12 m²\u00a0… wide\n" * 3)
+        path.write_text(path.read_text() + "Area: 12 m²\u00a0… wide\u200b\n" * 3)
     for option, kept in (([], False), (["--normalization", "identity"], True)):
         out = tmp_path / f"kept {kept}"
         run("train", "--out", out, "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1, *option)
         said = capsys.readouterr().err
-        message = "normalization nmt_nfkc replaces ² … in the target text; --normalization identity keeps them"
+        lost = "U+00A0 ² U+200B …"
+        message = f"normalization nmt_nfkc replaces {lost} in the target text; --normalization identity keeps them"
         assert (message in said) != kept and ("replaces" in said) != kept
         vocabulary = Vocabulary.read(out, "sentencepiece")
         expected = "12 m²\u00a0…" if kept else "12 m2 ..."
@@ -261,7 +325,7 @@ def test_what_normalization_takes_away_is_said(parallel, tmp_path, capsys):
         Vocabulary.train([parallel / "train.en"], 300, normalization="nfd")
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path):
     out = tmp_path / "out"
     command = ["--data", parallel, *SIZES, "--max-tokens", "400", "--max-updates", "100000", "--save-interval", "90000"]
@@ -277,6 +341,55 @@ def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tm
     (saved,) = (out / "checkpoints").iterdir()
     assert update >= 1 and int(saved.name) == update and not (out / "model.safetensors").exists()
     assert "the update under way is finished, and a checkpoint written; once more leaves at once" in said
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_behind_its_last_update_ends_too(
+    number, status, parallel, tmp_path, monkeypatch, capsys
+):
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 2]
+    with monkeypatch.context() as patch:
+        save = Trainer.save
+        patch.setattr(Trainer, "save", lambda trainer: signal.raise_signal(number) or save(trainer))
+        assert cli.main([str(word) for word in command]) == status
+    said = capsys.readouterr().err
+    assert said.endswith("run the same command again to go on from update 2\n"), said
+    assert [path.name for path in (tmp_path / "out/checkpoints").iterdir()] == ["00000002"]
+    assert not (tmp_path / "out/model.safetensors").exists()
+    run(*command)
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (None, 0)])
+def test_a_run_outlives_who_reads_what_it_says(number, status, parallel, tmp_path):
+    """Such as `tee`, which Ctrl-C ends, too, or `head`."""
+    out = tmp_path / "out"
+    command = ["--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 100000 if number else 4]
+    command += ["--validate-interval", 100000 if number else 2, "--valid-sentences", 1]
+    running = process("train", "--out", out, *command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for shown in running.stderr:
+        if shown.startswith("update 1  loss" if number else "janus-fast: batches of"):
+            break
+    running.stderr.close()
+    if number:
+        running.send_signal(number)
+    assert running.wait(timeout=120) == status
+    assert list((out / "checkpoints").iterdir()) and (out / "model.safetensors").exists() == (not number)
+
+
+def test_a_bar_outlives_its_terminal(parallel, tmp_path):
+    out, (ours, its) = tmp_path / "out", os.openpty()
+    command = ["train", "--out", out, "--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 100000]
+    words = [sys.executable, "-m", "janus_fast", *map(str, command), "--valid-sentences", "1"]
+    running = subprocess.Popen(words, stderr=its, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    os.close(its)
+    shown = b""
+    while b"validation loss" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)  # where it is its session's own, it sends SIGHUP, too
+    time.sleep(1)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=120) == 143 and list((out / "checkpoints").iterdir())
 
 
 def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path, monkeypatch, capsys):
@@ -299,7 +412,10 @@ def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path,
     assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
     assert not paper["normalize_before"] and paper["d_model"] == 16
     named = settings("named", 1, "--max-updates", 1, "--objective", "cmlm", "--max-tokens", 300)
-    assert not named["without_auxiliary"] and named["masking"] is None and named["max_tokens"] == 300
+    assert not named["without_auxiliary"] and named["masking"] == "uniform" and named["max_tokens"] == 300
+    assert named["divergence_weight"] == 1.0
+    alone = settings("alone", 1, "--max-updates", 1, "--objective", "autoregressive")
+    assert alone["masking"] is None
 
 
 @pytest.mark.parametrize("threads, width, device, tokens", [
@@ -354,6 +470,22 @@ def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tm
     assert [_progress.in_words(s) for s in (0, 89, 90, 5399, 5400, 72_000, 200_000)] == [
         "0 s", "89 s", "2 min", "90 min", "2 h", "20 h", "2 days"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("max_minutes, expected", [
+    (math.inf, ["janus-fast: 24 updates left, about 48 s on 2 threads"]),
+    (1.0, ["janus-fast: 10 updates left, about 20 s on 2 threads"]),
+])  # fmt: skip
+def test_what_is_left_is_estimated_by_the_pace_since_the_run_goes_on(max_minutes, expected, monkeypatch):
+    options = TrainingOptions(max_updates=130, max_minutes=max_minutes)
+    trainer = SimpleNamespace(options=options, processes=Processes(), latest=100, update=100, seconds=0.0)
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: 1000 + 2.0 * trainer.update)
+    progress, said = _progress.Progress(trainer, 2), []
+    progress._write, progress.record = said.append, {}
+    for trainer.update in range(101, 107):
+        trainer.seconds = 28 + 2.0 * (trainer.update - 100)
+        progress.on_step(trainer.update)
+    assert said[1:] == expected
 
 
 def test_training_without_kernels_is_warned_of_once(parallel, tmp_path, model, capsys, monkeypatch):

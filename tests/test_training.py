@@ -283,7 +283,18 @@ def test_two_encoder_passes_differ_by_dropout_alone():
 
 def test_options_are_checked():
     for options, message in [
-        ({"objective": "cmlm", "without_auxiliary": True}, "train: without_auxiliary must be left out with objective"),
+        (
+            {"objective": "cmlm", "without_auxiliary": True},
+            "without_auxiliary must be left out with objective 'cmlm', got",
+        ),
+        ({"objective": "cmlm", "divergence_weight": 3.0}, "divergence_weight must be left out .* 'cmlm', got 3.0"),
+        ({"objective": "cmlm", "autoregressive_every": 2}, "autoregressive_every must be left out .* 'cmlm', got 2"),
+        ({"objective": "autoregressive", "masking": "span"}, "masking must be left out .* 'autoregressive', got span"),
+        ({"objective": "autoregressive", "encoder_passes": 2}, "encoder_passes must be left out .* got 2"),
+        (
+            {"divergence_weight": 0.0, "divergence_warmup_updates": 9},
+            "must be left out with divergence_weight 0, got 9",
+        ),
         ({"objective": "gan"}, "train: objective must be one of"),
         ({"precision": "int8"}, "train: precision must be auto, float32, bfloat16 or float16, got 'int8'"),
         ({"precision": "float16"}, "train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'"),

@@ -105,8 +105,10 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
 
     train(10)
     assert updates() == [1, 3, 6, 9]  # the first update's at once
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"update": 9, "ki')  # cut off while it was written
+    path = tmp_path / "metrics.jsonl"
+    first, rest = path.read_bytes().split(b"\n", 1)
+    cut = b'{"update": 9, "ki'  # cut off while it was written
+    path.write_bytes(first + b'\n\0\xff\n[]\n{}\n{"update": "1"}\n' + rest + cut)
     for name in ("00000008", "00000010"):
         shutil.rmtree(tmp_path / "checkpoints" / name)
     train(10)
@@ -114,6 +116,14 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     train(3)
     assert updates() == [1, 3]
+
+
+def test_half_a_checkpoint_of_a_run_that_was_killed_goes(tmp_path):
+    half = tmp_path / "checkpoints/.00000003.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    Trainer(make_model(), make_data(), tmp_path, options_of(max_updates=2, save_interval=1)).train()
+    assert sorted(path.name for path in half.parent.iterdir()) == ["00000001", "00000002"]
 
 
 def test_a_checkpoint_without_a_whole_state_says_so(tmp_path):

@@ -7,10 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 LINE_SECONDS = 60
-PACED = 5  # updates that an estimate of the whole needs
+PACED = 5  # updates that an estimate needs
 
 
 class Progress:
@@ -33,14 +33,15 @@ class Progress:
         now = time.monotonic()
         if self.first is None:  # the first update, which takes longer than others, is no part of the pace
             self.first, self.began = update, now
-        elif update == self.first + PACED:
-            total, threads = self.trainer.options.max_updates, counted(self.threads, "thread")
-            self._write(f"janus-fast: {total:,} updates, about {in_words(total * self._pace())} on {threads}")
+        elif update == self.first + PACED < self.trainer.options.max_updates:
+            updates, seconds = self._left()
+            spent = f"about {in_words(seconds)} on {counted(self.threads, 'thread')}"
+            self._write(f"janus-fast: {counted(updates, 'update')} left, {spent}")
         self.bar.update(update - self.bar.n)
         if not self.terminal and now - self.shown >= LINE_SECONDS:
             left = ""
             if update > self.first:
-                left = f"  about {in_words((self.trainer.options.max_updates - update) * self._pace())} left"
+                left = f"  about {in_words(self._left()[1])} left"
             self._write(line(update, self.record) + left)
             self.shown = now
 
@@ -52,12 +53,17 @@ class Progress:
         if self.terminal:
             self.bar.set_postfix(loss=f"{record['loss']:.3f}", rate=f"{record['lr']:.1e}")
 
-    def _pace(self) -> float:
-        return (time.monotonic() - self.began) / (self.trainer.update - self.first)
+    def _left(self) -> tuple[int, float]:
+        """The updates that are still to come, and the seconds that they take."""
+        options, trainer = self.trainer.options, self.trainer
+        pace = (time.monotonic() - self.began) / (trainer.update - self.first)
+        allowed = max(0.0, options.max_minutes * 60 - trainer.seconds)
+        seconds = min((options.max_updates - trainer.update) * pace, allowed)
+        return round(seconds / pace), seconds
 
     def _write(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        with self.bar.external_write_mode(sys.stderr):
+            write(text)
 
 
 def line(update: int, figures: dict) -> str:
@@ -84,7 +90,9 @@ def in_words(seconds: float) -> str:
 
 @contextmanager
 def stopping(trainer) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM stop ``trainer`` behind the update under way, with a checkpoint, and a later one at once.
+    """Ctrl-C, SIGTERM and a terminal that closes stop ``trainer`` behind the update under way, with a checkpoint.
+
+    A later signal stops it at once.
 
     Yields the signals that have come. What a process was told to ignore it ignores.
     """
@@ -102,10 +110,11 @@ def stopping(trainer) -> Iterator[list[int]]:
         first = time.monotonic()
         trainer.stop()
         if trainer.processes.rank == 0:
-            os.write(2, text)  # print is not safe here: this may have interrupted one
+            with suppress(OSError):  # Ctrl-C ends `tee`, too
+                os.write(2, text)  # print is not safe here: this may have interrupted one
 
     if threading.current_thread() is threading.main_thread():  # which alone may settle what signals do
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
     try:
@@ -117,4 +126,14 @@ def stopping(trainer) -> Iterator[list[int]]:
 
 def say(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # one of the processes that torchrun started speaks for all
-        print(f"janus-fast: {message}", file=sys.stderr, flush=True)
+        write(f"janus-fast: {message}")
+
+
+def write(text: str) -> None:
+    """A line of standard error. That its reader or terminal has gone stops nothing: there is a run to save."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())  # where later lines go, and what is left in buffers
+        os.close(null)

@@ -60,7 +60,7 @@ CHANGEABLE = (
     "log_interval", "device", "checkpoint_activations", "fsdp",
 )  # fmt: skip
 OF_THE_CALL = ("max_minutes", "device", "checkpoint_activations", "fsdp")  # and not of the run
-OF_JANUS = ("without_auxiliary", "divergence_weight", "masking")  # in a recipe, for that objective alone
+START = ("recipe", "vocabulary", "vocabulary_size", "normalization", "init")
 
 # What a run without options is. A fraction is that part of max_updates; all else is as JanusConfig and TrainingOptions
 # have it, whose defaults are the paper's. docs/experiment.md says why "small" is what it is.
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_field(group, name: str, default, text: str) -> None:
     own = {recipe: settings.get(name, default) for recipe, settings in RECIPES.items()}
     shown = {recipe: _in_words(value) for recipe, value in own.items()}
-    if own["small"] is own["paper"]:
+    if own["small"] == own["paper"]:
         text += f" (default: {shown['small']})" if default != math.inf else ""
     else:
         text += f" ({', '.join(f'{recipe}: {value}' for recipe, value in shown.items())})"
@@ -147,14 +147,15 @@ def of_model(config: JanusConfig) -> dict:
 
 def training_settings(arguments: argparse.Namespace, before: Mapping | None, threads: int, width: int) -> dict:
     """How to train: as the run that goes on began, or as given, or as the recipe has it for so many ``threads``."""
+    from ..training.options import TrainingOptions, without_effect
+
     named = given(arguments, TRAINING_HELP)
+    own = before["training"] if before else RECIPES[arguments.recipe or "small"]
+    left_out = without_effect({**vars(TrainingOptions()), **own, **named}).keys() | (OF_THE_CALL if before else ())
+    own = {name: value for name, value in own.items() if name in TRAINING_HELP and name not in left_out}
+    own |= named
     if before:
-        own = {name: value for name, value in before["training"].items() if name not in OF_THE_CALL}
-        return {**own, **named}
-    recipe = {name: value for name, value in RECIPES[arguments.recipe or "small"].items() if name in TRAINING_HELP}
-    if named.get("objective", "janus") != "janus":
-        recipe = {name: value for name, value in recipe.items() if name not in OF_JANUS}
-    own = {**recipe, **named}
+        return own
     if own.get("max_tokens") == "by threads":
         own["max_tokens"] = batch_tokens(threads, width, own.get("device", "cpu"))
     for name, value in own.items():
@@ -175,10 +176,13 @@ def batch_tokens(threads: int, width: int, device: str) -> int:
 
 def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -> None:
     """Raises ValueError where an option is given that is another than when the run ``before`` began."""
-    for part in ("model", "training", "start"):
-        named = given(arguments, (name for name in before[part] if hasattr(arguments, name)))
-        fixed = {name: value for name, value in named.items() if name not in CHANGEABLE}
-        refuse_others(before[part], fixed, f"when the run in {origin} began")
+    from ..training.options import TrainingOptions
+
+    # An older version had fewer options, and did what the defaults of the others say.
+    defaults = {"model": of_model(JanusConfig), "training": vars(TrainingOptions()), "start": dict.fromkeys(START)}
+    for part, own in defaults.items():
+        named = given(arguments, (name for name in own if name not in CHANGEABLE))
+        refuse_others({**own, **before[part]}, named, f"when the run in {origin} began")
 
 
 def refuse_others(expected: Mapping, named: Mapping, when: str) -> None:

@@ -16,6 +16,7 @@ from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
 from ._decoding import flag
 from ._progress import say
+from ._settings import MODEL_HELP, TRAINING_HELP
 
 SETTINGS = "train.json"
 
@@ -71,10 +72,25 @@ def run_before(out: Path, text: dict) -> dict | None:
     path = out / SETTINGS
     if not path.exists():
         raise ValueError(f"--out must be a directory of this command, got {out}, which has checkpoints of another")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = _read_settings(path)
     if before["text"] != text:
         raise ValueError(f"--source and --target must hold the text that the run in {out} began with; it has changed")
     return before
+
+
+def _read_settings(path: Path) -> dict:
+    """What ``begin`` wrote, of this version or an older one."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"train: {path} must be whole, got {error}") from None
+    for part, known in (("text", None), ("start", None), ("model", MODEL_HELP), ("training", TRAINING_HELP)):
+        own = settings.get(part) if isinstance(settings, dict) else None
+        if not isinstance(own, dict):
+            raise ValueError(f"train: {path} must have settings of {part}, got {own}")
+        if unknown := [name for name in own if known and name not in known]:
+            raise ValueError(f"train: {path} must be of this version or an older one, got the option {unknown[0]}")
+    return settings
 
 
 def init_model(arguments) -> Init:
@@ -132,7 +148,7 @@ def vocabulary_of_run(arguments, files) -> Vocabulary:
 def _lost_characters(vocabulary: Vocabulary, lines: list[str]) -> list[str]:
     """Those of ``lines`` that no translation will have, because the vocabulary's normalization replaces them."""
     kept = set().union(*(vocabulary.decode(vocabulary.encode(line)) for line in lines))
-    return sorted(character for character in set().union(*lines) - kept if character.isprintable())
+    return [lost if lost.isprintable() else f"U+{ord(lost):04X}" for lost in sorted(set().union(*lines) - kept)]
 
 
 def _refuse_normalization(arguments, other: str) -> None:

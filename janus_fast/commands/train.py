@@ -15,7 +15,6 @@ from ._decoding import positive
 from ._progress import Progress, counted, line, say, stopping
 from ._start import begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
 
-START = ("recipe", "vocabulary", "vocabulary_size", "normalization", "init")
 AVERAGE = ("best", "always", "never")
 
 
@@ -108,10 +107,10 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     validation = _validation(arguments, files, vocabularies, config)
     trainer = Trainer(model, data, out, options, validation, processes=processes)
     if processes.rank == 0:
-        start = before["start"] if before else {name: getattr(arguments, name) for name in START}
-        made = before.get("versions") if before else versions()
+        start = before["start"] if before else {name: getattr(arguments, name) for name in _settings.START}
+        made = {name: before[name] for name in ("versions",) if name in before} if before else {"versions": versions()}
         settings = {"model": _settings.of_model(config), "training": dataclasses.asdict(options), "text": text}
-        begin(out, {**settings, "start": start, "versions": made}, None if before else vocabularies)
+        begin(out, {**settings, "start": start, **made}, None if before else vocabularies)
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
         return ended
@@ -200,7 +199,8 @@ def _train(trainer, threads: int) -> int:
             trainer.train()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_go_on(trainer)) from None
-    if not trainer.stopped:
+    # a signal may also have come behind the last update: while it was validated, or its checkpoint written
+    if not (trainer.stopped or trainer.agreed(trainer.seconds)[1]):
         return 0
     if signal.SIGINT in came and trainer.processes.rank == 0:
         raise KeyboardInterrupt(_go_on(trainer))

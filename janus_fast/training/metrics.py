@@ -13,15 +13,26 @@ METRICS = "metrics.jsonl"
 
 
 def drop_records_behind(directory: Path, update: int) -> None:
-    """Leaves out what a run wrote behind the update that it goes on from, which it is about to write again."""
+    """Leaves out what a run wrote behind the update that it goes on from, which it is about to write again.
+
+    Damaged lines go, too.
+    """
     path = directory / METRICS
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _is_record(line, update)]
     if kept != lines:
         with replacing(directory) as folder:
             (folder / METRICS).write_text("".join(kept), encoding="utf-8")
+
+
+def _is_record(line: str, last: int) -> bool:
+    """Whether a line is a record of update ``last`` or an earlier one."""
+    try:
+        return json.loads(line)["update"] <= last
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class Window:

@@ -1,6 +1,7 @@
 """How to train: options, what they may be, and the schedules that follow from them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..inputs import unwrap_numbers
@@ -20,6 +21,19 @@ RULES = (  # options, what they must, and whether they do
     ("adam_betas", "be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x)),
     ("seed", "be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32),
 )  # fmt: skip
+OBJECTIVES_WITH = {  # options that some objectives alone have
+    "masking": ("cmlm", "janus"), "encoder_passes": ("janus",), "autoregressive_every": ("janus",),
+    "without_auxiliary": ("janus",), "divergence_weight": ("janus",), "divergence_warmup_updates": ("janus",),
+}  # fmt: skip
+
+
+def without_effect(options: Mapping) -> dict[str, str]:
+    """The names of options that change nothing beside ``options``, and why."""
+    objective = options["objective"]
+    why = {name: f"objective {objective!r}" for name, having in OBJECTIVES_WITH.items() if objective not in having}
+    if not (why or options["divergence_weight"]):
+        why["divergence_warmup_updates"] = "divergence_weight 0"
+    return why
 
 
 @dataclass
@@ -69,12 +83,13 @@ class TrainingOptions:
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
-        if self.without_auxiliary and self.objective != "janus":
-            raise ValueError(f"train: without_auxiliary must be left out with objective {self.objective!r}")
         for names, rule, holds in RULES:
             for name in names.split():
                 if not holds(getattr(self, name)):  # NaN holds nothing
                     raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
+        for name, why in without_effect(vars(self)).items():
+            if (value := getattr(self, name)) != getattr(TrainingOptions, name):
+                raise ValueError(f"train: {name} must be left out with {why}, got {value}")
 
     def divergence_scale(self, update: int) -> float:
         """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.

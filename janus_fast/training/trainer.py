@@ -94,6 +94,8 @@ class Trainer:
             self.load(latest)
         if self.processes.rank == 0:
             drop_records_behind(self.directory, self.update)
+            for unfinished in (self.directory / "checkpoints").glob(".*.tmp"):  # of a run that was killed
+                shutil.rmtree(unfinished)
         self.processes.wait()  # until all have read what the first may soon replace
         stream = BatchStream(
             self.data, self.objective, options.max_tokens, options.seed, start=self.batch_number,
@@ -233,7 +235,6 @@ class Trainer:
         try:
             model = self.whole_model()
             if first:
-                shutil.rmtree(temporary, ignore_errors=True)
                 checkpoint.save(model, temporary)
             del model  # a copy of what is shared out goes before the moments come
             moments = gathered(self.moments(), self.processes.rank)
