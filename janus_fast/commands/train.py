@@ -112,7 +112,8 @@ def _run(arguments: argparse.Namespace, processes) -> int:
         start = before["start"] if before else {name: getattr(arguments, name) for name in _settings.START}
         start["average"] = arguments.average = arguments.average or start.get("average") or AVERAGE[0]
         settings = {"model": _settings.of_model(config), "training": dataclasses.asdict(options), "text": text}
-        settings = {**(before or {"versions": versions()}), **settings, "start": start}
+        settings["start"] = start
+        settings = {**before, **settings} if before else {**settings, "versions": versions()}
         begin(out, settings, None if before else vocabularies)
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
