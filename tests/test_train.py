@@ -124,6 +124,20 @@ def test_a_run_ends_in_the_better_of_its_last_checkpoint_and_the_mean(
         assert better <= worse
 
 
+def test_a_run_goes_on_with_its_way_of_averaging_and_may_validate_losses_alone(parallel, tmp_path, capsys):
+    command = ["train", "--out", tmp_path, "--data", parallel, *SIZES, *SCHEDULE, "--valid-sentences", 0]
+    for options, what in (
+        (["--max-updates", 4, "--average", "always"], "mean of the last 2 checkpoints"),
+        (["--max-updates", 6], "mean of the last 3 checkpoints"),
+        (["--max-updates", 8, "--average", "never"], "the last checkpoint"),
+        (["--max-updates", 10], "the last checkpoint"),
+    ):
+        run(*command, *options)
+        said = capsys.readouterr().err
+        assert re.search(rf"^janus-fast: update \d+  validation loss \d+\.\d\d  \({what}\)$", said, re.M), said
+        assert "bleu" not in said
+
+
 def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
     run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
@@ -231,7 +245,7 @@ def test_settings_that_cannot_be_gone_on_with_are_named(parallel, tmp_path, caps
     wider = {**settings, "model": {**settings["model"], "experts": 1}}
     capsys.readouterr()
     for content, message in (
-        (path.read_text()[:30], "be whole, got Expecting"), ("{}", "have settings of text, got None"),
+        (path.read_text()[:30], "be whole, got "), ("{}", "have settings of text, got None"),
         ("[]", "have settings of text, got None"),
         (json.dumps({**settings, "model": 3}), "have settings of model, got 3"),
         (json.dumps(newer), "be of this version or an older one, got the option curriculum"),
@@ -283,6 +297,9 @@ def test_a_model_to_begin_with_brings_its_sizes_and_settings(parallel, tmp_path,
     (["--normalization", "nfkc"], "--normalization must be left out with --init, got nfkc"),
     (["--vocabulary", "OTHER"], "--vocabulary must be left out, or that of --init, got OTHER, another"),
     (["--init", "en-de-smal"], "--init: model must be a model directory or one of .* did you mean en-de-small?"),
+    (["--init", "BIAS"], "--init must be a model that can be trained, which Marian's cannot be, got BIAS"),
+    (["--init", "ONE"], "--objective must be autoregressive for the one-stream model .*, got janus, the default"),
+    (["--init", "ONE", "--objective", "cmlm"], "--objective must be autoregressive for .* of --init, got cmlm"),
     (["--init", "BARE"], "--init must have its vocabulary beside it or go with --vocabulary, got BARE"),
     (["--init", "BARE", "--vocabulary", "SMALL"],
      r"the vocabulary of --init must have \(400, 400\) tokens, source and target, got \(300, 300\)"),
@@ -293,6 +310,10 @@ def test_what_contradicts_the_model_to_begin_with_is_refused(options, message, p
     Vocabulary.train([parallel / "train.de"], 400).save(tmp_path, "OTHER")
     Vocabulary.train([parallel / "train.de"], 300).save(tmp_path, "SMALL")
     names = {"BARE": bare, "OTHER": tmp_path / "OTHER.model", "SMALL": tmp_path / "SMALL.model"}
+    for name, changed in ("ONE", {"two_stream": False}), ("BIAS", {"output_bias": True}):
+        names[name] = shutil.copytree(model, tmp_path / name)
+        settings = json.loads((names[name] / "config.json").read_text())
+        (names[name] / "config.json").write_text(json.dumps({**settings, **changed}))
     options = [names.get(option, option) for option in options]
     command = ["train", "--out", out, *without_sizes(parallel, "--init", model, *options), "--max-updates", 1]
     assert cli.main([str(word) for word in command]) == 2
@@ -408,6 +429,7 @@ def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path,
     assert settings("small", 1, "--max-updates", 2)["max_tokens"] == 2048
     assert "batches of 2,048 tokens\n" in capsys.readouterr().err
     paper = settings("paper", 1, "--recipe", "paper", "--max-updates", 1)
+    assert "batches of 4,096 tokens\n" in capsys.readouterr().err
     defaults = dataclasses.asdict(TrainingOptions(max_updates=1, precision="float32", log_interval=100))
     assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
     assert not paper["normalize_before"] and paper["d_model"] == 16

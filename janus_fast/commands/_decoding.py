@@ -120,9 +120,13 @@ def flag(name: str) -> str:
 
 
 def positive(text: str) -> int:
+    return count(text, least=1)
+
+
+def count(text: str, least: int = 0) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
     if value > MOST:
         raise argparse.ArgumentTypeError(f"must be at most {MOST}, got {value}")
     return value

@@ -164,6 +164,12 @@ def training_settings(arguments: argparse.Namespace, before: Mapping | None, thr
     return own
 
 
+def are_batches_by_threads(arguments: argparse.Namespace) -> bool:
+    """Whether a new run's batches are as large as threads decide."""
+    recipe = RECIPES[arguments.recipe or "small"]
+    return recipe.get("max_tokens") == "by threads" and not arguments.max_tokens and arguments.device != "cuda"
+
+
 def batch_tokens(threads: int, width: int, device: str) -> int:
     """Tokens in a batch that keep ``threads`` busy with a model of ``width``; smaller ones learn more from each token.
 

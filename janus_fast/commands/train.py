@@ -11,7 +11,7 @@ from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
 from . import _settings
-from ._decoding import positive
+from ._decoding import count, positive
 from ._progress import Progress, counted, line, say, stopping
 from ._start import begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
 
@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("source", "target", "valid-source", "valid-target"):
         text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
     text.add_argument(
-        "--valid-sentences", type=positive, default=200, metavar="N", help="translated to validate (default: 200)"
-    )
+        "--valid-sentences", type=count, default=200, metavar="N",
+        help="translated to validate; 0 for losses alone (default: 200)",
+    )  # fmt: skip
     text.add_argument("--vocabulary", metavar="FILE", help="a sentencepiece model (default: of --init, or of the text)")
     text.add_argument(
         "--vocabulary-size", type=positive, metavar="N",
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin with the weights, sizes and vocabulary of this model: a shipped name, a directory, or a checkpoint",
     )  # fmt: skip
     text.add_argument(
-        "--average", choices=AVERAGE, default=AVERAGE[0],
+        "--average", choices=AVERAGE,
         help="whether the model is the mean of the last checkpoints; best: if it validates better than the last one "
         "alone, or there is no validation text (default: best)",
     )  # fmt: skip
@@ -69,7 +70,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     from ..training.options import TrainingOptions, check_processes
     from ..training.trainer import Trainer, objective_of
 
-    # All that the user can have got wrong comes before anything that takes long.
+    # What the user can have got wrong comes before anything that takes long, as far as it needs no vocabulary.
     out, files = Path(arguments.out), text_files(arguments)
     text = {name: checksum(files[name]) for name in ("source", "target")}
     before = run_before(out, text)
@@ -103,14 +104,17 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     data = ParallelData.read(files["source"], files["target"], vocabularies, config)
     if options.device == "cpu" and (warning := installation.slow()):
         say(f"warning: {warning}")
-    _say_what_is_there(model, data, vocabularies, options, threads, chosen=not (before or arguments.max_tokens))
+    by_threads = not before and _settings.are_batches_by_threads(arguments)
+    _say_what_is_there(model, data, vocabularies, options, threads if by_threads else None)
     validation = _validation(arguments, files, vocabularies, config)
     trainer = Trainer(model, data, out, options, validation, processes=processes)
     if processes.rank == 0:
         start = before["start"] if before else {name: getattr(arguments, name) for name in _settings.START}
-        made = {name: before[name] for name in ("versions",) if name in before} if before else {"versions": versions()}
+        start["average"] = arguments.average = arguments.average or start.get("average") or AVERAGE[0]
         settings = {"model": _settings.of_model(config), "training": dataclasses.asdict(options), "text": text}
-        begin(out, {**settings, "start": start, **made}, None if before else vocabularies)
+        settings["start"] = start
+        settings = {**before, **settings} if before else {**settings, "versions": versions()}
+        begin(out, settings, None if before else vocabularies)
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
         return ended
@@ -162,7 +166,7 @@ def _final(trainer, average: str) -> tuple[dict, str]:
     return (mean, last)[better], compared
 
 
-def _say_what_is_there(model, data, vocabularies, options, threads: int, chosen: bool) -> None:
+def _say_what_is_there(model, data, vocabularies, options, threads: int | None) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     sizes = " and ".join(dict.fromkeys(f"{len(vocabulary):,}" for vocabulary in vocabularies))
     say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {sizes} tokens")
@@ -170,7 +174,7 @@ def _say_what_is_there(model, data, vocabularies, options, threads: int, chosen:
     if data.empty + data.too_long:
         reasons = f"{data.empty:,} empty on a side, {data.too_long:,} longer than {limits[0]} or {limits[1]} tokens"
         say(f"{data.empty + data.too_long:,} pairs are left out: {reasons}")
-    why = f", for {counted(threads, 'thread')} and width {model.config.d_model} (--max-tokens)" if chosen else ""
+    why = f", for {counted(threads, 'thread')} and width {model.config.d_model} (--max-tokens)" if threads else ""
     say(f"batches of {options.max_tokens:,} tokens{why}")
 
 
