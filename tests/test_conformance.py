@@ -266,6 +266,17 @@ def test_gradients_are_the_definition_s_however_they_are_asked_for(name, backend
         assert_near(torch.func.grad(lambda s: torch.func.vmap(loss_of(call))(s).sum())(several)[1], truth)
 
 
+def test_one_tensor_as_several_arguments():
+    torch._dynamo.reset()
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    call = lambda hidden, weight: ops.linear_argmax(hidden, weight)[1].sin().sum()  # noqa: E731
+    truth = sum(torch.func.grad(call, argnums=(0, 1))(x, x.clone()))
+    for function_of_it in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
+        result = torch.autograd.grad(function_of_it(leaf := x.clone().requires_grad_(), leaf), leaf)[0]
+        torch.testing.assert_close(result, truth)
+    torch.testing.assert_close(torch.func.grad(lambda y: call(y, y))(x), truth)
+
+
 def penalty(call: Callable, x: Tensor) -> Tensor:
     """The gradient of a factor in sum + |gradient of the sum|^2: the gradient that comes in needs none itself."""
     factor, leaf = torch.ones((), dtype=x.dtype, requires_grad=True), x.detach().clone().requires_grad_()
