@@ -221,131 +221,169 @@ RUNS = [(name, backend) for name in ops.OPERATIONS for backend in ("auto", *ops.
 KERNELS = [(name, "cpp") for name in ops.OPERATIONS if "cpp" in ops.backends(name)]
 
 
-def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, Tensor]:
-    """Of one tensor of an operation, the others fixed: its first floating-point result; and that tensor."""
+def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, tuple[Tensor, ...]]:
+    """Of an operation's floating-point tensors: its first floating-point result; and these tensors."""
     operation, arguments = ops.OPERATIONS[name], SAMPLES[name][SMALL.get(name, "odd_sizes")]
     arguments = [a.contiguous() if isinstance(a, Tensor) else a for a in cast(arguments, dtype)]
-    place = next(i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point())
+    places = [i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()]
 
-    def call(x: Tensor) -> Tensor:
-        given = [*arguments[:place], x, *arguments[place + 1 :]]
-        chosen = operation.choose(backend, given[place])
+    def call(*tensors: Tensor) -> Tensor:
+        given = list(arguments)
+        for place, tensor in zip(places, tensors, strict=True):
+            given[place] = tensor
+        chosen = operation.choose(backend, *given[places[0] :])
         if name == "joint_loss":
             given[-1] = chosen != "reference"
         return next(r for r in as_tuple(operation.run(chosen, *given)) if r.is_floating_point())
 
-    return call, arguments[place]
+    return call, tuple(arguments[place] for place in places)
 
 
-def assert_near(result: Tensor, truth: Tensor) -> None:
-    """Some hundred roundings of float32, of the largest value."""
-    assert result.dtype == torch.float32 and result.shape == truth.shape
-    assert error(result, truth) <= 300 * torch.finfo(torch.float32).eps * max(truth.abs().max().item(), 1.0)
+@cache
+def truths_of(derive: Callable, name: str) -> list[tuple[Tensor, float]]:
+    """What ``derive`` makes of the definition in float64, and what the definition errs in float32."""
+    truths = derive(*function(name, "reference", torch.float64))
+    with in_fixed_order():
+        by_torch = derive(*function(name, "reference"))
+    return [(truth, error(result, truth)) for result, truth in zip(by_torch, truths, strict=True)]
+
+
+def assert_near(results, derive: Callable, name: str, copies: int | None = None) -> None:
+    """Near ``derive`` of the definition, or near as many copies of it."""
+    for i, (result, (truth, by_torch)) in enumerate(zip(results, truths_of(derive, name), strict=True)):
+        truth = truth if copies is None else truth.expand(copies, *truth.shape)
+        assert result.dtype == torch.float32 and result.shape == truth.shape
+        assert truth.any()
+        budget = allowed(by_torch, largest(truth), result.dtype)
+        assert error(result, truth) <= budget, f"{i}: error {error(result, truth):.3g}, budget {budget:.3g}"
 
 
 def loss_of(call: Callable) -> Callable:
-    return lambda x: call(x).sin().sum()
+    return lambda *tensors: call(*tensors).sin().sum()
+
+
+def leaves_of(tensors) -> list[Tensor]:
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def gradients_of(call: Callable, tensors) -> tuple[Tensor, ...]:
+    leaves = leaves_of(tensors)
+    return torch.autograd.grad(loss_of(call)(*leaves), leaves)
 
 
 @pytest.mark.parametrize("name, backend", RUNS)
 def test_gradients_are_the_definition_s_however_they_are_asked_for(name, backend):
-    call, x = function(name, backend)
-    definition_of_it, exact = function(name, "reference", torch.float64)
-    leaf = exact.requires_grad_()
-    (truth,) = torch.autograd.grad(loss_of(definition_of_it)(leaf), leaf)
-    assert truth.any()
-    leaf = x.clone().requires_grad_()
-    assert_near(torch.autograd.grad(loss_of(call)(leaf), leaf)[0], truth)
-    assert_near(torch.func.grad(loss_of(call))(x), truth)
-    assert_near(torch.func.vjp(loss_of(call), x)[1](torch.ones(()))[0], truth)
-    output = torch.utils.checkpoint.checkpoint(loss_of(call), leaf, use_reentrant=False)
-    assert_near(torch.autograd.grad(output, leaf)[0], truth)
+    call, tensors = function(name, backend)
+    loss, near, every = loss_of(call), partial(assert_near, derive=gradients_of, name=name), tuple(range(len(tensors)))
+    near(gradients_of(call, tensors))
+    near(torch.func.grad(loss, every)(*tensors))
+    near(torch.func.vjp(loss, *tensors)[1](torch.ones(())))
+    leaves = leaves_of(tensors)
+    near(torch.autograd.grad(torch.utils.checkpoint.checkpoint(loss, *leaves, use_reentrant=False), leaves))
     if (name, backend) not in [("update_mask", "reference"), ("predict_lengths", "reference")]:  # not under vmap
-        several = torch.stack([x, x])
-        assert_near(torch.func.vmap(torch.func.grad(loss_of(call)))(several), torch.stack([truth, truth]))
-        assert_near(torch.func.grad(lambda s: torch.func.vmap(loss_of(call))(s).sum())(several)[1], truth)
+        several = [torch.stack([t, t]) for t in tensors]
+        near(torch.func.vmap(torch.func.grad(loss, every))(*several), copies=2)
+        near(torch.func.grad(lambda *s: torch.func.vmap(loss)(*s).sum(), every)(*several), copies=2)
 
 
-def penalty(call: Callable, x: Tensor) -> Tensor:
-    """The gradient of a factor in sum + |gradient of the sum|^2: the gradient that comes in needs none itself."""
-    factor, leaf = torch.ones((), dtype=x.dtype, requires_grad=True), x.detach().clone().requires_grad_()
-    total = call(leaf * factor).sum()
-    (gradient,) = torch.autograd.grad(total, leaf, create_graph=True)
-    return torch.autograd.grad(total + gradient.square().sum(), factor)[0]
+def test_one_tensor_as_several_arguments():
+    torch._dynamo.reset()
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    call = lambda hidden, weight: ops.linear_argmax(hidden, weight)[1].sin().sum()  # noqa: E731
+    truth = sum(torch.func.grad(call, argnums=(0, 1))(x, x.clone()))
+    for function_of_it in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
+        result = torch.autograd.grad(function_of_it(leaf := x.clone().requires_grad_(), leaf), leaf)[0]
+        torch.testing.assert_close(result, truth)
+    torch.testing.assert_close(torch.func.grad(lambda y: call(y, y))(x), truth)
+
+
+def penalty(call: Callable, tensors) -> tuple[Tensor, ...]:
+    """Gradients of factors in sum + |gradients of the sum|^2: the gradient that comes in needs none itself."""
+    leaves, factors = leaves_of(tensors), leaves_of([t.new_ones(()) for t in tensors])
+    total = call(*(leaf * factor for leaf, factor in zip(leaves, factors, strict=True))).sum()
+    gradients = torch.autograd.grad(total, leaves, create_graph=True)
+    return torch.autograd.grad(total + sum(g.square().sum() for g in gradients), factors)
+
+
+def twice(call: Callable, tensors) -> tuple[Tensor, ...]:
+    every = tuple(range(len(tensors)))
+    return torch.func.grad(lambda *t: sum(g.sum() for g in torch.func.grad(loss_of(call), every)(*t)), every)(*tensors)
 
 
 @pytest.mark.parametrize("name, backend", RUNS)
 def test_second_derivatives_are_right_or_refused(name, backend):
-    call, x = function(name, backend)
-    if name in FIRST_ALONE and backend != "reference":
-        refused = f"^{name}: backend must be 'reference' for second derivatives, got 'cpp'$"
-        with pytest.raises(NotImplementedError, match=refused):
-            penalty(call, x)
-        with pytest.raises(NotImplementedError, match=refused):
-            torch.func.grad(lambda y: torch.func.grad(loss_of(call))(y).sum())(x)
-        return
-    definition_of_it, exact = function(name, "reference", torch.float64)
-    assert_near(penalty(call, x), penalty(definition_of_it, exact))
-    twice = [torch.func.grad(lambda y, f=f: torch.func.grad(loss_of(f))(y).sum()) for f in (call, definition_of_it)]
-    assert_near(twice[0](x), twice[1](exact))
+    call, tensors = function(name, backend)
+    for derive in (penalty, twice):
+        if name in FIRST_ALONE and backend != "reference":
+            refused = f"^{name}: backend must be 'reference' for second derivatives, got 'cpp'$"
+            with pytest.raises(NotImplementedError, match=refused):
+                derive(call, tensors)
+        else:
+            assert_near(derive(call, tensors), derive, name)
 
 
-@pytest.mark.parametrize("name", ops.OPERATIONS)
-def test_forward_mode_is_the_definition_s(name):
-    call, x = function(name, "auto")
-    definition_of_it, exact = function(name, "reference", torch.float64)
-    _, truth = torch.func.jvp(definition_of_it, (exact,), (exact,))
-    assert_near(torch.func.jvp(call, (x,), (x,))[1], truth)
+def jvps(call: Callable, tensors) -> list[Tensor]:
+    """One for each tensor, of itself as its tangent."""
+    results = []
+    for i, t in enumerate(tensors):
+        of_one = lambda x, i=i: call(*tensors[:i], x, *tensors[i + 1 :])  # noqa: E731
+        results.append(torch.func.jvp(of_one, (t,), (t,))[1])
+    return results
+
+
+def tangents(call: Callable, tensors) -> list[Tensor]:
+    """The same by dual tensors."""
     with forward_ad.dual_level():
-        tangent = forward_ad.unpack_dual(call(forward_ad.make_dual(x, x))).tangent
-    assert_near(tangent, truth)
-    (by_rows,) = torch.autograd.grad(call(leaf := x.clone().requires_grad_()).sum(), leaf)
-    assert_near(torch.func.jvp(lambda y: call(y).sum(), (x,), (x,))[1], (by_rows.double() * x).sum())
+        duals = [[forward_ad.make_dual(t, t) if t is one else t for t in tensors] for one in tensors]
+        return [forward_ad.unpack_dual(call(*given)).tangent for given in duals]
+
+
+@pytest.mark.parametrize("derive", [jvps, tangents])
+@pytest.mark.parametrize("name", ops.OPERATIONS)
+def test_forward_mode_is_the_definition_s(name, derive):
+    assert_near(derive(*function(name, "auto")), jvps, name)
 
 
 @pytest.mark.parametrize("name, backend", KERNELS)
 def test_a_kernel_refuses_forward_mode(name, backend):
-    call, x = function(name, backend)
+    call, tensors = function(name, backend)
     refused = f"^{name}: backend must be able to run this call, got 'cpp': it computes no forward-mode derivatives, "
-    with pytest.raises(NotImplementedError, match=refused + "which backend='reference' does$"):
-        torch.func.jvp(call, (x,), (x,))
-    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=refused):
-        call(forward_ad.make_dual(x, x))
+    for i in range(len(tensors)):
+        for derive in (jvps, tangents):
+            of_one = lambda x, i=i: call(*tensors[:i], x, *tensors[i + 1 :])  # noqa: E731
+            with pytest.raises(NotImplementedError, match=refused + "which backend='reference' does$"):
+                derive(of_one, tensors[i : i + 1])
 
 
 @pytest.mark.parametrize("name, backend", KERNELS)
 def test_forward_mode_elsewhere_does_not_concern_a_kernel(name, backend):
     """Of another thread, or of other tensors: torch's level is one number of the whole process."""
-    call, x = function(name, backend)
-    expected = call(x)
+    call, tensors = function(name, backend)
+    expected = call(*tensors)
     with forward_ad.dual_level(), ThreadPoolExecutor(1) as other:
-        assert torch.equal(call(x), expected)
-        assert torch.equal(other.submit(call, x).result(timeout=60), expected)
+        assert torch.equal(call(*tensors), expected)
+        assert torch.equal(other.submit(call, *tensors).result(timeout=60), expected)
 
 
 def test_compiled_forward_mode_is_right():
     """torch.compile sees no tangents."""
     torch._dynamo.reset()
-    call, x = function("linear_argmax", "auto")
-    _, truth = torch.func.jvp(call, (x,), (x,))
+    call, tensors = function("linear_argmax", "auto")
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    with forward_ad.dual_level():
-        torch.testing.assert_close(forward_ad.unpack_dual(compiled(forward_ad.make_dual(x, x))).tangent, truth)
+    torch.testing.assert_close(tangents(compiled, tensors), jvps(call, tensors))
 
 
 @pytest.mark.parametrize("name, backend", KERNELS)
 def test_compiled_gradients_are_right(name, backend):
     torch._dynamo.reset()
-    call, x = function(name, backend)
-    compiled = torch.compile(loss_of(call), fullgraph=True, backend="aot_eager")
-    results = [torch.autograd.grad(f(leaf := x.clone().requires_grad_()), leaf)[0] for f in (loss_of(call), compiled)]
-    assert results[0].any()
-    torch.testing.assert_close(*results)
+    call, tensors = function(name, backend)
+    compiled, leaves = torch.compile(loss_of(call), fullgraph=True, backend="aot_eager"), leaves_of(tensors)
+    torch.testing.assert_close(torch.autograd.grad(compiled(*leaves), leaves), gradients_of(call, tensors))
 
 
 @pytest.mark.parametrize("name, backend", KERNELS)
 def test_what_torch_compile_does_not_see_is_refused(name, backend):
     torch._dynamo.reset()
-    call, x = function(name, backend)
+    call, tensors = function(name, backend)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="torch.compile finds no derivatives of it for torch.func"):
-        torch.compile(torch.func.grad(loss_of(call)), fullgraph=True, backend="aot_eager")(x)
+        torch.compile(torch.func.grad(loss_of(call)), fullgraph=True, backend="aot_eager")(*tensors)

@@ -1,6 +1,7 @@
 """What every operation shares: its record, its registration with torch, and the choice of a backend."""
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -152,17 +153,14 @@ class _Kernel(torch.autograd.Function):
             ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
         kept = OPERATIONS[ctx.name].keep(results, *arguments)
+        ctx.save_for_backward(*[k if isinstance(k, Tensor) else None for k in kept])
         ctx.others = [None if isinstance(k, Tensor) else k for k in kept]
-        ctx.places = [i for i, k in enumerate(kept) if isinstance(k, Tensor)]
-        ctx.save_for_backward(*(k for k in kept if isinstance(k, Tensor)))
 
     @staticmethod
     def backward(ctx, *gradients):
         if gradients[ctx.differentiable] is None:
             return (None,) * len(ctx.needs_input_grad)
-        kept = list(ctx.others)
-        for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-            kept[place] = tensor
+        kept = [k if k is not None else other for k, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
         gradient = gradients[ctx.differentiable]
         with _no_autocast(gradient.device.type):
             return *OPERATIONS[ctx.name].backward(ctx, gradient, *kept), None, None
@@ -187,6 +185,10 @@ class _Once(torch.autograd.Function):
         raise _second(ctx)
 
 
+for function in (_Kernel, _Once):  # else torch looks for it in every call, which takes longer than a small kernel
+    function.forward.__signature__ = inspect.signature(function.forward)
+
+
 def _no_autocast(device: str):
     """What an operation computes is not autocast's to round; of its arguments the functions have taken care."""
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -206,8 +208,10 @@ def _second(ctx) -> NotImplementedError:
     return NotImplementedError(f"{ctx.name}: backend must be 'reference' for second derivatives, got {ctx.backend!r}")
 
 
-def _distinct(arguments: Iterable) -> list:
+def _distinct(arguments: Sequence) -> Sequence:
     """No tensor twice, which torch.compile refuses of an autograd function."""
+    if not torch.compiler.is_compiling():
+        return arguments
     distinct = []
     for a in arguments:
         distinct.append(a.view_as(a) if isinstance(a, Tensor) and any(a is b for b in distinct) else a)
@@ -259,9 +263,14 @@ def explain(name: str, *arguments) -> str:
 
 def needs_gradients(*arguments) -> bool:
     """Whether autograd may ask for a gradient; under a transform of torch.func not every tensor shows it."""
-    return torch.is_grad_enabled() and (
-        in_transform() or any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
-    )
+    if not torch.is_grad_enabled():
+        return False
+    if in_transform():
+        return True
+    for a in arguments:  # a generator would take twice as long, and every call asks
+        if isinstance(a, Tensor) and a.requires_grad:
+            return True
+    return False
 
 
 def in_transform() -> bool:
