@@ -74,7 +74,7 @@ def files(tmp_path):
 
 
 def test_text_is_encoded_and_put_together_again(files, tmp_path, capsys):
-    pytest.importorskip("subword_nmt", reason="needs subword-nmt: pip install 'janus-fast[bpe]'")
+    pytest.importorskip("subword_nmt", reason="needs subword-nmt: pip install subword-nmt")
     path, dictionary, codes = map(str, files)
     out = tmp_path / "model"
     given = ["--source-dict", dictionary, "--target-dict", dictionary, "--bpe", codes]
