@@ -108,7 +108,7 @@ class Operation:
         return self.limits(backend, *arguments)
 
     def choose(self, backend: str, *arguments) -> str:
-        """The backend that runs a call, of which as many of the first arguments are given as backends may refuse."""
+        """The backend that runs a call, of which every floating-point tensor is given, and what ``limits`` looks at."""
         candidates = self.candidates(arguments[0].device.type)
         if backend == "auto":
             for candidate in candidates:
