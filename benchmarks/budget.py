@@ -11,6 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
+PRODUCTS = {
+    aten.mm, aten.bmm, aten.addmm, aten.addmm_, aten.addbmm, aten.addbmm_, aten.baddbmm, aten.baddbmm_, aten.mv,
+    aten.addmv, aten.addmv_, aten.dot, aten.vdot, aten.linear, aten.convolution,
+}  # fmt: skip
 BLOCK = 256  # terms of a sum
 
 
@@ -33,12 +37,15 @@ def largest(truth: Tensor) -> float:
 
 
 class in_fixed_order(TorchDispatchMode):  # noqa: N801, a context
-    """Matrix products below float64 are added up in float32, each product exact and each sum rounded once: chains of
-    fused multiply-adds, as kernels and most libraries compute an element, and nearly the worst of the usual orders.
-    Like theirs, long sums are put together from blocks. The results are the same on every machine."""
+    """Matrix products below float64 are added up in float32, each product exact: chains of fused multiply-adds, as
+    kernels and most libraries compute an element, and nearly the worst of the usual orders. (Each sum is rounded to
+    float64 and then to float32, which differs from one rounding only next to a tie.) Like theirs, long sums are put
+    together from blocks. The results are the same on every machine; products that would not be are refused."""
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        if function in (aten.mm.default, aten.bmm.default) and arguments[0].dtype != torch.float64:
+        if function.overloadpacket in PRODUCTS and arguments[0].dtype != torch.float64:
+            if function not in (aten.mm.default, aten.bmm.default):
+                raise NotImplementedError(f"in_fixed_order: products must be mm or bmm, got {function}")
             return _product(*arguments)
         return function(*arguments, **(options or {}))
 

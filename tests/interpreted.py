@@ -111,7 +111,10 @@ def _rounded(handle, dtype):
 
 
 def _chain(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """start + a @ b in the dtype of ``start``; a product of two numbers below float64 is exact in float64."""
+    """start + a @ b in the dtype of ``start``; a product of two numbers below float64 is exact in float64.
+
+    A sum is rounded to float64 and then to that dtype, which differs from one rounding only next to a tie.
+    """
     total, scratch = start.astype(np.float64), np.empty(start.shape)
     for k in range(a.shape[-1]):
         total += np.multiply(a[..., k, None], b[..., None, k, :], out=scratch)

@@ -15,6 +15,7 @@ from importlib import import_module
 import interpreted
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -147,7 +148,7 @@ def check(name: str, dtype: torch.dtype, label: str, compute: Callable, gradient
 
 
 def test_products_in_fixed_order_are_chains_of_fused_multiply_adds():
-    """Each product exact, each sum rounded once, and blocks added up: the same bits on every machine."""
+    """Each product exact, each sum rounded, and blocks added up: the same bits on every machine."""
     half = 2.0**-24  # of the last place of 1: a tie, which goes to the even 1
     a = torch.tensor([[1.0, half, half], [half, half, 1.0], [-1.0, 1 + 2.0**-12, 0.0]])
     b = torch.tensor([[1.0], [1.0], [1.0]])
@@ -161,6 +162,15 @@ def test_products_in_fixed_order_are_chains_of_fused_multiply_adds():
         assert (long.bfloat16() @ torch.ones(300, 1).bfloat16()).item() == 2.0
         assert (long[:, 1:256] @ torch.ones(255, 1)).item() == 255 * half
         assert torch.equal(a.double() @ b.double(), a.double().sum(1, keepdim=True))
+        assert torch.equal(a.double() @ b[:, 0].double(), a.double().sum(1))
+        for product in (
+            lambda: a @ b[:, 0],
+            lambda: a[0] @ b[:, 0],
+            lambda: torch.addmm(a, a, a),
+            lambda: F.linear(a, a, a[0]),
+        ):
+            with pytest.raises(NotImplementedError, match="^in_fixed_order: products must be mm or bmm, got aten"):
+                product()
 
 
 def test_a_running_sum_in_float32_is_refused():
@@ -363,6 +373,25 @@ def test_forward_mode_elsewhere_does_not_concern_a_kernel(name, backend):
     with forward_ad.dual_level(), ThreadPoolExecutor(1) as other:
         assert torch.equal(call(*tensors), expected)
         assert torch.equal(other.submit(call, *tensors).result(timeout=60), expected)
+
+
+def test_functions_see_the_tangent_of_every_argument():
+    """The last floating-point one of each, which a function must hand to the choice of the backend."""
+    x, residual, p, seed = SAMPLES["dropout_add"]["odd_sizes"]
+    *masks, ratio, token = SAMPLES["update_mask"]["half"]
+    hidden, weight, bias = SAMPLES["linear_argmax"]["odd_sizes"]
+    *sums, shift, eps = SAMPLES["add_layer_norm"]["odd_sizes"]
+    functions = {
+        "dropout_add": (lambda t: ops.dropout_add(x, t, p=p, seed=seed), residual),
+        "update_mask": (lambda t: ops.update_mask(*masks[:4], t, masks[5], ratio=ratio, mask_token=token)[1], masks[4]),
+        "linear_argmax": (lambda t: ops.linear_argmax(hidden, weight, t)[1], bias),
+        "linear_topk": (lambda t: ops.linear_topk(hidden, weight, t, k=3)[1], bias),
+        "add_layer_norm": (lambda t: ops.add_layer_norm(*sums, t, eps), shift),
+    }
+    for name, (call, tensor) in functions.items():
+        tangent = tangents(call, (tensor,))[0]
+        assert tangent is not None and tangent.any(), name
+        torch.testing.assert_close(tangent, jvps(call, (tensor,))[0], msg=name)
 
 
 def test_compiled_forward_mode_is_right():

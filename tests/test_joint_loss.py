@@ -60,6 +60,22 @@ def test_empty_rows_give_zero(backend):
     assert not any(gradient.any() for gradient in gradients(total, hidden, weight))
 
 
+def test_a_frozen_weight_s_gradient_is_not_kept():
+    hidden, weight, targets, ar_masked = case(torch.float32)
+    for frozen in (weight.detach(), weight):
+        total, _ = joint_loss(hidden, frozen, targets, ar_masked, backend="cpp")
+        kept = [t.shape for t in total.grad_fn.saved_tensors if t is not None]
+        assert (weight.shape in kept) == frozen.requires_grad
+    rows = list(hidden.values())
+    expected = torch.autograd.grad(total, rows)
+    total, _ = joint_loss(hidden, weight.detach(), targets, ar_masked, backend="cpp")
+    torch.testing.assert_close(torch.autograd.grad(total, rows), expected, rtol=0, atol=0)
+    by_function = torch.func.grad(lambda h: joint_loss(h, weight.detach(), targets, ar_masked, backend="cpp")[0])(
+        hidden
+    )
+    torch.testing.assert_close(tuple(by_function.values()), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("detach", [{}, {("ar", "aux"): "ar"}, {("ar", "nar"): "nar", ("nar", "aux"): "aux"}])
 def test_gradients_reach_rows_and_weight_but_no_detached_side(detach):
     hidden, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)

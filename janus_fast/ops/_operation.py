@@ -45,8 +45,8 @@ class Operation:
     ``gradients`` names the arguments that have one, from an operator ``<name>_bwd`` of (gradient of the first result,
     *results, *arguments). The native CUDA kernels have none.
     ``backward(ctx, gradient, *kept)`` gives the gradients of the flat arguments from that of the first floating-point
-    result and from ``keep(results, *arguments)``; ``ctx`` has ``backend`` and ``needs_input_grad``. What it computes in
-    torch's own operations has derivatives of every order, what it computes by ``once`` has none.
+    result and from ``keep(ctx, results, *arguments)``; ``ctx`` has ``backend`` and ``needs_input_grad``. What
+    it computes in torch's own operations has derivatives of every order, what it computes by ``once`` has none.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Operation:
         return self.limits(backend, *arguments)
 
     def choose(self, backend: str, *arguments) -> str:
-        """The backend that runs a call, of which as many of the first arguments are given as backends may refuse."""
+        """The backend that runs a call, of which every floating-point tensor is given, and what ``limits`` looks at."""
         candidates = self.candidates(arguments[0].device.type)
         if backend == "auto":
             for candidate in candidates:
@@ -152,7 +152,7 @@ class _Kernel(torch.autograd.Function):
         if others := [result for i, result in enumerate(results) if i != ctx.differentiable]:
             ctx.mark_non_differentiable(*others)
         ctx.set_materialize_grads(False)
-        kept = OPERATIONS[ctx.name].keep(results, *arguments)
+        kept = OPERATIONS[ctx.name].keep(ctx, results, *arguments)
         ctx.save_for_backward(*[k if isinstance(k, Tensor) else None for k in kept])
         ctx.others = [None if isinstance(k, Tensor) else k for k in kept]
 

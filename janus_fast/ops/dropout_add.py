@@ -59,7 +59,7 @@ def dropout_add(
     return operation.run(operation.choose(backend, x, residual), x, residual, float(p), seed)
 
 
-def _keep(results, x, residual, p, seed, dtype=None):
+def _keep(ctx, results, x, residual, p, seed, dtype=None):
     return x.dtype, residual is not None, p, seed
 
 

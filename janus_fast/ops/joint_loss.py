@@ -99,12 +99,18 @@ def joint_loss(
     return total, named
 
 
-def _backward(ctx, gradient, *kept):
-    return (*once(ctx, _scaled, gradient, *kept), *[None] * 9)
+def _keep(ctx, results, *arguments):
+    total, _, *gradients = results
+    return total, *(g if wanted else None for g, wanted in zip(gradients, ctx.needs_input_grad, strict=False))
 
 
-def _scaled(gradient, total, grad_hidden, grad_weight):
-    return gradient * grad_hidden, gradient * grad_weight
+def _backward(ctx, gradient, total, *gradients):
+    scaled = iter(once(ctx, _scaled, gradient, total, *(g for g in gradients if g is not None)))
+    return *(None if g is None else next(scaled) for g in gradients), *[None] * 9
+
+
+def _scaled(gradient, total, *gradients):
+    return tuple(gradient * g for g in gradients)
 
 
 def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach) -> None:
@@ -201,7 +207,7 @@ operation = Operation(
     fake=_fake,
     samples=_samples,
     work=_work,
-    keep=lambda results, *arguments: (results[0], *results[2:]),
+    keep=_keep,
     backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),

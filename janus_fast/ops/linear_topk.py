@@ -59,7 +59,7 @@ def check(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple
     return hidden, weight, bias
 
 
-def keep(results, hidden, weight, bias, k=1):
+def keep(ctx, results, hidden, weight, bias, k=1):
     return results[0], hidden, weight, bias
 
 

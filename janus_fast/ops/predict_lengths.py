@@ -70,7 +70,7 @@ def predict_lengths(
     return lengths, log_probs.float()
 
 
-def _keep(results, encoded, offsets, weight, *rest):
+def _keep(ctx, results, encoded, offsets, weight, *rest):
     return results[0], encoded, offsets, weight
 
 
