@@ -56,7 +56,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if rest and hasattr(arguments, "files") and not any(word.startswith("-") and word != "-" for word in rest):
         arguments.files, rest = [*arguments.files, *rest], []  # argparse takes files in one place alone
     if rest:
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        message = f"unrecognized arguments: {' '.join(rest)}"
+        top.exit(2, f"janus-fast: error: {message} (see janus-fast {arguments.command} --help)\n")
     return arguments
 
 
@@ -67,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     debug = os.environ.get("JANUS_FAST_DEBUG", "0") not in ("", "0")
     try:
         _prepare_streams()
+        if janus_fast.__file__ is None:  # Python took a checkout's folder of that name for the package
+            folder = list(janus_fast.__path__)[0]
+            raise ValueError(f"Python must be started elsewhere: there the folder {folder} hides the package")
         arguments = parse(argv)
         if sys.stdout is None:
             if vars(arguments).get("output", vars(arguments).get("out")) in (None, "-"):

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
@@ -426,11 +427,16 @@ class Translator:
     def _options(self, mode: str, options: dict):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        kind = AutoregressiveOptions if mode == "ar" else NonAutoregressiveOptions
-        known = [option.name for option in dataclasses.fields(kind)]
-        if unknown := [name for name in options if name not in known]:
-            raise ValueError(f"options of mode {mode!r} must be among {known}, got {unknown[0]!r}")
-        return kind(**options)
+        kinds = {"ar": AutoregressiveOptions, "nar": NonAutoregressiveOptions}
+        known = {name: [option.name for option in dataclasses.fields(kind)] for name, kind in kinds.items()}
+        for option in options:
+            if option not in known[mode]:
+                (other,) = {*MODES} - {mode}
+                meant = get_close_matches(option, known[mode], 1)
+                hint = f"; did you mean {meant[0]!r}?" if meant else ""
+                hint = f", which is one of mode {other!r}" if option in known[other] else hint
+                raise ValueError(f"options of mode {mode!r} must be among {known[mode]}, got {option!r}{hint}")
+        return kinds[mode](**options)
 
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""

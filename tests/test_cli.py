@@ -136,7 +136,8 @@ def test_options_may_stand_anywhere(model, text, tmp_path, capsys):
         assert run("translate", "--beam-size", 1, model, *order, capsys=capsys) == expected
     with pytest.raises(SystemExit):
         cli.main(["translate", model, "--bogus", text])
-    assert "error: unrecognized arguments: --bogus" in capsys.readouterr().err
+    said = f"error: unrecognized arguments: --bogus {text} (see janus-fast translate --help)\n"
+    assert capsys.readouterr().err.endswith(said)
     with pytest.raises(SystemExit):
         cli.main(["info", text])
     assert f"error: unrecognized arguments: {text}" in capsys.readouterr().err
@@ -358,17 +359,19 @@ def test_table():
         (["translate", "MODEL", "TEXT", "--device", "abacus"], "device must be"),
         (["evaluate", "MODEL", "--source", "TEXT"], "--source and --reference must be given together, got one"),
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "LONG"],
-         "--source and --reference must have as many lines, at least one, got 7 and 2"),
+         "--source and --reference must have the same number of lines, at least one, got 7 and 2"),
         (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of en-de, got 'en-xx'"),
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "TEXT", "--pair", "en-de"],
          "--pair must be left out with --source, got en-de"),
         (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
+        (["train", "--out", "new", "--source", "TEXT"],
+         "--data, or --source and --target, must name the text to train on, got --source alone"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--pair", "en-de"],
          "--pair must go with --data, got en-de"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
          "text must be in files that exist, got missing"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "LONG", "--vocabulary", "VOCABULARY"],
-         "must have as many lines, got"),
+         "must have the same number of lines, got"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary-size", "99999"],
          "--vocabulary-size must be at"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "VOCABULARY",

@@ -314,6 +314,16 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.parametrize(("options", "hint"), [
+    ({"beamsize": 4}, "got 'beamsize'; did you mean 'beam_size'?"),
+    ({"mode": "nar", "beam_size": 4}, "got 'beam_size', which is one of mode 'ar'"),
+])  # fmt: skip
+def test_an_unknown_option_comes_with_a_hint(options, hint):
+    with pytest.raises(ValueError) as error:
+        Translator(make_model()).generate([[BOS, 7, EOS]], **options)
+    assert str(error.value).endswith(hint)
+
+
 def test_large_options_that_take_no_memory_are_taken(backend):
     translator, sources = Translator(make_model(), backend=backend), make_sources(3)
     large = {"max_decoding_length": 2**31 - 1, "no_repeat_ngram_size": 2**31 - 1, "max_batch_size": 2**31 - 1}

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+import janus_fast
 from benchmarks import __main__
-from janus_fast import engine, installation
+from janus_fast import cli, engine, installation
 from janus_fast.commands import info
 
 PACKAGE = installation.PACKAGE
@@ -72,3 +73,11 @@ def test_a_build_starts_with_no_files_of_an_earlier_one(tmp_path):
     subprocess.run(command, cwd=PACKAGE.parent, env={**os.environ, "PATH": path}, check=True, timeout=100)
     assert not [*(tmp_path / "lib" / "janus_fast").glob("_*.so"), *(tmp_path / "lib").rglob("gone.py")]
     assert (tmp_path / "lib" / "janus_fast" / "engine.py").exists()
+
+
+def test_a_folder_that_python_takes_for_the_package_is_named(tmp_path, monkeypatch, capsys):
+    """As where Python starts beside a checkout, with an editable install, whose finder comes behind Python's own."""
+    monkeypatch.setattr(janus_fast, "__file__", None)
+    monkeypatch.setattr(janus_fast, "__path__", [str(tmp_path)])
+    assert cli.main(["info"]) == 2
+    assert f"Python must be started elsewhere: there the folder {tmp_path} hides" in capsys.readouterr().err

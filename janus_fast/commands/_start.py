@@ -47,7 +47,8 @@ def text_files(arguments) -> dict[str, Path | None]:
     elif arguments.pair:
         raise ValueError(f"--pair must go with --data, got {arguments.pair}")
     if not given["source"] or not given["target"]:
-        raise ValueError("--data, or --source and --target, must name the text to train on, got none")
+        given = next((f"--{name} alone" for name in ("source", "target") if given[name]), "none")
+        raise ValueError(f"--data, or --source and --target, must name the text to train on, got {given}")
     if bool(given["valid_source"]) != bool(given["valid_target"]):
         raise ValueError("--valid-source and --valid-target must be given together, got one of them")
     for file in filter(None, given.values()):

@@ -52,7 +52,7 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
     sides = [lines_of(file) for file in (arguments.source, arguments.reference)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:
         raise ValueError(
-            "--source and --reference must have as many lines, at least one, "
+            "--source and --reference must have the same number of lines, at least one, "
             f"got {len(sides[0]):,} and {len(sides[1]):,}"
         )
     return *sides, arguments.source

@@ -118,6 +118,9 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
         return ended
+    if trainer.update < options.max_updates:
+        done = f"{trainer.update:,} of {options.max_updates:,} updates"
+        say(f"stopped behind {done}, as --max-minutes says; the same command with more of them goes on")
     _finish(arguments, trainer, vocabularies)
     return 0
 
