@@ -118,16 +118,19 @@ class Translator:
         self._vocabularies = vocabularies
 
     def __reduce__(self):
-        """Another process, or ``copy.deepcopy``, loads the model again."""
+        """Another process loads the model again."""
         if self._folder is None:
             raise TypeError(
-                "Translator: model must be a name or a directory for a Translator to be pickled or copied, got a "
+                "Translator: model must be a name or a directory for a Translator to be pickled, got a "
                 "JanusModel; janus_fast.save writes one"
             )
         return _make, self._made_by
 
     def __copy__(self) -> "Translator":
         """Itself: nothing of a Translator changes."""
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Translator":
         return self
 
     @property
