@@ -19,7 +19,11 @@ def integer(name: str, value, least: int, most: int | None = None) -> int:
 
 def number(name: str, value, *, above: float, most: float = math.inf) -> float:
     real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not above < value <= most:
+    try:
+        finite = real and math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        finite = False
+    if not finite or not above < value <= most:
         rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
         raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
     return float(value)

@@ -28,7 +28,11 @@ _leaving = threading.Event()
 
 
 def _leave() -> None:
-    """Lets what runs come to its end, as torch aborts the process when Python ends a daemon thread inside of it."""
+    """Lets what runs come to its end, as torch aborts the process when Python ends a daemon thread inside of it.
+
+    Later is too late, as torch takes our operations away at the exit, too. So handlers of atexit that were registered
+    before this import cannot wait for translations in other threads.
+    """
     _leaving.set()
     for lock in [*_running]:
         lock.acquire()
@@ -92,10 +96,10 @@ class TorchBackend:
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[None]:
         """With this backend's number of threads, and to the end: when the program leaves, daemon threads stay here."""
-        if os.getpid() != _PROCESS and self._name.startswith("cuda"):
+        if self._name.startswith("cuda") and torch.cuda._is_in_bad_fork():
             raise RuntimeError(
-                f"Translator: device must be 'cpu' in a child of fork, where CUDA does not work, got {self._name!r}; "
-                "start processes by 'spawn'"
+                "Translator: device must be 'cpu' in a child of a process that used CUDA before it forked, got "
+                f"{self._name!r}; start processes by 'spawn'"
             )
         before, own, ending = torch.get_num_threads(), threading.Lock(), False
         threads = self.intra_threads

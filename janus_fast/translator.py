@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -119,16 +120,19 @@ class Translator:
         self._vocabularies = vocabularies
 
     def __reduce__(self):
-        """Another process, or ``copy.deepcopy``, loads the model again."""
+        """Another process loads the model again."""
         if self._folder is None:
             raise TypeError(
-                "Translator: model must be a name or a directory for a Translator to be pickled or copied, got a "
+                "Translator: model must be a name or a directory for a Translator to be pickled, got a "
                 "JanusModel; janus_fast.save writes one"
             )
         return _make, self._made_by
 
     def __copy__(self) -> "Translator":
         """Itself: nothing of a Translator changes."""
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Translator":
         return self
 
     @property
@@ -446,7 +450,7 @@ class Translator:
             warnings.warn(
                 f"Translator: mode {mode!r} is not what this model was trained for, which is {' and '.join(trained)}; "
                 "expect bad output",
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
 
     def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
@@ -474,6 +478,14 @@ class Translator:
                 if token in ids:
                     raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
         return prefixes
+
+
+def _callers_level() -> int:
+    """The ``stacklevel`` at which a warning of who calls this points at the first line outside of this package."""
+    level, frame = 0, sys._getframe(0)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _make(model: str, device: str, compute_type: str, intra_threads: int, inter_threads: int, backend: str, own):

@@ -76,7 +76,9 @@ def test_a_mode_that_a_model_was_not_trained_for(tmp_path, backend):
             for _ in range(2):
                 translator.translate(["w000 w001"], **call)
             translator.score_batch([["w000"]], [["w001"]])
-        return [str(warning.message) for warning in caught if warning.category is UserWarning]
+        told = [warning for warning in caught if warning.category is UserWarning]
+        assert all(warning.filename == __file__ for warning in told)  # at the caller's line
+        return [str(warning.message) for warning in told]
 
     message = "Translator: mode {!r} is not what this model was trained for, which is {}; expect bad output"
     assert said(None, mode="nar") == said(["ar", "nar"], mode="nar") == said(["ar"]) == []

@@ -274,6 +274,7 @@ ERRORS = [
     ({"sampling_temperature": math.inf}, "sampling_temperature must be a finite number above 0, got inf"),
     ({"sampling_temperature": 0.5}, "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1"),
     ({"length_penalty": math.nan}, "length_penalty must be a finite number above -inf, got nan"),
+    ({"length_penalty": 10**400}, "length_penalty must be a finite number above -inf, got 10000"),
     ({"min_decoding_length": 30}, "min_decoding_length must be at most the model's longest output = 23, got 30"),
     (
         {"min_decoding_length": 9, "max_decoding_length": 8},
