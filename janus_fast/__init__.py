@@ -5,8 +5,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "JanusConfig": "config",
     "JanusModel": "model",
-    "ScoringResult": "translator",
-    "TranslationResult": "translator",
+    "ScoringResult": "results",
+    "TranslationResult": "results",
     "Translator": "translator",
     "Visibility": "visibility",
     "Vocabulary": "text",

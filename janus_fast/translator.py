@@ -5,7 +5,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice
 from numbers import Integral
@@ -17,37 +16,11 @@ from .config import MODES, JanusConfig
 from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from .decoding.options import FEWEST_ROWS, MOST_ROWS
 from .engine import MOST_THREADS
+from .results import ScoringResult, TranslationResult
 from .text import Vocabulary
 from .text.lines import as_line, decoded
 
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
-
-
-@dataclass
-class TranslationResult:
-    """What one source became; every list is best first, one entry a hypothesis.
-
-    Attributes:
-        hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
-        scores: what they were ranked by, in nats.
-        token_scores: the log-probability (nats) of each token, and in "ar" mode of the end.
-        iterations: decoder passes.
-        history: the canvases of every pass, with ``return_history=True``.
-    """
-
-    hypotheses: list
-    scores: list[float]
-    token_scores: list[list[float]] = field(default_factory=list)
-    iterations: list[int] = field(default_factory=list)
-    history: list[list] = field(default_factory=list)
-
-
-@dataclass
-class ScoringResult:
-    """A target's ``tokens``, its end included, and their ``log_probs`` (nats)."""
-
-    tokens: list
-    log_probs: list[float]
 
 
 class Translator:
