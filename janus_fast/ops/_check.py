@@ -4,6 +4,9 @@ and what autocast does to arguments."""
 import torch
 from torch import Tensor
 
+# Devices that have autocast; asked once, since torch.compile of torch 2.11 cannot look into the question.
+AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(d))
+
 
 def tensor(op: str, argument: str, value) -> None:
     if not isinstance(value, Tensor):
@@ -54,7 +57,7 @@ def same(op: str, first: tuple[str, Tensor], *others: tuple[str, Tensor], dtype:
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Under autocast, factors of a product in its dtype, but for float64, as torch.matmul takes them."""
     device = next(t.device.type for t in tensors if t is not None)
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
@@ -62,7 +65,7 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def autocast_residual(residual: Tensor, *others: Tensor) -> Tensor:
     """Under autocast, what is added to is widened to the widest of the others, as torch.add does."""
-    if not torch.amp.is_autocast_available(residual.device.type) or not torch.is_autocast_enabled(residual.device.type):
+    if residual.device.type not in AUTOCAST or not torch.is_autocast_enabled(residual.device.type):
         return residual
     dtype = residual.dtype
     for other in others:

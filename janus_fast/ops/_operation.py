@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from janus_fast.ops import _native, _triton
+from janus_fast.ops import _check, _native, _triton
 
 library = torch.library.Library("janus_fast", "FRAGMENT")
 OPERATIONS: dict[str, "Operation"] = {}
@@ -191,7 +191,7 @@ for function in (_Kernel, _Once):  # else torch looks for it in every call, whic
 
 def _no_autocast(device: str):
     """What an operation computes is not autocast's to round; of its arguments the functions have taken care."""
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    on = device in _check.AUTOCAST and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
