@@ -24,7 +24,7 @@ def test_gradients_in_parts_are_the_gradients(monkeypatch, bias, wants_x):
 
 def test_derivatives_in_other_modes_are_torch_s(monkeypatch):
     monkeypatch.setattr(linear, "MOST_ROWS", 20)
-    layer, x = linear.Linear(12, 7), torch.randn(50, 12, requires_grad=True)
+    layer, x = linear.Linear(12, 7).double(), torch.randn(50, 12, dtype=torch.float64, requires_grad=True)
 
     def penalty(function):  # the gradient that comes in needs none itself
         (gradient,) = torch.autograd.grad(function(x).sum(), layer.weight, create_graph=True)
