@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import operations, registry
+from benchmarks.operations import operations, registry
 from janus_fast.ops import OPERATIONS
 
 ROOT = Path(__file__).parent.parent

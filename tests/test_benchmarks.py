@@ -9,24 +9,11 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 
-from benchmarks import (
-    __main__,
-    decode,
-    floors,
-    gate,
-    joint_loss,
-    memory,
-    operations,
-    pytorch,
-    registry,
-    report,
-    sharing,
-    soak,
-    training,
-    training_report,
-    turns,
-)  # fmt: skip
+from benchmarks import __main__
+from benchmarks.decode import contender, decode, floors, gate, memory, report, soak
+from benchmarks.operations import operations, pytorch, registry
 from benchmarks.peers import Models, Refusal, work
+from benchmarks.training import joint_loss, sharing, training, training_report  # fmt: skip
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
 from janus_fast.ops import OPERATIONS
@@ -296,16 +283,16 @@ class TimedModels(FakeModels):
 def test_a_decoder_runs_at_the_best_of_its_settings():
     row, fake = Row("tiny", "ar", 2, "float32"), TimedModels({"janus_fast": [[[7] * OUTPUT]] * 4})
     with ExitStack() as stack:
-        contender = turns.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
+        timed = contender.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
         assert fake.stopped == [1]
-        contender.take_turn()
-        contender.take_turn()
-    record = contender.record()
+        timed.take_turn()
+        timed.take_turn()
+    record = timed.record()
     assert fake.stopped == [1, 2]
     assert record["tried"] == {"1 x 2 threads": 1.0, "2 x 1 threads": 0.8}
     assert (record["seconds"], record["runs"], record["inter_threads"], record["version"]) == (0.8, 2, 2, "1")
     with ExitStack() as stack:  # a setting that a decoder has not is none of its best
-        assert turns.Contender("janus_fast", row, fake, gate.Gate(fake, 3), 3, stack).setting["inter_threads"] == 1
+        assert contender.Contender("janus_fast", row, fake, gate.Gate(fake, 3), 3, stack).setting["inter_threads"] == 1
 
 
 def test_floors_count_what_a_decode_needs():

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu, gpu_decode, gpu_report, operations, pytorch, registry
+from benchmarks.decode import gpu_decode
+from benchmarks.machine import RESULTS, ROOT
+from benchmarks.operations import gpu, gpu_report, operations, pytorch, registry
 from benchmarks.workload import Row
 from janus_fast.ops import OPERATIONS
 
@@ -135,7 +137,7 @@ def test_make_gpu_without_one_exits_with_2_before_it_builds_anything(tmp_path):
     # Without what the make that runs the tests tells those that it starts.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    command = ["make", "-f", gpu.ROOT / "Makefile", "gpu"]
+    command = ["make", "-f", ROOT / "Makefile", "gpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("make gpu: no NVIDIA GPU is found here (nvidia-smi lists none)")
@@ -172,11 +174,11 @@ def test_the_selection_is_one_that_operations_take(monkeypatch):
 
 
 def test_reports_are_those_of_the_results():
-    assert (files := list(gpu_report.RESULTS.glob("*-decode.json")))
+    assert (files := list(RESULTS.glob("*-decode.json")))
     for file in files:
         card = file.stem.removesuffix("-decode")
-        contents = [json.loads((gpu_report.RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
-        assert (gpu_report.RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
+        contents = [json.loads((RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
+        assert (RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
 
 
 @pytest.mark.parametrize("mode, beam_size", [("ar", 2), ("nar", 1)])

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.peers.process import Process, Refusal
+from benchmarks.process import Process, Refusal
 from benchmarks.workload import Row, save_model
 
 __all__ = ["DECODERS", "PEERS", "Models", "Process", "Refusal", "work"]

@@ -9,8 +9,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from benchmarks.peers.process import serve
-from benchmarks.resident import resident
+from benchmarks.machine import resident
+from benchmarks.process import serve
 
 STREAMS = ("ar", "nar", "aux")
 Rows = dict[str, Tensor]

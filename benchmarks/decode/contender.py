@@ -4,7 +4,7 @@ import statistics
 import time
 from contextlib import ExitStack
 
-from benchmarks.gate import Gate
+from benchmarks.decode.gate import Gate
 from benchmarks.peers import DECODERS, Models, Process, Refusal
 from benchmarks.workload import Row
 

@@ -28,13 +28,12 @@ from torch import Tensor
 
 from benchmarks.arguments import positive
 from benchmarks.budget import allowed
-from benchmarks.machine import machine
-from benchmarks.peers.process import KEEPING, Process
+from benchmarks.machine import RESULTS, machine
 from benchmarks.peers.training import PREDICTED, SENTENCES
-from benchmarks.training_report import line, write
+from benchmarks.process import KEEPING, Process
+from benchmarks.training.training_report import line, write
 from benchmarks.workload import CONFIGURATIONS
 
-RESULTS = Path(__file__).parent / "results"
 DTYPES = ("float32", "bfloat16")
 NO_DROPOUT = 2.0**-40  # goes the way of any other, and drops nothing
 TABLE = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]

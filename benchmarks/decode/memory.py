@@ -11,9 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, resident
 from benchmarks.peers import Models
-from benchmarks.resident import resident
 from benchmarks.workload import CONFIGURATIONS, Row, save_model
 from janus_fast import backend
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks import memory
+from benchmarks.decode import memory
 
 NAMES = {"janus_fast": "janus_fast", "ctranslate2": "CTranslate2", "pytorch": "PyTorch, eager"}
 
@@ -13,7 +13,7 @@ outputs of 25; random weights. Each decoder is a process of its own, at the best
 turn. `x` says how many times as long as janus_fast a peer takes. CTranslate2 decodes an ordinary Transformer of the
 same sizes from left to right; PyTorch does what janus_fast does. In parallel one length is tried. Peers without the
 compute type use the one in brackets. The floor is what reading the weights and multiplying takes on this machine at
-least (`benchmarks/floors.py`); beside it is its share of janus_fast's time.
+least (`benchmarks/decode/floors.py`); beside it is its share of janus_fast's time.
 """
 
 

@@ -16,12 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import machine
-from benchmarks.resident import resident
+from benchmarks.machine import ROOT, machine, resident
 from benchmarks.workload import CONFIGURATIONS
 
 WAYS = {"whole": False, "fsdp": True}
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,9 +11,8 @@ import sys
 import time
 from random import Random
 
-from benchmarks.gate import PAIR, SHIPPED
-from benchmarks.machine import machine
-from benchmarks.resident import resident
+from benchmarks.decode.gate import PAIR, SHIPPED
+from benchmarks.machine import machine, resident
 from janus_fast import Translator, backend
 from janus_fast.data import test_set
 

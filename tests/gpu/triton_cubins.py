@@ -1,12 +1,11 @@
 """What Triton makes of its kernels, without a GPU: compiled for targets that need not be there, and what they use.
 
-``python -m benchmarks.triton_cubins`` prints it, and with ``--json`` writes it as JSON. Each kernel is compiled as the
+It prints that as JSON. Each kernel is compiled as the
 benchmarks' workload launches it, and for the operation's "widest" sample, where there is one, by Triton's own launcher
 with a driver that only names a target. It needs a process of its own, without the interpreter. Triton keeps what it
 compiled in build/triton.
 """
 
-import argparse
 import dataclasses
 import json
 import multiprocessing
@@ -24,12 +23,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.cards import CARDS
-from benchmarks.cubins import nvdisasm
-from benchmarks.registry import CONFIGURATIONS, cases
+from benchmarks.operations.registry import CONFIGURATIONS, cases
 from janus_fast.ops import OPERATIONS
 from janus_fast.ops._operation import as_tuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from .cubins import ROOT, nvdisasm
+
 os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton"))
 
 import triton  # noqa: E402
@@ -157,30 +156,9 @@ def _run(tool: str, *arguments) -> str:
     return done.stdout + done.stderr
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.triton_cubins", description=__doc__.partition("\n")[0])
-    names = operations()
-    parser.add_argument("--op", nargs="+", choices=names, default=names, help="default: all that have Triton kernels")
-    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
+if __name__ == "__main__":
     torch.set_num_threads(1)
     calls()  # once, before there are several processes
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork")) as pool:
-        found = [c for each in pool.map(partial(compile_all, arguments.op), arguments.target) for c in each]
-    if arguments.json:
-        json.dump([dataclasses.asdict(compiled) for compiled in found], sys.stdout, indent=1)
-        return
-    shown = ("HMMA", "HGMMA", "UTCHMMA", "LDSM", "LDGSTS", "UTMALDG", "LDL", "STL", "v_mfma")
-    for c in found:
-        some = {name: c.instructions[name] for name in shown if name in c.instructions}
-        print(
-            f"{c.target:7} {c.call:8} {c.kernel:30} {c.warps:2} warps {c.registers:4} registers {c.shared:7} B shared"
-            + f" {c.spills:3} spills"
-            + (f" {100 * c.occupancy:3.0f}% occupancy by {c.limit}" if c.occupancy else "")
-            + f" {some or ''}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        found = [c for each in pool.map(partial(compile_all, operations()), TARGETS) for c in each]
+    json.dump([dataclasses.asdict(compiled) for compiled in found], sys.stdout, indent=1)

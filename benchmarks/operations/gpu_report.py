@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.gpu_decode import PEERS as DECODERS
-from benchmarks.operations import PEERS
+from benchmarks.decode.gpu_decode import PEERS as DECODERS
+from benchmarks.machine import RESULTS
+from benchmarks.operations.operations import PEERS
 
-RESULTS = Path(__file__).parent / "results"
 ABOUT = """\
 Median times. Operations: microseconds of the device, on a cold cache, without the host's time for launching, at the
 sizes of `wmt16_enro` (width 512, 8 heads, 35,000 words); `x` is the time of the fastest peer over the kernel's. What

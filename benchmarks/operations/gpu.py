@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_decode, gpu_report, operations
 from benchmarks.cards import slug
+from benchmarks.decode import gpu_decode
+from benchmarks.machine import RESULTS, ROOT
+from benchmarks.operations import gpu_report, operations
 
-ROOT = Path(__file__).resolve().parent.parent
 # One sentence and 32 are decoding's sizes, 128 a training batch's.
 SELECTION = [
     "--config", "wmt16_enro", "--sentences", "1", "32", "128", "--dtype", "bfloat16", "float32",
@@ -26,7 +27,7 @@ DECODES = ["--compute-type", "bfloat16", "float32"]
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda", help="default: cuda")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results", help="default: %(default)s")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     arguments, rest = parser.parse_known_args(argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """What nvcc makes of the CUDA kernels, without a GPU: a cubin for each file and target, and what its kernels use.
 
-``python -m benchmarks.cubins`` prints it. Registers and memory are ptxas' own words. Instructions need nvdisasm, which
+Registers and memory are ptxas' own words. Instructions need nvdisasm, which
 CUDA's toolkit or Triton's wheel has.
 """
 
@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 TARGETS = ("sm_80", "sm_90", "sm_100")
 FLAGS = ("-std=c++17", "-O3", "-Xptxas", "-v")
 FILES = {p.stem: p for p in sorted((ROOT / "csrc" / "cuda").glob("*.cu")) if p.stem != "runtime"}
@@ -135,20 +135,3 @@ def _name(symbol: str) -> str:
     """attention_kernel<__nv_bfloat16, 32> of _ZN10janus_fast16attention_kernelI13__nv_bfloat16Li32EEEv..."""
     full = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
     return re.search(r"janus_fast::cuda::(\w+(?:<[^>]*>)?)\(", full)[1]
-
-
-def main() -> None:
-    for name in FILES:
-        for target in TARGETS:
-            for kernel in kernels(name, target):
-                some = {
-                    op: n for op, n in kernel.instructions.items() if op in ("HMMA", "LDSM", "LDGSTS", "LDL", "STL")
-                }
-                print(
-                    f"{target:7} {kernel.name:40} {kernel.registers:4} registers {kernel.shared:5} B shared"
-                    f" {kernel.spilled:3} B spilled {kernel.instructions.total():6} instructions {some or ''}"
-                )
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,8 @@ JANUS decodes with backend "cuda", which replays CUDA graphs. Transformers' ``ge
 of the same sizes from left to right; eager PyTorch does the same mask-predict. All run in one process, in turn. Nothing
 is timed whose tokens in float32 are not those of the reference path, which is backend "torch", or whose outputs have
 not the length that the row says. Times are medians, in seconds a batch, of the host's clock from lists of ids to lists
-of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least (benchmarks/floors.py), at the
-rates of a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
+of ids. ``floor_seconds`` is what reading the weights and multiplying takes at least (``floors.py``), at the rates of
+a copy of 1 GiB and of a product of 8192 x 8192 matrices there.
 """
 
 import argparse
@@ -23,17 +23,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floors
 from benchmarks.arguments import positive
 from benchmarks.cards import slug
-from benchmarks.machine import machine
-from benchmarks.operations import time_of as time_of_call
+from benchmarks.decode import floors
+from benchmarks.machine import RESULTS, machine
+from benchmarks.operations.operations import time_of as time_of_call
 from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model
 from janus_fast.commands._table import table
 
 PEERS = {"transformers": "Transformers", "pytorch": "PyTorch, eager"}
 COMPUTE_TYPES = ("bfloat16", "float32")
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(argv: list[str] | None = None) -> int:

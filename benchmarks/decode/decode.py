@@ -2,7 +2,7 @@
 
 Without a selection all rows are measured, and written as JSON, Markdown and a picture; with one, one row. janus_fast
 and its peers run in turn, each in a process of its own at the best of its settings. Nothing is timed whose results are
-wrong (``benchmarks/gate.py``); ``benchmarks/floors.py`` says what the floor is. Times are medians, in seconds a batch.
+wrong (``gate.py``); ``floors.py`` says what the floor is. Times are medians, in seconds a batch.
 """
 
 import argparse
@@ -14,17 +14,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import floors, memory
 from benchmarks.arguments import positive
-from benchmarks.gate import Gate, Wrong
-from benchmarks.machine import machine
+from benchmarks.decode import floors, memory
+from benchmarks.decode.contender import Contender
+from benchmarks.decode.gate import Gate, Wrong
+from benchmarks.decode.report import line, write
+from benchmarks.machine import RESULTS, machine
 from benchmarks.peers import DECODERS, PEERS, Models, Refusal
-from benchmarks.report import line, write
-from benchmarks.turns import Contender
 from benchmarks.workload import CONFIGURATIONS, Row
 from janus_fast import backend, engine
 
-RESULTS = Path(__file__).parent / "results"
 TABLE_CONFIGURATIONS = ("iwslt", "base")
 DEFAULTS = {"config": "iwslt", "mode": "nar", "batch": 1, "compute_type": "float32"}
 OF_MODE = {"ar": ("streams", "beam_size"), "nar": ("iterations", "length_beam")}

@@ -20,14 +20,20 @@ from importlib.util import find_spec
 
 import torch
 
-from benchmarks import cubins
 from benchmarks.cards import CARDS
-from benchmarks.registry import CONFIGURATIONS, cases
+from benchmarks.operations.registry import CONFIGURATIONS, cases
 from janus_fast.ops import OPERATIONS
+
+from . import cubins
 
 DOCUMENT = cubins.ROOT / "docs" / "gpu-kernels.md"
 CONFIGURATION, SENTENCES = "wmt16_enro", 32  # of the bounds, in bfloat16
-SOURCES = ("kernels/triton/*.py", "janus_fast/ops/*.py", "benchmarks/triton_cubins.py", "benchmarks/registry.py")
+SOURCES = (
+    "kernels/triton/*.py",
+    "janus_fast/ops/*.py",
+    "tests/gpu/triton_cubins.py",
+    "benchmarks/operations/registry.py",
+)
 MARKS = "<!-- made by: python -m benchmarks gpu_kernels --write -->", "<!-- end -->"
 MEMORY = re.compile(r"(LD|ST)(G|S|SM|GSTS|TM|L)?$|ATOM[GS]?$|RED$|UTMA(LDG|STG|REDG)$|UBLKCP$")
 
@@ -45,18 +51,20 @@ def missing() -> str | None:
 
 @cache
 def compiled_by_triton() -> list[dict]:
-    """What ``benchmarks.triton_cubins`` reports of all kernels on all targets; compiled once for each state of them."""
+    """What ``triton_cubins.py`` reports of all kernels on all targets; compiled once for each state of them."""
     files = [p for pattern in SOURCES for p in sorted(cubins.ROOT.glob(pattern))]
     state = repr((sys.version, torch.__version__, version("triton"))).encode() + b"".join(p.read_bytes() for p in files)
     directory = cubins.ROOT / "build" / "triton_report"
     output = directory / f"{hashlib.sha256(state).hexdigest()[:16]}.json"
     with cubins.alone(directory):
         if not output.exists():
-            environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-            command = [sys.executable, "-W", "ignore", "-m", "benchmarks.triton_cubins", "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cubins.ROOT)
+            environment = {**os.environ, "PYTHONPATH": str(cubins.ROOT)}
+            environment.pop("TRITON_INTERPRET", None)
+            command = [sys.executable, "-W", "ignore", "-m", "gpu.triton_cubins"]
+            folder = cubins.ROOT / "tests"
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
             if done.returncode:
-                raise RuntimeError(f"benchmarks.triton_cubins: {done.stderr}")
+                raise RuntimeError(f"triton_cubins: {done.stderr}")
             for old in directory.glob("*.json"):
                 old.unlink()
             output.write_text(done.stdout)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import experiment_report
-from benchmarks.decode import RESULTS, positive
-from benchmarks.machine import machine
+from benchmarks.arguments import positive
+from benchmarks.machine import RESULTS, machine
+from benchmarks.training import experiment_report
 from janus_fast import Translator, cli, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.replacing import replacing

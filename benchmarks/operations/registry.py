@@ -1,4 +1,4 @@
-"""What is timed: each operation at the sizes at which a model calls it, and its peers (``benchmarks/pytorch.py``)."""
+"""What is timed: each operation at the sizes at which a model calls it, and its peers (``pytorch.py``)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import pytorch
+from benchmarks.operations import pytorch
 from janus_fast.ops import OPERATIONS
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility

@@ -23,8 +23,8 @@ from torch import Tensor
 from benchmarks.arguments import positive
 from benchmarks.budget import allowed, error
 from benchmarks.machine import machine
-from benchmarks.pytorch import Peer, compiled
-from benchmarks.registry import BATCHES, BEAM, CONFIGURATIONS, Case, cases
+from benchmarks.operations.pytorch import Peer, compiled
+from benchmarks.operations.registry import BATCHES, BEAM, CONFIGURATIONS, Case, cases
 from janus_fast.commands._table import table
 from janus_fast.ops import OPERATIONS, isa
 from janus_fast.ops._operation import Operation, as_tuple

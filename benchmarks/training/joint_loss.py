@@ -19,15 +19,14 @@ from torch import Tensor
 
 from benchmarks.arguments import positive
 from benchmarks.budget import allowed, error, largest
-from benchmarks.joint_loss_report import line, write
-from benchmarks.machine import machine
+from benchmarks.machine import RESULTS, machine
 from benchmarks.peers.joint_loss import STREAMS, inputs
-from benchmarks.peers.process import KEEPING, Process
+from benchmarks.process import KEEPING, Process
+from benchmarks.training.joint_loss_report import line, write
 from janus_fast import reference
 from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 
 DTYPES = ("float32", "bfloat16")
-RESULTS = Path(__file__).parent / "results"
 TABLE = [(rows, vocabulary, dtype) for rows, vocabulary in ((1024, 32_000), (512, 10_000)) for dtype in DTYPES]
 PEERS = ("eager", "compiled")
 NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))

@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from benchmarks.resident import resident
+from benchmarks.machine import ROOT, resident
 
-ROOT = Path(__file__).parents[2]
 # An environment in which malloc keeps freed memory, as allocators of training frameworks do.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
