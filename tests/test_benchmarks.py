@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import __main__
 from benchmarks.decode import contender, decode, floors, gate, memory, report, soak
+from benchmarks.machine import RESULTS
 from benchmarks.operations import operations, pytorch, registry
 from benchmarks.peers import Models, Refusal, work
-from benchmarks.training import joint_loss, sharing, training, training_report  # fmt: skip
+from benchmarks.training import experiment_report, joint_loss, sharing, training
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
 from janus_fast.ops import OPERATIONS
@@ -146,6 +147,18 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     text = (tmp_path / "results/decode.md").read_text()
     assert text.count("| tiny |") == 2 and f"{1e3 * contents['records'][0]['seconds']:.1f} (" in text
     assert (tmp_path / "results/decode.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
+        ("joint_loss", joint_loss.markdown), ("experiment", experiment_report.markdown),
+    ],
+)  # fmt: skip
+def test_pages_are_those_of_the_results(name, page):
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    assert page(results) == (RESULTS / f"{name}.md").read_text()
 
 
 def test_the_picture_has_a_dot_a_decoder_hollow_where_it_computes_in_another_type(tmp_path):
@@ -285,9 +298,7 @@ def test_a_decoder_runs_at_the_best_of_its_settings():
     with ExitStack() as stack:
         timed = contender.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
         assert fake.stopped == [1]
-        timed.take_turn()
-        timed.take_turn()
-    record = timed.record()
+        record = timed.record([*timed.turn(), *timed.turn()])
     assert fake.stopped == [1, 2]
     assert record["tried"] == {"1 x 2 threads": 1.0, "2 x 1 threads": 0.8}
     assert (record["seconds"], record["runs"], record["inter_threads"], record["version"]) == (0.8, 2, 2, "1")
@@ -395,9 +406,9 @@ def test_a_training_step_is_right_and_measured(capsys):
     assert 0 < record["gate"]["share_of_allowed"] <= 1
     assert record["seconds"] > 0 and record["eager_seconds"] > 0 and record["peak_bytes"] > 0
     assert record["eager_peak_bytes"] > 0 and {"processor", "torch", "commit"} <= set(record["machine"])
-    kinds = training_report.by_kind(record["profile"])
+    kinds = training.by_kind(record["profile"])
     assert {"matrix products", "attention", "joint loss", "dropout and residuals"} <= set(kinds)
-    shown = training_report.markdown({"machine": record["machine"], "records": [record]})
+    shown = training.markdown({"machine": record["machine"], "records": [record]})
     assert "| bfloat16 |" in shown and "| joint loss |" in shown
 
 

@@ -184,15 +184,15 @@ def test_reports_are_those_of_the_results():
 @pytest.mark.parametrize("mode, beam_size", [("ar", 2), ("nar", 1)])
 def test_decodes_of_other_tokens_are_not_timed(mode, beam_size, tmp_path, monkeypatch):
     row = Row("tiny", mode, 2, "bfloat16", streams=2 if mode == "nar" else 1, beam_size=beam_size)
-    bench = gpu_decode.Bench(tmp_path, "cpu", 0.0)
+    bench = gpu_decode.Decodes(tmp_path, "cpu", 0.0)
     assert bench.measure(row)["seconds"] > 0
-    own = gpu_decode.Bench.own
+    own = gpu_decode.Decodes.own
 
     def other(self, row, backend="", **more):
         decode = own(self, row, backend, **more)
         return decode if backend == "torch" else lambda: [[[7, *ids[1:]] for ids in group] for group in decode()]
 
-    monkeypatch.setattr(gpu_decode.Bench, "own", other)
+    monkeypatch.setattr(gpu_decode.Decodes, "own", other)
     record = bench.measure(row)
     assert "seconds" not in record
     assert record["wrong"] == "janus_fast: tokens in float32 must be those of the reference path"

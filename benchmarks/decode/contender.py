@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from benchmarks.decode.gate import Gate
 from benchmarks.peers import DECODERS, Models, Process, Refusal
+from benchmarks.turns import spread
 from benchmarks.workload import Row
 
 TURN = 0.15  # seconds of decoding in a turn, at least; a decode that takes longer is timed alone
@@ -17,7 +18,7 @@ class Contender:
     """A decoder at the best of its settings for a row: one team of all threads or, for a batch, workers of one each."""
 
     def __init__(self, name: str, row: Row, models: Models, gate: Gate, threads: int, stack: ExitStack):
-        self.name, self.samples, self.tried = name, [], {}
+        self.name, self.tried = name, {}
         self.batches = sum(len(call) for call in row.calls) / row.batch
         self.compute_type = DECODERS[name].compute_types[row.compute_type]
         started, refusals = [], []
@@ -42,9 +43,9 @@ class Contender:
         for *_, one in others:
             one.close()
 
-    def take_turn(self) -> None:
+    def turn(self) -> list[float]:
         time.sleep(PAUSE)
-        self.samples += self._turn(self.process)
+        return self._turn(self.process)
 
     def _turn(self, process: Process) -> list[float]:
         """Seconds a batch. The first decode of a turn finds another's data in the caches; it counts if it is long."""
@@ -55,11 +56,9 @@ class Contender:
                 times.append(process.seconds())
         return [seconds / self.batches for seconds in times]
 
-    def record(self) -> dict:
-        samples = self.samples if len(self.samples) > 1 else self.samples * 2  # Python before 3.13 wants two
-        low, _, _, high = statistics.quantiles(samples, n=5, method="inclusive")
+    def record(self, samples: list[float]) -> dict:
+        low, middle, high = spread(samples)
         return {
-            "seconds": statistics.median(self.samples), "seconds_p20": low, "seconds_p80": high,
-            "runs": len(self.samples), "compute_type": self.compute_type, **self.setting, "tried": self.tried,
-            **self.process.facts,
+            "seconds": middle, "seconds_p20": low, "seconds_p80": high, "runs": len(samples),
+            "compute_type": self.compute_type, **self.setting, "tried": self.tried, **self.process.facts,
         }  # fmt: skip

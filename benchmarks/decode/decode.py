@@ -6,21 +6,20 @@ wrong (``gate.py``); ``floors.py`` says what the floor is. Times are medians, in
 """
 
 import argparse
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import add_usual, positive
 from benchmarks.decode import floors, memory
 from benchmarks.decode.contender import Contender
 from benchmarks.decode.gate import Gate, Wrong
-from benchmarks.decode.report import line, write
-from benchmarks.machine import RESULTS, machine
+from benchmarks.decode.report import draw, line, markdown
 from benchmarks.peers import DECODERS, PEERS, Models, Refusal
+from benchmarks.report import publish, told
+from benchmarks.turns import in_turn
 from benchmarks.workload import CONFIGURATIONS, Row
 from janus_fast import backend, engine
 
@@ -32,22 +31,13 @@ OF_MODE = {"ar": ("streams", "beam_size"), "nar": ("iterations", "length_beam")}
 def main(argv: list[str] | None = None) -> int:
     arguments, selection = _arguments(argv)
     rows = [Row(**DEFAULTS | selection)] if selection else list(table())
+    results = {}
     with processors(arguments.threads), tempfile.TemporaryDirectory(prefix="janus_fast-") as directory:
         bench = Bench(Models(Path(directory), arguments.backend), arguments)
-        records = []
-        for row in rows:
-            records.append(bench.measure(row))
-            if arguments.json != "-":
-                print(line(records[-1]), flush=True)
-        results = {"machine": machine(arguments.threads)}
+        results["records"] = told(map(bench.measure, rows), line, arguments)
         if not selection:
-            results |= {"records": records, "memory": bench.memory()}
-    if not selection:
-        write(results, arguments.results)
-    elif arguments.json:
-        text = json.dumps({**records[0], **results}, indent=1) + "\n"
-        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
-    return 1 if any("wrong" in record for record in records) else 0
+            results["memory"] = bench.memory()
+    return publish("decode", results, arguments, markdown, alone=bool(selection), gaps=True, decode=draw)
 
 
 @contextmanager
@@ -96,27 +86,25 @@ class Bench:
                     if self.peers:  # asked for by name
                         raise
                     absent[name] = {"absent": str(refusal)}
-            own, *peers = self._in_turn(row, [name for name in self.peers or PEERS[row.mode] if name not in absent])
+            names = [name for name in self.peers or PEERS[row.mode] if name not in absent]
+            own, *peers = self._in_turn(row, names)
         except Wrong as wrong:
-            print(f"WRONG: {wrong}", file=sys.stderr)
             return {**record, "wrong": str(wrong)}
-        record |= own.record()
-        record["peers"] = {peer.name: peer.record() for peer in peers} | absent
-        record["peer"] = peers[0].name if peers else None
-        record["peer_seconds"] = record["peers"][record["peer"]]["seconds"] if peers else None
+        record |= own
+        record["peers"] = dict(zip(names, peers, strict=True)) | absent
+        record["peer"] = names[0] if names else None
+        record["peer_seconds"] = peers[0]["seconds"] if peers else None
         record["floor"] = None if engine.missing() else floors.floor(row, *floors.limits(self.threads))
         record["floor_seconds"] = record["floor"] and record["floor"]["seconds"]
         return record
 
-    def _in_turn(self, row: Row, peers: list[str]) -> list[Contender]:
+    def _in_turn(self, row: Row, peers: list[str]) -> list[dict]:
         with ExitStack() as stack:
             contenders = [
                 Contender(name, row, self.models, self.gate, self.threads, stack) for name in ("janus_fast", *peers)
             ]
-            for _ in range(self.rounds):
-                for contender in contenders:
-                    contender.take_turn()
-        return contenders
+            turns = in_turn({c.name: c.turn for c in contenders}, lambda turns: len(turns) >= self.rounds)
+            return [c.record(sum(turns[c.name], [])) for c in contenders]
 
     def memory(self) -> dict:
         return memory.measure(self.models, Row(TABLE_CONFIGURATIONS[-1], "nar", 32, "int8"), self.threads)
@@ -139,10 +127,7 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     peers = [name for name in DECODERS if name != "janus_fast"]
     parser.add_argument("--peer", nargs="+", choices=peers, help="default: all that are installed and have the mode")
     parser.add_argument("--backend", choices=backend.BACKENDS, default="engine", help="janus_fast's (default: engine)")
-    parser.add_argument("--threads", type=positive, default=2, metavar="N", help="of each decoder (default: 2)")
-    parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="turns of each decoder (default: 5)")
-    parser.add_argument("--json", metavar="FILE", help="write the row's record; - prints it alone")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where all rows go")
+    add_usual(parser, json="the row's record")
     arguments = parser.parse_args(argv)
     selection = {a.dest: value for a in row if (value := getattr(arguments, a.dest)) is not None}
     mode = selection.get("mode", DEFAULTS["mode"])

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,10 +28,12 @@ from benchmarks.cards import slug
 from benchmarks.decode import floors
 from benchmarks.machine import RESULTS, machine
 from benchmarks.operations.operations import time_of as time_of_call
+from benchmarks.turns import in_turn
 from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model
 from janus_fast.commands._table import table
 
 PEERS = {"transformers": "Transformers", "pytorch": "PyTorch, eager"}
+HEADER = ["model", "decoding", "batch", "type", "janus_fast", *PEERS.values(), "floor"]
 COMPUTE_TYPES = ("bfloat16", "float32")
 
 
@@ -43,11 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     if find_spec("transformers") is None:
         print("gpu_decode: without Transformers, which is not installed: pip install transformers", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="janus_fast-") as directory:
-        bench = Bench(Path(directory), arguments.device, arguments.seconds)
+        bench = Decodes(Path(directory), arguments.device, arguments.seconds)
         records = [bench.measure(row) for row in rows(arguments)]
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"
     circumstances = {**machine(torch.get_num_threads()), "device": name, "torch": torch.__version__}
-    print(shown(records))
+    print(table(HEADER, list(rows_of(records))))
     print(f"\n{name}, torch {torch.__version__}; milliseconds a batch, in parentheses how many times as long")
     file = arguments.json or RESULTS / f"{slug(name)}-decode.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
                 yield Row(config, "nar", batch, compute_type)
 
 
-class Bench:
+class Decodes:
     def __init__(self, directory: Path, device: str, seconds: float):
         self.directory, self.device, self.seconds = directory, device, seconds
         self.translator = cache(self._translator)  # of a model
@@ -80,13 +82,9 @@ class Bench:
                 return {**record, "wrong": f"{name}: outputs must be one of {OUTPUT} tokens a source"}
         if wrong := self.wrong(dataclasses.replace(row, compute_type="float32"), list(contenders)):
             return {**record, "wrong": wrong}
-        samples = {name: [] for name in contenders}
         for decode in contenders.values():
             decode()  # a second time: only then are rows of canvases known, and programs recorded for them
-        while any(self.unfinished(times) for times in samples.values()):
-            for name, decode in contenders.items():
-                if self.unfinished(samples[name]):
-                    samples[name].append(time_of(decode))
+        samples = in_turn({name: partial(time_of, decode) for name, decode in contenders.items()}, self.enough)
         record |= {name: statistics.median(times) for name, times in samples.items()}
         record["seconds"] = record.pop("janus_fast")
         record["floor_seconds"] = floors.floor(row, *limits(self.device))["seconds"]
@@ -104,8 +102,8 @@ class Bench:
                 return f"{name}: tokens in float32 must be those of the reference path"
         return None
 
-    def unfinished(self, times: list[float]) -> bool:
-        return len(times) < 3 or sum(times) < self.seconds
+    def enough(self, times: list[float]) -> bool:
+        return len(times) >= 3 and sum(times) >= self.seconds
 
     def own(self, row: Row, backend: str = "", **more) -> Callable[[], list]:
         backend = backend or ("cuda" if self.device == "cuda" else "auto")
@@ -178,20 +176,18 @@ def time_of(decode: Callable) -> float:  # results are on the host: nothing is l
     return time.perf_counter() - began
 
 
-def shown(records: list[dict]) -> str:
-    lines = []
+def rows_of(records: list[dict]) -> Iterator[list[str]]:
+    """Of a table with ``HEADER``."""
     for record in records:
         cells = [record["config"], record["decoding"], str(record["batch"]), record["compute_type"]]
         if "wrong" in record:
-            lines.append([*cells, f"wrong: {record['wrong']}", *[""] * (len(PEERS) + 1)])
+            yield [*cells, f"wrong: {record['wrong']}", *[""] * (len(PEERS) + 1)]
             continue
-        times = [f"{1e3 * record['seconds']:.2f}"]
-        for name in PEERS:
-            peer = record.get(name)
-            times.append(f"{1e3 * peer:.1f} ({peer / record['seconds']:.1f})" if peer else "-")
-        lines.append([*cells, *times, f"{1e3 * record['floor_seconds']:.2f}"])
-    peers = [f"{name} ms" for name in PEERS.values()]
-    return table(["model", "decoding", "batch", "type", "janus_fast ms", *peers, "floor ms"], lines)
+        peers = [
+            f"{1e3 * record[name]:.1f} ({record[name] / record['seconds']:.1f})" if record.get(name) else ""
+            for name in PEERS
+        ]
+        yield [*cells, f"{1e3 * record['seconds']:.2f}", *peers, f"{1e3 * record['floor_seconds']:.2f}"]
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

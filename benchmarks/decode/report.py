@@ -1,8 +1,8 @@
 """Results of decodes for people: a line, a table in Markdown, a picture."""
 
-import json
 from pathlib import Path
 
+from benchmarks import report
 from benchmarks.decode import memory
 
 NAMES = {"janus_fast": "janus_fast", "ctranslate2": "CTranslate2", "pytorch": "PyTorch, eager"}
@@ -29,33 +29,14 @@ def line(record: dict) -> str:
     return f"{what}: {', '.join(parts)}"
 
 
-def write(results: dict, directory: Path) -> None:
-    """decode.json, which holds everything, and decode.md and decode.png, which are made of it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "decode.json").write_text(json.dumps(results, indent=1) + "\n")
-    (directory / "decode.md").write_text(markdown(results))
-    if any("seconds" in record for record in results["records"]):
-        draw(results, directory / "decode.png")
-
-
 def markdown(results: dict) -> str:
-    machine, records = results["machine"], results["records"]
+    records, rows = results["records"], []
     versions = {NAMES[n]: peer["version"] for r in records for n, peer in _timed(r).items()}
-    lines = [
-        "# Whole decodes",
-        "",
-        *ABOUT.splitlines(),
-        "",
-        f"{machine['processor']}, {machine['threads']} threads; commit {machine['commit']}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "",
-        "| model | decoding | batch | type | janus_fast | CTranslate2 | x | PyTorch | x | floor | |",
-        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
     for record in records:
-        cells = [record["config"], record["decoding"], str(record["batch"]), record["compute_type"]]
+        cells = [record["config"], record["decoding"], record["batch"], record["compute_type"]]
+        rows.append(cells)
         if "wrong" in record:
-            lines.append(_cells([*cells, f"wrong: {record['wrong']}", *[""] * 6]))
+            cells.append(f"wrong: {record['wrong']}")
             continue
         cells.append(_time(record))
         for name in ("ctranslate2", "pytorch"):
@@ -63,9 +44,13 @@ def markdown(results: dict) -> str:
             other = f" [{_other_type(record, peer)}]" if peer and _other_type(record, peer) else ""
             cells += [_time(peer) + other, f"{peer['seconds'] / record['seconds']:.1f}"] if peer else ["", ""]
         floor = record["floor_seconds"]
-        cells += [f"{1e3 * floor:.1f}", f"{100 * floor / record['seconds']:.0f} %"] if floor else ["", ""]
-        lines.append(_cells(cells))
-    return "\n".join([*lines, "", f"Memory: {memory.line(results['memory'])}.", ""])
+        cells += [f"{1e3 * floor:.1f}", f"{100 * floor / record['seconds']:.0f} %"] if floor else []
+    header = "model", "decoding", "batch", "type", "janus_fast", "CTranslate2", "x", "PyTorch", "x", "floor", ""
+    return report.markdown(
+        "Whole decodes", ABOUT,
+        report.place(results["machine"], ", ".join(f"{name} {v}" for name, v in sorted(versions.items()))),
+        report.table(header, rows, "llrlr"), f"Memory: {memory.line(results['memory'])}.",
+    )  # fmt: skip
 
 
 def _timed(record: dict) -> dict[str, dict]:
@@ -80,10 +65,6 @@ def _other_type(record: dict, decoder: dict) -> str:
 def _time(record: dict) -> str:
     middle, low, high = (1e3 * record[name] for name in ("seconds", "seconds_p20", "seconds_p80"))
     return f"{middle:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _cells(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def draw(results: dict, file: Path):

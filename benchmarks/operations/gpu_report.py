@@ -4,9 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.decode.gpu_decode import PEERS as DECODERS
+from benchmarks import report
+from benchmarks.decode import gpu_decode
 from benchmarks.machine import RESULTS
-from benchmarks.operations.operations import PEERS
+from benchmarks.operations.operations import PEERS, grouped
 
 ABOUT = """\
 Median times. Operations: microseconds of the device, on a cold cache, without the host's time for launching, at the
@@ -39,47 +40,23 @@ def write(directory: Path, card: str) -> None:
 
 def markdown(operations: dict, decodes: dict) -> str:
     machine = operations["machine"]
-    lines = [f"# {machine['device']}", "", *ABOUT.splitlines(), ""]
-    lines += [f"Commit {machine['commit']}, torch {machine['torch']}, {machine['processor']}.", "", "## Decodes", ""]
-    return "\n".join([*lines, *decode_table(decodes["records"]), "", "## Operations", "", *table(operations), ""])
-
-
-def decode_table(records: list[dict]) -> list[str]:
-    lines = [
-        _row("model", "decoding", "batch", "type", "janus_fast", *DECODERS.values(), "floor"),
-        "|---|---|---:|---|---:|" + "---:|" * (len(DECODERS) + 1),
-    ]
-    for record in records:
-        cells = [record["config"], record["decoding"], record["batch"], record["compute_type"]]
-        if "wrong" in record:
-            lines.append(_row(*cells, f"wrong: {record['wrong']}", *[""] * (len(DECODERS) + 1)))
-            continue
-        peers = [
-            f"{1e3 * record[name]:.1f} ({record[name] / record['seconds']:.1f})" if name in record else ""
-            for name in DECODERS
-        ]
-        lines.append(_row(*cells, f"{1e3 * record['seconds']:.2f}", *peers, f"{1e3 * record['floor_seconds']:.2f}"))
-    return lines
+    return report.markdown(
+        machine["device"], ABOUT, f"Commit {machine['commit']}, torch {machine['torch']}, {machine['processor']}.",
+        "## Decodes", report.table(gpu_decode.HEADER, gpu_decode.rows_of(decodes["records"]), "llrlr"),
+        "## Operations", table(operations),
+    )  # fmt: skip
 
 
 def table(operations: dict) -> list[str]:
-    lines = [_row("operation", "call", "sentences", "type", *PEERS, "kernel", "time", "x"), "|---" * 2 + "|---:|---|"]
-    lines[1] += "---:|" * len(PEERS) + "---|---:|---:|"
-    groups: dict[tuple, dict[str, dict]] = {}
-    for record in operations["records"]:
-        case = record["operation"], record["label"], record["sentences"], record["dtype"]
-        groups.setdefault(case, {})[record["backend"]] = record
-    for case, group in groups.items():
+    rows = []
+    for case, group in grouped(operations["records"], "operation", "label", "sentences", "dtype"):
         peers = [_time(group[name]) if name in group else "" for name in PEERS]
         for backend in [name for name in group if name not in PEERS]:
             faster = f"{group[backend]['speedup']:.2f}" if "speedup" in group[backend] else ""
-            lines.append(_row(*case, *peers, backend, _time(group[backend]), faster))
-    return lines
+            rows.append([*case, *peers, backend, _time(group[backend]), faster])
+    header = "operation", "call", "sentences", "type", *PEERS, "kernel", "time", "x"
+    return report.table(header, rows, "llrl" + "r" * len(PEERS) + "lr")
 
 
 def _time(record: dict) -> str:
     return f"{1e3 * record['ms']:.1f}" if record["correct"] else "wrong"
-
-
-def _row(*cells) -> str:
-    return f"| {' | '.join(map(str, cells))} |"

@@ -10,10 +10,9 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from benchmarks.budget import allowed, error
 from benchmarks.machine import machine
 from benchmarks.operations.pytorch import Peer, compiled
 from benchmarks.operations.registry import BATCHES, BEAM, CONFIGURATIONS, Case, cases
+from benchmarks.turns import spread
 from janus_fast.commands._table import table
 from janus_fast.ops import OPERATIONS, isa
 from janus_fast.ops._operation import Operation, as_tuple
@@ -200,8 +200,7 @@ def time_of(call: Callable, seconds: float, device: torch.device) -> tuple[float
     while len(times) < 5 or time.perf_counter() < deadline:
         eviction.add_(1)
         times.append(milliseconds(call, device))
-    low, _, _, high = statistics.quantiles(times, n=5)
-    return low, statistics.median(times), high
+    return spread(times)
 
 
 def milliseconds(call: Callable, device: torch.device) -> float:
@@ -222,20 +221,24 @@ def milliseconds(call: Callable, device: torch.device) -> float:
 
 def shown(records: list[dict]) -> str:
     """One line a kernel of a case: what the peers take, what it takes, and how much faster it is than the fastest."""
-    same = ("operation", "label", "config", "sentences", "dtype")
     peers = list(dict.fromkeys(r["backend"] for r in records if r["backend"] not in KERNELS))
     header = ["operation", "case", "model", "sentences", "type", *(f"{name} ms" for name in peers)]
     rows = []
-    groups: dict[tuple, dict[str, dict]] = {}
-    for record in records:
-        groups.setdefault(tuple(record[n] for n in same), {})[record["backend"]] = record
-    for case, group in groups.items():
+    for case, group in grouped(records, "operation", "label", "config", "sentences", "dtype"):
         cells = [*map(str, case), *(_number(group.get(name, {}), "ms", 3) for name in peers)]
         for backend in [name for name in group if name in KERNELS] or ["-"]:
             kernel = group.get(backend, {})
             times = [_number(kernel, "ms", 3), _number(kernel, "speedup", 2), _number(kernel, "gflop_per_second", 1)]
             rows.append([*cells, backend, *times])
     return table([*header, "kernel", "ms", "speedup", "GFLOP/s"], rows)
+
+
+def grouped(records: list[dict], *names: str) -> Iterable[tuple[tuple, dict[str, dict]]]:
+    """What records of a case have in common, and they by backend."""
+    groups: dict[tuple, dict[str, dict]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in names), {})[record["backend"]] = record
+    return groups.items()
 
 
 def _number(record: dict, name: str, digits: int) -> str:

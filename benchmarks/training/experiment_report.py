@@ -1,11 +1,9 @@
 """Results of the experiment for people: a line, tables in Markdown, two pictures."""
 
-import json
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 
-from janus_fast.replacing import replacing
+from benchmarks import report
 from janus_fast.visibility_plot import COLOURS
 
 LABELS = {"ar": "AR, beam 5", "nar-1": "1 pass", "nar-4": "4 passes", "nar-10": "10 passes"}
@@ -32,13 +30,11 @@ def line(name: str, record: dict) -> str:
 
 
 def write(results: dict, directory: Path) -> None:
-    """experiment.json, which holds everything, and the tables and pictures that are made of it."""
-    with replacing(directory) as folder:
-        (folder / "experiment.json").write_text(json.dumps(results, indent=1) + "\n")
-        (folder / "experiment.md").write_text(markdown(results))
-        if find_spec("matplotlib"):
-            for name, panels in PANELS.items():
-                draw(results["records"], panels, folder / f"experiment-{name}.png")
+    pictures = {
+        f"experiment-{name}": lambda results, file, panels=panels: draw(results["records"], panels, file)
+        for name, panels in PANELS.items()
+    }
+    report.write("experiment", results, directory, markdown, **pictures)
 
 
 def markdown(results: dict) -> str:
@@ -59,16 +55,15 @@ def markdown(results: dict) -> str:
     evaluations = [each for record in results["records"] for each in record["evaluations"].values()]
     signatures = sorted({f"* {name}: `{s}`" for each in evaluations for name, s in each["signatures"].items()})
     places = sorted({f"* {_where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
-    missing = ["Not done:", "", *(f"* {name}" for name in results["missing"]), ""] if results["missing"] else []
-    return "\n".join([
-        "# JANUS beside its parts", "", *ABOUT.splitlines(), "", *missing,
-        "## Test scores", "", *_table(["arm", "seed", "", *LABELS.values()], scores), "", *signatures, "",
-        "## Training", "", *TRAINING.splitlines(), "",
-        *_table(["arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"], training),
-        "", f"Options of all (the later ones count): `{results['options']}`", "",
-        "## Decoding speed", "", *SPEED.splitlines(), "",
-        *_table(["arm", "seed", "batch", *LABELS.values()], speed), "", *places, "",
-    ])  # fmt: skip
+    missing = ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
+    training_header = "arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"
+    return report.markdown(
+        "JANUS beside its parts", ABOUT, missing,
+        "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
+        "## Training", TRAINING, report.table(training_header, training, "l"),
+        f"Options of all (the later ones count): `{results['options']}`",
+        "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
+    )  # fmt: skip
 
 
 def _score(record: dict | None, metric: str) -> str:
@@ -85,11 +80,6 @@ def _time(found: dict, name: str, batch: str) -> str:
 
 def _where(machine: dict) -> str:
     return f"{machine['processor']}, threads: {machine['threads']}, commit {machine['commit']}"
-
-
-def _table(header: list[str], rows: list[list]) -> list[str]:
-    cells = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(map(str, row))} |" for row in cells]
 
 
 PANELS = {  # of a picture: what BLEU is drawn against, of a record

@@ -7,22 +7,19 @@ system's allocator as it is. Nothing is timed whose loss or gradients are wrong.
 """
 
 import argparse
-import json
-import statistics
-import sys
 import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.arguments import positive
+from benchmarks import report
+from benchmarks.arguments import add_usual, positive
 from benchmarks.budget import allowed, error, largest
-from benchmarks.machine import RESULTS, machine
+from benchmarks.machine import RESULTS
 from benchmarks.peers.joint_loss import STREAMS, inputs
 from benchmarks.process import KEEPING, Process
-from benchmarks.training.joint_loss_report import line, write
+from benchmarks.turns import beside_eager
 from janus_fast import reference
 from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 
@@ -33,24 +30,19 @@ NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))
 POSITIONS = 64  # of which the definition holds logits at once
 
 
+ABOUT = """\
+The loss of three streams over a shared output matrix, forward and backward: three cross-entropies with label smoothing,
+three symmetric divergences. PyTorch gets the same numbers in float32, whatever the type of janus_fast. Times are
+medians of {rounds} steps, of processes that run in turn and keep memory between steps; memory is the most that a step
+has resident above its inputs and gradients, with the allocator as it comes.
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
-    asked, records = _asked(arguments), []
-    for rows, vocabulary, dtype in asked or TABLE:
-        case = {"rows": rows, "vocabulary": vocabulary, "channels": arguments.channels, "dtype": dtype}
-        records.append({**case, "threads": arguments.threads, **measure(tuple(case.values()), arguments)})
-        if "wrong" in records[-1]:
-            print(f"WRONG: {records[-1]['wrong']}", file=sys.stderr)
-        elif arguments.json != "-":
-            print(line(records[-1]), flush=True)
-    circumstances = machine(arguments.threads)
-    wrong = any("wrong" in record for record in records)
-    if not asked and not wrong:  # a table with gaps replaces none
-        write({"machine": circumstances, "records": records}, arguments.results)
-    if arguments.json:
-        text = json.dumps({**records[0], "machine": circumstances}, indent=1) + "\n"
-        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
-    return int(wrong)
+    asked = _asked(arguments)
+    records = report.told((measure(*each, arguments) for each in asked or TABLE), line, arguments)
+    return report.publish("joint_loss", {"records": records}, arguments, markdown, alone=bool(asked))
 
 
 def _asked(arguments: argparse.Namespace) -> list[tuple]:
@@ -60,8 +52,10 @@ def _asked(arguments: argparse.Namespace) -> list[tuple]:
     return [(arguments.rows or 512, arguments.vocabulary or 10_000, arguments.dtype or "float32")]
 
 
-def measure(case: tuple, arguments: argparse.Namespace) -> dict:
+def measure(rows: int, vocabulary: int, dtype: str, arguments: argparse.Namespace) -> dict:
     """``seconds`` and ``peak_bytes``, the better peer's ``eager_seconds`` and eager PyTorch's ``eager_peak_bytes``."""
+    case = rows, vocabulary, arguments.channels, dtype
+    record = dict(zip(("rows", "vocabulary", "channels", "dtype"), case, strict=True), threads=arguments.threads)
     peaks, expected = {}, budget(*case)
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
@@ -73,27 +67,14 @@ def measure(case: tuple, arguments: argparse.Namespace) -> dict:
             for what, found, (truth, limit) in zip(NAMES, torch.load(results), expected, strict=True):
                 off = error(found, truth)
                 if not off <= limit:
-                    return {"wrong": f"{name}: {what} must be within {limit:.3g} of the truth, got {off:.3g}"}
+                    return {**record, "wrong": f"{name}: {what} must be within {limit:.3g} of the truth, got {off:.3g}"}
         del expected
         job["results"] = None
         processes = {
             name: stack.enter_context(Process("benchmarks.peers.joint_loss", {**job, "name": name}, KEEPING))
             for name in peaks
         }
-        samples = {name: [] for name in processes}
-        for _ in range(arguments.rounds):
-            for name, process in processes.items():
-                process.seconds()  # finds another's data in the caches
-                samples[name].append(process.seconds())
-    seconds = {name: statistics.median(times) for name, times in samples.items()}
-    better = min(arguments.peer, key=seconds.get)
-    return {
-        "seconds": seconds["janus_fast"], "eager_seconds": seconds[better], "better_peer": better,
-        "speedup": seconds[better] / seconds["janus_fast"],
-        "peak_bytes": peaks["janus_fast"], "eager_peak_bytes": peaks[arguments.peer[0]],
-        "peers": {name: {"seconds": seconds[name], "peak_bytes": peaks[name]} for name in arguments.peer},
-        "samples": samples,
-    }  # fmt: skip
+        return {**record, **beside_eager(processes, arguments.rounds, lambda: peaks)}
 
 
 def budget(rows: int, vocabulary: int, channels: int, dtype: str) -> list[tuple[Tensor, float]]:
@@ -129,6 +110,38 @@ def definition(hidden, weight, targets, ar_masked) -> list[Tensor]:
     return [total, *by_hidden.values(), by_weight]
 
 
+def line(record: dict) -> str:
+    what = f"{record['rows']:,} rows a stream, {record['vocabulary']:,} tokens, {record['dtype']}"
+    if "wrong" in record:
+        return f"{what}: wrong"
+    own, eager = (f"{record[name] / 2**20:.1f}" for name in ("peak_bytes", "eager_peak_bytes"))
+    return (
+        f"{what}: {record['seconds']:.3f} s, PyTorch ({record['better_peer']}) {record['eager_seconds']:.3f} s, "
+        f"{record['speedup']:.2f} times as fast; {own} MiB, PyTorch {eager} MiB"
+    )
+
+
+def markdown(results: dict) -> str:
+    records = [record for record in results["records"] if "seconds" in record]
+    peers = list(dict.fromkeys(name for record in records for name in record["peers"]))
+    header = ["rows a stream", "vocabulary", "channels", "janus_fast in", "s"]
+    header += [cell for name in peers for cell in (f"PyTorch, {name}", "x")]
+    header += ["MiB", *(f"PyTorch, {name}" for name in peers)]
+    rows = []
+    for record in records:
+        cells = [f"{record[name]:,}" for name in ("rows", "vocabulary", "channels")]
+        cells += [record["dtype"], f"{record['seconds']:.3f}"]
+        for name in peers:
+            seconds = record["peers"][name]["seconds"]
+            cells += [f"{seconds:.3f}", f"{seconds / record['seconds']:.2f}"]
+        peaks = [record["peak_bytes"], *(record["peers"][name]["peak_bytes"] for name in peers)]
+        rows.append(cells + [f"{peak / 2**20:,.0f}" for peak in peaks])
+    return report.markdown(
+        "The joint loss", ABOUT.format(rounds=report.rounds(records)),
+        report.place(results["machine"], f"PyTorch {results['machine']['torch']}"), report.table(header, rows, "r"),
+    )  # fmt: skip
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks joint_loss", description=__doc__.splitlines()[0])
     parser.epilog = "Without --rows, --vocabulary, --dtype and --json, four cases are measured and a table is written."
@@ -136,11 +149,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=positive, help="default: 10000")
     parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast's inputs (default: float32)")
     parser.add_argument("--channels", type=positive, default=512, help="default: %(default)s")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
+    add_usual(parser, threads=torch.get_num_threads())
     parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="default: both")
-    parser.add_argument("--json", metavar="FILE", help='write the record; "-" prints it instead of a line of text')
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
     arguments = parser.parse_args(argv)
     if not _asked(arguments) and arguments.channels != 512 and arguments.results == RESULTS:
         parser.error("--results must say where a table with other --channels goes, beside the usual one")

@@ -14,24 +14,21 @@ with GELU in place of ReLU, which rounding can switch; losses are compared with 
 """
 
 import argparse
-import json
 import re
-import statistics
-import sys
 import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.arguments import positive
+from benchmarks import report
+from benchmarks.arguments import add_usual
 from benchmarks.budget import allowed
-from benchmarks.machine import RESULTS, machine
+from benchmarks.machine import RESULTS
 from benchmarks.peers.training import PREDICTED, SENTENCES
 from benchmarks.process import KEEPING, Process
-from benchmarks.training.training_report import line, write
+from benchmarks.turns import beside_eager
 from benchmarks.workload import CONFIGURATIONS
 
 DTYPES = ("float32", "bfloat16")
@@ -39,25 +36,33 @@ NO_DROPOUT = 2.0**-40  # goes the way of any other, and drops nothing
 TABLE = [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
 PEERS = {"eager": {}, "eager_keeping": KEEPING}  # and the environment that each wants
 
+KINDS = {  # of operators, by words in their names; the first that fits
+    "joint loss": ("janus_fast::joint_loss",),
+    "attention": ("janus_fast::attention",),
+    "dropout and residuals": ("janus_fast::dropout_add",),
+    "matrix products": ("::mm", "::addmm", "::linear", "::bmm"),
+    "norms": ("layer_norm",),
+    "Adam and clipping": ("adam", "linalg_vector_norm", "::mul_", "::stack"),
+    "activations": ("threshold", "clamp_min", "relu", "gelu", "silu"),
+    "sums of bias gradients": ("aten::sum",),
+    "copies, casts and filling": ("copy_", "::fill_", "zero_", "::cat", "clone"),
+}
+ABOUT = """\
+An update on 39 sentence pairs in which each stream could predict 1,014 target tokens: forward and backward pass,
+clipping, Adam; dropout 0.3, random weights, a Transformer with 6+6 layers, width 512, feed-forward 1,024, 4 heads and
+10,000 words. The peer is the authors' way in plain PyTorch, in float32 (`benchmarks/peers/padded_janus.py`): padded
+batches and dense masks, two passes of the encoder, two of the decoder, logits of all rows. It runs as it comes and with
+an allocator that keeps memory between steps, as janus_fast's trainer does but where activations are computed again.
+Times are medians of {rounds} steps, of processes that run in turn; memory is the most that such a process has resident,
+from its start on, above an interpreter with torch; PyTorch's with the allocator as it comes.
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
-    records = []
     asked = [(arguments.dtype, arguments.checkpoint_activations)] if arguments.dtype else TABLE
-    for dtype, again in asked:
-        records.append(measure(dtype, again, arguments))
-        if "wrong" in records[-1]:
-            print(f"WRONG: {records[-1]['wrong']}", file=sys.stderr)
-        elif arguments.json != "-":
-            print(line(records[-1]), flush=True)
-    circumstances = machine(arguments.threads)
-    wrong = any("wrong" in record for record in records)
-    if not arguments.dtype and not wrong:  # a table with gaps replaces none
-        write({"machine": circumstances, "records": records}, arguments.results)
-    elif arguments.json:
-        text = json.dumps({**records[0], "machine": circumstances}, indent=1) + "\n"
-        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
-    return int(wrong)
+    records = report.told((measure(*each, arguments) for each in asked), line, arguments)
+    return report.publish("training", {"records": records}, arguments, markdown, alone=bool(arguments.dtype))
 
 
 def measure(dtype: str, again: bool, arguments: argparse.Namespace) -> dict:
@@ -80,21 +85,11 @@ def measure(dtype: str, again: bool, arguments: argparse.Namespace) -> dict:
         for name, environment in PEERS.items():
             process = Process("benchmarks.peers.training", {**job, "name": "eager", "dtype": "float32"}, environment)
             processes[name] = stack.enter_context(process)
-        samples = {name: [] for name in processes}
-        for _ in range(arguments.rounds):
-            for name, process in processes.items():
-                process.seconds()  # finds another's data in the caches
-                samples[name].append(process.seconds())
-        peaks = {name: process.peak_bytes() - process.facts["idle_bytes"] for name, process in processes.items()}
-    seconds = {name: statistics.median(times) for name, times in samples.items()}
-    better = min(PEERS, key=seconds.get)
-    return {
-        **record, "seconds": seconds["janus_fast"], "eager_seconds": seconds[better], "better_peer": better,
-        "speedup": seconds[better] / seconds["janus_fast"],
-        "peak_bytes": peaks["janus_fast"], "eager_peak_bytes": peaks["eager"],
-        "peers": {name: {"seconds": seconds[name], "peak_bytes": peaks[name]} for name in PEERS},
-        "samples": samples, "profile": profile,
-    }  # fmt: skip
+        timed = beside_eager(
+            processes, arguments.rounds,
+            lambda: {name: process.peak_bytes() - process.facts["idle_bytes"] for name, process in processes.items()},
+        )  # fmt: skip
+    return {**record, **timed, "profile": profile}
 
 
 def gate(job: dict, dtype: str) -> tuple[dict, str | None]:
@@ -131,16 +126,61 @@ def errors_of(found: tuple, truth: tuple) -> dict[str, tuple[float, float]]:
     return {f"loss with {name}": (abs(loss - truth), abs(truth)) for name, (loss, truth) in pairs.items()} | result
 
 
+def label(record: dict) -> str:
+    return record["dtype"] + (", activations computed again" if record["checkpoint_activations"] else "")
+
+
+def line(record: dict) -> str:
+    what = f"{record['config']}, {label(record)}"
+    if "wrong" in record:
+        return f"{what}: wrong"
+    own, eager = (f"{record[name] / 2**20:,.0f}" for name in ("peak_bytes", "eager_peak_bytes"))
+    return (
+        f"{what}: {record['seconds']:.2f} s an update, PyTorch {record['eager_seconds']:.2f} s, "
+        f"{record['speedup']:.2f} times as fast; {own} MiB, PyTorch {eager} MiB"
+    )
+
+
+def by_kind(profile: list) -> dict[str, float]:
+    """Seconds of each kind of operator, the longest first."""
+    seconds = {}
+    for name, _, own in profile:
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "everything else")
+        seconds[kind] = seconds.get(kind, 0.0) + own
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+def markdown(results: dict) -> str:
+    records = [record for record in results["records"] if "seconds" in record]
+    header = "janus_fast in", "s an update", "PyTorch", "x", "PyTorch, memory kept", "x", "MiB", "PyTorch", "x"
+    rows = []
+    for record in records:
+        cells = [label(record), f"{record['seconds']:.2f}"]
+        for name in PEERS:
+            seconds = record["peers"][name]["seconds"]
+            cells += [f"{seconds:.2f}", f"{seconds / record['seconds']:.1f}"]
+        peaks = [record[name] / 2**20 for name in ("peak_bytes", "eager_peak_bytes")]
+        rows.append([*cells, *(f"{peak:,.0f}" for peak in peaks), f"{peaks[0] / peaks[1]:.2f}"])
+    profiles = []
+    for record in (record for record in records if not record["checkpoint_activations"]):
+        kinds = by_kind(record["profile"])
+        shares = [(kind, f"{1e3 * s:.0f}", f"{100 * s / sum(kinds.values()):.0f} %") for kind, s in kinds.items()]
+        profiles.append(f"Where the time goes in {label(record)}, under a profiler:")
+        profiles.append(report.table(["", "ms", ""], shares, "lr"))
+    return report.markdown(
+        "A training step", ABOUT.format(rounds=report.rounds(records)),
+        report.place(results["machine"], f"PyTorch {results['machine']['torch']}"),
+        report.table(header, rows, "lr"), *profiles,
+    )  # fmt: skip
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks training", description=__doc__.splitlines()[0])
     parser.add_argument("--config", choices=CONFIGURATIONS, default="iwslt", help="sizes (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast; default: each, in a table that is written")
     parser.add_argument("--checkpoint-activations", action="store_true", help="as of janus-fast train")
     parser.add_argument("--dropout", type=float, default=0.3, help="default: %(default)s")
-    parser.add_argument("--threads", type=positive, default=2, help="default: %(default)s")
-    parser.add_argument("--rounds", type=positive, default=5, help="default: %(default)s")
-    parser.add_argument("--json", metavar="FILE", help='write the record of --dtype; "-" prints it alone')
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the table goes")
+    add_usual(parser, json="the record of --dtype")
     arguments = parser.parse_args(argv)
     if (arguments.json or arguments.checkpoint_activations) and not arguments.dtype:
         arguments.dtype = "float32"
