@@ -19,7 +19,7 @@ def told(records: Iterable[dict], line: Callable[[dict], str], arguments) -> lis
         if "wrong" in record:
             print(f"WRONG: {record['wrong']}", file=sys.stderr)
         if arguments.json != "-":
-            print(line(record), flush=True)
+            print(line(record), flush=True, file=sys.stderr if "wrong" in record else sys.stdout)
     return done
 
 
