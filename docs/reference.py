@@ -32,8 +32,9 @@ def make(folder: Path) -> None:
 
 def options() -> str:
     """A table of each class of options, by its declarations: in Markdown, as it stands in options.md."""
-    from janus_fast.config import JanusConfig
     from janus_fast.decoding.modes import MODES
+
+    from janus_fast.config import JanusConfig
     from janus_fast.training.options import TrainingOptions
 
     classes = {f'`mode="{name}"`, {mode.title}': mode.options for name, mode in MODES.items()}

@@ -28,8 +28,9 @@ from benchmarks.cards import slug
 from benchmarks.decode import floors
 from benchmarks.machine import RESULTS, machine
 from benchmarks.operations.operations import time_of as time_of_call
+from benchmarks.peers import Models, work
 from benchmarks.turns import in_turn
-from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model
+from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row
 from janus_fast.commands._table import table
 
 PEERS = {"transformers": "Transformers", "pytorch": "PyTorch, eager"}
@@ -69,7 +70,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
 
 class Decodes:
     def __init__(self, directory: Path, device: str, seconds: float):
-        self.directory, self.device, self.seconds = directory, device, seconds
+        self.path, self.device, self.seconds = Models(directory, "").path, device, seconds
         self.translator = cache(self._translator)  # of a model
 
     def measure(self, row: Row) -> dict:
@@ -95,8 +96,8 @@ class Decodes:
         whole = {"num_hypotheses": row.beam_size} if row.mode == "ar" else {}
         expected = sets_of(self.own(row, "torch", **whole)())
         for name in names:
-            if name == "transformers" and (row.mode == "nar" or row.streams == 2):
-                continue  # does other work
+            if work(name, row) != row:
+                continue
             found = self.own(row, **whole)() if name == "janus_fast" else self.peer(name, row, **whole)()
             if sets_of(found) != expected:
                 return f"{name}: tokens in float32 must be those of the reference path"
@@ -112,22 +113,13 @@ class Decodes:
         return lambda: [result.hypotheses for result in translator.generate(sources, **options)]
 
     def peer(self, name: str, row: Row, **more) -> Callable[[], list]:
-        work = row
-        if name == "transformers":
-            beam_size = row.beam_size if row.mode == "ar" else 1
-            work = dataclasses.replace(row, mode="ar", streams=1, beam_size=beam_size)
+        does = work(name, row)
         job = {
-            "model": str(self.path(work)), "device": self.device, "compute_type": row.compute_type, "batch": row.batch,
-            "options": {**work.options, **more}, "calls": [sources_of(row)], "intra_threads": torch.get_num_threads(),
+            "model": str(self.path(does)), "device": self.device, "compute_type": row.compute_type, "batch": row.batch,
+            "options": {**does.options, **more}, "calls": [sources_of(row)], "intra_threads": torch.get_num_threads(),
             "inter_threads": 1,
         }  # fmt: skip
         return import_module(f"benchmarks.peers.{name}").prepare(job)[0]
-
-    def path(self, row: Row) -> Path:
-        path = self.directory / f"{row.config}-{row.streams}"
-        if not path.is_dir():
-            save_model(row.sizes, row.streams, path)
-        return path
 
     def _translator(self, path: Path, compute_type: str, backend: str):
         from janus_fast import Translator
