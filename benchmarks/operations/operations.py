@@ -23,7 +23,7 @@ from benchmarks.arguments import positive
 from benchmarks.budget import allowed, error
 from benchmarks.machine import machine
 from benchmarks.operations.pytorch import Peer, compiled
-from benchmarks.operations.registry import BATCHES, BEAM, CONFIGURATIONS, Case, cases
+from benchmarks.operations.registry import BATCHES, BEAM, CONFIGURATIONS, TIMED, Case, cases
 from benchmarks.turns import spread
 from janus_fast.commands._table import table
 from janus_fast.ops import OPERATIONS, isa
@@ -252,7 +252,7 @@ def _progress(done: int | None) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks operations", description=__doc__.splitlines()[0])
-    operations = sorted(OPERATIONS)
+    operations = sorted(TIMED)
     parser.add_argument("--op", nargs="+", choices=operations, default=operations, metavar="NAME", help="default: all")
     names = list(CONFIGURATIONS)
     parser.add_argument("--config", nargs="+", choices=names, default=names[:1], help="sizes (default: %(default)s)")

@@ -27,6 +27,7 @@ class Configuration:
 CONFIGURATIONS = {"iwslt14_deen": Configuration(512, 4, 10_000), "wmt16_enro": Configuration(512, 8, 35_000)}
 BATCHES = (1, 32)  # sentences
 LENGTH_BEAM, BEAM = 3, 5
+TIMED = [name for name, operation in OPERATIONS.items() if not operation.written()]  # others do so but once
 
 
 @dataclass(frozen=True)
