@@ -1,7 +1,5 @@
 """The table of sources: which Debian packages hold translated text, in which format, under which licence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 LOCALES = {"de": "de-DE", "fr": "fr-FR", "es": "es-ES"}

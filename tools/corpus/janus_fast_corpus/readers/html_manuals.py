@@ -1,7 +1,5 @@
 """HTML manuals: aligned section by section where both languages have the same sequence of block elements."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -37,7 +35,7 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
 
 
 def align_pages(english: bytes, translated: bytes) -> Iterator[tuple[str, str]]:
-    """Pair the blocks of two pages, leaving out sections whose elements differ."""
+    """Pairs the blocks of two pages, leaving out sections whose elements differ."""
     english_sections, translated_sections = _sections(english), _sections(translated)
     if len(english_sections) != len(translated_sections):
         return

@@ -1,7 +1,5 @@
 """Gettext message catalogs: compiled (.mo) inside binary packages, as text (.po) inside source packages."""
 
-from __future__ import annotations
-
 import re
 import struct
 from collections import defaultdict

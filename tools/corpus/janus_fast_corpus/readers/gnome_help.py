@@ -1,7 +1,5 @@
 """GNOME user help: Mallard or DocBook pages, aligned where both languages have the same structure of elements."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 
@@ -30,7 +28,7 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
 
 
 def align_pages(english: bytes, translated: bytes) -> Iterator[tuple[str, str]]:
-    """Pair the text blocks of two XML pages; nothing where their elements differ or one cannot be parsed."""
+    """Pairs the text blocks of two XML pages; nothing where their elements differ or one cannot be parsed."""
     first, second = _structure(english), _structure(translated)
     if first and second and first[0] == second[0] and len(first[1]) == len(second[1]):
         yield from zip(first[1], second[1], strict=True)

@@ -1,7 +1,5 @@
 """Debian packages as files: downloaded with apt into a private folder, never installed, no root needed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -19,10 +17,6 @@ APT_HELPER = "/usr/lib/apt/apt-helper"
 DEFAULT_RELEASE = "bookworm"
 
 
-class CorpusError(RuntimeError):
-    """The corpus cannot be built here: a tool, the network or a package is missing or broken."""
-
-
 class PackageStore:
     """Packages and package lists of this system's Debian release, kept in a folder of our own.
 
@@ -34,13 +28,13 @@ class PackageStore:
         language: two letters, the target language (for the translated package descriptions).
         progress: called with one line of text for each thing worth telling.
     Raises:
-        CorpusError: no apt-get or dpkg-deb, or no Debian repository in the apt configuration.
+        OSError: no apt-get or dpkg-deb, or no Debian repository in the apt configuration.
     """
 
     def __init__(self, folder: str | os.PathLike, language: str, progress: Callable[[str], None]):
         for tool in ("apt-get", "dpkg-deb"):
             if shutil.which(tool) is None:
-                raise CorpusError(f"corpus: {tool} must be installed (the text comes from Debian packages), got none")
+                raise OSError(f"corpus: {tool} must be installed (the text comes from Debian packages), got none")
         self.folder = Path(folder).resolve()
         self.progress = progress
         self.missing: list[str] = []  # packages that the release does not have, in order of request
@@ -76,7 +70,7 @@ class PackageStore:
             if component == "main" and re.split("[-/]", release)[0] == self.release and "cloud" not in release
         ]
         if not repositories:
-            raise CorpusError(
+            raise OSError(
                 f"corpus: the apt configuration must name a Debian 'main' repository of {self.release}, got none"
             )
         signed = f"[signed-by={ARCHIVE_KEYRING}] " if ARCHIVE_KEYRING.exists() else ""
@@ -93,12 +87,12 @@ class PackageStore:
         )
 
     def update(self) -> None:
-        """Fetch the package lists; without a network, go on with the lists of an earlier run where there are any."""
+        """Fetches the package lists; without a network, go on with the lists of an earlier run where there are any."""
         result = self._run("update")
         if result.returncode == 0:
             return
         if not any((self.folder / "lists").glob("*_Packages*")):
-            raise CorpusError(f"corpus: the package lists must be reachable, got: {_last_line(result.stderr)}")
+            raise OSError(f"corpus: the package lists must be reachable, got: {_last_line(result.stderr)}")
         self.progress(f"package lists not refreshed, those of {self.folder} are used: {_last_line(result.stderr)}")
 
     def binary_package(self, name: str) -> Path | None:
@@ -149,12 +143,12 @@ class PackageStore:
         }
 
     def _fetch(self, folder: Path, arguments: list[str], wanted: str) -> None:
-        """Download in a folder of its own and move what is complete, so that a killed run leaves no partial package."""
+        """Downloads in a folder of its own, then moves what is complete: a killed run leaves no partial package."""
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=self.folder / "archives") as arrival:
             result = self._run(*arguments, folder=Path(arrival))
             if result.returncode and "Failed to fetch" in result.stderr:
-                raise CorpusError(f"corpus: package {folder.name} must be reachable, got: {_last_line(result.stderr)}")
+                raise OSError(f"corpus: package {folder.name} must be reachable, got: {_last_line(result.stderr)}")
             for path in sorted(Path(arrival).iterdir()):
                 if path.is_file() and re.search(wanted, path.name):
                     path.replace(folder / path.name)
@@ -184,7 +178,7 @@ def _last_line(text: str) -> str:
 
 
 def package_members(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the regular files of a .deb whose name satisfies ``wanted``."""
+    """Yields (name, content) of the regular files of a .deb whose name satisfies ``wanted``."""
     process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE)
     try:
         with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
@@ -195,7 +189,7 @@ def package_members(path: Path, wanted: Callable[[str], object]) -> Iterator[tup
 
 
 def tarball_members(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of the regular files of a tarball whose name satisfies ``wanted``."""
+    """Yields (name, content) of the regular files of a tarball whose name satisfies ``wanted``."""
     with tarfile.open(path, mode="r|*") as archive:
         yield from _members(archive, wanted)
 

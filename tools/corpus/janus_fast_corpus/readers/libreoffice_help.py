@@ -1,7 +1,5 @@
 """LibreOffice help: HTML pages whose paragraphs carry the same id in every language."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator

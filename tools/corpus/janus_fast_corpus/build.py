@@ -1,7 +1,5 @@
 """The whole way from package names to a corpus folder."""
 
-from __future__ import annotations
-
 import os
 import struct
 import tarfile
@@ -13,7 +11,7 @@ from pathlib import Path
 from janus_fast.data import test_set, test_set_pairs
 
 from .clean import clean_text, has_placeholder, is_sentence_like, refusal, sentence_pairs
-from .packages import CorpusError, PackageStore
+from .packages import PackageStore
 from .readers import READERS
 from .sources import PAIRS, SOURCES, Source
 from .split import (
@@ -48,7 +46,7 @@ def prepare(
     test_pairs: int = 1_000,
     progress: Callable[[str], None] | None = None,
 ) -> dict:
-    """Build English-German, English-French or English-Spanish sentence pairs from Debian packages.
+    """Builds English-German, English-French or English-Spanish sentence pairs from Debian packages.
 
     Writes ``out/TIER/{train,valid,test}.{en,LANGUAGE,meta.tsv}`` for the tiers ``full`` (everything), ``small``
     (sentences of 4 to ``small_max_words`` words) and ``permissive`` (training text that may be redistributed too),
@@ -72,7 +70,7 @@ def prepare(
         The content of ``corpus.json``.
     Raises:
         ValueError: an argument breaks its rule, or ``out`` or ``cache`` cannot be written to.
-        CorpusError: apt, the network or a package is missing or broken, or nothing was found.
+        OSError: apt, the network or a package is missing or broken, or nothing was found.
     """
     started = time.monotonic()
     tell = progress or (lambda line: None)
@@ -97,7 +95,7 @@ def prepare(
         source_reports.append(report)
         tell(f"{source.name}: {report['segments']:,} segments, {report['kept']:,} pairs")
     if not collected:
-        raise CorpusError(
+        raise OSError(
             f"corpus: the packages must hold translated text, got none from {', '.join(s.name for s in sources)}"
             + (f" (not in this release: {', '.join(packages.missing)})" if packages.missing else "")
         )
@@ -138,7 +136,7 @@ def collect(source: Source, packages: PackageStore, language: str, max_words: in
     try:
         segments = list(READERS[source.format](source, packages, language))
     except (OSError, EOFError, tarfile.TarError, struct.error) as error:
-        raise CorpusError(f"corpus: the packages of {source.name} must be readable, got {error!r}") from error
+        raise OSError(f"corpus: the packages of {source.name} must be readable, got {error!r}") from error
     pairs: list[Pair] = []
     refused: Counter[str] = Counter()
     for segment, translated_segment in segments:

@@ -1,7 +1,5 @@
 """Debian package descriptions and their translations, joined by the checksum of the English description."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 
@@ -15,7 +13,7 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
 
 
 def align_descriptions(english_list: str, translated_list: str, language: str) -> Iterator[tuple[str, str]]:
-    """Pair the paragraphs of two description lists; descriptions with another number of them are left out."""
+    """Pairs the paragraphs of two description lists; descriptions with another number of them are left out."""
     english = _descriptions(english_list, "Description-en")
     translated = _descriptions(translated_list, f"Description-{language}")
     for checksum in sorted(english.keys() & translated.keys()):

@@ -1,7 +1,5 @@
 """Training, validation and test sets without leaks: near-duplicates stay on one side, and the order is no accident."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -168,7 +166,7 @@ def without_sentences(pairs: list[Pair], sentences: set[str]) -> list[Pair]:
 
 
 def check_no_leak(splits: dict[str, list[Pair]]) -> None:
-    """Raise AssertionError if a held-out sentence, normalised, is in the training set."""
+    """Raises an AssertionError if a held-out sentence, normalised, is in the training set."""
     trained = {normalized(pair.text) for pair in splits["train"]}
     leaked = [pair.text for name in ("valid", "test") for pair in splits[name] if normalized(pair.text) in trained]
     if leaked:

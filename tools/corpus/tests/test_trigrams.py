@@ -1,12 +1,15 @@
 """Sentences drawn from a trigram model."""
 
+import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from janus_fast.text.trigrams import draw_sentences
+import janus_fast_corpus
+from janus_fast_corpus.trigrams import draw_sentences
 
 GENERATOR = random.Random(0)
 WORDS = "open close save print the a new old table row cell file window".split()
@@ -37,7 +40,9 @@ def test_text_that_has_no_other_sentences_is_refused(lines):
 def test_command(tmp_path):
     (tmp_path / "train.en").write_text("\n".join(TEXT) + "\n", encoding="utf-8")
     (tmp_path / "valid.en").write_text("the table row\n", encoding="utf-8")
-    command = [sys.executable, "-m", "janus_fast.text.trigrams", tmp_path / "train.en", "20", "--seed", "3"]
+    command = [sys.executable, "-m", "janus_fast_corpus.trigrams", tmp_path / "train.en", "20", "--seed", "3"]
     command += ["--without", tmp_path / "valid.en"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    folder = Path(janus_fast_corpus.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert printed.splitlines() == list(draw_sentences(TEXT, 20, without=["the table row"], seed=3))

@@ -3,7 +3,7 @@
 A teacher that translates them makes further training text for sequence-level knowledge distillation (Kim and Rush 2016)
 where no more real text is at hand.
 
-    python -m janus_fast.text.trigrams train.en 150000 --without valid.en test.en > drawn.en
+    python -m janus_fast_corpus.trigrams train.en 150000 --without valid.en test.en > drawn.en
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from .lines import lines_of
+from janus_fast.text.lines import lines_of
 
 BEGIN, END = "<s>", "</s>"
 ENDLESS = 40  # words after which a draw is given up
@@ -74,7 +74,7 @@ def _draw(after_two: dict, after_one: dict, generator: random.Random) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m janus_fast.text.trigrams", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m janus_fast_corpus.trigrams", description=__doc__.splitlines()[0])
     parser.add_argument("file", metavar="FILE", help="text, one sentence a line")
     parser.add_argument("count", type=int, metavar="N", help="sentences to draw")
     parser.add_argument("--without", metavar="FILE", nargs="+", default=[], help="text whose sentences are not drawn")

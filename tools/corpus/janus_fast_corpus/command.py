@@ -1,18 +1,15 @@
 """The command line of the corpus builder."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
 
 from .build import prepare
-from .packages import CorpusError
 from .sources import PAIRS, SOURCES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``prepare`` to a parser."""
+    """Adds the options of ``prepare`` to a parser."""
     parser.add_argument("--out", required=True, help="folder to write the corpus to")
     parser.add_argument("--pair", default="en-de", choices=PAIRS, help="languages (default: %(default)s)")
     parser.add_argument("--cache", help="folder that keeps downloaded packages (default: ~/.cache/janus-fast/packages)")
@@ -45,31 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build the corpus that the arguments ask for, telling progress on standard error.
-
-    Returns:
-        0, the exit status.
-    Raises:
-        SystemExit: with a one-line message, where ``prepare`` fails.
-    """
+    """Builds the corpus that the arguments ask for, and tells progress on standard error; returns the exit status."""
 
     def tell(line: str) -> None:
         print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
 
-    try:
-        prepare(
-            arguments.out,
-            arguments.pair,
-            arguments.cache,
-            arguments.permissive_only,
-            only=arguments.only.split(",") if arguments.only else None,
-            max_words=arguments.max_words,
-            small_max_words=arguments.small_max_words,
-            small_max_pairs=arguments.small_max_pairs,
-            validation_pairs=arguments.validation_pairs,
-            test_pairs=arguments.test_pairs,
-            progress=tell,
-        )
-    except (ValueError, CorpusError, OSError) as error:
-        raise SystemExit(str(error)) from error
+    prepare(
+        arguments.out,
+        arguments.pair,
+        arguments.cache,
+        arguments.permissive_only,
+        only=arguments.only.split(",") if arguments.only else None,
+        max_words=arguments.max_words,
+        small_max_words=arguments.small_max_words,
+        small_max_pairs=arguments.small_max_pairs,
+        validation_pairs=arguments.validation_pairs,
+        test_pairs=arguments.test_pairs,
+        progress=tell,
+    )
     return 0

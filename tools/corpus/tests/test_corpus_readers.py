@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from janus_fast.text.corpus import clean
-from janus_fast.text.corpus.readers import (
+from janus_fast_corpus import clean
+from janus_fast_corpus.readers import (
     debian_descriptions,
     gettext_catalogs,
     gnome_help,

@@ -1,7 +1,5 @@
 """Manual pages in roff: aligned section by section where both languages have the same sequence of block macros."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from collections.abc import Iterator
@@ -64,7 +62,7 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
 
 
 def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
-    """Pair the texts of two pages, leaving out sections whose macros differ.
+    """Pairs the texts of two pages, leaving out sections whose macros differ.
 
     A translation ends with a section about its translators; the sections before it keep their order.
     """

@@ -1,7 +1,5 @@
 """Files of a corpus: written whole beside their place, then moved there; a killed run leaves no half-written split."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -17,7 +15,7 @@ REPORT = "corpus.json"
 
 
 def writable_folder(argument: str, folder: str | os.PathLike) -> Path:
-    """Make a folder if need be, and find out now, before any download, whether it can be written to."""
+    """Makes a folder if need be, and finds out now, before any download, whether it can be written to."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +27,7 @@ def writable_folder(argument: str, folder: str | os.PathLike) -> Path:
 
 
 def write_split(folder: Path, name: str, pairs: list[Pair], language: str) -> None:
-    """Write ``NAME.en``, ``NAME.LANGUAGE`` and ``NAME.meta.tsv`` (source and licence), line by line the same pairs."""
+    """Writes ``NAME.en``, ``NAME.LANGUAGE`` and ``NAME.meta.tsv`` (source and licence), line by line the same pairs."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = {
         "en": (pair.text for pair in pairs),
@@ -42,7 +40,7 @@ def write_split(folder: Path, name: str, pairs: list[Pair], language: str) -> No
 
 
 def write_report(folder: Path, report: dict) -> None:
-    """Write ``corpus.json``."""
+    """Writes ``corpus.json``."""
     (folder / REPORT).write_text(json.dumps(report, indent=1, sort_keys=True), encoding="utf8")
 
 
@@ -62,7 +60,7 @@ def statistics(pairs: list[Pair]) -> dict:
 
 @contextmanager
 def replacing_contents(out: Path) -> Iterator[Path]:
-    """Give a folder to fill; when the block ends well, each entry replaces its namesake in ``out``, the report last.
+    """Gives a folder to fill; when the block ends well, each entry replaces its namesake in ``out``, the report last.
 
     ``out`` has a report exactly while everything in it belongs together: the old report goes first, the new one comes
     last. If the block fails, ``out`` is as it was. What killed runs left behind (``.partial-*``) is removed.

@@ -1,7 +1,5 @@
 """From raw segments to sentence pairs: what is repaired, where segments are cut, what is refused and why."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator
