@@ -20,6 +20,7 @@ from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
 from janus_fast.model import JanusModel
+from janus_fast.objectives import OBJECTIVES
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.validation import Validation
@@ -445,7 +446,8 @@ def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monk
 def test_every_setting_of_a_run_has_a_flag():
     from dataclasses import fields
 
-    assert {field.name for field in fields(TrainingOptions)} == set(_settings.TRAINING_HELP)
+    of_objectives = {"objective"} | {name for kind in OBJECTIVES.values() for name in kind.options()}
+    assert {field.name for field in fields(TrainingOptions)} == set(_settings.TRAINING_HELP) | of_objectives
     ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
     ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}
     fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}

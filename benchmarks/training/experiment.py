@@ -20,17 +20,15 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.training import experiment_report
 from janus_fast import Translator, cli, engine, evaluate
 from janus_fast.data import test_set
+from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
 from janus_fast.training.options import without_effect
 
-ARMS = {  # the distributions that are trained, options
-    "autoregressive": (("ar",), ["--objective", "autoregressive"]),
-    "cmlm": (("nar",), ["--objective", "cmlm"]),
-    "janus": (("ar", "nar"), ["--objective", "janus"]),
-    "janus-without-aux": (("ar", "nar"), ["--objective", "janus", "--without-auxiliary"]),
-    "janus-two-passes": (("ar", "nar"), ["--objective", "janus", "--encoder-passes", "2"]),
+ARMS = {name: ["--objective", name] for name in OBJECTIVES} | {  # options
+    "janus-without-aux": ["--objective", "janus", "--without-auxiliary"],
+    "janus-two-passes": ["--objective", "janus", "--encoder-passes", "2"],
 }
 DECODES = {"ar": {"mode": "ar", "beam_size": 5}} | {
     f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False}
@@ -118,7 +116,8 @@ class Run:
     @property
     def decodes(self) -> list[str]:
         """Those that this arm is trained for."""
-        return [name for name, options in DECODES.items() if options["mode"] in ARMS[self.arm][0]]
+        modes = OBJECTIVES[ARMS[self.arm][1]].modes
+        return [name for name, options in DECODES.items() if options["mode"] in modes]
 
     def evaluations(self) -> dict[str, dict]:
         """The records of the decodes that are done, of the model that is there."""
@@ -178,7 +177,7 @@ def _run(arguments: argparse.Namespace) -> int:
     shared = [*SIZES.split(), *schedule(arguments.updates), *arguments.rest]
 
     def run(arm: str, seed: int) -> Run:
-        own, directory = ARMS[arm][1], arguments.out / f"seed-{seed}" / arm
+        own, directory = ARMS[arm], arguments.out / f"seed-{seed}" / arm
         options = [*effective(shared, own[1]), *own, "--seed", str(seed)]
         return Run(arm, seed, directory, options, checksums, arguments.updates, arguments.limit, arguments.threads)
 
