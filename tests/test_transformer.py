@@ -12,7 +12,9 @@ from test_decoding import BOS, EOS, PAD, UNK, make_model, translator_of
 
 from benchmarks.budget import allowed, error, largest
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint
-from janus_fast.decoding import NonAutoregressiveOptions, mask_predict, score
+from janus_fast.decoding import NonAutoregressiveOptions
+from janus_fast.decoding.nar import mask_predict
+from janus_fast.decoding.score import score
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
