@@ -36,7 +36,7 @@ class BeamSearch:
 
     def __init__(
         self, model: FusedModel, sources: Sources, options: AutoregressiveOptions, caches: Tensor,
-        prefixes: list[list[int]] | None = None,
+        numbers: list[int] = (), prefixes: list[list[int]] | None = None,
     ):  # fmt: skip
         self.model, self.config, self.sources, self.caches = model, model.config, sources, caches
         config, device, beams, steps = model.config, caches.device, options.beam_size, options.longest(model.config) + 1
@@ -44,6 +44,7 @@ class BeamSearch:
         self.sentences = sentences = sources.room.sequences * self.samples
         streams, hypotheses = 1 + config.two_stream, sentences * beams
         self.continuations = Continuations(model.model, options, prefixes)
+        self.sampling = Sampling(options, numbers, steps, device) if options.sampling_topk != 1 else None
         self.asks_for_past = bool(options.no_repeat_ngram_size or prefixes)
         make = {"device": device, "dtype": torch.int32}
         # What the decoder reads: the last token of each hypothesis, and in a two-stream model a mask for each.
@@ -97,13 +98,20 @@ class BeamSearch:
             x, (everything, self.cross[0]), self.cross_keys, self.caches, places, (predicting, self.cross[1])
         )
 
-    def choose(self, ids: Tensor, log_probs: Tensor) -> None:
-        """Continues the hypotheses by tokens that may follow them [R, K]."""
+    def step(self, number: int | None = None, last: bool = False) -> None:
+        """Feeds every hypothesis' last token and chooses the next ones; in the ``last`` step the end alone.
+
+        Options that look at the past want to know the ``number`` of the step.
+        """
+        hidden = self.feed()
+        if last:
+            ids, log_probs = self.continuations.end(hidden)
+        else:
+            ids, log_probs = self.continuations(hidden, self.past(number) if self.asks_for_past else None)
+        if self.sampling is not None:
+            ids, log_probs = self.sampling(ids, log_probs, number, self.state.steps > number)
         shape = *self.state.tokens.shape, ids.shape[1]
         ops.beam_step(log_probs.view(shape), ids.view(shape), self.state, eos=self.config.eos_token_id)
-
-    def step(self) -> None:
-        self.choose(*self.continuations(self.feed()))
 
     def past(self, steps: int) -> Tensor:
         """What the hypotheses hold after so many steps: [R, steps]."""
@@ -113,36 +121,21 @@ class BeamSearch:
     def run(self, runtime: Eager, begin: Callable, step: Callable, options: AutoregressiveOptions) -> None:
         """All steps of a search, by ``begin`` and ``step`` as ``runtime`` recorded them.
 
-        The host knows how many steps it has asked for, and hears of finished sentences when it has asked for more.
+        The host knows how many steps it has asked for, and hears of finished sentences when it has asked for more;
+        where nothing is recorded, it looks at every step.
         """
         begin()
-        self.continuations.allow_end(options.min_decoding_length == 0)
-        look = None
+        look, every = None, STEPS_BETWEEN_LOOKS if runtime.recorded else 1
         for number in range(self.longest):
-            if number == options.min_decoding_length:
-                self.continuations.allow_end(True)
-            step()
-            if (number + 1) % STEPS_BETWEEN_LOOKS == 0:
-                if look is not None and look()[0].item() == 0:
+            if number in (0, options.min_decoding_length):
+                self.continuations.allow_end(number >= options.min_decoding_length)
+            step() if runtime.recorded else self.step(number)
+            if (number + 1) % every == 0:
+                before, look = look, runtime.download(self.state.remaining)
+                seen = before if runtime.recorded else look
+                if seen is not None and seen()[0].item() == 0:
                     return
-                look = runtime.download(self.state.remaining)
-        self.choose(*self.continuations.end(self.feed()))
-
-    def run_on_the_host(self, options: AutoregressiveOptions, sampling: Sampling | None) -> None:
-        """The same where the host may look at every step: for options that need it to."""
-        self.begin()
-        for number in range(self.longest + 1):
-            self.continuations.allow_end(number >= options.min_decoding_length)
-            hidden = self.feed()
-            if number == self.longest:
-                chosen = self.continuations.end(hidden)
-            else:
-                chosen = self.continuations(hidden, self.past(number) if self.asks_for_past else None)
-            if sampling is not None:
-                chosen = sampling(*chosen, number, self.state.steps > number)
-            self.choose(*chosen)
-            if self.state.remaining.item() == 0:
-                return
+        self.step(self.longest, last=True)
 
     def results(self, sources: int, options: AutoregressiveOptions, runtime: Eager) -> list[list[Hypothesis]]:
         """The finished hypotheses of the first ``sources`` sources, best first."""

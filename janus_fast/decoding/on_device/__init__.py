@@ -20,7 +20,6 @@ from ..beam_search import BeamSearch
 from ..hypothesis import Hypothesis
 from ..nar import mask_predict
 from ..options import AutoregressiveOptions, NonAutoregressiveOptions
-from ..sampling import Sampling
 from .graphs import Eager
 from .model import FusedModel
 from .nar import Refinement
@@ -93,20 +92,16 @@ class Decoder:
         prefixes: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
-        longest = options.longest(self.model.config)
+        longest, model = options.longest(self.model.config), self.model
         if self.runtime.recorded:
             search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
-            search.sources.load(sources, self.runtime)
-            search.run(self.runtime, begin, step, options)
         else:
-            room = Sources(self.model.model, len(sources), sum(map(len, sources)))
-            sizes = self._cache_sizes(len(sources) * options.kept, longest)
-            search = BeamSearch(self.model, room, options, _zeros(sizes, self._caches), prefixes)
-            search.sources.load(sources, self.runtime)
-            device = room.tokens.device
-            search.run_on_the_host(
-                options, Sampling(options, numbers, longest + 1, device) if options.sampling_topk != 1 else None
-            )
+            room = Sources(model.model, len(sources), sum(map(len, sources)))
+            caches = _zeros(self._cache_sizes(len(sources) * options.kept, longest), self._caches)
+            search = BeamSearch(model, room, options, caches, numbers, prefixes)
+            begin, step = search.begin, search.step
+        search.sources.load(sources, self.runtime)
+        search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
 
     def refinement(
