@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import operations, registry
+from benchmarks.operations import operations, registry
 
 ROOT = Path(__file__).parent.parent
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)

@@ -5,8 +5,8 @@ from functools import partial
 import emulated
 import pytest
 import torch
+from gpu import cubins
 
-from benchmarks import cubins
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops, reference
 
