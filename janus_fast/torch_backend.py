@@ -5,6 +5,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from .decoding import (
     Hypothesis,
     NonAutoregressiveOptions,
     beam_search,
-    mask_predict,
     sample,
     score,
 )
+from .decoding.on_device.mask_predict import run_eagerly
+from .decoding.on_device.model import FusedModel
 from .model import JanusModel
 
 _PROCESS = os.getpid()  # where torch may have started threads, which a child of fork waits for in vain
@@ -70,6 +72,10 @@ class TorchBackend:
         model = checkpoint.model_of(config, state, "model").eval().requires_grad_(False)
         return model.to(device, getattr(torch, self.compute_type))
 
+    @cached_property
+    def _fused(self) -> FusedModel:
+        return FusedModel(self.model)
+
     @property
     def isa(self) -> str | None:
         return ops.isa()
@@ -84,7 +90,7 @@ class TorchBackend:
     ) -> list[list[Hypothesis]]:  # fmt: skip
         with self._decoding():
             if isinstance(options, NonAutoregressiveOptions):
-                return mask_predict(self.model, sources, options)
+                return run_eagerly(self._fused, sources, options)
             if options.sampling_topk != 1:
                 return sample(self.model, sources, options, numbers, prefixes)
             return beam_search(self.model, sources, options, prefixes)

@@ -1,9 +1,10 @@
-"""Decoding modes, one file each: ``ar`` (beam search, sampling) and ``nar`` (mask-predict); both need torch."""
+"""Decoding modes, one file each: ``ar`` (beam search, sampling) and ``mask_predict``; both need torch."""
 
 from .hypothesis import Hypothesis
 from .options import AutoregressiveOptions, NonAutoregressiveOptions
 
-_FUNCTIONS = {"beam_search": "ar", "sample": "ar", "score": "ar", "mask_predict": "nar"}  # imported when first named
+# imported when first named
+_FUNCTIONS = {"beam_search": "ar", "sample": "ar", "score": "ar", "mask_predict": "on_device.mask_predict"}
 __all__ = ["AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", *_FUNCTIONS]
 
 

@@ -6,10 +6,11 @@ from janus_fast.reference.dropout_add import dropout_add
 from janus_fast.reference.joint_loss import joint_loss
 from janus_fast.reference.linear_argmax import linear_argmax
 from janus_fast.reference.linear_topk import linear_topk
+from janus_fast.reference.mask_predict import mask_predict
 from janus_fast.reference.predict_lengths import predict_lengths
 from janus_fast.reference.update_mask import update_mask
 
 __all__ = [
-    "add_layer_norm", "attention", "dropout_add", "joint_loss", "linear_argmax", "linear_topk", "predict_lengths",
-    "update_mask",
+    "add_layer_norm", "attention", "dropout_add", "joint_loss", "linear_argmax", "linear_topk", "mask_predict",
+    "predict_lengths", "update_mask",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Decoding on a GPU that never waits for the host: the same outputs as ``decoding/nar.py`` and ``decoding/ar.py``.
+"""Decoding on a GPU that never waits for the host: the same outputs as ``decoding/ar.py``, and mask-predict.
 
 Everything is computed in shapes that the host knows beforehand: buffers have room for rounded-up numbers of sources, of
 their rows and of rows of canvases (``shapes``), and how much of it is in use stays on the device. So a refinement, from
@@ -19,12 +19,11 @@ from ..hypothesis import Hypothesis
 from ..options import AutoregressiveOptions, NonAutoregressiveOptions
 from .ar import Search
 from .graphs import Eager
+from .mask_predict import MaskPredict
 from .model import FusedModel
-from .nar import Refinement
 from .shapes import Sources, rounded
 
 MOST_BEAMS = 32  # of beam_step
-MOST_CLASSES_AND_CHANNELS = (96 << 10) // 16  # of predict_canvases
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 
@@ -33,13 +32,8 @@ def refusal(
     options: AutoregressiveOptions | NonAutoregressiveOptions, config: JanusConfig,
     prefixes: list[list[int]] | None = None,
 ) -> str | None:  # fmt: skip
-    """Why a call with these options is decoded by ``decoding/ar.py`` or ``nar.py`` instead, or None when it is not."""
+    """Why a call with these options is decoded by ``decoding/ar.py`` instead, or None when it is not."""
     if isinstance(options, NonAutoregressiveOptions):
-        if config.two_stream and config.length_classes + config.d_model > MOST_CLASSES_AND_CHANNELS:
-            together = f"at most {MOST_CLASSES_AND_CHANNELS}, not {config.length_classes + config.d_model}"
-            return (
-                f"length classes and channels, which predict_canvases keeps in shared memory, are together {together}"
-            )
         return None
     if options.sampling_topk != 1:
         return "sampling draws its random numbers on the host"
@@ -91,10 +85,10 @@ class OnDeviceDecoder:
 
     def refinement(
         self, held: tuple[int, int], room: int, iterations: int, length_beam: int, candidates: str, adaptive: bool
-    ) -> tuple[Refinement, Callable]:
+    ) -> tuple[MaskPredict, Callable]:
         """For so many sources and rows of sources, and rows of canvases: a refinement, and its recorded ``run``."""
         options = NonAutoregressiveOptions(iterations, length_beam, candidates, adaptive=adaptive)
-        refinement = Refinement(self.model, options, Sources(self.model.model, *held), room)
+        refinement = MaskPredict(self.model, options, Sources(self.model.model, *held), room)
         return refinement, self.runtime.record(refinement.run)
 
     def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[Search, Callable, Callable]:
