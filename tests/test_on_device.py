@@ -128,10 +128,10 @@ def test_an_ordinary_transformer_is_searched_as_by_the_definition(label, kernels
 
 
 def test_mask_predict_leaves_the_model_alone():
-    model, options = make_model().requires_grad_(False), options_of("nar", "all candidates")
+    model, options = make_model().double().requires_grad_(False), options_of("nar", "all candidates")
     before = [p.data_ptr() for p in model.parameters()]
     for sources in batches():
-        assert_same(mask_predict(model, sources, options), defined(model, sources, options), 2e-5)
+        assert_same(mask_predict(model, sources, options), defined(model, sources, options), 2e-6)
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
