@@ -3,8 +3,8 @@
 import emulated
 import pytest
 import torch
+from gpu import cubins
 
-from benchmarks import cubins
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops, reference
 
@@ -85,8 +85,8 @@ def test_launches_are_of_the_sizes_that_the_documentation_s_table_is_made_for(ke
         encoded, weight = torch.zeros(rows, channels), torch.zeros(classes, channels)
         emulated.predict_lengths(run, encoded, torch.tensor([0, rows]).int(), weight, 3, False, 2, classes - 1)
     elif name == "beam_step":
-        search = emulated.BeamSearch(run, 1, beams, choices, 9, 1.0, eos=2)
-        search.step(torch.full((beams, choices), 3), torch.zeros(beams, choices))
+        state = reference.BeamState.new(1, 10, beams)
+        emulated.beam_step(run, torch.zeros(1, beams, choices), torch.full((1, beams, choices), 3), 2, *state)
     else:
         emulated.update_mask(run, *dict(ops.OPERATIONS["update_mask"].samples())["half"])
     threads, shared = emulated.launched()

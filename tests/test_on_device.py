@@ -1,5 +1,4 @@
-"""Decoding that never waits for the host, run eagerly on the CPU with the CUDA kernels in the emulator, against its
-definition; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
+"""Decoding that never waits for the host, run eagerly on the CPU, against its definition; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
 """
 
 import contextlib
@@ -10,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import emulated
 import pytest
 import torch
+from gpu import launches
 from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import launches
 from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend, ops, torch_backend
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar
@@ -25,15 +24,7 @@ from janus_fast.reference import mask_predict as defined
 
 pytestmark = pytest.mark.gpu
 
-needs_compiler = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device is found here")
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    library = emulated.register(emulated.Emulator(seed=1))
-    yield
-    library._destroy()
 
 
 MODELS = {
@@ -105,19 +96,17 @@ def options_of(mode, label):
     return DEFINITIONS[mode][0](**(NAR if mode == "nar" else AR)[label])
 
 
-@needs_compiler
 @pytest.mark.parametrize("mode, label", CASES, ids=[" ".join(case) for case in CASES])
 @pytest.mark.parametrize("name", MODELS)
-def test_results_are_those_of_the_definition(name, mode, label, case, kernels):
+def test_results_are_those_of_the_definition(name, mode, label, case):
     model, decoder, tolerance = case(name)
     options = options_of(mode, label)
     for sources in batches():
         assert_same(decoder.decode(sources, options), DEFINITIONS[mode][1](model, sources, options), tolerance)
 
 
-@needs_compiler
 @pytest.mark.parametrize("label", ["greedy", "three"])
-def test_an_ordinary_transformer_is_searched_as_by_the_definition(label, kernels):
+def test_an_ordinary_transformer_is_searched_as_by_the_definition(label):
     model = make_model(two_stream=False, decoder_start_token_id=1, output_bias=True).double().requires_grad_(False)
     model.output_bias.normal_(generator=torch.Generator().manual_seed(0))
     model.output_bias[model.config.pad_token_id] = -1e4  # as in converted models
@@ -135,8 +124,7 @@ def test_mask_predict_leaves_the_model_alone():
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
-@needs_compiler
-def test_canvases_that_find_no_room_are_given_more(kernels, monkeypatch):
+def test_canvases_that_find_no_room_are_given_more(monkeypatch):
     monkeypatch.setattr(on_device, "FIRST_GUESS", 0.1)
     model = make_model().double().requires_grad_(False)
     decoder = on_device.OnDeviceDecoder(model, Eager())
@@ -149,8 +137,7 @@ def test_canvases_that_find_no_room_are_given_more(kernels, monkeypatch):
     assert [key[2] for key in decoder._programs] == rooms, "a second time, enough room is taken at once"
 
 
-@needs_compiler
-def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(kernels, monkeypatch):
+def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(monkeypatch):
     monkeypatch.setattr(on_device, "MOST_PROGRAMS", 2)
     model = make_model().double().requires_grad_(False)
     decoder = on_device.OnDeviceDecoder(model, Eager())
@@ -162,8 +149,7 @@ def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(kernels,
         assert len(decoder._programs) <= 2
 
 
-@needs_compiler
-def test_nothing_finite_is_an_error(kernels):
+def test_nothing_finite_is_an_error():
     model = make_model().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(1e18)  # finite weights, infinite products
@@ -177,8 +163,7 @@ def test_nothing_finite_is_an_error(kernels):
         on_device.OnDeviceDecoder(model, Eager()).decode(make_sources(3), NonAutoregressiveOptions())
 
 
-@needs_compiler
-def test_the_host_looks_at_a_search_every_few_steps(kernels):
+def test_the_host_looks_at_a_search_every_few_steps():
     """And when it looks, it has asked for more steps: it need not wait for the last one."""
     events = []
 
@@ -332,7 +317,7 @@ REFUSED = [
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch, kernels):
+def as_on_a_gpu(monkeypatch):
     """The CUDA backend with nothing recorded, on the CPU."""
     refuse = backend.refusal
     monkeypatch.setattr(
@@ -344,7 +329,6 @@ def as_on_a_gpu(monkeypatch, kernels):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
 
 
-@needs_compiler
 def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_a_gpu):
     model, sources = make_model(), make_sources(2)
     auto, torchs = Translator(model), Translator(model, backend="torch")
