@@ -1,4 +1,5 @@
-"""Decoding that never waits for the host, run eagerly on the CPU, against its definition; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
+"""Decoding that never waits for the host, run eagerly on the CPU, against its definition; what a GPU would be asked to
+do, on tensors without contents; and, where there is a GPU, recorded graphs.
 """
 
 import contextlib
