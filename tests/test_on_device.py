@@ -16,7 +16,7 @@ from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from janus_fast import JanusConfig, JanusModel, Translator, backend, torch_backend
+from janus_fast import JanusConfig, JanusModel, Translator, backend, ops, torch_backend
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, on_device
 from janus_fast.decoding.on_device.graphs import Eager, Graphs
 from janus_fast.decoding.on_device.model import FusedModel
@@ -25,15 +25,7 @@ from janus_fast.ops._operation import Operation
 
 pytestmark = pytest.mark.gpu
 
-needs_compiler = pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: no CUDA device is found here")
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    library = emulated.register(emulated.Emulator(seed=1))
-    yield
-    library._destroy()
 
 
 MODELS = {
@@ -77,7 +69,7 @@ def decoders(model):
 
 def batches(count=3):
     """Ragged batches; those behind the first find buffers that others have used."""
-    return [make_sources(size, seed=seed) for seed, size in enumerate((5, 3, 9)[:count])]
+    return [make_sources(size, seed=seed) for seed, size in enumerate((4, 2, 6)[:count])]
 
 
 def assert_same(results, expected, tolerance):
@@ -114,19 +106,17 @@ def options_of(mode, label):
     return OPTIONS[mode](**(NAR if mode == "nar" else AR)[label])
 
 
-@needs_compiler
 @pytest.mark.parametrize("mode, label", CASES, ids=[" ".join(case) for case in CASES])
 @pytest.mark.parametrize("name", MODELS)
-def test_results_are_those_of_a_host_that_looks(name, mode, label, case, kernels):
+def test_results_are_those_of_a_host_that_looks(name, mode, label, case):
     recorded, eager, tolerance = case(name)
     options = options_of(mode, label)
     for sources in batches():
         assert_same(recorded.decode(sources, options), eager.decode(sources, options), tolerance)
 
 
-@needs_compiler
 @pytest.mark.parametrize("label", ["greedy", "three"])
-def test_an_ordinary_transformer_is_searched(label, kernels):
+def test_an_ordinary_transformer_is_searched(label):
     model = make_model(two_stream=False, decoder_start_token_id=1, output_bias=True).double().requires_grad_(False)
     model.output_bias.normal_(generator=torch.Generator().manual_seed(0))
     model.output_bias[model.config.pad_token_id] = -1e4  # as in converted models
@@ -136,8 +126,7 @@ def test_an_ordinary_transformer_is_searched(label, kernels):
         assert_same(recorded.decode(sources, options), eager.decode(sources, options), 2e-6)
 
 
-@needs_compiler
-def test_canvases_that_find_no_room_are_given_more(kernels, monkeypatch):
+def test_canvases_that_find_no_room_are_given_more(monkeypatch):
     monkeypatch.setattr(on_device, "FIRST_GUESS", 0.1)
     model = make_model().double().requires_grad_(False)
     decoder, eager = decoders(model)
@@ -150,8 +139,7 @@ def test_canvases_that_find_no_room_are_given_more(kernels, monkeypatch):
     assert [key[2] for key in decoder._programs] == rooms, "a second time, enough room is taken at once"
 
 
-@needs_compiler
-def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(kernels, monkeypatch):
+def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(monkeypatch):
     monkeypatch.setattr(on_device, "MOST_PROGRAMS", 2)
     model = make_model().double().requires_grad_(False)
     decoder, eager = decoders(model)
@@ -162,8 +150,7 @@ def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(kernels,
         assert len(decoder._programs) <= 2
 
 
-@needs_compiler
-def test_nothing_finite_is_an_error(kernels):
+def test_nothing_finite_is_an_error():
     model = make_model().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(1e18)  # finite weights, infinite products
@@ -178,8 +165,7 @@ def test_nothing_finite_is_an_error(kernels):
             decoder.decode(make_sources(3), NonAutoregressiveOptions())
 
 
-@needs_compiler
-def test_the_host_looks_at_a_search_every_few_steps(kernels):
+def test_the_host_looks_at_a_search_every_few_steps():
     """And when it looks, it has asked for more steps: it need not wait for the last one."""
     events = []
 
@@ -258,6 +244,13 @@ def test_nothing_waits_for_the_host(name, programs):
     run()
 
 
+def test_lengths_that_no_kernel_takes_do_not_wait_either(programs, monkeypatch):
+    """Of more classes and channels than shared memory holds they are the definition's."""
+    operation, refinement = ops.OPERATIONS["predict_lengths"], programs["refinement"][0]
+    monkeypatch.setattr(Operation, "candidates", lambda self, _: ("cpp", "reference")[self is operation :])
+    refinement.begin()
+
+
 MESSAGES = "meta|Meta|goes between"
 PLANTED = {
     "item": lambda x: x.sum().item(),
@@ -310,7 +303,7 @@ def test_launches_of_a_pass_do_not_depend_on_settings_but_layers():
     six, seven = (launches.refinement(decoder_layers=layers)[1] for layers in (6, 7))
     assert dict(seven - six) == {"addmm": 5, "attention": 2, "add_layer_norm": 3, "_addmm_activation": 1}
     assert launches.refinement(encoder_layers=1)[1] == six
-    assert set(six - launches.refinement(adaptive=False)[1]) == {"sub", "mul", "le", "lt"}
+    assert launches.refinement(adaptive=False)[1] == six
     x = torch.ones(3)
     assert launches.launches_of(lambda: torch.empty_like(x.view(1, 3)).copy_(x)) == Counter(copy_=1)
 
@@ -326,7 +319,7 @@ REFUSED = [
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch, kernels):
+def as_on_a_gpu(monkeypatch):
     """The CUDA backend with nothing recorded, on the CPU."""
     refuse = backend.refusal
     monkeypatch.setattr(
@@ -338,7 +331,6 @@ def as_on_a_gpu(monkeypatch, kernels):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
 
 
-@needs_compiler
 def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_a_gpu):
     model, sources = make_model(), make_sources(2)
     auto, torchs = Translator(model), Translator(model, backend="torch")

@@ -1,5 +1,5 @@
 """Decoding: what modes can be told, and what they return. All else here needs torch: ``beam_search``, ``sampling``,
-``score`` and ``nar`` (mask-predict)."""
+``score`` and ``mask_predict``."""
 
 from .hypothesis import Hypothesis
 from .options import AutoregressiveOptions, NonAutoregressiveOptions

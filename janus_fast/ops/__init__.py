@@ -4,7 +4,6 @@ Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.comp
 kernel alone, without derivatives, which are the functions'.
 """
 
-from janus_fast.ops import on_device  # noqa: F401
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 from janus_fast.ops.add_layer_norm import add_layer_norm

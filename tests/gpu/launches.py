@@ -50,8 +50,7 @@ def refinement(adaptive: bool = True, **config) -> tuple[Counter, Counter]:
     with FakeTensorMode(), torch.no_grad():  # in inference mode it would show operators that are made of others
         refinement, _ = _decoder(config).refinement((32, 640), 2560, 4, 3, "window", adaptive)
         before = launches_of(refinement.begin)
-        canvases, _ = refinement.begin()
-        return before, launches_of(refinement.refine, canvases, 0)
+        return before, launches_of(refinement.refine, refinement.begin().canvases, 0)
 
 
 def search(beams: int = 5, **config) -> tuple[Counter, Counter]:

@@ -18,14 +18,12 @@ from ...config import JanusConfig
 from ...ops.beam_step import MOST_BEAMS
 from ..beam_search import BeamSearch
 from ..hypothesis import Hypothesis
-from ..nar import mask_predict
 from ..options import AutoregressiveOptions, NonAutoregressiveOptions
 from .graphs import Eager
+from .mask_predict import MaskPredict, run_eagerly
 from .model import FusedModel
-from .nar import Refinement
 from .shapes import Sources, rounded
 
-MOST_CLASSES_AND_CHANNELS = (96 << 10) // 16  # of predict_canvases
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 
@@ -36,11 +34,6 @@ def refusal(
 ) -> str | None:  # fmt: skip
     """Why a call with these options cannot be recorded, or None when it can."""
     if isinstance(options, NonAutoregressiveOptions):
-        if config.two_stream and config.length_classes + config.d_model > MOST_CLASSES_AND_CHANNELS:
-            together = f"at most {MOST_CLASSES_AND_CHANNELS}, not {config.length_classes + config.d_model}"
-            return (
-                f"length classes and channels, which predict_canvases keeps in shared memory, are together {together}"
-            )
         return None
     if options.sampling_topk != 1:
         return "sampling draws its random numbers on the host"
@@ -73,7 +66,7 @@ class Decoder:
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
         if not self.runtime.recorded:
-            return mask_predict(self.model.model, sources, options)
+            return run_eagerly(self.model, sources, options)
         settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         rows = sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
@@ -106,10 +99,10 @@ class Decoder:
 
     def refinement(
         self, held: tuple[int, int], room: int, iterations: int, length_beam: int, candidates: str, adaptive: bool
-    ) -> tuple[Refinement, Callable]:
+    ) -> tuple[MaskPredict, Callable]:
         """For so many sources and rows of sources, and rows of canvases: a refinement, and its recorded ``run``."""
         options = NonAutoregressiveOptions(iterations, length_beam, candidates, adaptive=adaptive)
-        refinement = Refinement(self.model, options, Sources(self.model.model, *held), room)
+        refinement = MaskPredict(self.model, options, Sources(self.model.model, *held), room)
         return refinement, self.runtime.record(refinement.run)
 
     def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[BeamSearch, Callable, Callable]:
