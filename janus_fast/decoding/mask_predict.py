@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ... import ops
-from ...ops.update_mask import Canvases
-from ...reference.mask_predict import forbidding_bias, rank, require_finite
-from ...visibility import FOREVER, Visibility
-from ..hypothesis import Hypothesis
-from ..options import NonAutoregressiveOptions
-from .graphs import Eager
-from .model import FusedModel
+from .. import ops
+from ..ops.update_mask import Canvases
+from ..reference.mask_predict import forbidding_bias, rank, require_finite
+from ..visibility import FOREVER, Visibility
+from .fused import FusedModel
+from .hypothesis import Hypothesis
+from .options import NonAutoregressiveOptions
+from .runtime import Eager
 from .shapes import Room, Sources
 
 
