@@ -3,7 +3,7 @@
 Everything is computed in shapes that the host knows beforehand: buffers have room for rounded-up numbers of sources, of
 their rows and of rows of canvases (``shapes``), and how much of it is in use stays on the device. So a refinement, from
 the encoder through all passes, and a step of beam search are programs that are recorded once as CUDA graphs
-(``runtime``) and replayed. Eagerly, the same programs run on any device, in buffers of just the size that a batch needs.
+(``runtime``) and replayed. Eagerly, the same programs run on any device, in buffers of the size that a batch needs.
 """
 
 import math
