@@ -1,4 +1,5 @@
-"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``."""
+"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``.
+``beam_search`` and ``mask_predict`` are what decoding modes compute with them."""
 
 from importlib import import_module
 from pkgutil import iter_modules
