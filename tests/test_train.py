@@ -16,6 +16,7 @@ from test_cli import SHORT, run
 import janus_fast
 from janus_fast import checkpoint, cli, installation
 from janus_fast.commands import _settings, train
+from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
 from janus_fast.model import JanusModel
@@ -135,6 +136,16 @@ def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
     run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_folder_of_other_files_is_warned_of(tmp_path, capsys):
+    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
+    (tmp_path / "notes.txt").touch()
+    assert run_before(tmp_path, {}) is None
+    said = f"janus-fast: warning: {tmp_path} holds other files, such as notes.txt; those of this run are written beside"
+    assert capsys.readouterr().err.startswith(said)
+    (tmp_path / "train.json").touch()  # a run that was ended before its first checkpoint
+    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
 
 
 def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):

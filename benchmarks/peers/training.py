@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.process import serve
-from benchmarks.resident import resident
+from benchmarks.machine import resident
+from benchmarks.process import serve
 from benchmarks.workload import CONFIGURATIONS, SPECIALS
 from janus_fast.config import JanusConfig
 from janus_fast.model import JanusModel
