@@ -1,5 +1,6 @@
 """Both decoding modes against slow definitions: uncached forwards, exhaustive search, one candidate at a time."""
 
+import copy
 import itertools
 import math
 
@@ -145,6 +146,35 @@ def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
     result = translator.generate([source], length_penalty=length_penalty, **options)[0]
     assert [tuple(h) for h in result.hypotheses] == best
     assert result.scores == pytest.approx([found[ids] for ids in best], abs=1e-6)
+
+
+SEARCHES = {
+    "greedy": {"beam_size": 1, "max_decoding_length": 9},
+    "five": {"num_hypotheses": 5, "length_penalty": 0.6, "max_decoding_length": 6},
+    "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 8},
+    "no token twice": {"beam_size": 2, "num_hypotheses": 2, "no_repeat_ngram_size": 1, "max_decoding_length": 7},
+    "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
+}
+
+
+@pytest.mark.parametrize("label", SEARCHES)
+@pytest.mark.parametrize("two_stream", [True, False])
+def test_searches_are_those_of_the_definition(two_stream, label):
+    """Without and with words that outputs must begin with: which the definition looks for in whole forwards."""
+    model, sources = make_model(two_stream=two_stream, seed=4), make_sources(3, seed=2)
+    exact, options = copy.deepcopy(model).double(), SEARCHES[label]
+    translators = [Translator(model, backend="torch", compute_type="float64")]
+    if engine.missing() is None:
+        translators.append(Translator(model, backend="engine"))
+    for prefixes in (None, [[7, 9], [], [6]]):
+        expected = reference.beam_search(exact, sources, AutoregressiveOptions(**options), prefixes)
+        for translator in translators:
+            for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
+                assert result.hypotheses == [h.ids for h in truth]
+                assert result.iterations == [h.iterations for h in truth]
+                assert result.scores == pytest.approx([h.score for h in truth], abs=1e-3)
+                for scores, h in zip(result.token_scores, truth, strict=True):
+                    assert scores == pytest.approx(h.token_scores, abs=2e-4)
 
 
 def test_lengths_ngrams_and_prefixes_are_respected(translator):

@@ -1,7 +1,9 @@
-"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``."""
+"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``.
+``beam_search`` is what a decoding mode computes with them."""
 
 from janus_fast.reference.add_layer_norm import add_layer_norm
 from janus_fast.reference.attention import attention
+from janus_fast.reference.beam_search import beam_search
 from janus_fast.reference.beam_step import BeamState, beam_step
 from janus_fast.reference.dropout_add import dropout_add
 from janus_fast.reference.joint_loss import joint_loss
@@ -12,6 +14,6 @@ from janus_fast.reference.predict_lengths import predict_lengths
 from janus_fast.reference.update_mask import update_mask
 
 __all__ = [
-    "BeamState", "add_layer_norm", "attention", "beam_step", "dropout_add", "joint_loss", "linear_argmax",
-    "linear_topk", "mask_predict", "predict_lengths", "update_mask",
+    "BeamState", "add_layer_norm", "attention", "beam_search", "beam_step", "dropout_add", "joint_loss",
+    "linear_argmax", "linear_topk", "mask_predict", "predict_lengths", "update_mask",
 ]  # fmt: skip

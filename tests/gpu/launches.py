@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel
-from janus_fast.decoding.on_device import OnDeviceDecoder
+from janus_fast.decoding.on_device import Decoder
 from janus_fast.decoding.on_device.graphs import Eager
+from janus_fast.decoding.on_device.model import FusedModel
 
 SIX_LAYERS = {"source_vocab_size": 10000, "target_vocab_size": 10000}
 
@@ -59,8 +60,9 @@ def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
         return launches_of(begin), launches_of(step)
 
 
-def _decoder(config: dict) -> OnDeviceDecoder:
-    return OnDeviceDecoder(JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False), Eager())
+def _decoder(config: dict) -> Decoder:
+    model = JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False)
+    return Decoder(FusedModel(model), Eager())
 
 
 def main(argv: list[str]) -> int:

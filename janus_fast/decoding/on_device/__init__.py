@@ -1,26 +1,26 @@
-"""Decoding on a GPU that never waits for the host: the same outputs as ``decoding/ar.py``, and mask-predict.
+"""Decoding in torch, on every device; on a GPU without waiting for the host.
 
 Everything is computed in shapes that the host knows beforehand: buffers have room for rounded-up numbers of sources, of
 their rows and of rows of canvases (``shapes``), and how much of it is in use stays on the device. So a refinement, from
 the encoder through all passes, and a step of beam search are programs that are recorded once as CUDA graphs
-(``graphs``) and replayed. Eagerly, the same programs run on any device.
+(``graphs``) and replayed. Eagerly, the same programs run on any device, in buffers of just the size that a batch needs.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...config import JanusConfig
-from ...model import JanusModel
 from ...ops.beam_step import MOST_BEAMS
+from ..beam_search import BeamSearch
 from ..hypothesis import Hypothesis
+from ..mask_predict import MaskPredict
 from ..options import AutoregressiveOptions, NonAutoregressiveOptions
-from .ar import Search
 from .graphs import Eager
-from .mask_predict import MaskPredict
 from .model import FusedModel
 from .shapes import Sources, rounded
 
@@ -32,7 +32,7 @@ def refusal(
     options: AutoregressiveOptions | NonAutoregressiveOptions, config: JanusConfig,
     prefixes: list[list[int]] | None = None,
 ) -> str | None:  # fmt: skip
-    """Why a call with these options is decoded by ``decoding/ar.py`` instead, or None when it is not."""
+    """Why a call with these options cannot be recorded, or None when it can."""
     if isinstance(options, NonAutoregressiveOptions):
         return None
     if options.sampling_topk != 1:
@@ -46,23 +46,29 @@ def refusal(
     return None
 
 
-class OnDeviceDecoder:
-    """Decodes one batch at a time with ``model``, whose weights it moves together. ``runtime`` records programs."""
+class Decoder:
+    """Decodes with ``model``; one batch at a time where ``runtime`` records programs."""
 
-    def __init__(self, model: JanusModel, runtime: Eager):
-        self.model, self.runtime = FusedModel(model), runtime
+    def __init__(self, model: FusedModel, runtime: Eager):
+        self.model, self.runtime = model, runtime
         self._programs: OrderedDict[Hashable, tuple] = OrderedDict()
-        self._caches = model.output_weight.new_zeros(0)
+        self._caches = model.model.output_weight.new_zeros(0)
         self._rows_each: float | None = None  # the most rows of canvases that a row of sources has had, each candidate
 
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions
-    ) -> list[list[Hypothesis]]:
-        decode = self.mask_predict if isinstance(options, NonAutoregressiveOptions) else self.beam_search
-        return decode(sources, options)
+        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions,
+        numbers: list[int] = (), prefixes: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        if isinstance(options, NonAutoregressiveOptions):
+            return self.mask_predict(sources, options)
+        return self.beam_search(sources, options, numbers, prefixes)
 
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
+        if not self.runtime.recorded:
+            program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
+            program.sources.load(sources, self.runtime)
+            return program.results(program.run(), len(sources), options, self.runtime)[1]
         settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         rows = sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
@@ -76,9 +82,19 @@ class OnDeviceDecoder:
             room = rounded(needed)
 
     @torch.inference_mode()
-    def beam_search(self, sources: list[list[int]], options: AutoregressiveOptions) -> list[list[Hypothesis]]:
-        longest = options.longest(self.model.config)
-        search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
+    def beam_search(
+        self, sources: list[list[int]], options: AutoregressiveOptions, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
+        longest, model = options.longest(self.model.config), self.model
+        if self.runtime.recorded:
+            search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
+        else:
+            room = Sources(model.model, len(sources), sum(map(len, sources)))
+            caches = _zeros(self._cache_sizes(len(sources) * options.kept, longest), self._caches)
+            search = BeamSearch(model, room, options, caches, numbers, prefixes)
+            begin, step = search.begin, search.step
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
@@ -91,12 +107,16 @@ class OnDeviceDecoder:
         refinement = MaskPredict(self.model, options, Sources(self.model.model, *held), room)
         return refinement, self.runtime.record(refinement.run)
 
-    def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[Search, Callable, Callable]:
+    def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[BeamSearch, Callable, Callable]:
         """For so many sources and rows of sources: a search, and its recorded ``begin`` and ``step``."""
-        config = self.model.config
-        sizes = config.decoder_layers, held[0] * (longest + 1) * beams, 2, config.attention_heads, config.head_size
-        search = Search(self.model, Sources(self.model.model, *held), beams, longest, self._cache_of(sizes))
+        options = AutoregressiveOptions(beams, max_decoding_length=longest, min_decoding_length=0)
+        caches = self._cache_of(self._cache_sizes(held[0] * beams, longest))
+        search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches)
         return search, self.runtime.record(search.begin), self.runtime.record(search.step)
+
+    def _cache_sizes(self, hypotheses: int, longest: int) -> tuple[int, ...]:
+        config = self.model.config
+        return config.decoder_layers, hypotheses * (longest + 1), 2, config.attention_heads, config.head_size
 
     def _cache_of(self, sizes: tuple[int, ...]) -> Tensor:
         """Room for keys and values: one piece of memory for all searches, of which one runs at a time."""
@@ -116,6 +136,14 @@ class OnDeviceDecoder:
             self._programs[key] = build(*sizes)
         self._programs.move_to_end(key)
         return self._programs[key]
+
+
+def _zeros(sizes: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros that take memory only where they are written over, if they lie on the CPU."""
+    if like.device.type != "cpu":
+        return like.new_zeros(sizes)
+    zeros = np.zeros(math.prod(sizes) * like.element_size(), np.uint8)
+    return torch.from_numpy(zeros).view(like.dtype).view(sizes)
 
 
 def _held(sources: list[list[int]]) -> tuple[int, int]:

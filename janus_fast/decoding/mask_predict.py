@@ -1,43 +1,23 @@
-"""Mask-predict over packed canvases, in shapes that no data decide: recorded for a GPU, or run as it is written."""
+"""Mask-predict over packed canvases, in shapes that no data decide: recorded for a GPU, or run as it is written.
 
-import copy
+``janus_fast.reference.mask_predict`` is the definition.
+"""
+
 import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ... import ops
-from ...model import JanusModel
-from ...ops.update_mask import Canvases
-from ...reference.mask_predict import forbidding_bias, rank, require_finite
-from ...visibility import FOREVER, Visibility
-from ..hypothesis import Hypothesis
-from ..options import NonAutoregressiveOptions
-from .graphs import Eager
-from .model import FusedModel
-from .shapes import Room, Sources
-
-
-def mask_predict(
-    model: JanusModel, sources: list[list[int]], options: NonAutoregressiveOptions
-) -> list[list[Hypothesis]]:
-    """The ``num_hypotheses`` best candidates of every source, best first: what ``janus_fast.reference.mask_predict``
-    defines, with all candidates of all sources in each pass.
-
-    Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it.
-    """
-    return run_eagerly(FusedModel(copy.deepcopy(model)), sources, options)
-
-
-@torch.inference_mode()
-def run_eagerly(
-    model: FusedModel, sources: list[list[int]], options: NonAutoregressiveOptions
-) -> list[list[Hypothesis]]:
-    """In buffers of just the size that these sources need; it waits to know it, and ends when no word is masked."""
-    program = MaskPredict(model, options, Sources(model.model, len(sources), sum(map(len, sources))))
-    program.sources.load(sources, Eager())
-    return program.results(program.run(), len(sources), options, Eager())[1]
+from .. import ops
+from ..ops.update_mask import Canvases
+from ..reference.mask_predict import forbidding_bias, rank, require_finite
+from ..visibility import FOREVER, Visibility
+from .hypothesis import Hypothesis
+from .on_device.graphs import Eager
+from .on_device.model import FusedModel
+from .on_device.shapes import Room, Sources
+from .options import NonAutoregressiveOptions
 
 
 @dataclass
@@ -158,7 +138,7 @@ class MaskPredict:
         return own, Visibility(offsets, self.packed[1], sources, times, held.never, held.forever)
 
     def results(
-        self, outcome: Outcome, sources: int, options: NonAutoregressiveOptions, runtime
+        self, outcome: Outcome, sources: int, options: NonAutoregressiveOptions, runtime: Eager
     ) -> tuple[int, list[list[Hypothesis]] | None]:
         """How many rows the canvases have; and the candidates of the first ``sources`` sources, best first, or None
         where there was no room for so many rows."""
