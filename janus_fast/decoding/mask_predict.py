@@ -95,11 +95,11 @@ class MaskPredict:
             self._make_room(int(offsets[-1]))
         self.offsets = offsets.clamp(max=self.room.capacity)
         self.packed = self.room.offsets(self.offsets), source_offsets
-        positions, last = self.room.places(self.packed[0])
-        self.positions = decoder.embed_positions(positions)
+        positions = self.room.places(self.packed[0])
+        self.positions, first = decoder.embed_positions(positions), positions == 0
         # between bos and eos; the rows behind the canvases are bos
-        tokens = self.masks.masked_fill(last, self.config.eos_token_id)
-        tokens.masked_fill_(positions == 0, self.config.bos_token_id)
+        tokens = self.masks.masked_fill(first.roll(-1), self.config.eos_token_id)
+        tokens.masked_fill_(first, self.config.bos_token_id)
         nothing = tokens[:0], self.no_scores[:0]
         canvases = self._update(tokens, self.no_scores, tokens[:0], *nothing, ratio=0.0)
         return Outcome(lengths, log_probs, offsets, canvases)
@@ -107,8 +107,8 @@ class MaskPredict:
     def _canvas_offsets(self, lengths: Tensor) -> Tensor:
         """Of equal lengths of a source the first alone has a canvas; of a source that is missing none has."""
         repeated = (lengths[:, :, None] == lengths[:, None, :]).tril(-1).any(-1)
-        missing = self.sources.offsets.diff() == 0
-        rows = lengths * (repeated | missing[:, None]).logical_not()
+        present = self.sources.offsets.diff() > 0
+        rows = lengths * (repeated < present[:, None])  # not repeated, and present
         return torch.cat([self.sources.offsets[:1], rows.flatten().cumsum(0, dtype=torch.int32)])
 
     def refine(self, canvases: Canvases, iteration: int) -> Canvases:

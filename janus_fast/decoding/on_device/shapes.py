@@ -38,13 +38,12 @@ class Room:
         """The key sequence of each sequence [S], and ``empty`` for the rows behind them: int32."""
         return torch.cat([key_sequences.to(torch.int32), torch.full_like(self.ends, empty)])
 
-    def places(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row, with offsets as ``offsets`` gives them: its index within its sequence, and whether it is the
-        last one. Rows behind the last sequence have index 0, so that it is one of the position table."""
+    def places(self, offsets: Tensor) -> Tensor:
+        """The index of each row within its sequence, with offsets as ``offsets`` gives them. Rows behind the last
+        sequence have index 0, so that it is one of the position table."""
         sequence = torch.searchsorted(offsets[1:], self.index, right=True)
-        begins, ends = offsets[sequence], offsets[sequence + 1]
         real = self.index < offsets[self.sequences]
-        return ((self.index - begins) * real).long(), self.index == ends - 1
+        return ((self.index - offsets[sequence]) * real).long()
 
 
 class Sources:
@@ -70,6 +69,5 @@ class Sources:
     def encode(self, model) -> tuple[Tensor, Tensor]:
         """Encoded rows, and the offsets of the sources and of the rows behind them."""
         offsets = self.room.offsets(self.offsets)
-        positions, _ = self.room.places(offsets)
         visibility = Visibility(offsets, offsets, self.key_sequences, self.never, self.never, self.forever)
-        return model.encode(self.tokens, positions, visibility), offsets
+        return model.encode(self.tokens, self.room.places(offsets), visibility), offsets
