@@ -12,9 +12,9 @@ import torch
 from . import checkpoint, ops, weights
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
-from .decoding.on_device import Decoder, refusal
-from .decoding.on_device.graphs import Eager, Graphs
-from .decoding.on_device.model import FusedModel
+from .decoding.decoder import Decoder, refusal
+from .decoding.fused import FusedModel
+from .decoding.runtime import Eager, Graphs
 from .decoding.score import score
 from .model import JanusModel
 from .ops import _native

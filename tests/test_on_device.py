@@ -16,9 +16,10 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel, Translator, backend, ops, torch_backend
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, on_device
-from janus_fast.decoding.on_device.graphs import Eager, Graphs
-from janus_fast.decoding.on_device.model import FusedModel
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search
+from janus_fast.decoding import decoder as on_device
+from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.runtime import Eager, Graphs
 from janus_fast.ops import _native, _triton
 from janus_fast.ops._operation import Operation
 

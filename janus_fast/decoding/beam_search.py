@@ -13,12 +13,12 @@ from ..reference.beam_search import NO_OUTPUT
 from ..reference.beam_step import BeamState
 from ..visibility import Visibility
 from .continuations import Continuations
+from .fused import FusedModel
 from .hypothesis import Hypothesis
-from .on_device.graphs import Eager
-from .on_device.model import FusedModel
-from .on_device.shapes import Sources
 from .options import AutoregressiveOptions
+from .runtime import Eager
 from .sampling import Sampling
+from .shapes import Sources
 
 STEPS_BETWEEN_LOOKS = 4
 

@@ -13,11 +13,11 @@ from .. import ops
 from ..ops.update_mask import Canvases
 from ..reference.mask_predict import forbidding_bias, rank, require_finite
 from ..visibility import FOREVER, Visibility
+from .fused import FusedModel
 from .hypothesis import Hypothesis
-from .on_device.graphs import Eager
-from .on_device.model import FusedModel
-from .on_device.shapes import Room, Sources
 from .options import NonAutoregressiveOptions
+from .runtime import Eager
+from .shapes import Room, Sources
 
 
 @dataclass

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel
-from janus_fast.decoding.on_device import Decoder
-from janus_fast.decoding.on_device.graphs import Eager
-from janus_fast.decoding.on_device.model import FusedModel
+from janus_fast.decoding.decoder import Decoder
+from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.runtime import Eager
 
 SIX_LAYERS = {"source_vocab_size": 10000, "target_vocab_size": 10000}
 

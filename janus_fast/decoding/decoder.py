@@ -3,7 +3,7 @@
 Everything is computed in shapes that the host knows beforehand: buffers have room for rounded-up numbers of sources, of
 their rows and of rows of canvases (``shapes``), and how much of it is in use stays on the device. So a refinement, from
 the encoder through all passes, and a step of beam search are programs that are recorded once as CUDA graphs
-(``graphs``) and replayed. Eagerly, the same programs run on any device, in buffers of just the size that a batch needs.
+(``runtime``) and replayed. Eagerly, the same programs run on any device, in buffers of the size that a batch needs.
 """
 
 import math
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...config import JanusConfig
-from ...ops.beam_step import MOST_BEAMS
-from ..beam_search import BeamSearch
-from ..hypothesis import Hypothesis
-from ..mask_predict import MaskPredict
-from ..options import AutoregressiveOptions, NonAutoregressiveOptions
-from .graphs import Eager
-from .model import FusedModel
+from ..config import JanusConfig
+from ..ops.beam_step import MOST_BEAMS
+from .beam_search import BeamSearch
+from .fused import FusedModel
+from .hypothesis import Hypothesis
+from .mask_predict import MaskPredict
+from .options import AutoregressiveOptions, NonAutoregressiveOptions
+from .runtime import Eager
 from .shapes import Sources, rounded
 
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
