@@ -1,6 +1,5 @@
-"""Decoding that never waits for the host, run eagerly on the CPU with the CUDA kernels in the emulator, against what is
-run where the host may look; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU,
-recorded graphs.
+"""Decoding that never waits for the host, run eagerly on the CPU, against what is run where the host may look; what a
+GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
 """
 
 import contextlib

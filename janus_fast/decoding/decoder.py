@@ -19,7 +19,7 @@ from ..ops.beam_step import MOST_BEAMS
 from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
-from .mask_predict import MaskPredict, run_eagerly
+from .mask_predict import MaskPredict
 from .options import AutoregressiveOptions, NonAutoregressiveOptions
 from .runtime import Eager
 from .shapes import Sources, rounded
@@ -66,7 +66,9 @@ class Decoder:
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
         if not self.runtime.recorded:
-            return run_eagerly(self.model, sources, options)
+            program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
+            program.sources.load(sources, self.runtime)
+            return program.results(program.run(), len(sources), options, self.runtime)[1]
         settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         rows = sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
