@@ -41,7 +41,6 @@ Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Id
                   const AutoregressiveOptions& options, const Ids* prefixes) {
   const Config& config = model.config;
   const int64_t count = options.num_hypotheses, rows = sources.count * count;
-  const int64_t source_rows = sources.offsets[sources.count];
   StepDecoder decoder(model, workspace, sources, rows);
   Continuations continuations(model, options, prefixes, options.sampling_topk);
   std::vector<std::vector<int32_t>> tokens(rows, {config.decoder_start});
@@ -49,8 +48,6 @@ Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Id
   std::vector<int32_t> active, origins;  // the samples that have not ended
   std::vector<double> weights;
   std::vector<Hypothesis> results(rows);
-  int64_t longest_source = 0;
-  for (int64_t s = 0; s < sources.count; s++) longest_source = std::max(longest_source, sources.length(s));
   for (int64_t r = 0; r < rows; r++) {
     active.push_back(static_cast<int32_t>(r));
     decoder.tokens.push_back(config.decoder_start);
@@ -96,8 +93,8 @@ Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Id
   };
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources.ids, sources.offsets, sources.count);
-    forward.reserve((1 + config.two_stream) * rows, longest_source, source_rows);
+    forward.encode(sources);
+    forward.reserve((1 + config.two_stream) * rows, sources.longest(), sources.size());
     for (int64_t step = 0; !active.empty(); step++) {
       member.once([&] {
         decoder.prepare();
