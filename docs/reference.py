@@ -1,8 +1,11 @@
-"""Makes the API reference, of the docstrings, as HTML: ``python docs/reference.py FOLDER``; ``make docs`` calls it.
+"""Makes the documentation that follows from the code; ``make docs`` calls it.
 
-What pdoc warns of, such as a public name that is not there, is an error.
+``python docs/reference.py FOLDER`` makes the API reference, of the docstrings, as HTML; what pdoc warns of, such as a
+public name that is not there, is an error. ``python docs/reference.py options`` puts the tables of options into
+options.md, of their declarations.
 """
 
+import dataclasses
 import sys
 import warnings
 from importlib import import_module
@@ -10,6 +13,8 @@ from pathlib import Path
 
 MODULES = ("janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives")
 CONVERTERS = ("janus_fast.convert.fairseq", "janus_fast.convert.marian")
+OPTIONS = Path(__file__).parent / "options.md"
+MARK = "<!-- made by: python docs/reference.py options -->"
 
 
 def make(folder: Path) -> None:
@@ -25,5 +30,37 @@ def make(folder: Path) -> None:
         pdoc.pdoc(*MODULES, *CONVERTERS, only_faces, output_directory=folder)
 
 
+def options() -> str:
+    """A table of each class of options, by its declarations: in Markdown, as it stands in options.md."""
+    from janus_fast.decoding.modes import MODES
+
+    from janus_fast.config import JanusConfig
+    from janus_fast.training.options import TrainingOptions
+
+    classes = {f'`mode="{name}"`, {mode.title}': mode.options for name, mode in MODES.items()}
+    classes |= {"Models: `JanusConfig`": JanusConfig, "Training: `TrainingOptions`": TrainingOptions}
+    sections = (f"## {title}\n\n| option | default | |\n|---|---|---|\n{_rows(c)}" for title, c in classes.items())
+    return "\n\n".join([MARK, *sections]) + "\n"
+
+
+def _rows(options: type) -> str:
+    from janus_fast.inputs import described
+    from janus_fast.training.options import ALL_OBJECTIVES
+
+    rows = []
+    for field in dataclasses.fields(options):
+        text = described(field).replace("``", "`").replace("|", "\\|")
+        if "cuda" not in (field.metadata.get("on") or ["cuda"]):
+            text += " (not on backend `cuda`)"
+        if (objectives := field.metadata.get("objectives", ALL_OBJECTIVES)) != ALL_OBJECTIVES:
+            text += f" (objective {' or '.join(objectives)})"
+        default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        rows.append(f"| `{field.name}` | {default} | {text} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    if sys.argv[1:] == ["options"]:
+        OPTIONS.write_text(OPTIONS.read_text().partition(MARK)[0] + options())
+    else:
+        make(Path(sys.argv[1]))

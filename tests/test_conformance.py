@@ -1,7 +1,7 @@
 """One suite for every operation: every kernel, instruction set and dtype against the definition in float64.
 
 Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked. The native CUDA
-kernels run here on a GPU alone, and in the emulator in test_cuda_kernels.py.
+kernels run on a GPU where there is one, and in the emulator of tests/simt.
 
 What a result may err is derived from the data, on every machine alike (benchmarks/budget.py). Integers, booleans,
 infinities and NaN must be equal.
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib import import_module
+from itertools import product
 
+import emulated
 import interpreted
 import pytest
 import torch
@@ -29,6 +31,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
 # Of each Triton kernel: the keywords that choose its tiles. Samples are small, so that tiles as small as can be have
 # several of everything, and those that the kernel chooses are one.
 TILES: dict[str, list[dict]] = {"attention": [{"BLOCK_M": 16, "BLOCK_N": 16}], "dropout_add": [{"blocks": 16}]}
+# The same of each CUDA kernel, and the order of threads: 0 is in order.
+CUDA_TILES = {"attention": [(0, 0), (2, 32), (1, 32), (4, 96)]}
+SEEDS = (0, 1, 2, 3)
 LARGE = 100_000  # elements of a sample that has several of the kernel's own tiles
 
 
@@ -54,10 +59,16 @@ def cast(arguments: tuple, dtype: torch.dtype) -> list:
     return [a.to(dtype) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
 
 
+def run_in(operation, call: Callable, arguments: list) -> list[Tensor]:
+    """Results, and behind them what is written in place, here of copies."""
+    copied = [a.clone() if i in operation.written() else a for i, a in enumerate(arguments)]
+    return [*as_tuple(call(*copied)), *(copied[i] for i in operation.written())]
+
+
 def definition(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor | None]:
     """Results of the reference, and its gradients for ``seed``, the gradient of the first result."""
     leaves = [a.detach().requires_grad_() if i in operation.differentiable() else a for i, a in enumerate(arguments)]
-    outputs = list(as_tuple(operation.reference(*leaves)))
+    outputs = run_in(operation, operation.reference, leaves)
     if not operation.gradients:
         return outputs
     wanted = [leaf for i, leaf in enumerate(leaves) if i in operation.differentiable()]
@@ -67,7 +78,7 @@ def definition(operation, arguments: list, seed: Tensor | None = None) -> list[T
 
 def native(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor]:
     arguments = [a if not isinstance(a, Tensor) or a.ndim > 1 else a.contiguous() for a in arguments]
-    outputs = list(as_tuple(operation.kernel("cpp")(*arguments)))
+    outputs = run_in(operation, operation.kernel("cpp"), arguments)
     if not operation.gradients:
         return outputs
     backward = getattr(torch.ops.janus_fast, f"{operation.name}_bwd").default
@@ -89,7 +100,7 @@ def by_triton(operation, arguments: list, seed: Tensor | None = None, **tiles) -
 def by_cuda(operation, arguments: list, seed: Tensor | None = None) -> list[Tensor]:
     arguments = [a.to("cuda") if isinstance(a, Tensor) else a for a in arguments]
     arguments = [a if not isinstance(a, Tensor) or a.ndim > 1 else a.contiguous() for a in arguments]
-    return [t.cpu() for t in as_tuple(operation.kernel("cuda")(*arguments))]
+    return [t.cpu() for t in run_in(operation, operation.kernel("cuda"), arguments)]
 
 
 @pytest.mark.parametrize("name, dtype, label", cases("cpp"))
@@ -112,6 +123,16 @@ def test_triton_kernel_computes_the_definition(name, dtype, label):
 @pytest.mark.parametrize("name, dtype, label", cases("cuda") if DEVICE == "cuda" else [("every operation", None, None)])
 def test_cuda_kernel_computes_the_definition(name, dtype, label):
     check(name, dtype, label, by_cuda, gradients=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+@pytest.mark.parametrize("name, dtype, label", cases("cuda"))
+def test_cuda_kernel_computes_the_definition_in_the_emulator(name, dtype, label):
+    for seed, tiles in product(SEEDS, CUDA_TILES.get(name, [()])):
+        run = partial(getattr(emulated, name), emulated.Emulator(seed))
+        call = lambda *arguments: run(*arguments, *tiles)  # noqa: B023, E731
+        check(name, dtype, label, lambda operation, given, _: run_in(operation, call, given), gradients=False)  # noqa: B023
 
 
 @cache
@@ -227,8 +248,9 @@ def test_results_do_not_depend_on_threads(name):
 
 SMALL = {"attention": "intervals", "update_mask": "half", "predict_lengths": "topk_odd_sizes"}
 FIRST_ALONE = ("attention", "joint_loss")  # on the CPU, where add_layer_norm is its definition
-RUNS = [(name, backend) for name in ops.OPERATIONS for backend in ("auto", *ops.backends(name))]
-KERNELS = [(name, "cpp") for name in ops.OPERATIONS if "cpp" in ops.backends(name)]
+DERIVED = [name for name, operation in ops.OPERATIONS.items() if operation.backward is not None]
+RUNS = [(name, backend) for name in DERIVED for backend in ("auto", *ops.backends(name))]
+KERNELS = [(name, "cpp") for name in DERIVED if "cpp" in ops.backends(name)]
 
 
 def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, tuple[Tensor, ...]]:
@@ -349,7 +371,7 @@ def tangents(call: Callable, tensors) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("derive", [jvps, tangents])
-@pytest.mark.parametrize("name", ops.OPERATIONS)
+@pytest.mark.parametrize("name", DERIVED)
 def test_forward_mode_is_the_definition_s(name, derive):
     assert_near(derive(*function(name, "auto")), jvps, name)
 
@@ -378,7 +400,7 @@ def test_forward_mode_elsewhere_does_not_concern_a_kernel(name, backend):
 def test_functions_see_the_tangent_of_every_argument():
     """The last floating-point one of each, which a function must hand to the choice of the backend."""
     x, residual, p, seed = SAMPLES["dropout_add"]["odd_sizes"]
-    *masks, ratio, token = SAMPLES["update_mask"]["half"]
+    *masks, ratio, token, _, _ = SAMPLES["update_mask"]["half"]
     hidden, weight, bias = SAMPLES["linear_argmax"]["odd_sizes"]
     *sums, shift, eps = SAMPLES["add_layer_norm"]["odd_sizes"]
     functions = {

@@ -16,4 +16,9 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
 Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
                   const AutoregressiveOptions& options, const Ids* prefixes);
 
+// Which of a row's continuations, best first, a uniform number in [0, 1) draws: in proportion to their weights at this
+// temperature, among the fewest that hold `topp` of them. `weights` is scratch.
+int64_t draw(const float* log_probs, int64_t count, const AutoregressiveOptions& options, double uniform,
+             std::vector<double>& weights);
+
 }  // namespace janus_fast

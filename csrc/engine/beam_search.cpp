@@ -1,29 +1,36 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "csrc/engine/autoregressive.h"
 #include "csrc/engine/continuations.h"
+#include "kernels/cpu/beam_step.h"
 
 namespace janus_fast {
 namespace {
 
-// The hypotheses of the sentences that are not done, sentence after sentence, as many for each.
+// The hypotheses of the sentences that are not done, sentence after sentence, as many for each. A sample is a sentence
+// of its own with one hypothesis, which continues as its random number says.
 class Search {
  public:
   Search(const Model& model, Workspace& workspace, const Ids& sources, const AutoregressiveOptions& options,
-         const Ids* prefixes)
+         const Ids* prefixes, bool sampling)
       : config_(model.config),
         options_(options),
-        beam_(options.beam_size),
-        decoder(model, workspace, sources, sources.count * options.beam_size),
-        continuations(model, options, prefixes, 2 * options.beam_size),
-        finished(sources.count) {
-    for (int64_t s = 0; s < sources.count; s++) active_.push_back(static_cast<int32_t>(s));
-    decoder.owners = active_;
-    decoder.tokens.assign(sources.count, config_.decoder_start);
-    tokens_.assign(sources.count, {config_.decoder_start});
-    scores_.resize(sources.count);
-    totals_.assign(sources.count, 0.0f);
+        sampling_(sampling),
+        each_(sampling ? options.num_hypotheses : 1),
+        beam_(sampling ? 1 : options.beam_size),
+        decoder(model, workspace, sources, sources.count * each_ * beam_),
+        continuations(model, options, prefixes, sampling ? options.sampling_topk : 2 * beam_),
+        finished(sources.count * each_) {
+    const int64_t sentences = sources.count * each_;
+    active_.resize(sentences);
+    std::iota(active_.begin(), active_.end(), 0);
+    for (int32_t sentence : active_) decoder.owners.push_back(owner(sentence));
+    decoder.tokens.assign(sentences, config_.decoder_start);
+    tokens_.assign(sentences, {config_.decoder_start});
+    scores_.resize(sentences);
+    totals_.assign(sentences, 0.0f);
   }
 
   bool done() const { return active_.empty(); }
@@ -37,10 +44,6 @@ class Search {
   void extend(const Workspace& workspace, int64_t step) {
     continuations.filter(workspace);
     const int64_t width = static_cast<int64_t>(tokens_.size() / active_.size()), choices = continuations.width;
-    const int64_t keep = std::min(2 * beam_, width * choices);
-    const auto better = [](const Candidate& a, const Candidate& b) {
-      return a.total != b.total ? a.total > b.total : a.order < b.order;
-    };
     next_tokens_.clear();
     next_scores_.clear();
     next_totals_.clear();
@@ -49,35 +52,42 @@ class Search {
     decoder.tokens.clear();
     decoder.owners.clear();
     for (size_t i = 0; i < active_.size(); i++) {
-      candidates_.clear();
-      for (int64_t w = 0; w < width; w++) {
-        const int64_t row = static_cast<int64_t>(i) * width + w;
-        for (int64_t c = 0; c < choices; c++) {
-          const float log_prob = continuations.log_probs[row * choices + c];
-          if (std::isnan(log_prob)) throw NotFinite(kNoOutput);
-          candidates_.push_back(
-              {totals_[row] + log_prob, w * choices + c, row, continuations.ids[row * choices + c], log_prob});
-        }
-      }
-      std::partial_sort(candidates_.begin(), candidates_.begin() + keep, candidates_.end(), better);
+      const int64_t row = static_cast<int64_t>(i) * width;
       auto& done = finished[active_[i]];
-      for (int64_t c = 0; c < std::min(beam_, keep); c++) {
-        const Candidate& best = candidates_[c];
-        if (best.token != config_.eos || !std::isfinite(best.total) || full(done)) continue;
-        Hypothesis hypothesis;
-        hypothesis.ids.assign(tokens_[best.row].begin() + 1, tokens_[best.row].end());
-        hypothesis.token_scores = scores_[best.row];
-        hypothesis.token_scores.push_back(best.log_prob);
-        hypothesis.score = best.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
-        hypothesis.iterations = step + 1;
+      const float* log_probs = continuations.log_probs.data() + row * choices;
+      const int32_t* ids = continuations.ids.data() + row * choices;
+      if (sampling_) {
+        const double uniform = options_.uniforms[active_[i] * options_.steps + step];
+        const int64_t drawn = draw(log_probs, choices, options_, uniform, weights_);
+        log_probs += drawn, ids += drawn;
+      }
+      if (!step_.choose(totals_.data() + row, log_probs, ids, width, sampling_ ? 1 : choices, beam_,
+                        beam_ - static_cast<int64_t>(done.size()), config_.eos))
+        throw NotFinite(kNoOutput);
+      for (const Beam::Candidate& end : step_.finished) {
+        const auto& tokens = tokens_[row + end.row];
+        Hypothesis hypothesis = {{tokens.begin() + 1, tokens.end()}, end.total, scores_[row + end.row], step + 1, {}};
+        auto& scores = hypothesis.token_scores;
+        scores.push_back(end.log_prob);
+        if (sampling_) hypothesis.score = std::accumulate(scores.begin(), scores.end(), 0.0);
+        hypothesis.score /= std::pow(static_cast<double>(step + 1), options_.length_penalty);
         done.push_back(std::move(hypothesis));
       }
-      if (full(done) || step >= continuations.longest) continue;
+      if (static_cast<int64_t>(done.size()) == beam_ || step >= continuations.longest) continue;
       next_active_.push_back(active_[i]);
-      int64_t going = 0;  // ended ones go behind all others, and never win
-      for (const bool ended : {false, true})
-        for (int64_t c = 0; c < keep && going < beam_; c++)
-          if ((candidates_[c].token == config_.eos) == ended) go_on(candidates_[c], active_[i]), going++;
+      const bool alone = step_.going.size() == 1;
+      for (const Beam::Candidate& next : step_.going) {
+        auto& tokens = tokens_[row + next.row];
+        auto& scores = scores_[row + next.row];
+        next_tokens_.push_back(alone ? std::move(tokens) : tokens);
+        next_tokens_.back().push_back(next.token);
+        next_scores_.push_back(alone ? std::move(scores) : scores);
+        next_scores_.back().push_back(next.log_prob);
+        next_totals_.push_back(next.total);
+        origins_.push_back(static_cast<int32_t>(row + next.row));
+        decoder.tokens.push_back(next.token);
+        decoder.owners.push_back(owner(active_[i]));
+      }
     }
     tokens_.swap(next_tokens_);
     scores_.swap(next_scores_);
@@ -86,50 +96,45 @@ class Search {
     decoder.reorder(origins_);
   }
 
- private:
-  struct Candidate {
-    float total;
-    int64_t order, row;
-    int32_t token;
-    float log_prob;
-  };
-
-  bool full(const std::vector<Hypothesis>& done) const { return static_cast<int64_t>(done.size()) >= beam_; }
-
-  void go_on(const Candidate& candidate, int32_t source) {
-    const bool dead = candidate.token == config_.eos || candidate.token < 0;
-    const int32_t token = candidate.token < 0 ? config_.eos : candidate.token;
-    next_tokens_.push_back(tokens_[candidate.row]);
-    next_tokens_.back().push_back(token);
-    next_scores_.push_back(scores_[candidate.row]);
-    next_scores_.back().push_back(candidate.log_prob);
-    next_totals_.push_back(dead ? -INFINITY : candidate.total);
-    origins_.push_back(static_cast<int32_t>(candidate.row));
-    decoder.tokens.push_back(token);
-    decoder.owners.push_back(source);
+  // Of every source, best first.
+  Hypotheses results() {
+    Hypotheses groups(finished.size() / each_);
+    for (size_t s = 0; s < finished.size(); s++) {
+      if (finished[s].empty()) throw NotFinite(kNoOutput);
+      std::move(finished[s].begin(), finished[s].end(), std::back_inserter(groups[s / each_]));
+    }
+    for (auto& group : groups) {
+      std::stable_sort(group.begin(), group.end(),
+                       [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
+      if (static_cast<int64_t>(group.size()) > options_.num_hypotheses) group.resize(options_.num_hypotheses);
+    }
+    return groups;
   }
+
+ private:
+  int32_t owner(int32_t sentence) const { return static_cast<int32_t>(sentence / each_); }
 
   const Config& config_;
   const AutoregressiveOptions& options_;
-  const int64_t beam_;
+  const bool sampling_;
+  const int64_t each_, beam_;  // sentences of a source, hypotheses of a sentence
   std::vector<int32_t> active_, next_active_, origins_;
   std::vector<std::vector<int32_t>> tokens_, next_tokens_;
   std::vector<std::vector<float>> scores_, next_scores_;
   std::vector<float> totals_, next_totals_;
-  std::vector<Candidate> candidates_;
+  std::vector<double> weights_;
+  Beam step_;
 
  public:
   StepDecoder decoder;
   Continuations continuations;
-  Hypotheses finished;
+  Hypotheses finished;  // of every sentence
 };
 
-}  // namespace
-
-Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
-                       const AutoregressiveOptions& options, const Ids* prefixes) {
-  Search search(model, workspace, sources, options, prefixes);
-  const int64_t rows = sources.count * options.beam_size;
+Hypotheses search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                  const AutoregressiveOptions& options, const Ids* prefixes, bool sampling) {
+  Search search(model, workspace, sources, options, prefixes, sampling);
+  const int64_t rows = sources.count * (sampling ? options.num_hypotheses : options.beam_size);
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
     forward.encode(sources);
@@ -147,13 +152,19 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
       member.once([&] { search.extend(workspace, step); });
     }
   });
-  for (auto& group : search.finished) {
-    if (group.empty()) throw NotFinite(kNoOutput);
-    std::stable_sort(group.begin(), group.end(),
-                     [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
-    if (static_cast<int64_t>(group.size()) > options.num_hypotheses) group.resize(options.num_hypotheses);
-  }
-  return std::move(search.finished);
+  return search.results();
+}
+
+}  // namespace
+
+Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                       const AutoregressiveOptions& options, const Ids* prefixes) {
+  return search(model, workspace, team, sources, options, prefixes, false);
+}
+
+Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                  const AutoregressiveOptions& options, const Ids* prefixes) {
+  return search(model, workspace, team, sources, options, prefixes, true);
 }
 
 }  // namespace janus_fast

@@ -25,7 +25,6 @@ MODEL_HELP = {
     "dropout": "share of activations dropped in training",
 }
 TRAINING_HELP = {
-    "objective": "janus, autoregressive or cmlm",
     "max_tokens": "tokens in a batch",
     "accumulate": "batches to an update",
     "max_updates": "updates in all",
@@ -33,16 +32,10 @@ TRAINING_HELP = {
     "learning_rate": "highest learning rate",
     "warmup_updates": "updates until the highest learning rate",
     "decay_updates": "updates at the end in which the rate falls to zero",
-    "without_auxiliary": "leave JANUS's auxiliary stream out",
-    "divergence_weight": "factor of JANUS's divergences",
-    "encoder_passes": "1, or 2: the AR and NAR streams read the source under dropouts of their own",
-    "autoregressive_every": "only each N-th sentence of a batch also trains JANUS's AR streams",
-    "divergence_warmup_updates": "updates until the divergences have their full weight",
     "adam_betas": "Adam's decay rates",
     "weight_decay": "AdamW's weight decay",
     "clip_norm": "longest gradient",
     "label_smoothing": "share of the target given to all tokens alike",
-    "masking": "span or uniform",
     "seed": "of weights, order, masks and dropout",
     "precision": "auto, float32, bfloat16, or on GPUs float16",
     "device": "cpu or cuda",
@@ -77,18 +70,25 @@ RECIPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags for all settings, None where they are not given."""
-    from ..training.options import TrainingOptions
+    from ..objectives import OBJECTIVES
+    from ..training.options import OF_OBJECTIVES, TrainingOptions
 
     parser.add_argument_group("recipe").add_argument(
         "--recipe", choices=RECIPES,
         help="what settings are that are not given: small, which learns within hours on a CPU, or paper, the sizes, "
         "losses and schedule of JANUS (EMNLP 2022), for runs as long as its own (default: small)",
     )  # fmt: skip
-    for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
+    common = {"objective": ", ".join(OBJECTIVES), **TRAINING_HELP}
+    for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, common)):
         group = parser.add_argument_group(title)
         for field in dataclasses.fields(owner):
             if field.name in texts:
                 _add_field(group, field.name, field.default, texts[field.name])
+    for having in dict.fromkeys(objectives for objectives, _ in OF_OBJECTIVES.values()):
+        group = parser.add_argument_group(f"training, with --objective {' or '.join(having)}")
+        for name, (objectives, field) in OF_OBJECTIVES.items():
+            if objectives == having:
+                _add_field(group, name, field.default, field.metadata["help"])
 
 
 def _add_field(group, name: str, default, text: str) -> None:
@@ -149,10 +149,10 @@ def training_settings(arguments: argparse.Namespace, before: Mapping | None, thr
     """How to train: as the run that goes on began, or as given, or as the recipe has it for so many ``threads``."""
     from ..training.options import TrainingOptions, without_effect
 
-    named = given(arguments, TRAINING_HELP)
+    named = given(arguments, vars(TrainingOptions()))
     own = before["training"] if before else RECIPES[arguments.recipe or "small"]
     left_out = without_effect({**vars(TrainingOptions()), **own, **named}).keys() | (OF_THE_CALL if before else ())
-    own = {name: value for name, value in own.items() if name in TRAINING_HELP and name not in left_out}
+    own = {name: value for name, value in own.items() if hasattr(TrainingOptions, name) and name not in left_out}
     own |= named
     if before:
         return own

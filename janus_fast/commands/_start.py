@@ -16,7 +16,7 @@ from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
 from ._decoding import flag
 from ._progress import say
-from ._settings import MODEL_HELP, TRAINING_HELP
+from ._settings import MODEL_HELP
 
 SETTINGS = "train.json"
 
@@ -69,6 +69,9 @@ def run_before(out: Path, text: dict) -> dict | None:
                 "--out must be a new directory or one with a run to go on with, "
                 f"got {out}, which holds a finished model"
             )
+        others = sorted(file.name for file in out.iterdir()) if out.exists() and not (out / SETTINGS).exists() else []
+        if others:
+            say(f"warning: {out} holds other files, such as {others[0]}; those of this run are written beside them")
         return None
     path = out / SETTINGS
     if not path.exists():
@@ -85,7 +88,10 @@ def _read_settings(path: Path) -> dict:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"train: {path} must be whole, got {error}") from None
-    for part, known in (("text", None), ("start", None), ("model", MODEL_HELP), ("training", TRAINING_HELP)):
+    from ..training.options import TrainingOptions
+
+    options = vars(TrainingOptions())
+    for part, known in (("text", None), ("start", None), ("model", MODEL_HELP), ("training", options)):
         own = settings.get(part) if isinstance(settings, dict) else None
         if not isinstance(own, dict):
             raise ValueError(f"train: {path} must have settings of {part}, got {own}")

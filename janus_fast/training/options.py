@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field, fields, make_dataclass
 
 from ..inputs import unwrap_numbers
 from ..objectives import OBJECTIVES
@@ -13,33 +13,43 @@ RULES = (  # options, what they must, and whether they do
         "max_tokens accumulate max_updates warmup_updates save_interval validate_interval keep log_interval",
         "be at least 1", lambda x: x >= 1,
     ),
-    ("decay_updates divergence_warmup_updates", "be at least 0", lambda x: x >= 0),
+    ("decay_updates", "be at least 0", lambda x: x >= 0),
     ("learning_rate", "be positive and finite", lambda x: 0 < x < math.inf),
     ("max_minutes save_minutes clip_norm", "be positive", lambda x: x > 0),
-    ("weight_decay divergence_weight", "be at least 0 and finite", lambda x: 0 <= x < math.inf),
+    ("weight_decay", "be at least 0 and finite", lambda x: 0 <= x < math.inf),
     ("label_smoothing", "be in [0, 1)", lambda x: 0 <= x < 1),
     ("adam_betas", "be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x)),
     ("seed", "be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32),
 )  # fmt: skip
-OBJECTIVES_WITH = {  # options that some objectives alone have
-    "masking": ("cmlm", "janus"), "encoder_passes": ("janus",), "autoregressive_every": ("janus",),
-    "without_auxiliary": ("janus",), "divergence_weight": ("janus",), "divergence_warmup_updates": ("janus",),
-}  # fmt: skip
+
+
+def of_objectives() -> dict[str, tuple[tuple[str, ...], Field]]:
+    """The options that some objectives alone have: which ones; and the field, None where their defaults differ."""
+    found = {}
+    for objective, kind in OBJECTIVES.items():
+        for name, own in kind.options().items():
+            having, first = found.get(name, ((), own))
+            default = own.default if own.default == first.default else None
+            found[name] = (*having, objective), field(default=default, metadata=own.metadata)
+            found[name][1].type = own.type
+    return found
 
 
 def without_effect(options: Mapping) -> dict[str, str]:
     """The names of options that change nothing beside ``options``, and why."""
     objective = options["objective"]
-    why = {name: f"objective {objective!r}" for name, having in OBJECTIVES_WITH.items() if objective not in having}
-    if not (why or options["divergence_weight"]):
-        why["divergence_warmup_updates"] = "divergence_weight 0"
-    return why
+    why = {name: f"objective {objective!r}" for name, (having, _) in OF_OBJECTIVES.items() if objective not in having}
+    return why | OBJECTIVES[objective].without_effect(options)
+
+
+OF_OBJECTIVES = of_objectives()
 
 
 @dataclass
-class TrainingOptions:
+class TrainingOptions(make_dataclass("Own", [(name, own.type, own) for name, (_, own) in OF_OBJECTIVES.items()])):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
-    resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old.
+    resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old. Beside
+    these there are the options of the objectives, None where the objective has its own.
     """
 
     objective: str = "janus"
@@ -50,16 +60,10 @@ class TrainingOptions:
     learning_rate: float = 5e-4
     warmup_updates: int = 4000
     decay_updates: int = 0
-    without_auxiliary: bool = False
-    divergence_weight: float = 1.0
-    divergence_warmup_updates: int = 0
-    encoder_passes: int = 1
-    autoregressive_every: int = 1
     adam_betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
-    masking: str | None = None
     seed: int = 1
     precision: str = "auto"
     device: str = "cpu"
@@ -85,20 +89,16 @@ class TrainingOptions:
             check_precision_shared_out(self.precision)
         for names, rule, holds in RULES:
             for name in names.split():
-                if not holds(getattr(self, name)):  # NaN holds nothing
-                    raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
+                self._check(name, rule, holds)
+        for own in fields(self):
+            self._check(own.name, *own.metadata.get("rule", ("", lambda value: True)))
         for name, why in without_effect(vars(self)).items():
             if (value := getattr(self, name)) != getattr(TrainingOptions, name):
                 raise ValueError(f"train: {name} must be left out with {why}, got {value}")
 
-    def divergence_scale(self, update: int) -> float:
-        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.
-
-        In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
-        towards NAR and AUX distributions that know nothing yet.
-        """
-        warmup = self.divergence_warmup_updates
-        return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
+    def _check(self, name: str, rule: str, holds) -> None:
+        if not holds(getattr(self, name)):  # NaN holds nothing
+            raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.

@@ -25,7 +25,7 @@ class Validation:
     max_tokens: int = 4096
 
     def __call__(self, model, objective) -> dict:
-        return {**self.losses(model, objective), **self.bleu(model, objective.streams)}
+        return {**self.losses(model, objective), **self.bleu(model, objective.modes)}
 
     @torch.no_grad()
     def losses(self, model, objective) -> dict[str, float]:
@@ -38,7 +38,7 @@ class Validation:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
         return {name: round(value / len(self.data), 4) for name, value in sums.items()}
 
-    def bleu(self, model, streams: tuple[str, ...]) -> dict[str, float]:
+    def bleu(self, model, modes: tuple[str, ...]) -> dict[str, float]:
         from ..translator import Translator
 
         if not self.sources:
@@ -46,7 +46,7 @@ class Validation:
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
         for mode, options in (("ar", {"beam_size": 1}), ("nar", {"iterations": 4})):
-            if mode in streams:
+            if mode in modes:
                 results = translator.translate(self.sources, mode=mode, **options)
                 hypotheses = [translation.hypotheses[0] for translation in results]
                 result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]

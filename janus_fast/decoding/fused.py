@@ -1,0 +1,124 @@
+"""The layers of a model in as few launches as their arithmetic allows, for decoding alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import ops
+from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
+from ..visibility import Visibility
+
+WITH_RELU = ("cpu", "cuda", "meta")  # devices whose product takes relu along
+
+
+class FusedModel:
+    """A ``janus_fast.JanusModel`` whose projections of the same rows are one product.
+
+    Queries, keys and values of a self-attention are one, keys and values of all cross-attentions another. The weights
+    are moved together, and the model's parameters become views of them: nothing is held twice, and the model computes
+    what it did.
+    """
+
+    def __init__(self, model: JanusModel):
+        self.model, self.config = model, model.config
+        self.heads = (model.config.attention_heads, model.config.head_size)
+        self.projections = {
+            layer: _joined(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            for layer in (*model.encoder.layers, *model.decoder.layers)
+        }
+        cross = [layer.encoder_attn for layer in model.decoder.layers]
+        self.cross_projection = _joined(*(p for attention in cross for p in (attention.k_proj, attention.v_proj)))
+
+    def encode(self, tokens: Tensor, positions: Tensor, visibility: Visibility) -> Tensor:
+        encoder = self.model.encoder
+        x = self.embed(encoder, tokens, encoder.embed_positions(positions))
+        for layer in encoder.layers:
+            qkv = self._project(layer, layer.before(layer.self_attn_layer_norm, x))
+            attended = self._attend(layer.self_attn, *qkv.unbind(1), visibility)
+            x = self._feed_forward(layer, layer.after(layer.self_attn_layer_norm, x, attended))
+        return encoder.finish(x)
+
+    def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
+        """``stack.embed`` of position vectors that are there already."""
+        return torch.add(positions, stack.embed_tokens(tokens), alpha=stack.scale)
+
+    def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [Ns, H, D] of each decoder layer, views of one product."""
+        layers = len(self.model.decoder.layers)
+        both = F.linear(encoded, *self.cross_projection).view(-1, layers, 2, *self.heads)
+        return [both[:, layer].unbind(1) for layer in range(layers)]
+
+    def refine(
+        self, x: Tensor, seen: tuple[Visibility, Visibility], cross_keys, rows: Tensor,
+        seen_by_rows: tuple[Visibility, Visibility],
+    ) -> Tensor:  # fmt: skip
+        """A pass over canvases: embedded rows [N, C] -> hidden ``rows`` [M, C], which alone leave the last layer.
+
+        ``seen`` says which keys of the canvases and of the sources all rows see, ``seen_by_rows`` which ``rows`` see.
+        """
+        *layers, last = self.model.decoder.layers
+        for layer, keys in zip(layers, cross_keys, strict=False):
+            qkv = self._project(layer, layer.before(layer.self_attn_layer_norm, x))
+            x = self._after_self_attention(layer, x, *qkv.unbind(1), keys, seen)
+        normed = last.before(last.self_attn_layer_norm, x)
+        weight, bias = (part[self.config.d_model :] for part in self.projections[last])
+        key, value = F.linear(normed, weight, bias).view(-1, 2, *self.heads).unbind(1)
+        x = x.index_select(0, rows)
+        query = last.self_attn.q_proj(last.before(last.self_attn_layer_norm, x)).view(-1, *self.heads)
+        x = self._after_self_attention(last, x, query, key, value, cross_keys[-1], seen_by_rows)
+        return self.model.decoder.finish(x)
+
+    def step(
+        self, x: Tensor, seen: tuple[Visibility, Visibility], cross_keys, caches: Tensor, places: Tensor,
+        seen_by_rows: tuple[Visibility, Visibility],
+    ) -> Tensor:  # fmt: skip
+        """A step over R hypotheses: embedded rows [R, C], two-stream [2 R, C], -> the hidden rows that predict [R, C].
+
+        Keys and values of the first R rows, the content, go to ``places`` [R] of ``caches`` [layers, Nk, 2, H, D]. In
+        the last layer the query rows of a two-stream model alone go on.
+        """
+        layers, content = self.model.decoder.layers, places.numel()
+        for layer, keys, cache in zip(layers, cross_keys, caches, strict=True):
+            qkv = self._project(layer, layer.before(layer.self_attn_layer_norm, x))
+            cache.index_copy_(0, places, qkv[:content, 1:])
+            if layer is layers[-1]:
+                x, qkv, seen = x[-content:], qkv[-content:], seen_by_rows
+            x = self._after_self_attention(layer, x, qkv[:, 0], *cache.unbind(1), keys, seen)
+        return self.model.decoder.finish(x)
+
+    def _project(self, layer: Layer, x: Tensor) -> Tensor:
+        """Queries, keys and values [N, 3, H, D]."""
+        return F.linear(x, *self.projections[layer]).view(-1, 3, *self.heads)
+
+    def _attend(
+        self, attention: Attention, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility
+    ) -> Tensor:
+        return attention.out_proj(ops.attention(query, key, value, visibility).flatten(1))
+
+    def _after_self_attention(
+        self, layer: DecoderLayer, x: Tensor, query: Tensor, key: Tensor, value: Tensor, cross_keys,
+        seen: tuple[Visibility, Visibility],
+    ) -> Tensor:  # fmt: skip
+        """The layer from the product that gives queries, keys and values on."""
+        visibility, cross = seen
+        x = layer.after(layer.self_attn_layer_norm, x, self._attend(layer.self_attn, query, key, value, visibility))
+        normed = layer.before(layer.encoder_attn_layer_norm, x)
+        x = layer.after(layer.encoder_attn_layer_norm, x, layer.encoder_attn.attend(normed, *cross_keys, cross))
+        return self._feed_forward(layer, x)
+
+    def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+        if self.config.activation != "relu" or x.device.type not in WITH_RELU:
+            return layer.feed_forward(x)
+        normed = layer.before(layer.final_layer_norm, x)
+        hidden = torch._addmm_activation(layer.fc1.bias, normed, layer.fc1.weight.t())  # relu within the product
+        return layer.after(layer.final_layer_norm, x, layer.fc2(hidden))
+
+
+@torch.no_grad()
+def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
+    """One weight and one bias, of which those of ``linears`` become views."""
+    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
+    sizes = [linear.out_features for linear in linears]
+    for linear, own_weight, own_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
+        linear.weight.data, linear.bias.data = own_weight, own_bias
+    return weight, bias
