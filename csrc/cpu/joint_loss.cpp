@@ -12,17 +12,6 @@ namespace {
 constexpr int64_t kStreams = 3;    // ar, nar, aux
 constexpr int64_t kRounding = 16;  // columns of the widest vector
 
-template <typename T>
-const JointLossKernels<T>& kernels_for();
-template <>
-const JointLossKernels<float>& kernels_for() {
-  return kernels().joint_loss_float;
-}
-template <>
-const JointLossKernels<BFloat16>& kernels_for() {
-  return kernels().joint_loss_bfloat16;
-}
-
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of each term how much it weighs, and of each pair of streams how much its divergence moves the first of them.
@@ -77,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
                                                const Tensor& ar_masked, const std::vector<int64_t>& rows,
                                                const Weights& weights, const std::vector<int64_t>& pairs,
                                                bool gradients) {
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().joint_loss;
   const auto [together, apart] = arrange(weights, rows, ar_masked);
   const int64_t count = hidden.size(0), channels = hidden.size(1), vocabulary = weight.size(0);
   const auto stream_of = [&](int64_t row) { return row < rows[0] ? 0 : row < rows[0] + rows[1] ? 1 : 2; };
@@ -232,14 +221,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
     weights.pull[t][s] = detached[n] == t ? 0 : divergence[n];
     weights.tied[s] = weights.tied[t] = true;
   }
-  switch (hidden.scalar_type()) {
-    case ScalarType::Float:
-      return run<float>(hidden, weight, targets, ar_masked, rows, weights, pairs, gradients);
-    case ScalarType::BFloat16:
-      return run<BFloat16>(hidden, weight, targets, ar_masked, rows, weights, pairs, gradients);
-    default:
-      fail(op, ": hidden must be float32 or bfloat16");
-  }
+  return with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16", [&](auto type) {
+    return run<decltype(type)>(hidden, weight, targets, ar_masked, rows, weights, pairs, gradients);
+  });
 }
 
 }  // namespace

@@ -276,20 +276,12 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
     in = current_;
   else
     in = convert(x, rows, width_, model.vocabulary_type);
-  const VocabularyCall call = {in,
-                               rows,
-                               &model.vocabulary,
-                               bias,
-                               k,
-                               workspace.group_max.data(),
-                               workspace.group_sum.data(),
-                               workspace.group_values.data(),
-                               workspace.group_tokens.data(),
-                               workspace.best_tokens.data(),
-                               workspace.best_log_probs.data(),
-                               asked,
-                               asked_logits,
-                               asked_log_probs};
+  VocabularyCall call = {};
+  call.x = in, call.rows = rows, call.weight = &model.vocabulary, call.bias = bias, call.k = k;
+  call.group_max = workspace.group_max.data(), call.group_sum = workspace.group_sum.data();
+  call.group_values = workspace.group_values.data(), call.group_tokens = workspace.group_tokens.data();
+  call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
+  call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
   member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
                [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
   member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });

@@ -3,17 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "csrc/engine/model.h"
+#include "csrc/engine/forward.h"
 #include "csrc/isa.h"
 
 namespace py = pybind11;
@@ -23,6 +20,8 @@ namespace {
 
 template <typename T>
 using Numbers = py::array_t<T, py::array::c_style>;
+template <typename T>
+using Maybe = std::optional<Numbers<T>>;
 typedef std::pair<int64_t, int64_t> Range;
 
 Numeric numeric_of(const std::string& type) {
@@ -44,24 +43,16 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("kernels: ") + what);
 }
 
-// Zeroed memory on a cache line.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64), std::free) {
-    if (!memory_) throw std::bad_alloc();
-    std::memset(memory_.get(), 0, bytes);
-  }
+struct Zeroed : Buffer<char> {
+  explicit Zeroed(size_t bytes) { std::memset(grow(bytes + 64), 0, bytes + 64); }
   template <typename T>
   T* as() const {
-    return static_cast<T*>(memory_.get());
+    return reinterpret_cast<T*>(data());
   }
-
- private:
-  std::unique_ptr<void, void (*)(void*)> memory_;
 };
 
 // A float32, bfloat16 (uint16 bits) or int8 matrix as a file stores it.
-Table table_of(const py::array& rows, const std::optional<Numbers<float>>& scales) {
+Table table_of(const py::array& rows, const Maybe<float>& scales) {
   require(rows.ndim() == 2 && (rows.flags() & py::array::c_style), "a table must be a contiguous matrix");
   Table table = {Numeric::kFloat32, rows.data(), nullptr};
   if (py::isinstance<py::array_t<uint16_t>>(rows)) table.type = Numeric::kBFloat16;
@@ -82,23 +73,23 @@ struct OwnedOperand {
       : stride((channels + group_of(type) - 1) / group_of(type) * group_of(type) + 4),
         data(rows * stride * bytes_of(type)),
         scales(rows * sizeof(float)) {}
-  Operand operand() const { return {data.as<void>(), scales.as<float>(), stride}; }
+  Operand operand() const { return {data.data(), scales.as<float>(), stride}; }
   int64_t stride;
-  Buffer data, scales;
+  Zeroed data, scales;
 };
 
 // An operand's rows and scales as Python sees them: no padding.
 std::pair<py::array, py::array> arrays_of(const OwnedOperand& operand, Numeric type, int64_t rows, int64_t channels) {
   const char* dtype = type == Numeric::kFloat32 ? "float32" : type == Numeric::kBFloat16 ? "uint16" : "uint8";
   const int64_t bytes = bytes_of(type);
-  py::array view(py::dtype(dtype), {rows, channels}, {operand.stride * bytes, bytes}, operand.data.as<void>());
+  py::array view(py::dtype(dtype), {rows, channels}, {operand.stride * bytes, bytes}, operand.data.data());
   return {view.attr("copy")(), Numbers<float>(rows, operand.scales.as<float>())};
 }
 
 class PackedMatrix {
  public:
-  PackedMatrix(const py::array& weight, const std::string& type, const std::optional<Numbers<float>>& bias,
-               const std::optional<Numbers<float>>& scales, const std::string& isa)
+  PackedMatrix(const py::array& weight, const std::string& type, const Maybe<float>& bias, const Maybe<float>& scales,
+               const std::string& isa)
       : kernels_(engine_kernels("kernels", isa)),
         outputs_(weight.ndim() == 2 ? weight.shape(0) : 0),
         inputs_(weight.ndim() == 2 ? weight.shape(1) : 0),
@@ -110,17 +101,16 @@ class PackedMatrix {
     const Table table = table_of(weight, scales);
     require(outputs_ > 0 && inputs_ > 0, "a weight must not be empty");
     if (bias) fill_bias(*bias, bias_.as<float>());
-    kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.as<void>(), scales_.as<float>(),
+    kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.data(), scales_.as<float>(),
                   offsets_.as<int32_t>());
-    matrix_ = {numeric_of(type),      outputs_, inputs_, panels_.as<void>(), bias_.as<float>(), scales_.as<float>(),
+    matrix_ = {numeric_of(type),      outputs_, inputs_, panels_.data(), bias_.as<float>(), scales_.as<float>(),
                offsets_.as<int32_t>()};
   }
 
   int64_t panels() const { return padded_ / kernels_.panel; }
   int64_t groups() const { return (outputs_ + kernels_.group - 1) / kernels_.group; }
 
-  py::array multiply(const Numbers<float>& x, const std::string& activation,
-                     const std::optional<Numbers<float>>& residual, bool narrow,
+  py::array multiply(const Numbers<float>& x, const std::string& activation, const Maybe<float>& residual, bool narrow,
                      const std::optional<std::vector<Range>>& ranges) const {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
@@ -137,32 +127,24 @@ class PackedMatrix {
     return output[py::make_tuple(py::ellipsis(), py::slice(0, outputs_, 1))];
   }
 
-  py::tuple vocabulary(const Numbers<float>& x, int64_t k, const std::optional<Numbers<float>>& bias,
-                       const std::optional<Numbers<int32_t>>& asked,
+  py::tuple vocabulary(const Numbers<float>& x, int64_t k, const Maybe<float>& bias, const Maybe<int32_t>& asked,
                        const std::optional<std::vector<Range>>& ranges) const {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0);
     require(k >= 0, "k must not be negative");
     require(!asked || (asked->ndim() == 1 && asked->shape(0) == rows), "asked must have a token a row");
-    const Buffer own_bias(padded_ * 4), max(rows * groups() * 4), sum(rows * groups() * 4);
-    const Buffer values(rows * groups() * k * 4), group_tokens(rows * groups() * k * 4), asked_logits(rows * 4);
+    const Zeroed own_bias(padded_ * 4), max(rows * groups() * 4), sum(rows * groups() * 4);
+    const Zeroed values(rows * groups() * k * 4), group_tokens(rows * groups() * k * 4), asked_logits(rows * 4);
     if (bias) fill_bias(*bias, own_bias.as<float>());
     Numbers<int32_t> tokens({rows, k});
     Numbers<float> log_probs({rows, k}), asked_log_probs(rows);
-    const VocabularyCall call = {operand.operand(),
-                                 rows,
-                                 &matrix_,
-                                 bias ? own_bias.as<float>() : matrix_.bias,
-                                 k,
-                                 max.as<float>(),
-                                 sum.as<float>(),
-                                 values.as<float>(),
-                                 group_tokens.as<int32_t>(),
-                                 tokens.mutable_data(),
-                                 log_probs.mutable_data(),
-                                 asked ? asked->data() : nullptr,
-                                 asked_logits.as<float>(),
-                                 asked_log_probs.mutable_data()};
+    VocabularyCall call = {};
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_, call.k = k;
+    call.bias = bias ? own_bias.as<float>() : matrix_.bias;
+    call.group_max = max.as<float>(), call.group_sum = sum.as<float>(), call.group_values = values.as<float>();
+    call.group_tokens = group_tokens.as<int32_t>(), call.tokens = tokens.mutable_data();
+    call.log_probs = log_probs.mutable_data(), call.asked = asked ? asked->data() : nullptr;
+    call.asked_logits = asked_logits.as<float>(), call.asked_log_probs = asked_log_probs.mutable_data();
     for (const auto& [begin, end] : checked(ranges, groups())) kernels_.vocabulary_groups(call, begin, end);
     kernels_.vocabulary_merge(call, 0, rows);
     if (!asked) return py::make_tuple(tokens, log_probs, py::none());
@@ -190,7 +172,7 @@ class PackedMatrix {
 
   const EngineKernels& kernels_;
   int64_t outputs_, inputs_, padded_;
-  Buffer panels_, bias_, scales_, offsets_;
+  Zeroed panels_, bias_, scales_, offsets_;
   Matrix matrix_;
 };
 
@@ -219,9 +201,8 @@ py::tuple norm(const Numbers<float>& x, const Numbers<float>& weight, const Numb
   return py::make_tuple(with_output ? py::object(output) : py::none(), arrays.first, arrays.second);
 }
 
-Numbers<float> embed(const py::array& table, const std::optional<Numbers<float>>& scales,
-                     const Numbers<float>& positions, const Numbers<int32_t>& ids, const Numbers<int32_t>& places,
-                     float scale, const std::string& isa) {
+Numbers<float> embed(const py::array& table, const Maybe<float>& scales, const Numbers<float>& positions,
+                     const Numbers<int32_t>& ids, const Numbers<int32_t>& places, float scale, const std::string& isa) {
   const Table tokens = table_of(table, scales);
   require(positions.ndim() == 2 && positions.shape(1) == table.shape(1), "positions must have the table's channels");
   require(ids.ndim() == 1 && places.ndim() == 1 && ids.shape(0) == places.shape(0),
@@ -241,9 +222,9 @@ Numbers<float> embed(const py::array& table, const std::optional<Numbers<float>>
 // where new_key and new_value [R, H, D] are given; origin [count, slots]; places [R], or each the last.
 template <typename T>
 Numbers<float> attend_cached(const Numbers<float>& query, Numbers<T>& key, Numbers<T>& value,
-                             const Numbers<int32_t>& origin, float scale, const std::optional<Numbers<float>>& new_key,
-                             const std::optional<Numbers<float>>& new_value,
-                             const std::optional<Numbers<int32_t>>& places, int64_t steps, const std::string& isa) {
+                             const Numbers<int32_t>& origin, float scale, const Maybe<float>& new_key,
+                             const Maybe<float>& new_value, const Maybe<int32_t>& places, int64_t steps,
+                             const std::string& isa) {
   require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
           "wrong number of dimensions");
   const int64_t rows = query.shape(0), heads = query.shape(1), size = query.shape(2), slots = key.shape(1);
@@ -292,8 +273,8 @@ void bind_kernels(py::module_& m) {
   auto k = m.def_submodule("kernels", "The engine's kernels one by one, for tests and timings.");
   using py::arg;
   py::class_<PackedMatrix>(k, "PackedMatrix")
-      .def(py::init<const py::array&, const std::string&, const std::optional<Numbers<float>>&,
-                    const std::optional<Numbers<float>>&, const std::string&>(),
+      .def(py::init<const py::array&, const std::string&, const Maybe<float>&, const Maybe<float>&,
+                    const std::string&>(),
            arg("weight"), arg("type"), arg("bias") = py::none(), arg("scales") = py::none(), arg("isa") = "")
       .def_property_readonly("panels", &PackedMatrix::panels)
       .def_property_readonly("groups", &PackedMatrix::groups)
