@@ -13,17 +13,6 @@ constexpr int64_t kStreams = 8;  // at most, of which divergences tie kTied
 constexpr int64_t kTied = 3;
 constexpr int64_t kRounding = 16;  // columns of the widest vector
 
-template <typename T>
-const JointLossKernels<T>& kernels_for();
-template <>
-const JointLossKernels<float>& kernels_for() {
-  return kernels().joint_loss_float;
-}
-template <>
-const JointLossKernels<BFloat16>& kernels_for() {
-  return kernels().joint_loss_bfloat16;
-}
-
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of each term how much it weighs, and of each pair of streams how much its divergence moves the first of them.
@@ -77,7 +66,7 @@ template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                                                const std::vector<int64_t>& rows, const Weights& weights,
                                                const std::vector<int64_t>& pairs, bool gradients) {
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().joint_loss;
   const auto [together, apart] = arrange(weights, rows);
   const int64_t count = hidden.size(0), channels = hidden.size(1), vocabulary = weight.size(0);
   const int64_t all = rows.size();
@@ -244,14 +233,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
     weights.masked[s].assign(masked_row, masked_row + each), masked_row += each;
     weights.is_masked[s] = true;
   }
-  switch (hidden.scalar_type()) {
-    case ScalarType::Float:
-      return run<float>(hidden, weight, targets, rows, weights, pairs, gradients);
-    case ScalarType::BFloat16:
-      return run<BFloat16>(hidden, weight, targets, rows, weights, pairs, gradients);
-    default:
-      fail(op, ": hidden must be float32 or bfloat16");
-  }
+  return with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16", [&](auto type) {
+    return run<decltype(type)>(hidden, weight, targets, rows, weights, pairs, gradients);
+  });
 }
 
 }  // namespace
