@@ -100,6 +100,7 @@ class Janus(Masked):
 
     @classmethod
     def without_effect(cls, options):
+        """Those of divergences whose weight is 0, and the weight of a stream that is left out."""
         divergences = () if options["divergence_weight"] else ("divergence_warmup_updates", "detach")
         found = dict.fromkeys(divergences, "divergence_weight 0")
         return found | ({"aux_weight": "without_auxiliary"} if options.get("without_auxiliary") else {})
