@@ -1,4 +1,6 @@
 // Launcher of predict_lengths.
+#include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "csrc/cpu/launch.h"
@@ -33,6 +35,11 @@ std::tuple<Tensor, Tensor> predict_lengths_cpu(const Tensor& encoded, const Tens
     const double products = static_cast<double>(call.classes) * call.channels * sources;
     parallel(sources, 2 * products + encoded.numel(), [&](int64_t begin, int64_t end) {
       table.run(call, begin, end, thread_scratch<float>(table.scratch(call.classes, call.channels)));
+      for (int64_t i = begin * beam; i < end * beam; i++)  // what is no number has no order: the first class is best
+        if (std::isnan(call.log_probs[i])) {
+          const int64_t length = window ? std::max(i % beam - beam / 2, min_length) : min_length + i % beam;
+          call.lengths[i] = std::min(length, max_length);
+        }
     });
   });
   return {lengths, log_probs};
