@@ -21,7 +21,8 @@ void launch(const PredictLengthsKernels<T>& table, const Tensor& encoded, const 
   const double products = static_cast<double>(call.classes) * call.channels * sources;
   parallel(sources, 2 * products + encoded.numel(), [&](int64_t begin, int64_t end) {
     table.run(call, begin, end, thread_scratch<float>(table.scratch(call.classes, call.channels)));
-    for (int64_t i = begin * beam; i < end * beam; i++)  // what is not a number has no order: the first class is the best
+    for (int64_t i = begin * beam; i < end * beam;
+         i++)  // what is not a number has no order: the first class is the best
       if (std::isnan(call.log_probs[i])) {
         const int64_t length = window ? std::max(i % beam - beam / 2, min_length) : min_length + i % beam;
         call.lengths[i] = std::min(length, max_length);
