@@ -11,7 +11,7 @@ import numpy as np
 
 from .config import JanusConfig
 from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
-from .installation import engine_missing
+from .installation import asked_isa, engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
 MOST_THREADS = 1024  # of a batch, and batches at once
@@ -35,7 +35,7 @@ def isas() -> tuple[str, ...]:
 
 def isa() -> str:
     """The one it uses: the best, or what JANUS_FAST_ISA names."""
-    return os.environ.get("JANUS_FAST_ISA") or isas()[0]
+    return asked_isa() or isas()[0]
 
 
 def fastest() -> str:

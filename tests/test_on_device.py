@@ -11,6 +11,7 @@ import emulated
 import pytest
 import torch
 from gpu import launches
+from gpu.launches import Recorded
 from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,12 +54,6 @@ AR = {
     "from the first": {"beam_size": 4, "min_decoding_length": 0, "max_decoding_length": 10},
 }
 OPTIONS = {"nar": NonAutoregressiveOptions, "ar": AutoregressiveOptions}
-
-
-class Recorded(Eager):
-    """Programs as for graphs, whose records are themselves."""
-
-    recorded = True
 
 
 def decoders(model):
@@ -229,8 +224,8 @@ def programs(monkeypatch):
     config = JanusConfig(100, 100, d_model=32, encoder_layers=2, decoder_layers=3)
     with torch.no_grad(), torch.device("meta"):
         decoder = on_device.Decoder(FusedModel(JanusModel(config).eval().requires_grad_(False)), Host())
-        refinement, _ = decoder.refinement((4, 80), 256, 4, 3, "window", True)
-        search, begin, step = decoder.search((4, 80), 3, 20)
+        refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3))
+        search, begin, step = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
         with StaysOnTheDevice():
             yield {
                 "refinement": (refinement, refinement.run),

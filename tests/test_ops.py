@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from janus_fast import ops, reference
+from janus_fast import engine, ops, reference
 from janus_fast.ops import _native, _operation, _triton
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
@@ -337,6 +337,11 @@ def test_instruction_set_from_the_environment():
     code = "import janus_fast.ops as ops; print(ops.isa())"
     for name in _native.isas():
         assert python(code, JANUS_FAST_ISA=name).stdout.strip() == name
+    ladder = () if engine.missing() else engine.isas()  # the engine also knows sets that multiply int8 faster
+    for place, name in enumerate(ladder):
+        if name not in known:
+            below = next(other for other in ladder[place:] if other in known)
+            assert python(code, JANUS_FAST_ISA=name).stdout.strip() == below
     run = python(code, JANUS_FAST_ISA="sse9")
     assert run.returncode != 0
     assert f"JANUS_FAST_ISA must be one of {_native.isas()} on this processor, got 'sse9'" in run.stderr

@@ -39,6 +39,7 @@ TRAINING_HELP = {
     "seed": "of weights, order, masks and dropout",
     "precision": "auto, float32, bfloat16, or on GPUs float16",
     "device": "cpu or cuda",
+    "log_gradient_norms": "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
     "checkpoint_activations": "compute activations again in the backward pass instead of storing them",
     "fsdp": "each process holds a share of parameters, gradients and Adam's moments (FSDP2)",
     "save_interval": "updates between checkpoints",
@@ -50,7 +51,7 @@ TRAINING_HELP = {
 # What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
 CHANGEABLE = (
     "max_updates", "max_minutes", "decay_updates", "save_interval", "save_minutes", "validate_interval", "keep",
-    "log_interval", "device", "checkpoint_activations", "fsdp",
+    "log_interval", "log_gradient_norms", "device", "checkpoint_activations", "fsdp",
 )  # fmt: skip
 OF_THE_CALL = ("max_minutes", "device", "checkpoint_activations", "fsdp")  # and not of the run
 START = ("recipe", "vocabulary", "vocabulary_size", "normalization", "init")
@@ -88,10 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"training, with --objective {' or '.join(having)}")
         for name, (objectives, field) in OF_OBJECTIVES.items():
             if objectives == having:
-                _add_field(group, name, field.default, field.metadata["help"])
+                _add_field(group, name, field.default, field.metadata["help"], field.metadata.get("type", str))
 
 
-def _add_field(group, name: str, default, text: str) -> None:
+def _add_field(group, name: str, default, text: str, kind: type = str) -> None:
     own = {recipe: settings.get(name, default) for recipe, settings in RECIPES.items()}
     shown = {recipe: _in_words(value) for recipe, value in own.items()}
     if own["small"] == own["paper"]:
@@ -105,7 +106,7 @@ def _add_field(group, name: str, default, text: str) -> None:
     elif isinstance(default, tuple):
         group.add_argument(flag(name), type=float, nargs=len(default), metavar="X", help=text)
     else:
-        group.add_argument(flag(name), type=str if default is None else type(default), metavar="X", help=text)
+        group.add_argument(flag(name), type=kind if default is None else type(default), metavar="X", help=text)
 
 
 def _in_words(value) -> str:

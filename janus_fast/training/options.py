@@ -74,6 +74,7 @@ class TrainingOptions(make_dataclass("Own", [(name, own.type, own) for name, (_,
     validate_interval: int = 500
     keep: int = 5
     log_interval: int = 25
+    log_gradient_norms: bool = False
 
     def __post_init__(self):
         unwrap_numbers(self)
@@ -87,6 +88,8 @@ class TrainingOptions(make_dataclass("Own", [(name, own.type, own) for name, (_,
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
+            if self.log_gradient_norms:
+                raise ValueError("train: log_gradient_norms must be off with fsdp, got True")
         for names, rule, holds in RULES:
             for name in names.split():
                 self._check(name, rule, holds)

@@ -1,0 +1,28 @@
+"""R-Drop (Liang et al. 2021): left to right twice, under two dropouts, which a symmetric divergence ties together."""
+
+import math
+from dataclasses import dataclass, field
+
+from .objective import Objective
+
+
+@dataclass
+class RDrop(Objective):
+    """L = CE(ar) + CE(again) + alpha J(ar, again), where both draw dropout of their own, in the encoder, too.
+
+    J is half the sum of both Kullback-Leibler divergences, at every token; alpha 5 is the authors' for translation.
+    """
+
+    modes = ("ar",)
+    takes_one_stream = True
+
+    alpha: float = field(default=5.0, metadata={
+        "help": "weight of R-Drop's divergence", "rule": ("be at least 0 and finite", lambda x: 0 <= x < math.inf),
+    })  # fmt: skip
+    encoder_passes: int = 2
+
+    def terms(self):
+        return {"ar": 1.0, "again": 1.0}, {("ar", "again"): self.alpha}
+
+    def build(self, target, lengths, drawn):
+        return [self.left_to_right(target, lengths, name=name) for name in self.streams]
