@@ -74,7 +74,7 @@ class BeamSearch:
         for streams in (len(self.inputs), 1):  # all rows, and those that predict
             offsets = torch.arange(streams * len(named) + 1, device=named.device, dtype=torch.int32) * beams
             no_times, sources = torch.zeros_like(self.rows, dtype=torch.int32).repeat(streams), named // self.samples
-            ends = self.sources.never, self.sources.forever
+            ends = self.sources.room.never, self.sources.room.forever
             cross = Visibility(offsets, self.source_offsets, sources.repeat(streams), no_times, *ends)
             self.queries.append((offsets, 2 * named.repeat(streams), cross))  # every other sequence is not written yet
 
