@@ -46,6 +46,10 @@ def test_what_docstrings_refer_to_is_there():
                 found = getattr(found, part)
 
 
+def test_the_tables_of_options_are_those_of_the_declarations():
+    assert reference.OPTIONS.read_text(encoding="utf-8") == reference.options(), "make docs writes them anew"
+
+
 def test_the_reference_is_made_without_a_warning(tmp_path):
     pytest.importorskip("pdoc", reason="pdoc is not installed: pip install '.[docs]'")
     reference.make(tmp_path)

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import emulated
 import pytest
@@ -19,6 +20,7 @@ from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backen
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar
 from janus_fast.decoding.on_device.graphs import Eager, Graphs
+from janus_fast.inputs import option
 from janus_fast.ops import _native, _triton
 from janus_fast.ops._operation import Operation
 
@@ -323,6 +325,20 @@ def as_on_a_gpu(monkeypatch, kernels):
     )
     monkeypatch.setattr(cuda_backend, "Graphs", lambda device: Eager())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions])
+def test_an_option_that_does_not_say_that_the_gpu_has_it_is_refused(kind):
+    @dataclass
+    class More(kind):
+        novelty: float = option(0.0, None, "a new option")
+
+        def __post_init__(self):
+            pass
+
+    config = make_model().config
+    assert on_device.refusal(More(), config) is None
+    assert on_device.refusal(More(novelty=0.5), config) == "it has no novelty"
 
 
 @needs_compiler

@@ -7,59 +7,11 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from ..config import JanusConfig
-from ._decoding import flag
+from ..inputs import flag
+from ..training.options import FIXED, OF_THE_CALL, TrainingOptions, without_effect
 
-MODEL_HELP = {
-    "d_model": "width of the model",
-    "encoder_layers": "layers of the encoder",
-    "decoder_layers": "layers of the decoder",
-    "attention_heads": "heads of every attention",
-    "encoder_ffn_dim": "width of the encoder's feed-forward blocks",
-    "decoder_ffn_dim": "width of the decoder's feed-forward blocks",
-    "max_source_positions": "longest source, in tokens",
-    "max_target_positions": "longest target, in tokens",
-    "length_classes": "target lengths that the length predictor tells apart",
-    "activation": "relu, gelu or silu",
-    "positions": "learned or sinusoidal",
-    "normalize_before": "norms before each block instead of behind it",
-    "dropout": "share of activations dropped in training",
-}
-TRAINING_HELP = {
-    "objective": "janus, autoregressive or cmlm",
-    "max_tokens": "tokens in a batch",
-    "accumulate": "batches to an update",
-    "max_updates": "updates in all",
-    "max_minutes": "stop after this long, resumably",
-    "learning_rate": "highest learning rate",
-    "warmup_updates": "updates until the highest learning rate",
-    "decay_updates": "updates at the end in which the rate falls to zero",
-    "without_auxiliary": "leave JANUS's auxiliary stream out",
-    "divergence_weight": "factor of JANUS's divergences",
-    "encoder_passes": "1, or 2: the AR and NAR streams read the source under dropouts of their own",
-    "autoregressive_every": "only each N-th sentence of a batch also trains JANUS's AR streams",
-    "divergence_warmup_updates": "updates until the divergences have their full weight",
-    "adam_betas": "Adam's decay rates",
-    "weight_decay": "AdamW's weight decay",
-    "clip_norm": "longest gradient",
-    "label_smoothing": "share of the target given to all tokens alike",
-    "masking": "span or uniform",
-    "seed": "of weights, order, masks and dropout",
-    "precision": "auto, float32, bfloat16, or on GPUs float16",
-    "device": "cpu or cuda",
-    "checkpoint_activations": "compute activations again in the backward pass instead of storing them",
-    "fsdp": "each process holds a share of parameters, gradients and Adam's moments (FSDP2)",
-    "save_interval": "updates between checkpoints",
-    "save_minutes": "oldest that the last checkpoint gets",
-    "validate_interval": "updates between validations",
-    "keep": "checkpoints kept, and averaged at the end",
-    "log_interval": "updates between lines of metrics.jsonl",
-}
-# What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
-CHANGEABLE = (
-    "max_updates", "max_minutes", "decay_updates", "save_interval", "save_minutes", "validate_interval", "keep",
-    "log_interval", "device", "checkpoint_activations", "fsdp",
-)  # fmt: skip
-OF_THE_CALL = ("max_minutes", "device", "checkpoint_activations", "fsdp")  # and not of the run
+MODEL = {field.name: field for field in dataclasses.fields(JanusConfig) if field.metadata.get("setting")}
+TRAINING = {field.name: field for field in dataclasses.fields(TrainingOptions)}
 START = ("recipe", "vocabulary", "vocabulary_size", "normalization", "init")
 
 # What a run without options is. A fraction is that part of max_updates; all else is as JanusConfig and TrainingOptions
@@ -77,18 +29,15 @@ RECIPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags for all settings, None where they are not given."""
-    from ..training.options import TrainingOptions
-
     parser.add_argument_group("recipe").add_argument(
         "--recipe", choices=RECIPES,
         help="what settings are that are not given: small, which learns within hours on a CPU, or paper, the sizes, "
         "losses and schedule of JANUS (EMNLP 2022), for runs as long as its own (default: small)",
     )  # fmt: skip
-    for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, TRAINING_HELP)):
+    for title, fields in (("model", MODEL), ("training", TRAINING)):
         group = parser.add_argument_group(title)
-        for field in dataclasses.fields(owner):
-            if field.name in texts:
-                _add_field(group, field.name, field.default, texts[field.name])
+        for name, field in fields.items():
+            _add_field(group, name, field.default, field.metadata["help"])
 
 
 def _add_field(group, name: str, default, text: str) -> None:
@@ -130,7 +79,7 @@ def model_settings(arguments: argparse.Namespace, before: Mapping | None, init: 
         before: the settings of the run that goes on.
         init: the configuration of the model to begin with. Dropout, which is no part of it, may be another.
     """
-    named = given(arguments, MODEL_HELP)
+    named = given(arguments, MODEL)
     if before:
         return before["model"]
     if init:
@@ -138,21 +87,20 @@ def model_settings(arguments: argparse.Namespace, before: Mapping | None, init: 
         refuse_others(own, {name: named[name] for name in named if name != "dropout"}, "in the model of --init")
         return {**own, **named}
     recipe = RECIPES[arguments.recipe or "small"]
-    return {**of_model(JanusConfig), **{name: recipe[name] for name in recipe if name in MODEL_HELP}, **named}
+    return {**of_model(JanusConfig), **{name: recipe[name] for name in recipe if name in MODEL}, **named}
 
 
 def of_model(config: JanusConfig) -> dict:
-    return {name: getattr(config, name) for name in MODEL_HELP}
+    return {name: getattr(config, name) for name in MODEL}
 
 
 def training_settings(arguments: argparse.Namespace, before: Mapping | None, threads: int, width: int) -> dict:
     """How to train: as the run that goes on began, or as given, or as the recipe has it for so many ``threads``."""
-    from ..training.options import TrainingOptions, without_effect
-
-    named = given(arguments, TRAINING_HELP)
+    named = given(arguments, TRAINING)
     own = before["training"] if before else RECIPES[arguments.recipe or "small"]
-    left_out = without_effect({**vars(TrainingOptions()), **own, **named}).keys() | (OF_THE_CALL if before else ())
-    own = {name: value for name, value in own.items() if name in TRAINING_HELP and name not in left_out}
+    left_out = {*without_effect({**vars(TrainingOptions()), **own, **named})}
+    left_out |= {name for name in TRAINING if before and TRAINING[name].metadata["lasts"] == OF_THE_CALL}
+    own = {name: value for name, value in own.items() if name in TRAINING and name not in left_out}
     own |= named
     if before:
         return own
@@ -182,12 +130,12 @@ def batch_tokens(threads: int, width: int, device: str) -> int:
 
 def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -> None:
     """Raises ValueError where an option is given that is another than when the run ``before`` began."""
-    from ..training.options import TrainingOptions
-
     # An older version had fewer options, and did what the defaults of the others say.
     defaults = {"model": of_model(JanusConfig), "training": vars(TrainingOptions()), "start": dict.fromkeys(START)}
     for part, own in defaults.items():
-        named = given(arguments, (name for name in own if name not in CHANGEABLE))
+        named = given(
+            arguments, (name for name in own if name not in TRAINING or TRAINING[name].metadata["lasts"] == FIXED)
+        )
         refuse_others({**own, **before[part]}, named, f"when the run in {origin} began")
 
 

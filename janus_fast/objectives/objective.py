@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import JanusConfig
+from ..inputs import OptionError
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from ..packing import pack
 from .masking import MASKINGS, span_length_probabilities
@@ -49,16 +50,16 @@ class Objective:
         if not 0.0 < self.mask_ratio <= 1.0:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
         if self.encoder_passes not in (1, 2):
-            raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
+            raise OptionError("objective: encoder_passes", "be 1 or 2", self.encoder_passes)
         named = {*(self.cross_entropy or {}), *(stream for pair in self._divergence for stream in pair)}
         if absent := sorted(named - set(self.streams)):
             raise ValueError(f"objective: loss terms must be of the streams {self.streams}, got one of {absent[0]!r}")
         every = self.autoregressive_every
         if every != 1 and (every < 1 or "nar" not in self.streams or any("ar" in pair for pair in self._divergence)):
-            raise ValueError(
-                "objective: autoregressive_every must be 1, or more beside a nar stream and without divergences of ar, "
-                f"got {every!r} with streams {self.streams} and divergence {self._divergence}"
-            )
+            raise OptionError(
+                "objective: autoregressive_every", "be 1, or more beside a nar stream and without divergences of ar",
+                f"{every!r} with streams {self.streams} and divergence {self._divergence}",
+            )  # fmt: skip
 
     @property
     def _divergence(self) -> dict[tuple[str, str], float]:

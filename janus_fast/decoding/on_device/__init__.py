@@ -16,7 +16,7 @@ from torch import Tensor
 from ...config import JanusConfig
 from ...model import JanusModel
 from ..hypothesis import Hypothesis
-from ..options import AutoregressiveOptions, NonAutoregressiveOptions
+from ..options import AutoregressiveOptions, NonAutoregressiveOptions, untaken
 from .ar import Search
 from .graphs import Eager
 from .model import FusedModel
@@ -34,6 +34,10 @@ def refusal(
     prefixes: list[list[int]] | None = None,
 ) -> str | None:  # fmt: skip
     """Why a call with these options is decoded by ``decoding/ar.py`` or ``nar.py`` instead, or None when it is not."""
+    if (reason := untaken("cuda", options)) is not None:
+        return reason
+    if not hasattr(OnDeviceDecoder, options.algorithm):
+        return f"it has no {options.algorithm}"
     if isinstance(options, NonAutoregressiveOptions):
         if config.two_stream and config.length_classes + config.d_model > MOST_CLASSES_AND_CHANNELS:
             together = f"at most {MOST_CLASSES_AND_CHANNELS}, not {config.length_classes + config.d_model}"
@@ -41,10 +45,6 @@ def refusal(
                 f"length classes and channels, which predict_canvases keeps in shared memory, are together {together}"
             )
         return None
-    if options.sampling_topk != 1:
-        return "sampling draws its random numbers on the host"
-    if options.no_repeat_ngram_size:
-        return "no_repeat_ngram_size looks for repeated n-grams on the host"
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
     if options.beam_size > MOST_BEAMS:
@@ -64,8 +64,7 @@ class OnDeviceDecoder:
     def decode(
         self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions
     ) -> list[list[Hypothesis]]:
-        decode = self.mask_predict if isinstance(options, NonAutoregressiveOptions) else self.beam_search
-        return decode(sources, options)
+        return getattr(self, options.algorithm)(sources, options)
 
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
