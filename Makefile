@@ -40,7 +40,7 @@ lint: .venv/ready  ## check style of Python and C++
 bench: .venv/ready  ## time the operations; ARGS=decode times whole decodes
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: .venv/ready  ## make the API reference, build/docs/index.html, and the tables of docs/options.md
+docs: .venv/ready  ## make the API reference, build/docs/index.html
 	$(BIN)/python docs/reference.py build/docs
 
 # The engine's own build, beside the usual one; leaks are not looked for, since Python itself has some at its end.
@@ -78,6 +78,6 @@ clean:  ## remove .venv and everything built
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e .
 	@touch $@
 
-.venv/ready: .venv/torch pyproject.toml setup.py $(NATIVE)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]'
+.venv/ready: .venv/torch pyproject.toml tools/corpus/pyproject.toml setup.py $(NATIVE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]' -e ./tools/corpus
 	@touch $@ .venv/engine

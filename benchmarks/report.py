@@ -1,140 +1,74 @@
-"""Results of decodes for people: a line, a table in Markdown, a picture."""
+"""Results for people, of all topics alike: lines while it measures; then JSON, which holds everything, and what is made
+of it: a page of Markdown and pictures."""
 
 import json
+import sys
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import memory
-
-NAMES = {"janus_fast": "janus_fast", "ctranslate2": "CTranslate2", "pytorch": "PyTorch, eager"}
-
-ABOUT = """\
-Milliseconds a batch: the median, and the 20th and 80th percentiles in parentheses. Sources of 20 to 30 tokens,
-outputs of 25; random weights. Each decoder is a process of its own, at the best of its settings, and they run in
-turn. `x` says how many times as long as janus_fast a peer takes. CTranslate2 decodes an ordinary Transformer of the
-same sizes from left to right; PyTorch does what janus_fast does. In parallel one length is tried. Peers without the
-compute type use the one in brackets. The floor is what reading the weights and multiplying takes on this machine at
-least (`benchmarks/floors.py`); beside it is its share of janus_fast's time.
-"""
+from benchmarks.machine import machine
+from janus_fast.replacing import replacing
 
 
-def line(record: dict) -> str:
-    what = f"{record['config']}, {record['decoding']}, batch {record['batch']}, {record['compute_type']}"
-    if "wrong" in record:
-        return f"{what}: wrong"
-    parts = [f"{1e3 * record['seconds']:.1f} ms"]
-    for name, peer in _timed(record).items():
-        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}")
-    if record["floor_seconds"]:
-        parts.append(f"floor {1e3 * record['floor_seconds']:.1f}")
-    return f"{what}: {', '.join(parts)}"
-
-
-def write(results: dict, directory: Path) -> None:
-    """decode.json, which holds everything, and decode.md and decode.png, which are made of it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "decode.json").write_text(json.dumps(results, indent=1) + "\n")
-    (directory / "decode.md").write_text(markdown(results))
-    if any("seconds" in record for record in results["records"]):
-        draw(results, directory / "decode.png")
-
-
-def markdown(results: dict) -> str:
-    machine, records = results["machine"], results["records"]
-    versions = {NAMES[n]: peer["version"] for r in records for n, peer in _timed(r).items()}
-    lines = [
-        "# Whole decodes",
-        "",
-        *ABOUT.splitlines(),
-        "",
-        f"{machine['processor']}, {machine['threads']} threads; commit {machine['commit']}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        "",
-        "| model | decoding | batch | type | janus_fast | CTranslate2 | x | PyTorch | x | floor | |",
-        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+def told(records: Iterable[dict], line: Callable[[dict], str], arguments) -> list[dict]:
+    """The records; each is told as it comes, in a line unless JSON is all that is wanted, and what is wrong with it."""
+    done = []
     for record in records:
-        cells = [record["config"], record["decoding"], str(record["batch"]), record["compute_type"]]
+        done.append(record)
         if "wrong" in record:
-            lines.append(_cells([*cells, f"wrong: {record['wrong']}", *[""] * 6]))
-            continue
-        cells.append(_time(record))
-        for name in ("ctranslate2", "pytorch"):
-            peer = _timed(record).get(name)
-            other = f" [{_other_type(record, peer)}]" if peer and _other_type(record, peer) else ""
-            cells += [_time(peer) + other, f"{peer['seconds'] / record['seconds']:.1f}"] if peer else ["", ""]
-        floor = record["floor_seconds"]
-        cells += [f"{1e3 * floor:.1f}", f"{100 * floor / record['seconds']:.0f} %"] if floor else ["", ""]
-        lines.append(_cells(cells))
-    return "\n".join([*lines, "", f"Memory: {memory.line(results['memory'])}.", ""])
+            print(f"WRONG: {record['wrong']}", file=sys.stderr)
+        if arguments.json != "-":
+            print(line(record), flush=True, file=sys.stderr if "wrong" in record else sys.stdout)
+    return done
 
 
-def _timed(record: dict) -> dict[str, dict]:
-    return {name: peer for name, peer in record.get("peers", {}).items() if "seconds" in peer}
+def publish(name: str, results: dict, arguments, page: Callable[[dict], str], *, alone: bool, gaps=False, **pictures):
+    """Writes a table of all records or, where it was asked for ``alone``, one as JSON. Returns the exit status.
 
-
-def _other_type(record: dict, decoder: dict) -> str:
-    """The type that a decoder computes in where it is not the one asked for."""
-    return "" if decoder["compute_type"] == record["compute_type"] else decoder["compute_type"]
-
-
-def _time(record: dict) -> str:
-    middle, low, high = (1e3 * record[name] for name in ("seconds", "seconds_p20", "seconds_p80"))
-    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _cells(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def draw(results: dict, file: Path):
-    """A panel a model and batch: a dot for every decoder, hollow where it computes in another type, and the floor.
-
-    Dots, because times lie decades apart: on a logarithmic axis a bar's length says nothing. Returns the figure, which
-    it saves, too.
+    A table in which something is wrong replaces none, unless ``gaps`` may be in it.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    results = {"machine": machine(arguments.threads), **results}
+    wrong = any("wrong" in record for record in results["records"])
+    if not alone and (gaps or not wrong):
+        write(name, results, arguments.results, page, **pictures)
+    elif alone and arguments.json:
+        text = json.dumps({**results["records"][0], "machine": results["machine"]}, indent=1) + "\n"
+        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
+    return int(wrong)
 
-    records = [record for record in results["records"] if "seconds" in record]
-    panels = list(dict.fromkeys((record["config"], record["batch"]) for record in records))
-    height = -(-len(panels) // 2)
-    figure = Figure(figsize=(13, 5.2 * height), dpi=110, layout="constrained")
-    axes = figure.subplots(height, 2, squeeze=False)
-    looks = dict(zip(NAMES, (("#1b6ca8", "o"), ("#d9760b", "D"), ("#6f6f6f", "s")), strict=True))
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        shown = [record for record in records if (record["config"], record["batch"]) == panel]
-        for place, record in enumerate(shown):
-            for name, decoder in {"janus_fast": record, **_timed(record)}.items():
-                colour, marker = looks[name]
-                other = _other_type(record, decoder)
-                low, middle, high = (1e3 * decoder[n] for n in ("seconds_p20", "seconds", "seconds_p80"))
-                axis.plot([low, high], [place, place], color=colour, linewidth=1.5)
-                face = "white" if other else colour
-                axis.plot(middle, place, marker, markersize=7, color=colour, markerfacecolor=face)
-                offset = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 7.5}
-                axis.annotate(other, (middle, place), color=colour, **offset)
-            if record["floor_seconds"]:
-                axis.plot(1e3 * record["floor_seconds"], place, "|", color="black", markersize=15, markeredgewidth=1.6)
-        labels = [f"{record['decoding']}, {record['compute_type']}" for record in shown]
-        axis.set(xscale="log", yticks=range(len(shown)), yticklabels=labels, xlabel="ms a batch (logarithmic)")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_title(f"{panel[0]}, batch {panel[1]}")
-        axis.set_ylim(len(shown) - 0.4, -0.6)
-        axis.grid(color="#dddddd", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    about = {"ctranslate2": " (an ordinary Transformer, left to right)"}
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks.values()]
-    names = [name + about.get(key, "") for key, name in NAMES.items()]
-    handles.append(Line2D([], [], color="black", marker="|", markersize=13, markeredgewidth=1.6, linestyle=""))
-    handles.append(Line2D([], [], color="#6f6f6f", marker="o", markerfacecolor="white", linestyle=""))
-    handles.append(Line2D([], [], color="#6f6f6f", linewidth=1.5))
-    names += ["floor", "hollow: computes in the type written above it", "20th to 80th percentile"]
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(file)
-    return figure
+
+def write(name: str, results: dict, directory: Path, page: Callable[[dict], str], **pictures: Callable) -> None:
+    """``name``.json, ``name``.md and, where there is matplotlib, a .png for each of ``pictures``, which draw(results,
+    file)."""
+    with replacing(directory) as folder:
+        (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        (folder / f"{name}.md").write_text(page(results), encoding="utf-8")
+        for picture, draw in pictures.items() if find_spec("matplotlib") else ():
+            draw(results, folder / f"{picture}.png")
+
+
+def markdown(title: str, *parts: str | list[str]) -> str:
+    """A page; parts are text, or lines such as those of a table."""
+    texts = [part.strip("\n") if isinstance(part, str) else "\n".join(part) for part in parts]
+    return "\n\n".join([f"# {title}", *filter(None, texts)]) + "\n"
+
+
+def table(header: Iterable, rows: Iterable[Iterable], align: str) -> list[str]:
+    """Lines of Markdown. ``align`` has a letter a column: l for words, r for numbers; the last stands for the rest."""
+    header = list(header)
+    columns = align + align[-1] * (len(header) - len(align))
+    line = "".join("|---:" if letter == "r" else "|---" for letter in columns) + "|"
+    cells = [[*row, *[""] * (len(header) - len(row))] for row in map(list, rows)]
+    first, *others = (f"| {' | '.join(map(str, row))} |" for row in (header, *cells))
+    return [first, line, *others]
+
+
+def place(machine: dict, versions: str) -> str:
+    """Where and of what a page was measured."""
+    return f"{machine['processor']}, {machine['threads']} threads; commit {machine['commit']}; {versions}"
+
+
+def rounds(records: list[dict]) -> str:
+    """How many turns each contender had."""
+    return " or ".join(map(str, sorted({len(times) for record in records for times in record["samples"].values()})))

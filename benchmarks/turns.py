@@ -1,65 +1,45 @@
-"""Timing processes in turn: while one decodes, the others sleep."""
+"""Timing side by side: contenders take turns, so that what else the machine does meets them all alike."""
 
 import statistics
-import time
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 
-from benchmarks.gate import Gate
-from benchmarks.peers import DECODERS, Models, Process, Refusal
-from benchmarks.workload import Row
-
-TURN = 0.15  # seconds of decoding in a turn, at least; a decode that takes longer is timed alone
-WARM = 1.0  # seconds of a first decode after which a second one would tell no more
-PAUSE = 0.02  # seconds between turns, in which threads that wait for more work give up and sleep
+from benchmarks.process import Process
 
 
-class Contender:
-    """A decoder at the best of its settings for a row: one team of all threads or, for a batch, workers of one each."""
+def in_turn(contenders: Mapping[str, Callable[[], list]], enough: Callable[[list], bool]) -> dict[str, list]:
+    """Of each its turns, in each of which it returns its samples; until each has ``enough`` of them."""
+    turns = {name: [] for name in contenders}
+    while unfinished := [name for name, done in turns.items() if not enough(done)]:
+        for name in unfinished:
+            turns[name].append(contenders[name]())
+    return turns
 
-    def __init__(self, name: str, row: Row, models: Models, gate: Gate, threads: int, stack: ExitStack):
-        self.name, self.samples, self.tried = name, [], {}
-        self.batches = sum(len(call) for call in row.calls) / row.batch
-        self.compute_type = DECODERS[name].compute_types[row.compute_type]
-        started, refusals = [], []
-        for intra, inter in dict.fromkeys([(threads, 1), (1, threads)] if row.batch > 1 else [(threads, 1)]):
-            setting = {"intra_threads": intra, "inter_threads": inter}
-            try:
-                process = models.start(name, row, **setting)
-            except Refusal as refusal:
-                refusals.append(refusal)
-                continue
-            one = ExitStack()
-            stack.enter_context(one).enter_context(process)
-            seconds = gate.first_decode(name, row, process) / self.batches
-            if seconds * self.batches < WARM:
-                seconds = statistics.median(self._turn(process))
-            self.tried[f"{inter} x {intra} threads"] = seconds
-            started.append((seconds, setting, process, one))
-        if not started:
-            raise refusals[0]
-        best, *others = sorted(started, key=lambda each: each[0])
-        _, self.setting, self.process, _ = best
-        for *_, one in others:
-            one.close()
 
-    def take_turn(self) -> None:
-        time.sleep(PAUSE)
-        self.samples += self._turn(self.process)
+def spread(samples: list[float]) -> tuple[float, float, float]:
+    """20th percentile, median and 80th percentile."""
+    samples = samples if len(samples) > 1 else samples * 2  # Python before 3.13 wants two
+    low, _, _, high = statistics.quantiles(samples, n=5, method="inclusive")
+    return low, statistics.median(samples), high
 
-    def _turn(self, process: Process) -> list[float]:
-        """Seconds a batch. The first decode of a turn finds another's data in the caches; it counts if it is long."""
-        times = [process.seconds()]
-        if times[0] < TURN:
-            times.clear()
-            while sum(times) < TURN or len(times) < 3:
-                times.append(process.seconds())
-        return [seconds / self.batches for seconds in times]
 
-    def record(self) -> dict:
-        samples = self.samples if len(self.samples) > 1 else self.samples * 2  # Python before 3.13 wants two
-        low, _, _, high = statistics.quantiles(samples, n=5, method="inclusive")
-        return {
-            "seconds": statistics.median(self.samples), "seconds_p20": low, "seconds_p80": high,
-            "runs": len(self.samples), "compute_type": self.compute_type, **self.setting, "tried": self.tried,
-            **self.process.facts,
-        }  # fmt: skip
+def beside_eager(processes: dict[str, Process], rounds: int, peaks: Callable[[], dict[str, int]]) -> dict:
+    """What janus_fast takes beside each of its peers, and how many times as long the better one takes. Memory is
+    compared with the first one's, whose allocator is as it comes."""
+
+    def turn(process: Process) -> float:
+        process.seconds()  # finds another's data in the caches
+        return process.seconds()
+
+    samples = in_turn(
+        {name: lambda process=process: turn(process) for name, process in processes.items()},
+        lambda turns: len(turns) >= rounds,
+    )
+    seconds, peaks = {name: statistics.median(times) for name, times in samples.items()}, peaks()
+    own, first, *_ = processes
+    peers = [name for name in processes if name != own]
+    better = min(peers, key=seconds.get)
+    return {
+        "seconds": seconds[own], "eager_seconds": seconds[better], "better_peer": better,
+        "speedup": seconds[better] / seconds[own], "peak_bytes": peaks[own], "eager_peak_bytes": peaks[first],
+        "peers": {name: {"seconds": seconds[name], "peak_bytes": peaks[name]} for name in peers}, "samples": samples,
+    }  # fmt: skip

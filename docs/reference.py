@@ -1,7 +1,8 @@
-"""Makes the API reference, of the docstrings, as HTML: ``python docs/reference.py FOLDER``; ``make docs`` calls it.
+"""Makes the documentation that follows from the code; ``make docs`` calls it.
 
-What pdoc warns of, such as a public name that is not there, is an error. Of the declarations of options it makes
-docs/options.md.
+``python docs/reference.py FOLDER`` makes the API reference, of the docstrings, as HTML; what pdoc warns of, such as a
+public name that is not there, is an error. ``python docs/reference.py options`` puts the tables of options into
+options.md, of their declarations.
 """
 
 import dataclasses
@@ -10,37 +11,10 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-from janus_fast import inputs
-
 MODULES = ("janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives")
 CONVERTERS = ("janus_fast.convert.fairseq", "janus_fast.convert.marian")
-OPTIONS = Path(__file__).with_name("options.md")
-
-
-def options() -> str:
-    """The tables of options, as Markdown."""
-    from janus_fast import JanusConfig
-    from janus_fast.decoding.modes import MODES
-    from janus_fast.training.options import TrainingOptions
-
-    parts = {f'Decoding {mode.title}, `mode="{name}"`': mode.options for name, mode in MODES.items()}
-    parts |= {"Models, `JanusConfig`": JanusConfig, "Training, `janus-fast train`": TrainingOptions}
-    lines = [
-        "# Options",
-        "",
-        "Made by `make docs` from the declarations in the code. Some settings have other values with",
-    ]
-    lines += ["`--recipe small`, the default of `janus-fast train`, whose `--help` shows both."]
-    for title, kind in parts.items():
-        decodes = any(field.metadata["on"] for field in dataclasses.fields(kind))
-        heads = ["option", "default", "", *(["backends"] if decodes else [])]
-        lines += ["", f"## {title}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for field in dataclasses.fields(kind):
-            default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
-            cells = [f"`{field.name}`", default, inputs.described(field).replace("``", "`").replace("|", "\\|")]
-            cells += [", ".join(field.metadata["on"])] if decodes else []
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+OPTIONS = Path(__file__).parent / "options.md"
+MARK = "<!-- made by: python docs/reference.py options -->"
 
 
 def make(folder: Path) -> None:
@@ -56,6 +30,35 @@ def make(folder: Path) -> None:
         pdoc.pdoc(*MODULES, *CONVERTERS, only_faces, output_directory=folder)
 
 
+def options() -> str:
+    """A table of each class of options, by its declarations: in Markdown, as it stands in options.md."""
+    from janus_fast.config import JanusConfig
+    from janus_fast.decoding.modes import MODES
+    from janus_fast.training.options import TrainingOptions
+
+    classes = {f'`mode="{name}"`, {mode.title}': mode.options for name, mode in MODES.items()}
+    classes |= {"Models: `JanusConfig`": JanusConfig, "Training: `TrainingOptions`": TrainingOptions}
+    sections = (f"## {title}\n\n| option | default | |\n|---|---|---|\n{_rows(c)}" for title, c in classes.items())
+    return "\n\n".join([MARK, *sections]) + "\n"
+
+
+def _rows(options: type) -> str:
+    from janus_fast.inputs import described
+
+    rows = []
+    for field in dataclasses.fields(options):
+        text = described(field).replace("``", "`").replace("|", "\\|")
+        if "cuda" not in (field.metadata.get("on") or ["cuda"]):
+            text += " (not on backend `cuda`)"
+        if objectives := field.metadata.get("objectives"):
+            text += f" (objective {' or '.join(objectives)})"
+        default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+        rows.append(f"| `{field.name}` | {default} | {text} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
-    OPTIONS.write_text(options(), encoding="utf-8")
-    make(Path(sys.argv[1]))
+    if sys.argv[1:] == ["options"]:
+        OPTIONS.write_text(OPTIONS.read_text().partition(MARK)[0] + options())
+    else:
+        make(Path(sys.argv[1]))

@@ -22,7 +22,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel text"),
     "convert": ("janus_fast.commands.convert", "turn a fairseq checkpoint or a Marian model into a model directory"),
-    "corpus": ("janus_fast.text.corpus", "build real parallel text from Debian packages"),
+    "corpus": ("janus_fast_corpus", "build real parallel text from Debian packages"),
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.

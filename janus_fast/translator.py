@@ -301,6 +301,8 @@ class Translator:
         is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
         (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``.
         """
+        if not Path(source_path).exists():
+            raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)

@@ -17,8 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from janus_fast.ops import on_device
-
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
 FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
@@ -39,16 +37,19 @@ def compiler() -> str | None:
 def signatures() -> dict[str, list]:
     """Of each launcher in csrc/cuda/launchers.h: the types of its arguments."""
     text = re.sub(r"//.*", "", (ROOT / "csrc/cuda/launchers.h").read_text())
+    fields = re.findall(r"FIELD\((\w+, \w+),", (ROOT / "kernels/beam_step.h").read_text())
+    parameters = "".join(f"{field.replace(', ', ' *')}, " for field in fields)
+    text = text.replace("JANUS_BEAM_STATE(JANUS_BEAM_PARAMETER) ", parameters)
     found = {}
     for name, arguments in re.findall(r"int janus_fast_(\w+)\(([^)]*)\);", text):
         words = [argument.replace("const ", "").split() for argument in arguments.split(",")]
-        found[name] = [ctypes.c_void_p if w[0].endswith("*") else TYPES[w[0]] for w in words]
+        found[name] = [ctypes.c_void_p if "*" in "".join(w) else TYPES[w[0]] for w in words]
     return found
 
 
 def build(name: str, flags: list[str], files: list[str], overlay: dict[str, str] | None = None) -> Path:
     """``c++`` with these flags on these files of the repository; ``overlay`` replaces the text of some headers."""
-    folders = ("kernels/cuda", "csrc/cuda", "tests/simt")
+    folders = ("kernels", "kernels/cuda", "csrc/cuda", "tests/simt")
     sources = {str(p.relative_to(ROOT)): p.read_text() for f in folders for p in sorted((ROOT / f).glob("*.*"))}
     sources |= overlay or {}
     key = hashlib.sha256(repr((compiler(), flags, files, sorted(sources.items()))).encode()).hexdigest()[:16]
@@ -201,6 +202,11 @@ def attention(run, query, key, value, query_offsets, key_offsets, key_sequences,
     return output, lse
 
 
+def beam_step(run, log_probs, ids, eos, *state):
+    """Writes the state in place."""
+    run("beam_step", log_probs, ids, *ids.shape, state[3].shape[1], eos, *state)
+
+
 def register(run) -> torch.library.Library:
     """Makes the operations that CUDA alone has run on the CPU, for as long as the returned object lives.
 
@@ -210,70 +216,7 @@ def register(run) -> torch.library.Library:
     def predict_canvases(encoded, offsets, weight, *numbers):
         return predict_lengths(run, encoded.float(), offsets, weight.float(), *numbers)
 
-    def beam_step(ids, log_probs, divisors, eos, *state):
-        steps = dict(zip(on_device.STATE, state, strict=True))["slots"].shape[1]
-        sentences, beams = state[1].shape
-        run("beam_step", ids, log_probs, divisors, sentences, beams, ids.shape[1], steps - 1, eos, *state)
-
     library = torch.library.Library("janus_fast", "IMPL")
     library.impl("update_mask_static", lambda *arguments: update_mask_static(run, *arguments), "CPU")
     library.impl("predict_canvases", predict_canvases, "CPU")
-    library.impl("beam_step", beam_step, "CPU")
     return library
-
-
-class BeamSearch:
-    """The state of a beam search, as the device holds it; what is not written yet is garbage."""
-
-    def __init__(self, run, sentences: int, beams: int, choices: int, longest: int, length_penalty: float, eos: int):
-        self.run, self.sizes, self.eos = run, (sentences, beams, choices, longest), eos
-        steps = longest + 1
-        garbage = lambda *shape: torch.full(shape, 10**6, dtype=torch.int32)  # noqa: E731
-        self.divisors = torch.tensor([(t + 1) ** length_penalty for t in range(steps)], dtype=torch.float64)
-        self.steps = torch.zeros(sentences, dtype=torch.int32)
-        self.totals, self.tokens = torch.zeros(sentences, beams), torch.zeros(sentences, beams, dtype=torch.int64)
-        self.slots, self.history_tokens = garbage(sentences, steps, beams), garbage(sentences, steps, beams)
-        self.visible_from, self.visible_until = garbage(sentences, steps, beams), garbage(sentences, steps, beams)
-        self.times = torch.arange(beams, dtype=torch.int32).repeat(sentences, 1)
-        self.visible_from[:, 0], self.visible_until[:, 0] = self.times, self.times + 1
-        self.history_scores = torch.empty(sentences, steps, beams)
-        self.finished_count = torch.zeros(sentences, dtype=torch.int32)
-        self.finished_lengths = garbage(sentences, beams)
-        self.finished_tokens = garbage(sentences, beams, steps)
-        self.finished_scores = torch.empty(sentences, beams, dtype=torch.float64)
-        self.finished_token_scores = torch.empty(sentences, beams, steps)
-        self.remaining = torch.tensor([sentences], dtype=torch.int32)
-
-    def step(self, ids: Tensor, log_probs: Tensor) -> None:
-        """Tokens that may follow [S * beams, K] and their log-probabilities."""
-        self.run(
-            "beam_step", ids, log_probs, self.divisors, *self.sizes, self.eos, self.steps, self.totals, self.tokens,
-            self.slots, self.times, self.visible_from, self.visible_until, self.history_tokens, self.history_scores,
-            self.finished_count, self.finished_lengths, self.finished_tokens, self.finished_scores,
-            self.finished_token_scores, self.remaining,
-        )  # fmt: skip
-
-    def ancestors(self, sentence: int, beam: int) -> list[int]:
-        """The row that wrote each position of a hypothesis' keys and values, and itself, which writes the next one."""
-        return [*self.slots[sentence, : int(self.steps[sentence]), beam].tolist(), beam]
-
-    def seen(self, sentence: int, beam: int) -> list[list[int]]:
-        """The rows whose keys a hypothesis sees, at each position up to the next one."""
-        time, positions = self.times[sentence, beam], int(self.steps[sentence]) + 1
-        sees = (self.visible_from[sentence] <= time) & (time < self.visible_until[sentence])
-        return [row.nonzero().flatten().tolist() for row in sees[:positions]]
-
-    def history(self, sentence: int, beam: int) -> list[int]:
-        """The tokens chosen so far, by way of the rows that its keys and values come from."""
-        written = self.ancestors(sentence, beam)[1:]
-        return [int(self.history_tokens[sentence, t, slot]) for t, slot in enumerate(written)]
-
-    def finished(self, sentence: int) -> list[tuple[list[int], float, list[float]]]:
-        """(tokens, score, scores of tokens and of the end), best first; of equals the one that finished first."""
-        found = []
-        for i in range(int(self.finished_count[sentence])):
-            length = int(self.finished_lengths[sentence, i])
-            tokens = self.finished_tokens[sentence, i, :length].tolist()
-            scores = self.finished_token_scores[sentence, i, : length + 1].tolist()
-            found.append((tokens, self.finished_scores[sentence, i].item(), scores))
-        return sorted(found, key=lambda hypothesis: -hypothesis[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from janus_fast.convert import fairseq
 from janus_fast.model import JanusModel
-from janus_fast.objectives import Objective, PackedBatch
+from janus_fast.objectives import Objective, PackedBatch, janus
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 PAD, UNK = 1, 3
@@ -44,20 +44,18 @@ def masks(data: dict[str, Tensor]) -> list[Tensor]:
     ]
 
 
-class DrawnObjective(Objective):
-    """An objective whose masks have been drawn already."""
+class Drawn:
+    """Of an objective whose masks have been drawn already."""
 
     masked: Tensor
 
-    def _draw_masks(self, target, lengths, generator):
+    def draw(self, target, lengths, generator):
         return self.masked
 
 
-def objective(
-    config, data: dict[str, Tensor], streams=("ar", "nar", "aux"), **options
-) -> tuple[Objective, PackedBatch]:
+def objective(config, data: dict[str, Tensor], kind=janus, **options) -> tuple[Objective, PackedBatch]:
     """An objective and its packed batch, with the masks of ``data``."""
-    made = DrawnObjective(config, streams, **options)
+    made = type("Drawn", (Drawn, kind), {})(config, **options)
     made.masked = torch.cat(masks(data))
     return made, made.pack(unpad(data["src_tokens"]), unpad(data["target"]), torch.Generator())
 

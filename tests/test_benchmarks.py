@@ -4,32 +4,21 @@ import gc
 import json
 import math
 import os
+import time
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 
 import pytest
 import torch
 
-from benchmarks import (
-    __main__,
-    decode,
-    floors,
-    gate,
-    joint_loss,
-    memory,
-    operations,
-    pytorch,
-    registry,
-    report,
-    sharing,
-    soak,
-    training,
-    training_report,
-    turns,
-)  # fmt: skip
+from benchmarks import __main__
+from benchmarks.decode import contender, decode, floors, gate, memory, report, soak
+from benchmarks.machine import RESULTS, resident
+from benchmarks.operations import operations, pytorch, registry
 from benchmarks.peers import Models, Refusal, work
+from benchmarks.training import experiment_report, joint_loss, sharing, training
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
-from janus_fast.ops import OPERATIONS
 
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
@@ -52,7 +41,7 @@ def test_every_operation_has_a_benchmark_that_computes_its_definition(tmp_path, 
     file = tmp_path / "results.json"
     assert __main__.main(["--sentences", "1", "3", "--seconds", "0", "--json", str(file)]) == 0
     contents = json.loads(file.read_text())
-    assert {record["operation"] for record in contents["records"]} == set(OPERATIONS)
+    assert {record["operation"] for record in contents["records"]} == set(registry.TIMED)
     for record in contents["records"]:
         assert record["correct"] and 0 < record["ms_p20"] <= record["ms"] <= record["ms_p80"]
     assert {record["backend"] for record in contents["records"]} == {"torch", "cpp"}
@@ -73,23 +62,22 @@ def test_a_wrong_result_is_not_timed(monkeypatch, capsys):
 JOINT_LOSS = ["--rows", "70", "--vocabulary", "20000", "--channels", "8", "--rounds", "1", "--peer", "eager"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_joint_loss_is_timed_beside_pytorch(dtype, capsys):
-    assert joint_loss.main([*JOINT_LOSS, "--dtype", dtype, "--json", "-"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["seconds"] > 0 and record["speedup"] == record["eager_seconds"] / record["seconds"]
-    assert record["better_peer"] == "eager" and record["peak_bytes"] < record["eager_peak_bytes"] / 2
-    assert f"70 rows a stream, 20,000 tokens, {dtype}" in joint_loss.line(record)
-
-
 def test_the_joint_losses_that_are_not_asked_for_singly_are_a_table(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(joint_loss, "TABLE", [(70, 20_000, "float32"), (50, 300, "bfloat16")])
+    monkeypatch.setattr(joint_loss, "TABLE", [(70, 20_000, "float32"), (70, 20_000, "bfloat16")])
     assert joint_loss.main(["--channels", "8", "--rounds", "1", "--peer", "eager", "--results", str(tmp_path)]) == 0
     records = json.loads((tmp_path / "joint_loss.json").read_text())["records"]
-    assert [record["rows"] for record in records] == [70, 50]
+    assert [record["dtype"] for record in records] == ["float32", "bfloat16"]
+    for record in records:
+        assert record["seconds"] > 0 and record["speedup"] == record["eager_seconds"] / record["seconds"]
+        assert record["better_peer"] == "eager" and record["peak_bytes"] < record["eager_peak_bytes"] / 2
+        assert f"70 rows a stream, 20,000 tokens, {record['dtype']}: " in joint_loss.line(record)
     assert capsys.readouterr().out.splitlines() == [joint_loss.line(record) for record in records]
     table = (tmp_path / "joint_loss.md").read_text()
     assert "medians of 1 steps" in table and "| 70 | 20,000 | 8 | float32 |" in table
+    monkeypatch.setattr(joint_loss, "measure", lambda *case: {**records[0], "case": case[:3]})
+    assert joint_loss.main([*JOINT_LOSS, "--dtype", "bfloat16", "--json", "-"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["case"] == [70, 20_000, "bfloat16"] and {"processor", "torch", "commit"} <= set(alone["machine"])
 
 
 def test_a_wrong_joint_loss_is_not_timed(monkeypatch, capsys):
@@ -159,6 +147,18 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     text = (tmp_path / "results/decode.md").read_text()
     assert text.count("| tiny |") == 2 and f"{1e3 * contents['records'][0]['seconds']:.1f} (" in text
     assert (tmp_path / "results/decode.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
+        ("joint_loss", joint_loss.markdown), ("experiment", experiment_report.markdown),
+    ],
+)  # fmt: skip
+def test_pages_are_those_of_the_results(name, page):
+    results = json.loads((RESULTS / f"{name}.json").read_text())
+    assert page(results) == (RESULTS / f"{name}.md").read_text()
 
 
 def test_the_picture_has_a_dot_a_decoder_hollow_where_it_computes_in_another_type(tmp_path):
@@ -296,16 +296,14 @@ class TimedModels(FakeModels):
 def test_a_decoder_runs_at_the_best_of_its_settings():
     row, fake = Row("tiny", "ar", 2, "float32"), TimedModels({"janus_fast": [[[7] * OUTPUT]] * 4})
     with ExitStack() as stack:
-        contender = turns.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
+        timed = contender.Contender("janus_fast", row, fake, gate.Gate(fake, 2), 2, stack)
         assert fake.stopped == [1]
-        contender.take_turn()
-        contender.take_turn()
-    record = contender.record()
+        record = timed.record([*timed.turn(), *timed.turn()])
     assert fake.stopped == [1, 2]
     assert record["tried"] == {"1 x 2 threads": 1.0, "2 x 1 threads": 0.8}
     assert (record["seconds"], record["runs"], record["inter_threads"], record["version"]) == (0.8, 2, 2, "1")
     with ExitStack() as stack:  # a setting that a decoder has not is none of its best
-        assert turns.Contender("janus_fast", row, fake, gate.Gate(fake, 3), 3, stack).setting["inter_threads"] == 1
+        assert contender.Contender("janus_fast", row, fake, gate.Gate(fake, 3), 3, stack).setting["inter_threads"] == 1
 
 
 def test_floors_count_what_a_decode_needs():
@@ -402,15 +400,45 @@ def test_a_soak_fails_when_memory_grows(leak, monkeypatch, capsys):
 # Training steps
 
 
-def test_a_training_step_is_right_and_measured(capsys):
+class Here:
+    """A process's job in this one, which has torch already."""
+
+    def __init__(self, module, job, environment=None):
+        self.step, self.facts = import_module(module).prepare(job)
+
+    def seconds(self):
+        began = time.perf_counter()
+        self.step()
+        return time.perf_counter() - began
+
+    def peak_bytes(self):
+        return resident(field="VmHWM")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        del self.step
+
+
+@pytest.fixture
+def torch_as_it_was():
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+
+
+def test_a_training_step_is_right_and_measured(monkeypatch, torch_as_it_was, capsys):
+    monkeypatch.setattr(training, "Process", Here)
     assert training.main(["--config", "tiny", "--dtype", "bfloat16", "--rounds", "1", "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert 0 < record["gate"]["share_of_allowed"] <= 1
     assert record["seconds"] > 0 and record["eager_seconds"] > 0 and record["peak_bytes"] > 0
     assert record["eager_peak_bytes"] > 0 and {"processor", "torch", "commit"} <= set(record["machine"])
-    kinds = training_report.by_kind(record["profile"])
+    kinds = training.by_kind(record["profile"])
     assert {"matrix products", "attention", "joint loss", "dropout and residuals"} <= set(kinds)
-    shown = training_report.markdown({"machine": record["machine"], "records": [record]})
+    shown = training.markdown({"machine": record["machine"], "records": [record]})
     assert "| bfloat16 |" in shown and "| joint loss |" in shown
 
 
@@ -439,7 +467,7 @@ def test_a_training_step_of_wrong_gradients_is_not_timed(monkeypatch, capsys):
     assert training.gate({"config": "tiny"}, "float32")[1].endswith("differ in ['layers.0.weight']")
 
 
-def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch):
+def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch, torch_as_it_was):
     """Whatever settles what becomes of freed memory lasts as long as the step can be taken."""
     from benchmarks.peers import training as contenders
 
@@ -455,18 +483,13 @@ def test_a_step_is_timed_in_what_training_takes_it_in(monkeypatch):
 
     monkeypatch.setattr("janus_fast.training.trainer.freed_memory", freed_memory)
     job = {"name": "janus_fast", "config": "tiny", "dropout": 0.0, "dtype": "float32", "threads": 1, "results": None}
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    try:
-        step, _ = contenders.prepare({**job, "profile": False})
-        gc.collect()
-        step()
-        assert kept == [True]
-        del step
-        gc.collect()
-        assert kept == [True, "ended"]
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(state)
+    step, _ = contenders.prepare({**job, "profile": False})
+    gc.collect()
+    step()
+    assert kept == [True]
+    del step
+    gc.collect()
+    assert kept == [True, "ended"]
 
 
 @pytest.mark.parametrize(

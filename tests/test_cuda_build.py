@@ -1,8 +1,7 @@
 """What nvcc makes of the CUDA kernels on each target: nothing spilled, resources within budget, tensor cores in use."""
 
 import pytest
-
-from benchmarks import cubins
+from gpu import cubins
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,10 +1,12 @@
 """The CUDA kernels, run on the CPU by the emulator of tests/simt, against the definitions."""
 
+from functools import partial
+
 import emulated
 import pytest
 import torch
+from gpu import cubins
 
-from benchmarks import cubins
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops, reference
 
@@ -175,6 +177,20 @@ def test_attention_is_the_definition(label, dtype, run):
         assert_within_budget(emulated.attention(run, *arguments, *tiles), truths, by_torch)
 
 
+@pytest.mark.parametrize("label", SAMPLES["beam_step"])
+def test_beam_step_is_the_definition(label, run):
+    operation, sample = ops.OPERATIONS["beam_step"], SAMPLES["beam_step"][label]
+    results = []
+    for step in (reference.beam_step, partial(emulated.beam_step, run)):
+        log_probs, ids, eos, *state = sample
+        state = [t.clone() for t in state]
+        if operation.limits("cuda", log_probs) is None:
+            step(log_probs, ids, eos, *state)
+        results.append(state)
+    for name, truth, result in zip(reference.BeamState._fields, *results, strict=True):
+        torch.testing.assert_close(result, truth, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
 LAUNCHED = [
     "update_mask_kernel", "predict_lengths_kernel<float>", "beam_step_kernel",
     *(f"attention_kernel<__nv_bfloat16, {size}>" for size in (32, 64, 96, 128)),
@@ -193,8 +209,8 @@ def test_launches_are_of_the_sizes_that_the_documentation_s_table_is_made_for(ke
         encoded, weight = torch.zeros(rows, channels), torch.zeros(classes, channels)
         emulated.predict_lengths(run, encoded, torch.tensor([0, rows]).int(), weight, 3, False, 2, classes - 1)
     elif name == "beam_step":
-        search = emulated.BeamSearch(run, 1, beams, choices, 9, 1.0, eos=2)
-        search.step(torch.full((beams, choices), 3), torch.zeros(beams, choices))
+        state = reference.BeamState.new(1, 10, beams)
+        emulated.beam_step(run, torch.zeros(1, beams, choices), torch.full((1, beams, choices), 3), 2, *state)
     else:
         tokens, *rest, offsets, ratio, mask_token = SAMPLES["update_mask"]["half"]
         emulated.update_mask_static(run, tokens, *rest[:2], None, *rest[2:], offsets, None, ratio, mask_token)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import emulated
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import janus_fast
 from janus_fast import ops
-from janus_fast.ops import _native, on_device
+from janus_fast.ops import _native
 from janus_fast.ops._operation import as_tuple
 from janus_fast.visibility import Visibility
 
@@ -28,19 +27,14 @@ needs_nvcc = pytest.mark.skipif(
 )
 needs_triton = pytest.mark.skipif("triton" not in ops.backends("linear_topk", "cuda"), reason="needs Triton")
 
-STATIC = ["update_mask_static", "predict_canvases", "beam_step"]  # of on_device.py
+STATIC = ["update_mask_static", "predict_canvases"]  # of on_device.py
 NATIVE = [name for name, operation in ops.OPERATIONS.items() if operation.cuda_dtypes] + STATIC
 TRITON = [f"{name}_triton" for name, operation in ops.OPERATIONS.items() if operation.triton_dtypes]
 GRADIENTS = [f"{name}_bwd" for name, operation in ops.OPERATIONS.items() if operation.gradients]  # by Triton
 
-_SEARCH = emulated.BeamSearch(None, sentences=2, beams=3, choices=6, longest=4, length_penalty=1.0, eos=2)
-
 
 def sample(name: str) -> tuple:
     """Arguments of an operator that has no gradients in its name."""
-    if name == "beam_step":
-        state = (getattr(_SEARCH, part) for part in on_device.STATE)
-        return torch.zeros(6, 6, dtype=torch.int64), torch.zeros(6, 6), _SEARCH.divisors, _SEARCH.eos, *state
     if name == "predict_canvases":
         return sample("predict_lengths")
     if name == "update_mask_static":

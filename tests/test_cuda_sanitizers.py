@@ -9,7 +9,6 @@ from functools import cache
 import emulated
 import pytest
 import torch
-from test_cuda_beam_step import SEARCHES, on_device
 from torch import Tensor
 
 from janus_fast import ops
@@ -51,8 +50,8 @@ def attention(record):
 
 
 def beam_step(record):
-    for label in ("ends_early", "few_choices"):
-        on_device(record, *SEARCHES[label])
+    for label in ("odd_sizes", "first_step", "ends_everywhere", "never_ends", "few_choices"):
+        emulated.beam_step(record, *(a.clone() if isinstance(a, Tensor) else a for a in SAMPLES["beam_step"][label]))
 
 
 CALLS = {

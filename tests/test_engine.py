@@ -295,6 +295,10 @@ def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):
     ):
         with pytest.raises(NotImplementedError, match=f"Translator: backend must be able to run this, .*{reason}"):
             Translator(model, **options)
+    with pytest.raises(
+        ValueError, match="device must be 'cpu', 'cuda', 'cuda:1' or another device of torch, got 'gpu'"
+    ):
+        Translator(model, device="gpu")
     with pytest.raises(AttributeError, match="backend must be 'torch' or 'cuda' for a model to be there"):
         _ = of(model).model
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import experiment, experiment_report
+from benchmarks.training import experiment, experiment_report
 from janus_fast import Translator, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.training.trainer import Trainer

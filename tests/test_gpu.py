@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu, gpu_decode, gpu_report, operations, pytorch, registry
+from benchmarks.decode import gpu_decode
+from benchmarks.machine import RESULTS, ROOT
+from benchmarks.operations import gpu, gpu_report, operations, pytorch, registry
 from benchmarks.workload import Row
 from janus_fast.ops import OPERATIONS
 
@@ -48,7 +50,7 @@ def records_of(case, peers):
 def test_every_peer_computes_the_definition(monkeypatch):
     monkeypatch.setattr(operations, "compiled", eagerly)
     monkeypatch.setattr(pytorch, "compiled", densely)
-    peers = {name: set() for name in OPERATIONS}
+    peers = {name: set() for name in registry.TIMED}
     for case in registry.cases(SMALL, 3, torch.float32):
         for record in records_of(case, list(operations.PEERS)):
             assert record["correct"] and record["ms"] > 0, record
@@ -135,7 +137,7 @@ def test_make_gpu_without_one_exits_with_2_before_it_builds_anything(tmp_path):
     # Without what the make that runs the tests tells those that it starts.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    command = ["make", "-f", gpu.ROOT / "Makefile", "gpu"]
+    command = ["make", "-f", ROOT / "Makefile", "gpu"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("make gpu: no NVIDIA GPU is found here (nvidia-smi lists none)")
@@ -172,25 +174,25 @@ def test_the_selection_is_one_that_operations_take(monkeypatch):
 
 
 def test_reports_are_those_of_the_results():
-    assert (files := list(gpu_report.RESULTS.glob("*-decode.json")))
+    assert (files := list(RESULTS.glob("*-decode.json")))
     for file in files:
         card = file.stem.removesuffix("-decode")
-        contents = [json.loads((gpu_report.RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
-        assert (gpu_report.RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
+        contents = [json.loads((RESULTS / f"{name}.json").read_text()) for name in (card, file.stem)]
+        assert (RESULTS / f"{card}.md").read_text() == gpu_report.markdown(*contents)
 
 
 @pytest.mark.parametrize("mode, beam_size", [("ar", 2), ("nar", 1)])
 def test_decodes_of_other_tokens_are_not_timed(mode, beam_size, tmp_path, monkeypatch):
     row = Row("tiny", mode, 2, "bfloat16", streams=2 if mode == "nar" else 1, beam_size=beam_size)
-    bench = gpu_decode.Bench(tmp_path, "cpu", 0.0)
+    bench = gpu_decode.Decodes(tmp_path, "cpu", 0.0)
     assert bench.measure(row)["seconds"] > 0
-    own = gpu_decode.Bench.own
+    own = gpu_decode.Decodes.own
 
     def other(self, row, backend="", **more):
         decode = own(self, row, backend, **more)
         return decode if backend == "torch" else lambda: [[[7, *ids[1:]] for ids in group] for group in decode()]
 
-    monkeypatch.setattr(gpu_decode.Bench, "own", other)
+    monkeypatch.setattr(gpu_decode.Decodes, "own", other)
     record = bench.measure(row)
     assert "seconds" not in record
     assert record["wrong"] == "janus_fast: tokens in float32 must be those of the reference path"

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from gpu import cubins, gpu_kernels
 
-from benchmarks import cubins, gpu_kernels
 from benchmarks.cards import CARDS
 
 pytestmark = pytest.mark.gpu

@@ -52,6 +52,16 @@ def test_benchmarks_warn_before_they_start(monkeypatch, capsys):
     assert capsys.readouterr().err == f"benchmarks: warning: {installation.slow()}\n"
 
 
+def test_the_command_corpus_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "janus_fast_corpus", None)
+    monkeypatch.delenv("JANUS_FAST_DEBUG", raising=False)
+    assert cli.main(["corpus", "--out", "new"]) == 2
+    assert capsys.readouterr().err == (
+        "janus-fast: error: it needs janus_fast_corpus, which is not installed: "
+        "in a checkout of janus_fast, pip install ./tools/corpus\n"
+    )
+
+
 def test_what_is_built_is_not_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "PACKAGE", tmp_path)
     (tmp_path / "_C.so").touch()

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import emulated
 import pytest
 import torch
+from gpu import launches
 from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import launches
 from janus_fast import JanusConfig, JanusModel, Translator, backend, cuda_backend, torch_backend
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search, mask_predict, on_device
 from janus_fast.decoding.on_device import ar

@@ -16,9 +16,11 @@ from test_cli import SHORT, run
 import janus_fast
 from janus_fast import checkpoint, cli, installation
 from janus_fast.commands import _settings, train
+from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
 from janus_fast.model import JanusModel
+from janus_fast.objectives import OBJECTIVES
 from janus_fast.text import Vocabulary
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.validation import Validation
@@ -134,6 +136,16 @@ def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
     run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_folder_of_other_files_is_warned_of(tmp_path, capsys):
+    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
+    (tmp_path / "notes.txt").touch()
+    assert run_before(tmp_path, {}) is None
+    said = f"janus-fast: warning: {tmp_path} holds other files, such as notes.txt; those of this run are written beside"
+    assert capsys.readouterr().err.startswith(said)
+    (tmp_path / "train.json").touch()  # a run that was ended before its first checkpoint
+    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
 
 
 def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):
@@ -434,6 +446,7 @@ def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monk
 def test_every_setting_of_a_run_has_a_flag():
     from dataclasses import fields
 
+    assert {name for kind in OBJECTIVES.values() for name in kind.options()} < set(_settings.TRAINING)
     assert {field.name for field in fields(TrainingOptions)} == set(_settings.TRAINING)
     ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
     ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}

@@ -124,12 +124,15 @@ def test_a_terminal_has_a_bar_and_elsewhere_come_lines_by_the_clock(parallel, tm
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("max_minutes, expected", [
-    (math.inf, ["janus-fast: 24 updates left, about 48 s on 2 threads"]),
-    (1.0, ["janus-fast: 10 updates left, about 20 s on 2 threads"]),
+@pytest.mark.parametrize("max_updates, max_minutes, expected", [
+    (130, math.inf, ["janus-fast: 24 updates left, about 48 s on 2 threads"]),
+    (130, 1.0, ["janus-fast: 10 updates left, about 20 s on 2 threads"]),
+    (1500, 1.0, ["janus-fast: 10 updates left, about 20 s on 2 threads",
+                 "janus-fast: warning: --max-minutes ends this call near update 116 of 1,500; a schedule that fits has "
+                 "--max-updates 116"]),
 ])  # fmt: skip
-def test_what_is_left_is_estimated_by_the_pace_since_the_run_goes_on(max_minutes, expected, monkeypatch):
-    options = TrainingOptions(max_updates=130, max_minutes=max_minutes)
+def test_what_is_left_is_estimated_by_the_pace_since_the_run_goes_on(max_updates, max_minutes, expected, monkeypatch):
+    options = TrainingOptions(max_updates=max_updates, max_minutes=max_minutes)
     trainer = SimpleNamespace(options=options, processes=Processes(), latest=100, update=100, seconds=0.0)
     monkeypatch.setattr(_progress.time, "monotonic", lambda: 1000 + 2.0 * trainer.update)
     progress, said = _progress.Progress(trainer, 2), []

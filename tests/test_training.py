@@ -21,7 +21,7 @@ from janus_fast.training.data import BatchStream, ParallelData
 from janus_fast.training.metrics import Window
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.plot import plot_losses, read_curves
-from janus_fast.training.trainer import Trainer
+from janus_fast.training.trainer import Trainer, objective_of
 
 SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
 
@@ -103,10 +103,8 @@ def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objec
         trainer = Trainer(
             make_model(dropout=0.0).double(), data, tmp_path, options_of(accumulate=len(groups), **settings)
         )
-        drawn, draw = [], trainer.objective._draw_masks
-        trainer.objective._draw_masks = lambda *sides: (
-            drawn.append(masks if masks is not None else draw(*sides)) or drawn[-1]
-        )
+        drawn, draw = [], trainer.objective.draw
+        trainer.objective.draw = lambda *sides: drawn.append(masks if masks is not None else draw(*sides)) or drawn[-1]
         batches, generator = [], torch.Generator().manual_seed(1)
         for number, group in enumerate(groups):
             sides = ([side[i] for i in group] for side in (data.sources, data.targets))
@@ -114,6 +112,7 @@ def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objec
         trainer.step(iter(batches), window := Window())
         means = window.means(trainer.processes)
         gradient = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+        drawn = [masks for masks in drawn if masks is not None]
         return gradient, {name: means[name] for name in means if "second" not in name}, trainer.tokens_seen, drawn
 
     *several, drawn = update(groups)
@@ -196,12 +195,11 @@ def test_sentences_do_not_see_each_other():
     model = make_model().double().eval()
     data, objective = make_data(5), OBJECTIVES["janus"](make_config())
     masks = [
-        objective._draw_masks(torch.tensor(t), [len(t)], torch.Generator().manual_seed(i))
-        for i, t in enumerate(data.targets)
+        objective.draw(torch.tensor(t), [len(t)], torch.Generator().manual_seed(i)) for i, t in enumerate(data.targets)
     ]
 
     def hidden(numbers):
-        objective._draw_masks = lambda *_: torch.cat([masks[n] for n in numbers])
+        objective.draw = lambda *_: torch.cat([masks[n] for n in numbers])
         batch = objective.pack([data.sources[n] for n in numbers], [data.targets[n] for n in numbers], None)
         encoded = model.encode(batch.source, batch.source_offsets)
         rows = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
@@ -235,6 +233,7 @@ def test_the_auxiliary_stream_and_the_divergences_can_be_left_out(tmp_path):
     for name in ("ar_ce", "nar_ce", "kl_ar_nar"):  # another order of the rows, the same distributions
         torch.testing.assert_close(without[name], whole[name])
     options = TrainingOptions(divergence_weight=0.5, divergence_warmup_updates=10)
+    options = objective_of(options, model.config)
     assert [options.divergence_scale(n) for n in (1, 10, 99)] == [0.05, 0.5, 0.5]
 
 

@@ -78,6 +78,10 @@ def test_a_file_is_translated_line_by_line_and_what_is_done_stays(translator, tm
     with pytest.raises(ValueError, match=message):
         translator.translate_file(source, output)
     assert len(output.read_text().splitlines()) == 4  # what comes before the mistake is translated
+    for existing in (output, tmp_path / "new"):
+        with pytest.raises(FileNotFoundError, match=f"source_path must be a file that exists, got {tmp_path}/missing$"):
+            translator.translate_file(tmp_path / "missing", existing)
+    assert not (tmp_path / "new").exists() and len(output.read_text().splitlines()) == 4
     with pytest.raises(ValueError, match="output_path must be another file than source_path"):
         translator.translate_file(source, source)
     assert source.read_text().startswith("w7 w8")

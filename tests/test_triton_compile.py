@@ -7,8 +7,7 @@ since this one interprets them; where an operation has a sample of the widest ro
 from importlib.util import find_spec
 
 import pytest
-
-from benchmarks import cubins, gpu_kernels
+from gpu import cubins, gpu_kernels
 
 pytestmark = [
     pytest.mark.gpu,

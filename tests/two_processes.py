@@ -1,5 +1,6 @@
 """What two processes do for tests/test_fsdp.py, in one start of them: torchrun ... tests/two_processes.py FOLDER."""
 
+import faulthandler
 import json
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ def main(folder: Path, processes: Processes) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a process that a signal ends says where, since nobody can look again
     torch.set_num_threads(1)
     with started_processes() as found:
         main(Path(sys.argv[1]), found)

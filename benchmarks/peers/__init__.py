@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.peers.process import Process, Refusal
+from benchmarks.process import Process, Refusal
 from benchmarks.workload import Row, save_model
 
 __all__ = ["DECODERS", "PEERS", "Models", "Process", "Refusal", "work"]
@@ -31,8 +31,8 @@ PEERS = {"ar": ["ctranslate2"], "nar": ["ctranslate2", "pytorch"]}
 
 
 def work(name: str, row: Row) -> Row:
-    """What a decoder does for a row: CTranslate2, which has ordinary Transformers alone, goes from left to right."""
-    if name != "ctranslate2":
+    """What a decoder does for a row: those that have ordinary Transformers alone go from left to right."""
+    if name not in ("ctranslate2", "transformers"):
         return row
     beam_size = row.beam_size if row.mode == "ar" else 1
     return dataclasses.replace(row, mode="ar", streams=1, beam_size=beam_size)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.peers.process import serve
+from benchmarks.process import serve
 
 
 def prepare(job: dict):

@@ -1,6 +1,6 @@
 """janus_fast itself, as a process among its peers."""
 
-from benchmarks.peers.process import serve
+from benchmarks.process import serve
 
 
 def prepare(job: dict):

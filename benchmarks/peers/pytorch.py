@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.peers.process import serve
+from benchmarks.process import serve
 
 
 class Attention(nn.Module):

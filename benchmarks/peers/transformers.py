@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.peers.process import serve
+from benchmarks.process import serve
 
 
 def prepare(job: dict):

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/beam_step.h"
+
 extern "C" {
 
 const char* janus_fast_cuda_error(int error);
@@ -35,11 +37,7 @@ int janus_fast_attention(const void* query, const void* key, const void* value, 
                          int64_t query_sequences, int64_t key_sequence_count, int64_t heads, int64_t size, float scale,
                          bool bfloat16, int32_t warps_per_head, int32_t chunk, void* output, float* lse, void* stream);
 
-// kernels/cuda/beam_step.cuh: at most 32 beams, and 24,576 candidates of a sentence.
-int janus_fast_beam_step(const int64_t* ids, const float* log_probs, const double* divisors, int64_t sentences,
-                         int64_t beams, int64_t choices, int64_t longest, int64_t eos, int32_t* steps, float* totals,
-                         int64_t* tokens, int32_t* slots, int32_t* times, int32_t* visible_from, int32_t* visible_until,
-                         int32_t* history_tokens, float* history_scores, int32_t* finished_count,
-                         int32_t* finished_lengths, int32_t* finished_tokens, double* finished_scores,
-                         float* finished_token_scores, int32_t* remaining, void* stream);
+// kernels/cuda/beam_step.cuh: at most kMostBeams beams, and kMostCandidates candidates of a sentence.
+int janus_fast_beam_step(const float* log_probs, const int64_t* ids, int64_t sentences, int64_t beams, int64_t choices,
+                         int64_t most_steps, int64_t eos, JANUS_BEAM_STATE(JANUS_BEAM_PARAMETER) void* stream);
 }

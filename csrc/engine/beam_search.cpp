@@ -3,6 +3,7 @@
 
 #include "csrc/engine/autoregressive.h"
 #include "csrc/engine/continuations.h"
+#include "kernels/cpu/beam_step.h"
 
 namespace janus_fast {
 namespace {
@@ -37,10 +38,6 @@ class Search {
   void extend(const Workspace& workspace, int64_t step) {
     continuations.filter(workspace);
     const int64_t width = static_cast<int64_t>(tokens_.size() / active_.size()), choices = continuations.width;
-    const int64_t keep = std::min(2 * beam_, width * choices);
-    const auto better = [](const Candidate& a, const Candidate& b) {
-      return a.total != b.total ? a.total > b.total : a.order < b.order;
-    };
     next_tokens_.clear();
     next_scores_.clear();
     next_totals_.clear();
@@ -49,35 +46,31 @@ class Search {
     decoder.tokens.clear();
     decoder.owners.clear();
     for (size_t i = 0; i < active_.size(); i++) {
-      candidates_.clear();
-      for (int64_t w = 0; w < width; w++) {
-        const int64_t row = static_cast<int64_t>(i) * width + w;
-        for (int64_t c = 0; c < choices; c++) {
-          const float log_prob = continuations.log_probs[row * choices + c];
-          if (std::isnan(log_prob)) throw NotFinite(kNoOutput);
-          candidates_.push_back(
-              {totals_[row] + log_prob, w * choices + c, row, continuations.ids[row * choices + c], log_prob});
-        }
-      }
-      std::partial_sort(candidates_.begin(), candidates_.begin() + keep, candidates_.end(), better);
+      const int64_t row = static_cast<int64_t>(i) * width;
       auto& done = finished[active_[i]];
-      for (int64_t c = 0; c < std::min(beam_, keep); c++) {
-        const Candidate& best = candidates_[c];
-        if (best.token != config_.eos || !std::isfinite(best.total) || full(done)) continue;
-        Hypothesis hypothesis;
-        hypothesis.ids.assign(tokens_[best.row].begin() + 1, tokens_[best.row].end());
-        hypothesis.token_scores = scores_[best.row];
-        hypothesis.token_scores.push_back(best.log_prob);
-        hypothesis.score = best.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
-        hypothesis.iterations = step + 1;
+      if (!step_.choose(totals_.data() + row, continuations.log_probs.data() + row * choices,
+                        continuations.ids.data() + row * choices, width, choices, beam_,
+                        beam_ - static_cast<int64_t>(done.size()), config_.eos))
+        throw NotFinite(kNoOutput);
+      for (const Beam::Candidate& end : step_.finished) {
+        const auto& tokens = tokens_[row + end.row];
+        Hypothesis hypothesis = {{tokens.begin() + 1, tokens.end()}, 0, scores_[row + end.row], step + 1};
+        hypothesis.token_scores.push_back(end.log_prob);
+        hypothesis.score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
         done.push_back(std::move(hypothesis));
       }
-      if (full(done) || step >= continuations.longest) continue;
+      if (static_cast<int64_t>(done.size()) == beam_ || step >= continuations.longest) continue;
       next_active_.push_back(active_[i]);
-      int64_t going = 0;  // ended ones go behind all others, and never win
-      for (const bool ended : {false, true})
-        for (int64_t c = 0; c < keep && going < beam_; c++)
-          if ((candidates_[c].token == config_.eos) == ended) go_on(candidates_[c], active_[i]), going++;
+      for (const Beam::Candidate& next : step_.going) {
+        next_tokens_.push_back(tokens_[row + next.row]);
+        next_tokens_.back().push_back(next.token);
+        next_scores_.push_back(scores_[row + next.row]);
+        next_scores_.back().push_back(next.log_prob);
+        next_totals_.push_back(next.total);
+        origins_.push_back(static_cast<int32_t>(row + next.row));
+        decoder.tokens.push_back(next.token);
+        decoder.owners.push_back(active_[i]);
+      }
     }
     tokens_.swap(next_tokens_);
     scores_.swap(next_scores_);
@@ -87,28 +80,6 @@ class Search {
   }
 
  private:
-  struct Candidate {
-    float total;
-    int64_t order, row;
-    int32_t token;
-    float log_prob;
-  };
-
-  bool full(const std::vector<Hypothesis>& done) const { return static_cast<int64_t>(done.size()) >= beam_; }
-
-  void go_on(const Candidate& candidate, int32_t source) {
-    const bool dead = candidate.token == config_.eos || candidate.token < 0;
-    const int32_t token = candidate.token < 0 ? config_.eos : candidate.token;
-    next_tokens_.push_back(tokens_[candidate.row]);
-    next_tokens_.back().push_back(token);
-    next_scores_.push_back(scores_[candidate.row]);
-    next_scores_.back().push_back(candidate.log_prob);
-    next_totals_.push_back(dead ? -INFINITY : candidate.total);
-    origins_.push_back(static_cast<int32_t>(candidate.row));
-    decoder.tokens.push_back(token);
-    decoder.owners.push_back(source);
-  }
-
   const Config& config_;
   const AutoregressiveOptions& options_;
   const int64_t beam_;
@@ -116,7 +87,7 @@ class Search {
   std::vector<std::vector<int32_t>> tokens_, next_tokens_;
   std::vector<std::vector<float>> scores_, next_scores_;
   std::vector<float> totals_, next_totals_;
-  std::vector<Candidate> candidates_;
+  Beam step_;
 
  public:
   StepDecoder decoder;

@@ -69,7 +69,7 @@ bool Continuations::banned(int32_t token, int64_t row) const {
 void Continuations::filter(const Workspace& workspace) {
   const bool ends = step_ >= longest;
   width = ends ? 1 : wanted_ ? std::min(wanted_, k) : k;
-  ids.assign(rows_ * width, -1);
+  ids.assign(rows_ * width, config_.eos);
   log_probs.assign(rows_ * width, -INFINITY);
   for (int64_t row = 0; row < rows_; row++) {
     int32_t* to = ids.data() + row * width;

@@ -23,7 +23,7 @@ class Continuations {
   float* asked_log_probs() { return log_probs_.data(); }
 
   int64_t width = 0;             // tokens a row
-  std::vector<int32_t> ids;      // [rows, width], best first; -1: none
+  std::vector<int32_t> ids;      // [rows, width], best first; then ends
   std::vector<float> log_probs;  // minus infinity: may not follow
 
  private:

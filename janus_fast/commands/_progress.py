@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 LINE_SECONDS = 60
 PACED = 5  # updates that an estimate needs
+SHORT = 0.5  # of a schedule, which is said
 
 
 class Progress:
@@ -37,6 +38,11 @@ class Progress:
             updates, seconds = self._left()
             spent = f"about {in_words(seconds)} on {counted(self.threads, 'thread')}"
             self._write(f"janus-fast: {counted(updates, 'update')} left, {spent}")
+            if update + updates < SHORT * self.trainer.options.max_updates:
+                self._write(
+                    f"janus-fast: warning: --max-minutes ends this call near update {update + updates:,} of "
+                    f"{self.trainer.options.max_updates:,}; a schedule that fits has --max-updates {update + updates}"
+                )
         self.bar.update(update - self.bar.n)
         if not self.terminal and now - self.shown >= LINE_SECONDS:
             left = ""

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from ..config import JanusConfig
 from ..inputs import flag
-from ..training.options import FIXED, OF_THE_CALL, TrainingOptions, without_effect
+from ..training.options import OF_THE_CALL, TrainingOptions, without_effect
 
 MODEL = {field.name: field for field in dataclasses.fields(JanusConfig) if field.metadata.get("setting")}
 TRAINING = {field.name: field for field in dataclasses.fields(TrainingOptions)}
@@ -34,10 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what settings are that are not given: small, which learns within hours on a CPU, or paper, the sizes, "
         "losses and schedule of JANUS (EMNLP 2022), for runs as long as its own (default: small)",
     )  # fmt: skip
+    groups = {title: parser.add_argument_group(title) for title in ("model", "training")}
     for title, fields in (("model", MODEL), ("training", TRAINING)):
-        group = parser.add_argument_group(title)
         for name, field in fields.items():
-            _add_field(group, name, field.default, field.metadata["help"])
+            objectives = field.metadata.get("objectives")
+            group = f"{title}, with --objective {' or '.join(objectives)}" if objectives else title
+            groups[group] = groups.get(group) or parser.add_argument_group(group)
+            _add_field(groups[group], name, field.default, field.metadata["help"])
 
 
 def _add_field(group, name: str, default, text: str) -> None:
@@ -99,7 +102,7 @@ def training_settings(arguments: argparse.Namespace, before: Mapping | None, thr
     named = given(arguments, TRAINING)
     own = before["training"] if before else RECIPES[arguments.recipe or "small"]
     left_out = {*without_effect({**vars(TrainingOptions()), **own, **named})}
-    left_out |= {name for name in TRAINING if before and TRAINING[name].metadata["lasts"] == OF_THE_CALL}
+    left_out |= {name for name in TRAINING if before and TRAINING[name].metadata.get("lasts") == OF_THE_CALL}
     own = {name: value for name, value in own.items() if name in TRAINING and name not in left_out}
     own |= named
     if before:
@@ -134,7 +137,7 @@ def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -
     defaults = {"model": of_model(JanusConfig), "training": vars(TrainingOptions()), "start": dict.fromkeys(START)}
     for part, own in defaults.items():
         named = given(
-            arguments, (name for name in own if name not in TRAINING or TRAINING[name].metadata["lasts"] == FIXED)
+            arguments, (name for name in own if name not in TRAINING or not TRAINING[name].metadata.get("lasts"))
         )
         refuse_others({**own, **before[part]}, named, f"when the run in {origin} began")
 

@@ -69,6 +69,9 @@ def run_before(out: Path, text: dict) -> dict | None:
                 "--out must be a new directory or one with a run to go on with, "
                 f"got {out}, which holds a finished model"
             )
+        others = sorted(file.name for file in out.iterdir()) if out.exists() and not (out / SETTINGS).exists() else []
+        if others:
+            say(f"warning: {out} holds other files, such as {others[0]}; those of this run are written beside them")
         return None
     path = out / SETTINGS
     if not path.exists():

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..config import JanusConfig
-from ..decoding.modes import trained_modes
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
@@ -97,7 +96,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     else:
         shared = processes.of_first(vocabulary_of_run(arguments, files) if processes.rank == 0 else None)
         config, vocabularies = JanusConfig(len(shared), len(shared), **model), (shared, shared)
-    config = dataclasses.replace(config, trained_modes=trained_modes(objective.streams))
+    config = dataclasses.replace(config, trained_modes=list(objective.modes))
     torch.manual_seed(options.seed)
     model = JanusModel(config)
     if init:

@@ -1,7 +1,7 @@
 """The modes of decoding: what the rest of the package knows of one is its record here."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -18,7 +18,6 @@ class Mode:
         options: the class of what it can be told. Its ``algorithm`` names what runs: a function of
             ``janus_fast.decoding``, a method of the engine's ``Decoder`` and of ``OnDeviceDecoder``. A backend that has
             none of that name refuses.
-        streams: the distributions that a model must have been trained for.
         prefixes: whether it takes a ``target_prefix``.
         shown: what the demo shows of it, options by label.
         validated: options of the translations that a training run is judged by.
@@ -26,7 +25,6 @@ class Mode:
 
     title: str
     options: type
-    streams: tuple[str, ...]
     prefixes: bool
     shown: Mapping[str, dict]
     validated: Mapping[str, object]
@@ -39,11 +37,11 @@ class Mode:
 
 MODES = {
     "ar": Mode(
-        "left to right", AutoregressiveOptions, ("ar",), prefixes=True,
+        "left to right", AutoregressiveOptions, prefixes=True,
         shown={"beam 5": {"beam_size": 5}, "greedy": {"beam_size": 1}}, validated={"beam_size": 1},
     ),
     "nar": Mode(
-        "in parallel", NonAutoregressiveOptions, ("nar",), prefixes=False,
+        "in parallel", NonAutoregressiveOptions, prefixes=False,
         shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}}, validated={"iterations": 4},
     ),
 }  # fmt: skip
@@ -60,8 +58,3 @@ def options_of(mode: str, given: Mapping):
                 hint = f", which is one of mode {' and '.join(others)}"
             raise ValueError(f"options of mode {mode!r} must be among {known}, got {name!r}{hint}")
     return MODES[mode].options(**given)
-
-
-def trained_modes(streams: Collection[str]) -> list[str]:
-    """The modes that a model trained for the distributions ``streams`` can decode in."""
-    return [name for name, mode in MODES.items() if {*mode.streams} <= {*streams}]

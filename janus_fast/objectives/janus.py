@@ -1,14 +1,75 @@
 """JANUS (EMNLP 2022): AR, NAR and AUX together, tied by symmetric divergences on the masked positions."""
 
-from ..config import JanusConfig
-from .objective import Objective
+import math
+from dataclasses import dataclass
+
+from ..inputs import OptionError, option, rule
+from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
+from .masking import Masked
+from .streams import first_rows, masked_streams
 
 
-def janus(config: JanusConfig, *, auxiliary: bool = True, **options) -> Objective:
+@dataclass
+class Janus(Masked):
     """L = CE(ar) + 0.5 (CE(nar) + CE(aux)) + 0.1 CE(length) + J(ar, nar) + 3 J(ar, aux) + J(nar, aux).
 
-    Without the auxiliary stream, CE(ar) + CE(nar) + 0.1 CE(length) + J(ar, nar): fewer rows.
+    Without the auxiliary stream, CE(ar) + CE(nar) + 0.1 CE(length) + J(ar, nar): fewer rows. With
+    ``autoregressive_every=n`` only each n-th sentence of a batch has AR streams, and no divergence may name them.
+    Training multiplies the divergences by ``divergence_weight``, to which they rise in the first
+    ``divergence_warmup_updates``.
     """
-    if auxiliary:
-        return Objective(config, ("ar", "nar", "aux"), **options)
-    return Objective(config, ("ar", "nar"), **{"cross_entropy": {"ar": 1.0, "nar": 1.0}, **options})
+
+    modes = ("ar", "nar")
+
+    auxiliary: bool = True
+    without_auxiliary: bool = option(False, None, "leave JANUS's auxiliary stream out")
+    divergence_weight: float = option(
+        1.0, rule("be at least 0 and finite", lambda x: 0 <= x < math.inf), "factor of JANUS's divergences"
+    )
+    encoder_passes: int = option(1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own")
+    autoregressive_every: int = option(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
+    divergence_warmup_updates: int = option(
+        0, rule("be at least 0", lambda x: x >= 0), "updates until the divergences have their full weight"
+    )
+
+    def __post_init__(self):
+        self.auxiliary = self.auxiliary and not self.without_auxiliary
+        if not self.divergence_weight:
+            self.divergence = {}
+        super().__post_init__()
+        every = self.autoregressive_every
+        if every != 1 and (every < 1 or any("ar" in pair for pair in self.divergence)):
+            words = "be 1, or more beside a nar stream and without divergences of ar"
+            given = f"{every!r} with streams {self.streams} and divergence {self.divergence}"
+            raise OptionError("objective: autoregressive_every", words, given)
+
+    def terms(self):
+        if self.auxiliary:
+            return CROSS_ENTROPY, DIVERGENCE
+        return {"ar": 1.0, "nar": 1.0}, {("ar", "nar"): 1.0}
+
+    @property
+    def together(self) -> int:
+        """Sentences of which the first one alone has AR streams."""
+        return self.autoregressive_every
+
+    @classmethod
+    def without_effect(cls, options):
+        """The warm-up of divergences that weigh nothing."""
+        return {} if options["divergence_weight"] else {"divergence_warmup_updates": "divergence_weight 0"}
+
+    def divergence_scale(self, update: int) -> float:
+        """Rises linearly from 0 to ``divergence_weight``.
+
+        In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
+        towards NAR and AUX distributions that know nothing yet.
+        """
+        warmup = self.divergence_warmup_updates
+        return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
+
+    def build(self, target, lengths, drawn):
+        left_to_right = self.left_to_right(target, lengths, self.autoregressive_every)
+        if self.autoregressive_every == 1:  # AR row i predicts token i + 1; the first token of a sentence has no row
+            left_to_right.compared["ar"] = drawn[~first_rows(lengths)].nonzero().flatten()
+        masked = masked_streams(target, lengths, drawn, self.config.mask_token_id, auxiliary=self.auxiliary)
+        return [left_to_right, masked]

@@ -1,9 +1,13 @@
 """Which target words are masked in training."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..inputs import option
+from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
 POISSON_RATE = 2.0
@@ -64,3 +68,35 @@ def uniform_mask(length: int, ratio: float, generator: torch.Generator, probabil
 
 
 MASKINGS = {"span": span_mask, "uniform": uniform_mask}
+
+
+def masking_option(default: str):
+    return option(default, None, " or ".join(MASKINGS))
+
+
+@dataclass
+class Masked(Objective):
+    """An objective that predicts masked words, and lengths: ``masking`` is "span" (JANUS's) or "uniform" (CMLM's).
+
+    ``mask_ratio`` is the budget of spans.
+    """
+
+    predicts_length = True
+
+    masking: str = masking_option("span")
+    mask_ratio: float = 0.7
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.masking not in MASKINGS:
+            raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
+        if not 0.0 < self.mask_ratio <= 1.0:
+            raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
+
+    def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
+        mask, probabilities = MASKINGS[self.masking], span_length_probabilities()
+        masks = [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
+        masked = torch.cat(masks) if masks else target.bool()
+        if self.config.predictable_mask:  # the original masks every word that already is the mask token
+            masked |= target == self.config.mask_token_id
+        return masked

@@ -15,10 +15,11 @@ class PackedBatch:
 
     ``source`` [Ns] int64 lies at ``source_offsets`` [S + 1] int32. Of the decoder rows ``tokens``, ``positions`` [N]
     int64, the first ``visibility.num_keys`` are keys too. ``rows`` [R] int64, ascending, are the rows that predict;
-    ``parts`` names slices of them (``ar``, ``nar``, ``aux``) and ``targets`` holds each part's tokens.
-    ``ar_masked`` indexes the ``ar`` part at the positions that ``nar`` and ``aux`` predict too, in their order.
-    ``totals`` counts the rows of each part, and under ``length`` the sentences, of the whole batch; ``shares`` says
-    of each of these what share this one has: 1 where no others have the rest.
+    ``parts`` says by the name of a stream which of them are its own, and ``targets`` holds each stream's tokens.
+    ``compared`` are the rows of a stream that divergences compare, in the order of the others; all of one that it does
+    not name. ``totals`` counts the rows of each stream, and under ``kl`` those compared, under ``length`` the
+    sentences, of the whole batch; ``shares`` says of each of these what share this one has: 1 where no others have
+    the rest.
     """
 
     source: Tensor
@@ -28,23 +29,22 @@ class PackedBatch:
     visibility: Visibility
     cross: Visibility
     rows: Tensor
-    parts: dict[str, slice]
+    parts: dict[str, slice | Tensor]
     targets: dict[str, Tensor]
+    compared: dict[str, Tensor]
     lengths: Tensor | None = None
-    ar_masked: Tensor | None = None
     totals: dict[str, int] | None = None
     shares: dict[str, float] | None = None
 
     def to(self, device) -> "PackedBatch":
         """The same on another device."""
-        return dataclasses.replace(
-            self,
-            **{
-                name: {k: v.to(device) for k, v in value.items()} if name == "targets" else value.to(device)
-                for name, value in vars(self).items()
-                if name == "targets" or hasattr(value, "to")
-            },
-        )
+
+        def moved(value):
+            if isinstance(value, dict):
+                return {name: moved(each) for name, each in value.items()}
+            return value.to(device) if hasattr(value, "to") else value
+
+        return PackedBatch(**{name: moved(value) for name, value in vars(self).items()})
 
 
 def as_one(batches: Sequence[PackedBatch]) -> list[PackedBatch]:

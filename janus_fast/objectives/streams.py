@@ -1,6 +1,6 @@
 """The streams that objectives are made of, and how they are joined into one packed forward."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,18 +14,18 @@ from .packed_batch import PackedBatch
 class Streams:
     """Content rows (queries and keys) of every sentence, then query-only rows of every sentence.
 
-    ``predicted`` is a bool mask over the content rows that predict a token; all query rows do. ``names`` are the names
-    of these two parts (None: nothing is predicted there) and ``targets`` their tokens. With ``every`` = n the sentences
-    are the first, the n-th after it and so on of the batch.
+    ``predictions`` names the streams that these rows are read as: of each the rows, numbered through content and query
+    rows, and the tokens that they predict. ``compared`` are those among the rows of a stream that divergences compare,
+    all of a stream that it does not name. With ``every`` = n the sentences are the first, the n-th after it and so on
+    of the batch.
     """
 
     tokens: tuple[Tensor, Tensor]
     positions: tuple[Tensor, Tensor]
     visibility: Visibility
-    predicted: Tensor
-    names: tuple[str | None, str | None]
-    targets: tuple[Tensor, Tensor]
+    predictions: dict[str, tuple[Tensor, Tensor]]
     every: int = 1
+    compared: dict[str, Tensor] = field(default_factory=dict)
 
 
 def sentences_of(lengths: Tensor) -> Tensor:
@@ -33,7 +33,9 @@ def sentences_of(lengths: Tensor) -> Tensor:
     return torch.arange(lengths.numel()).repeat_interleave(lengths)
 
 
-def autoregressive_streams(target: Tensor, lengths: Tensor, mask_token: int, every: int = 1) -> Streams:
+def autoregressive_streams(
+    target: Tensor, lengths: Tensor, mask_token: int, every: int = 1, name: str = "ar"
+) -> Streams:
     """JANUS's AR pair: content rows are the target without its last token, query rows masks at the same positions.
 
     Query row i predicts token i + 1 from the content rows 0 .. i. Of the sentences, each ``every``-th alone has them.
@@ -46,24 +48,20 @@ def autoregressive_streams(target: Tensor, lengths: Tensor, mask_token: int, eve
         tokens=(tokens, torch.full_like(tokens, mask_token)),
         positions=(positions, positions),
         visibility=Visibility.autoregressive(lengths - 1),
-        predicted=torch.zeros_like(content[content]),
-        names=(None, "ar"),
-        targets=(tokens[:0], target[~_first_rows(lengths)]),
+        predictions={name: (tokens.numel() + torch.arange(tokens.numel()), target[~first_rows(lengths)])},
         every=every,
     )
 
 
-def causal_streams(target: Tensor, lengths: Tensor) -> Streams:
+def causal_streams(target: Tensor, lengths: Tensor, name: str = "ar") -> Streams:
     """An ordinary decoder: row i, the target's token i, predicts token i + 1 from the rows 0 .. i."""
-    tokens, nothing = target[~_first_rows(lengths).roll(-1)], target[:0]
+    tokens, nothing = target[~first_rows(lengths).roll(-1)], target[:0]
     positions = ranges(lengths - 1)
     return Streams(
         tokens=(tokens, nothing),
         positions=(positions, nothing),
         visibility=Visibility.causal(lengths - 1),
-        predicted=torch.ones_like(tokens, dtype=torch.bool),
-        names=("ar", None),
-        targets=(target[~_first_rows(lengths)], nothing),
+        predictions={name: (torch.arange(tokens.numel()), target[~first_rows(lengths)])},
     )
 
 
@@ -83,9 +81,7 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
             tokens=(target.masked_fill(masked, mask_token), nothing),
             positions=(positions, nothing),
             visibility=Visibility.bidirectional(offsets_of(lengths)),
-            predicted=masked,
-            names=("nar", None),
-            targets=(hidden, nothing),
+            predictions={"nar": (masked.nonzero().flatten(), hidden)},
         )
     # sorts by sentence, then by group; stable, so that the order within a group is left to right
     order = torch.cat([sentence[~masked] * 3, owner * 3 + 1, owner * 3 + 2]).argsort(stable=True)
@@ -95,9 +91,10 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
         tokens=(torch.cat([target[~masked], masks, hidden])[order], masks),
         positions=(torch.cat([positions[~masked], place, place])[order], place),
         visibility=Visibility.janus(lengths - count, count),
-        predicted=(group == 1)[order],
-        names=("nar", "aux"),
-        targets=(hidden, hidden),
+        predictions={
+            "nar": ((group == 1)[order].nonzero().flatten(), hidden),
+            "aux": (order.numel() + torch.arange(hidden.numel()), hidden),
+        },
     )
 
 
@@ -107,28 +104,24 @@ def join(source: Tensor, source_lengths: Tensor, parts: list[Streams], encoder_p
     With two encoder passes ``source`` holds the sentences twice: every other part attends to the second copy.
     """
     source_offsets = offsets_of(source_lengths)
-    visibility, _ = Visibility.concatenate(part.visibility for part in parts)
+    visibility, begins = Visibility.concatenate(part.visibility for part in parts)
     # cross-attention: query sequences in the packing order, each naming its sentence's source
     count = source_lengths.numel() // encoder_passes
-    copies = [n % encoder_passes for n in range(len(parts))]
-    contents = [(part, 0, copy) for part, copy in zip(parts, copies, strict=True)]
-    queries = [(part, 1, copy) for part, _, copy in contents if part.tokens[1].numel() or part.names[1]]
-    order = contents + queries
+    order = [(part, 0, n % encoder_passes) for n, part in enumerate(parts)]
+    order += [(part, 1, copy) for part, _, copy in order if _has_queries(part.visibility)]
     sentences = torch.cat(
         [torch.arange(0, count, part.every, dtype=torch.int32) + copy * count for part, _, copy in order]
     )
     cross = Visibility.bidirectional(visibility.query_offsets, source_offsets, sentences)
 
-    rows, slices, targets, start, first = [], {}, {}, 0, 0
-    for part, kind, _ in order:
-        size = part.tokens[kind].numel()
-        index = torch.arange(size) if kind else part.predicted.nonzero().flatten()
-        if name := part.names[kind]:
-            rows.append(index + start)
-            slices[name] = slice(first, first + index.numel())
-            targets[name] = part.targets[kind]
-            first += index.numel()
-        start += size
+    found, targets, compared = {}, {}, {}
+    for part, (content, query) in zip(parts, begins, strict=True):
+        size = part.tokens[0].numel()
+        for name, (index, wanted) in part.predictions.items():
+            found[name], targets[name] = torch.where(index < size, index + content, index - size + query), wanted
+        compared |= part.compared
+    rows, order_of_rows = torch.cat(list(found.values())).sort()
+    places = order_of_rows.argsort().split([index.numel() for index in found.values()])
     return PackedBatch(
         source=source,
         source_offsets=source_offsets,
@@ -136,11 +129,23 @@ def join(source: Tensor, source_lengths: Tensor, parts: list[Streams], encoder_p
         positions=torch.cat([part.positions[kind] for part, kind, _ in order]),
         visibility=visibility,
         cross=cross,
-        rows=torch.cat(rows),
-        parts=slices,
+        rows=rows,
+        parts={name: _as_slice(place) for name, place in zip(found, places, strict=True)},
         targets=targets,
+        compared=compared,
     )
 
 
-def _first_rows(lengths: Tensor) -> Tensor:
+def first_rows(lengths: Tensor) -> Tensor:
+    """Which packed rows are the first of their sentence."""
     return ranges(lengths) == 0
+
+
+def _has_queries(visibility: Visibility) -> bool:
+    return visibility.query_offsets.numel() > visibility.key_offsets.numel()
+
+
+def _as_slice(places: Tensor) -> slice | Tensor:
+    """Places that follow one another as a slice, whose rows are a view."""
+    first, size = int(places[0]) if places.numel() else 0, places.numel()
+    return slice(first, first + size) if bool((places.diff() == 1).all()) else places

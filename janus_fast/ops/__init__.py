@@ -9,6 +9,7 @@ from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 from janus_fast.ops.add_layer_norm import add_layer_norm
 from janus_fast.ops.attention import attention
+from janus_fast.ops.beam_step import beam_step
 from janus_fast.ops.dropout_add import dropout_add
 from janus_fast.ops.joint_loss import joint_loss
 from janus_fast.ops.linear_argmax import linear_argmax
@@ -21,6 +22,7 @@ __all__ = [
     "add_layer_norm",
     "attention",
     "backends",
+    "beam_step",
     "dropout_add",
     "explain",
     "isa",

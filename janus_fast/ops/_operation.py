@@ -75,6 +75,10 @@ class Operation:
         name = f"{self.name}_triton" if backend == "triton" else self.name
         return getattr(torch.ops.janus_fast, name).default
 
+    def written(self) -> list[int]:
+        """Which of the flat arguments are written in place."""
+        return [i for i, argument in enumerate(self.schema.partition(" -> ")[0].split(",")) if "!" in argument]
+
     def differentiable(self) -> list[int]:
         """Which of the flat arguments ``gradients`` names."""
         names = [part.split()[-1] for part in self.schema.partition(")")[0].removeprefix("(").split(",")]
@@ -99,6 +103,8 @@ class Operation:
             return missing
         if arguments[0].dtype not in dtypes:
             return f"it takes {', '.join(str(d).removeprefix('torch.') for d in dtypes)}, not {arguments[0].dtype}"
+        if self.backward is None and needs_gradients(*arguments):
+            return "it computes no gradients"
         if in_forward_mode(*arguments):
             return "it computes no forward-mode derivatives, which backend='reference' does"
         if torch.compiler.is_compiling() and torch.is_grad_enabled() and in_transform():
@@ -219,8 +225,8 @@ def _distinct(arguments: Sequence) -> Sequence:
 
 
 def as_tuple(results: Tensor | tuple) -> tuple:
-    """What an operator returns, as a tuple also where it is one tensor."""
-    return (results,) if isinstance(results, Tensor) else tuple(results)
+    """What an operator returns, as a tuple also where it is one tensor, or none."""
+    return (results,) if isinstance(results, Tensor) else tuple(results or ())
 
 
 def backends(name: str, device: str = "cpu") -> tuple[str, ...]:

@@ -70,6 +70,8 @@ def joint_loss(
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= hidden.keys()}
     detach = detach or {}
+    if isinstance(ar_masked, Mapping):
+        ar_masked = ar_masked.get("ar")
     _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach)
     device = weight.device
     given = [hidden[s] if s in hidden else weight.new_empty(0, weight.shape[1]) for s in STREAMS]

@@ -3,20 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import Field, dataclass, make_dataclass
 
 from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
-FIXED, CHANGEABLE, OF_THE_CALL = range(3)  # when a run goes on: an option stays, may be another, or is not the run's
-ALL_OBJECTIVES = tuple(OBJECTIVES)
+CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
 
 
-def setting(default, check, help: str, lasts: int = FIXED, objectives: tuple[str, ...] = ALL_OBJECTIVES):
-    """An option of training, how long it holds, and with which objectives it has an effect."""
-    return option(default, check, help, lasts=lasts, objectives=objectives)
+def setting(default, check, help: str, lasts: str | None = None):
+    """An option of all objectives, and whether it ``lasts`` less long than a run."""
+    return option(default, check, help, lasts=lasts)
 
 
 _objective = rule(f"be one of {sorted(OBJECTIVES)}", lambda x: x in OBJECTIVES)
@@ -24,33 +22,45 @@ _counted = rule("be at least 1", lambda x: x >= 1)
 _natural = rule("be at least 0", lambda x: x >= 0)
 _positive = rule("be positive", lambda x: x > 0)
 _rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
-_weight = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
+_decay = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
 _share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
 _betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
 _seed = rule("be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32)
 _precision = rule("be auto, float32, bfloat16 or float16", lambda x: x in ("auto", "float32", "bfloat16", "float16"))
 _device = rule("be cpu or cuda", lambda x: x in ("cpu", "cuda"))
-of_janus = partial(setting, objectives=("janus",))
+
+
+def of_objectives() -> list[tuple[str, type, Field]]:
+    """Name, type and field of the options that some objectives alone have; a default is None where theirs differ."""
+    found = {}
+    for objective, kind in OBJECTIVES.items():
+        for name, own in kind.options().items():
+            before = found[name][2] if name in found else own
+            having = *before.metadata.get("objectives", ()), objective
+            default = own.default if own.default == before.default else None
+            declared = dataclasses.field(default=default, metadata={**own.metadata, "objectives": having})
+            found[name] = name, own.type, declared
+    return list(found.values())
 
 
 def without_effect(options: Mapping) -> dict[str, str]:
     """The names of options that change nothing beside ``options``, and why."""
-    having = {field.name: field.metadata["objectives"] for field in dataclasses.fields(TrainingOptions)}
-    objective = options["objective"]
-    why = {name: f"objective {objective!r}" for name in having if objective not in having[name]}
-    if not (why or options["divergence_weight"]):
-        why["divergence_warmup_updates"] = "divergence_weight 0"
-    return why
+    objective, why = options["objective"], {}
+    for field in dataclasses.fields(TrainingOptions):
+        if objective not in field.metadata.get("objectives", OBJECTIVES):
+            why[field.name] = f"objective {objective!r}"
+    return why | OBJECTIVES[objective].without_effect(options)
 
 
 @documented
 @dataclass
-class TrainingOptions:
+class TrainingOptions(make_dataclass("Own", of_objectives())):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
-    resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old.
+    resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old. Beside
+    these there are the options of the objectives, None where the objective has its own.
     """
 
-    objective: str = setting("janus", _objective, "janus, autoregressive or cmlm")
+    objective: str = setting("janus", _objective, ", ".join(OBJECTIVES))
     max_tokens: int = setting(4096, _counted, "tokens in a batch")
     accumulate: int = setting(1, _counted, "batches to an update")
     max_updates: int = setting(10_000, _counted, "updates in all", CHANGEABLE)
@@ -58,18 +68,10 @@ class TrainingOptions:
     learning_rate: float = setting(5e-4, _rate, "highest learning rate")
     warmup_updates: int = setting(4000, _counted, "updates until the highest learning rate")
     decay_updates: int = setting(0, _natural, "updates at the end in which the rate falls to zero", CHANGEABLE)
-    without_auxiliary: bool = of_janus(False, None, "leave JANUS's auxiliary stream out")
-    divergence_weight: float = of_janus(1.0, _weight, "factor of JANUS's divergences")
-    divergence_warmup_updates: int = of_janus(0, _natural, "updates until the divergences have their full weight")
-    encoder_passes: int = of_janus(
-        1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own"
-    )
-    autoregressive_every: int = of_janus(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
     adam_betas: tuple[float, float] = setting((0.9, 0.98), _betas, "Adam's decay rates")
-    weight_decay: float = setting(1e-4, _weight, "AdamW's weight decay")
+    weight_decay: float = setting(1e-4, _decay, "AdamW's weight decay")
     clip_norm: float = setting(1.0, _positive, "longest gradient")
     label_smoothing: float = setting(0.1, _share, "share of the target given to all tokens alike")
-    masking: str | None = setting(None, None, "span or uniform", objectives=("cmlm", "janus"))
     seed: int = setting(1, _seed, "of weights, order, masks and dropout")
     precision: str = setting("auto", _precision, "auto, float32, bfloat16, or on GPUs float16")
     device: str = setting("cpu", _device, "cpu or cuda", OF_THE_CALL)
@@ -95,15 +97,6 @@ class TrainingOptions:
         for name, why in without_effect(vars(self)).items():
             if (value := getattr(self, name)) != getattr(TrainingOptions, name):
                 raise OptionError(f"train: {name}", f"be left out with {why}", value)
-
-    def divergence_scale(self, update: int) -> float:
-        """How much the divergences weigh at update 1, 2, ...: rising linearly from 0 to ``divergence_weight``.
-
-        In a model whose AR distribution is trained already, divergences at full weight from the start would pull it
-        towards NAR and AUX distributions that know nothing yet.
-        """
-        warmup = self.divergence_warmup_updates
-        return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.

@@ -59,7 +59,7 @@ class Trainer:
         if options.fsdp:
             share_out(self.loss, options.device, processes.count)
         elif processes.count > 1:
-            unused = options.objective == "autoregressive"  # which leaves the length predictor alone
+            unused = not self.objective.predicts_length  # which leaves the length predictor alone
             self.loss = DistributedDataParallel(self.loss, find_unused_parameters=unused, gradient_as_bucket_view=True)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -188,7 +188,7 @@ class Trainer:
         """Adds the gradients of one batch to those that are there; its loss, and the terms of it."""
         dtype = getattr(torch, self.precision)
         with torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32):
-            loss, terms = self.loss(batch, self.options.divergence_scale(self.update + 1))
+            loss, terms = self.loss(batch, self.objective.divergence_scale(self.update + 1))
         # The mean over processes, which is what DistributedDataParallel and FSDP2 make of gradients, becomes the sum.
         self.scaler.scale(loss * self.processes.count).backward()
         return loss, terms
@@ -284,14 +284,7 @@ class Trainer:
 
 def objective_of(options: TrainingOptions, config: JanusConfig) -> Objective:
     """The objective that ``options`` describe, of models of ``config``."""
-    settings = {name: getattr(options, name) for name in ("label_smoothing", "encoder_passes", "autoregressive_every")}
-    if options.masking:
-        settings["masking"] = options.masking
-    if options.without_auxiliary:
-        settings["auxiliary"] = False
-    if not options.divergence_weight:
-        settings["divergence"] = {}
-    return OBJECTIVES[options.objective](config, **settings)
+    return OBJECTIVES[options.objective].of(config, options)
 
 
 class Loss(torch.nn.Module):

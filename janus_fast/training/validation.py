@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .. import evaluate
-from ..decoding.modes import MODES, trained_modes
+from ..decoding.modes import MODES
 from ..text.batching import batches_by_tokens
 from .data import ParallelData
 
@@ -16,7 +16,7 @@ class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
     The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
-    ``sources`` against ``references``, decoded in each mode with the options that its record has for it.
+    ``sources`` against ``references``, decoded in each mode with the options that its record has for that.
     """
 
     data: ParallelData
@@ -26,7 +26,7 @@ class Validation:
     max_tokens: int = 4096
 
     def __call__(self, model, objective) -> dict:
-        return {**self.losses(model, objective), **self.bleu(model, objective.streams)}
+        return {**self.losses(model, objective), **self.bleu(model, objective.modes)}
 
     @torch.no_grad()
     def losses(self, model, objective) -> dict[str, float]:
@@ -39,14 +39,14 @@ class Validation:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
         return {name: round(value / len(self.data), 4) for name, value in sums.items()}
 
-    def bleu(self, model, streams: tuple[str, ...]) -> dict[str, float]:
+    def bleu(self, model, modes: tuple[str, ...]) -> dict[str, float]:
         from ..translator import Translator
 
         if not self.sources:
             return {}
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
-        for mode in trained_modes(streams):
+        for mode in modes:
             results = translator.translate(self.sources, mode=mode, **MODES[mode].validated)
             hypotheses = [translation.hypotheses[0] for translation in results]
             result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]

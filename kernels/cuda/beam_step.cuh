@@ -12,42 +12,12 @@
 // the sums; beams^2 K^2 comparisons, 4,900 for five beams.
 #pragma once
 
+#include "kernels/beam_step.h"
 #include "kernels/cuda/collectives.cuh"
 
 namespace janus_fast::cuda {
 
-// Rows lie sentence after sentence, `beams` of each. T = longest + 1 is the most steps there are.
-struct BeamStepCall {
-  const int64_t* ids;      // [S * beams, K] tokens that may follow
-  const float* log_probs;  // [S * beams, K]
-  const double* divisors;  // [T]: a hypothesis that ends in step t has its total over divisors[t] for a score
-  int64_t sentences, eos;
-  int beams, choices, longest;
-  int32_t* steps;                         // [S] steps done; T when the sentence is
-  float* totals;                          // [S, beams]
-  int64_t* tokens;                        // [S, beams] what the rows read next
-  int32_t* slots;                         // [S, T, beams]
-  int32_t* times;                         // [S, beams] the number of each hypothesis in the order of the tree
-  int32_t *visible_from, *visible_until;  // [S, T, beams] which numbers see the key of a row
-  int32_t* history_tokens;                // [S, T, beams] what was chosen for each row in each step
-  float* history_scores;
-  // Finished hypotheses in the order in which they finished: their number [S], tokens without eos [S, beams, T] and how
-  // many, scores, and log-probabilities of the tokens and of eos [S, beams, T].
-  int32_t *finished_count, *finished_lengths, *finished_tokens;
-  double* finished_scores;
-  float* finished_token_scores;
-  int32_t* remaining;  // [1] sentences that are not done
-};
-
 constexpr int kBeamThreads = 128;
-constexpr int kMostBeams = 32;
-
-// Hypotheses of a sentence in this step: one at first, then as many as the candidates allow.
-__device__ __forceinline__ int beam_width(int beams, int choices, int step) {
-  int width = 1;
-  for (int i = 0; i < step && width < beams && choices > 1; i++) width = smaller(beams, width * choices);
-  return width;
-}
 
 __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall call) {
   DYNAMIC_SHARED(shared_memory);
@@ -64,16 +34,16 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   SHARED(int, time, kMostBeams);
 
   const int64_t sentence = blockIdx.x;
-  const int thread = static_cast<int>(threadIdx.x), beams = call.beams, steps = call.longest + 1;
+  const int thread = static_cast<int>(threadIdx.x), steps = static_cast<int>(call.most_steps);
+  const int beams = static_cast<int>(call.beams), choices = static_cast<int>(call.choices);
   const int step = call.steps[sentence];
   if (step >= steps) return;
   const int64_t first_row = sentence * beams;
-  const int width = beam_width(beams, call.choices, step), candidates = width * call.choices;
-  const int kept = smaller(2 * beams, candidates), going = smaller(beams, kept);
+  const int candidates = beams * choices, kept = smaller(2 * beams, candidates);
   const int finished_before = call.finished_count[sentence];
 
   auto total_of = [&](int candidate) {
-    return call.totals[first_row + candidate / call.choices] + call.log_probs[first_row * call.choices + candidate];
+    return call.totals[first_row + candidate / choices] + call.log_probs[first_row * choices + candidate];
   };
   for (int c = thread; c < candidates; c += kBeamThreads) keys[c] = ordered(total_of(c), 0xffffffffu);
   __syncthreads();
@@ -86,10 +56,10 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   __syncthreads();
   if (thread < kept) {
     const int c = ranked[thread];
-    origin[thread] = c / call.choices;
-    token[thread] = static_cast<int>(call.ids[first_row * call.choices + c]);
+    origin[thread] = c / choices;
+    token[thread] = static_cast<int>(call.ids[first_row * choices + c]);
     total[thread] = total_of(c);
-    score[thread] = call.log_probs[first_row * call.choices + c];
+    score[thread] = call.log_probs[first_row * choices + c];
     const bool finite = total[thread] - total[thread] == 0.0f;
     finishes[thread] = thread < beams && token[thread] == call.eos && finite;
   }
@@ -106,25 +76,26 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
     finishing += finishes[r];
   }
   if (thread < kept && place < beams) survivor[place] = thread;
-  const int finished_after = smaller(beams, finished_before + finishing);
-  const bool done = finished_after == beams || step >= call.longest;
+  const bool broken = total[0] != total[0];  // NaN comes before all numbers: the sentence has no output
+  const int finished_after = broken ? 0 : smaller(beams, finished_before + finishing);
+  const bool done = broken || finished_after == beams || step + 1 == steps;
 
   int32_t* slots = call.slots + sentence * steps * beams;
   int32_t* history_tokens = call.history_tokens + sentence * steps * beams;
   float* history_scores = call.history_scores + sentence * steps * beams;
   int number = finished_before;
-  for (int r = 0; r < kept && number < beams; r++) {
+  for (int r = 0; r < kept && number < finished_after; r++) {
     if (!finishes[r]) continue;
     const int64_t to = first_row + number++;
     for (int position = 1 + thread; position <= step; position += kBeamThreads) {
       const int slot = position < step ? slots[position * beams + origin[r]] : origin[r];
       call.finished_tokens[to * steps + position - 1] = history_tokens[(position - 1) * beams + slot];
-      call.finished_token_scores[to * steps + position - 1] = history_scores[(position - 1) * beams + slot];
+      call.finished_scores[to * steps + position - 1] = history_scores[(position - 1) * beams + slot];
     }
     if (thread == 0) {
-      call.finished_token_scores[to * steps + step] = score[r];
+      call.finished_scores[to * steps + step] = score[r];
       call.finished_lengths[to] = step;
-      call.finished_scores[to] = static_cast<double>(total[r]) / call.divisors[step];
+      call.finished_totals[to] = total[r];
     }
   }
   if (thread == 0) {
@@ -136,7 +107,7 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   if (done) return;
 
   const int beam = lane() % beams;
-  const int parent = beam < going ? origin[survivor[beam]] : beam;
+  const int parent = origin[survivor[beam]];
   if (thread < beams) branch[thread] = call.times[first_row + parent] * beams + thread;
   __syncthreads();  // and nobody reads the times any more
   if (thread < beams) {
@@ -168,13 +139,11 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
     visible_until[position * beams + beam] = until;
   }
   if (thread < beams) {
-    const int r = thread < going ? survivor[thread] : 0;
-    const bool exists = thread < going;
-    const int chosen = exists ? token[r] : static_cast<int>(call.eos);
-    history_tokens[step * beams + thread] = chosen;
-    history_scores[step * beams + thread] = exists ? score[r] : -INFINITY;
-    call.tokens[first_row + thread] = chosen;
-    call.totals[first_row + thread] = chosen == call.eos ? -INFINITY : total[r];
+    const int r = survivor[thread];
+    history_tokens[step * beams + thread] = token[r];
+    history_scores[step * beams + thread] = score[r];
+    call.tokens[first_row + thread] = token[r];
+    call.totals[first_row + thread] = token[r] == call.eos ? -INFINITY : total[r];
   }
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...config import JanusConfig
 from ...model import JanusModel
+from ...ops.beam_step import MOST_BEAMS
 from ..hypothesis import Hypothesis
 from ..options import AutoregressiveOptions, NonAutoregressiveOptions, untaken
 from .ar import Search
@@ -23,7 +24,6 @@ from .model import FusedModel
 from .nar import Refinement
 from .shapes import Sources, rounded
 
-MOST_BEAMS = 32  # of beam_step
 MOST_CLASSES_AND_CHANNELS = (96 << 10) // 16  # of predict_canvases
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source

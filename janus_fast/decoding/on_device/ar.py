@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import ops
-from ...ops import on_device
+from ...reference.beam_step import BeamState
 from ...visibility import Visibility
 from ..ar import NO_OUTPUT
 from ..hypothesis import Hypothesis
@@ -32,28 +32,11 @@ class Search:
         self.beams, self.steps_each, self.caches = beams, steps, caches
         self.streams, self.hypotheses = streams, hypotheses
         make = {"device": device, "dtype": torch.int32}
-        table = lambda dtype=torch.int32: torch.zeros(sentences, steps, beams, device=device, dtype=dtype)  # noqa: E731
         # What the decoder reads: the last token of each hypothesis, and in a two-stream model a mask for each.
         self.inputs = torch.full((streams * hypotheses,), config.mask_token_id, device=device)
-        self.state = {
-            "steps": torch.zeros(sentences, **make),
-            "totals": torch.zeros(sentences, beams, device=device, dtype=torch.float32),
-            "tokens": self.inputs[:hypotheses].view(sentences, beams),
-            "slots": table(),
-            "times": torch.zeros(sentences, beams, **make),
-            "visible_from": table(),
-            "visible_until": table(),
-            "history_tokens": table(),
-            "history_scores": table(torch.float32),
-            "finished_count": torch.zeros(sentences, **make),
-            "finished_lengths": torch.zeros(sentences, beams, **make),
-            "finished_tokens": torch.zeros(sentences, beams, steps, **make),
-            "finished_scores": torch.zeros(sentences, beams, device=device, dtype=torch.float64),
-            "finished_token_scores": torch.zeros(sentences, beams, steps, device=device, dtype=torch.float32),
-            "remaining": torch.zeros(1, **make),
-        }
+        self.state = BeamState.new(sentences, steps, beams, device)
+        self.state = self.state._replace(tokens=self.inputs[:hypotheses].view(sentences, beams))
         self.position = torch.zeros(1, **make)  # of all hypotheses alike
-        self.divisors = torch.ones(steps, device=device, dtype=torch.float64)
         # Each sentence has `steps * beams` rows of keys, of which those up to the position form its sequence.
         self.beam_numbers = torch.arange(beams, **make)
         sequences = torch.arange(sentences, **make)
@@ -82,15 +65,8 @@ class Search:
             offsets, times = self.query_offsets[: streams * sentences + 1], self.no_times[: streams * self.hypotheses]
             named = self.source_sequences[: streams * sentences]
             self.cross.append(Visibility(offsets, source_offsets, named, times, sources.never, sources.forever))
-        state, missing = self.state, sources.offsets.diff() == 0
-        state["steps"].copy_(missing * self.steps_each)
-        state["remaining"].copy_((~missing).sum())
-        state["tokens"].fill_(self.config.decoder_start_token_id)
-        state["totals"].zero_()
-        state["finished_count"].zero_()
-        state["times"].copy_(self.beam_numbers.expand_as(state["times"]))
-        state["visible_from"][:, 0] = self.beam_numbers
-        state["visible_until"][:, 0] = self.beam_numbers + 1
+        self.state.begin(self.sources.offsets.diff() == 0)
+        self.state.tokens.fill_(self.config.decoder_start_token_id)
         self.position.zero_()
 
     def step(self, last: bool = False) -> None:
@@ -98,8 +74,7 @@ class Search:
         decoder, state = self.model.model.decoder, self.state
         x = self.model.embed(decoder, self.inputs, decoder.embed_positions(self.position))
         offsets = torch.addcmul(self.key_offsets, self.grows, self.position)
-        times = state["times"].flatten()
-        sees = state["visible_from"].flatten(), state["visible_until"].flatten()
+        times, *sees = (t.flatten() for t in (state.times, state.visible_from, state.visible_until))
         sentences = self.sources.room.sequences
         predicting = Visibility(
             self.query_offsets[: sentences + 1], offsets, self.query_sequences[:sentences], times, *sees
@@ -112,9 +87,8 @@ class Search:
             x, (everything, self.cross[0]), self.cross_keys, self.caches, places, (predicting, self.cross[1])
         )
         ids, log_probs = self._end(hidden) if last else self._continuations(hidden)
-        torch.ops.janus_fast.beam_step(
-            ids, log_probs, self.divisors, self.config.eos_token_id, *(state[name] for name in on_device.STATE)
-        )
+        shape = *state.tokens.shape, ids.shape[1]
+        ops.beam_step(log_probs.view(shape), ids.view(shape), state, eos=self.config.eos_token_id)
         self.position += 1
 
     def _continuations(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +108,6 @@ class Search:
 
         The host knows how many steps it has asked for, and hears of finished sentences when it has asked for more.
         """
-        divisors = [(t + 1) ** options.length_penalty for t in range(self.steps_each)]
-        runtime.upload(self.divisors, torch.tensor(divisors, dtype=torch.float64))
         end = self.banned[self.config.eos_token_id : self.config.eos_token_id + 1]
         begin()
         end.fill_(options.min_decoding_length > 0)
@@ -147,21 +119,22 @@ class Search:
             if (number + 1) % STEPS_BETWEEN_LOOKS == 0:
                 if look is not None and look()[0].item() == 0:
                     return
-                look = runtime.download(self.state["remaining"])
+                look = runtime.download(self.state.remaining)
         self.step(last=True)
 
     def results(self, sources: int, options: AutoregressiveOptions, runtime) -> list[list[Hypothesis]]:
         """The finished hypotheses of the first ``sources`` sources, best first."""
-        names = ("count", "lengths", "tokens", "scores", "token_scores")
-        count, lengths, tokens, scores, token_scores = runtime.download(*(self.state[f"finished_{n}"] for n in names))()
+        names = ("count", "lengths", "tokens", "totals", "scores")
+        finished = (getattr(self.state, f"finished_{name}") for name in names)
+        count, lengths, tokens, totals, scores = (t.tolist() for t in runtime.download(*finished)())
         groups: list[list[Hypothesis]] = []
         for s in range(sources):
             groups.append([])
-            for i in range(int(count[s])):
-                length = int(lengths[s, i])
-                parts = token_scores[s, i, : length + 1].tolist()
-                ids = tokens[s, i, :length].tolist()
-                groups[-1].append(Hypothesis(ids, float(scores[s, i]), parts, length + 1))
+            for i in range(count[s]):
+                length = lengths[s][i]
+                score = totals[s][i] / (length + 1) ** options.length_penalty
+                parts = tokens[s][i][:length], score, scores[s][i][: length + 1], length + 1
+                groups[-1].append(Hypothesis(*parts))
         if not all(groups):
             raise FloatingPointError(NO_OUTPUT)
         # sorted is stable: of equal scores the one that finished first wins

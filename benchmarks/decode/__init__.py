@@ -1,0 +1,1 @@
+"""Whole decodes beside peers and what the machine allows; their memory."""

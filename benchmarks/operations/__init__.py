@@ -1,0 +1,1 @@
+"""Each operation against plain PyTorch, on the CPU and on a GPU."""

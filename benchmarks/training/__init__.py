@@ -1,0 +1,1 @@
+"""Training steps, their loss and their memory beside peers; the experiment."""

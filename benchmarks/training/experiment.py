@@ -1,0 +1,259 @@
+"""Trains JANUS beside its parts, on the same text in the same order, and compares what they reach and how fast.
+
+Every run is a directory of ``janus-fast train`` in ``--out``. Run again, the same command goes on where it was: what is
+trained and evaluated is not done again. After each run the results are written, of all runs that ``--out`` holds.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from benchmarks.arguments import positive
+from benchmarks.machine import RESULTS, machine
+from benchmarks.training import experiment_report
+from janus_fast import Translator, cli, engine, evaluate
+from janus_fast.data import test_set
+from janus_fast.objectives import OBJECTIVES
+from janus_fast.replacing import replacing
+from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
+from janus_fast.training.checkpoints import latest_checkpoint, read_state
+from janus_fast.training.options import without_effect
+
+ARMS = {name: ["--objective", name] for name in OBJECTIVES} | {  # options
+    "janus-without-aux": ["--objective", "janus", "--without-auxiliary"],
+    "janus-two-passes": ["--objective", "janus", "--encoder-passes", "2"],
+}
+DECODES = {"ar": {"mode": "ar", "beam_size": 5}} | {
+    f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False}
+    for passes in (1, 4, 10)
+}  # fmt: skip
+INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM
+RESAMPLES = 1000  # of the bootstrap
+EVERY = 5  # each so manieth test sentence is also decoded alone, by the clock
+# What all arms share; it is the paper's where nothing is named. What stands behind -- comes later on the command line
+# of janus-fast train, and wins.
+SIZES = """--recipe paper --average always
+    --d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768 --normalize-before
+    --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
+FIXED = (
+    "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
+    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--objective",
+    "--without-auxiliary", "--with-auxiliary", "--encoder-passes",
+)  # fmt: skip
+
+
+def schedule(updates: int) -> list[str]:
+    """Validation comes once, behind the last update, so that its time is not training's."""
+    shares = {"warmup-updates": 10, "divergence-warmup-updates": 2, "decay-updates": 4, "save-interval": 40}
+    options = {name: max(1, updates // share) for name, share in shares.items()}
+    options |= {"max-updates": updates, "validate-interval": updates, "masking": "uniform"}
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def effective(options: list[str], objective: str) -> list[str]:
+    """``options`` without those that change nothing in a training, which ``janus-fast train`` refuses."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--divergence-weight", type=float, default=1.0)
+    weight = parser.parse_known_args(options)[0].divergence_weight
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in without_effect({"objective": objective, "divergence_weight": weight}):
+        parser.add_argument("--" + name.replace("_", "-"))
+    return parser.parse_known_args(options)[1]
+
+
+@dataclass
+class Run:
+    """An arm with a seed: its training and its evaluations, each on record with what it was made ``of``."""
+
+    arm: str
+    seed: int
+    directory: Path
+    options: list[str]  # of janus-fast train, but for paths
+    text: dict[str, str]  # checksums
+    updates: int
+    limit: int | None
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+    def train(self, data: str, vocabulary: Path) -> int:
+        """Trains, or goes on; returns the exit status of ``janus-fast train``."""
+        files = ["--data", data, "--vocabulary", str(vocabulary), "--out", str(self.directory)]
+        if status := cli.main(["train", *files, *self.options]):
+            return status
+        state = read_state(latest_checkpoint(self.directory))
+        if state["update"] != self.updates:  # such as by --max-minutes; arms compare after as many updates alone
+            _say(f"{self.name}: training must make {self.updates:,} updates to count, got {state['update']:,}")
+            return 1
+        record = {name: state[name] for name in ("update", "seconds", "tokens_seen", "precision")}
+        self._store("training", {**record, "machine": machine(torch.get_num_threads()), "of": self._trained_of})
+        return 0
+
+    def training(self) -> dict | None:
+        """The record of a training that is done."""
+        record = self._stored("training", self._trained_of) if self._weights.is_file() else None
+        return record and {**record, "seconds_at_median_pace": self._pace() * record["update"] or record["seconds"]}
+
+    def _pace(self) -> float:
+        """Seconds an update, the median over all log lines; 0 where there are too few to tell."""
+        path = self.directory / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        pairs = pairwise(line for line in lines if line["kind"] == "train")
+        # A training that was cut off and goes on from its last checkpoint logs the updates since then again.
+        forward = [(a, b) for a, b in pairs if b["update"] > a["update"]]
+        paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in forward]
+        return statistics.median(paces) if paces else 0.0
+
+    @property
+    def decodes(self) -> list[str]:
+        """Those that this arm is trained for."""
+        modes = OBJECTIVES[ARMS[self.arm][1]].modes
+        return [name for name, options in DECODES.items() if options["mode"] in modes]
+
+    def evaluations(self) -> dict[str, dict]:
+        """The records of the decodes that are done, of the model that is there."""
+        found = {name: self._stored(f"test-{name}", self._decoded_of(name)) for name in self.decodes}
+        return {name: record for name, record in found.items() if record}
+
+    def evaluate(self) -> bool:
+        """Does what is still to do; returns whether there was any."""
+        done = self.evaluations()
+        if not (missing := [name for name in self.decodes if name not in done]):
+            return False
+        translator = Translator(str(self.directory), backend="engine", intra_threads=self.threads)
+        sources, references = (side[: self.limit] for side in test_set())
+        for name in missing:
+            record = evaluate.evaluate(translator, sources, references, resamples=RESAMPLES, **DECODES[name])
+            alone = evaluate.milliseconds_per_sentence(translator, sources[::EVERY], **DECODES[name])
+            record["milliseconds"] = {"1": alone, "32": 1000 * record["seconds"] / len(sources)}
+            record |= {"isa": translator.isa, "compute_type": translator.compute_type}
+            self._store(f"test-{name}", {**record, "machine": machine(self.threads), "of": self._decoded_of(name)})
+            _say(f"{self.name}: {experiment_report.line(name, record)}")
+        return True
+
+    @property
+    def _weights(self) -> Path:
+        return self.directory / "model.safetensors"
+
+    @property
+    def _trained_of(self) -> dict:
+        return {"options": self.options, "text": self.text}
+
+    def _decoded_of(self, name: str) -> dict:
+        return {**DECODES[name], "weights": _checksum(self._weights), "limit": self.limit, "threads": self.threads}
+
+    def _stored(self, name: str, of: dict) -> dict | None:
+        path = self.directory / f"{name}.json"
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return record if record.get("of") == of else None
+
+    def _store(self, name: str, record: dict) -> None:
+        with replacing(self.directory) as folder:
+            (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        _say("interrupted: run the same command again to go on")
+        return INTERRUPTED[0]
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    text = [Path(arguments.data, f"train.{language}") for language in ("en", "de")]
+    vocabulary = _vocabulary(text, arguments)
+    checksums = {path.name: _checksum(path) for path in (*text, vocabulary)}
+    shared = [*SIZES.split(), *schedule(arguments.updates), *arguments.rest]
+
+    def run(arm: str, seed: int) -> Run:
+        own, directory = ARMS[arm], arguments.out / f"seed-{seed}" / arm
+        options = [*effective(shared, own[1]), *own, "--seed", str(seed)]
+        return Run(arm, seed, directory, options, checksums, arguments.updates, arguments.limit, arguments.threads)
+
+    seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}
+    everything = [run(arm, seed) for arm in ARMS for seed in sorted(seeds)]
+    chosen = [run(arm, seed) for seed in arguments.seeds for arm in arguments.arms]
+    failed = 0  # one run that fails, by diverging for one, leaves the others their turn
+    for number, each in enumerate(chosen, 1):
+        trained = each.training()
+        _say(f"{each.name} (run {number} of {len(chosen)}): {'trained already' if trained else 'training'}")
+        status = 0 if trained else each.train(arguments.data, vocabulary)
+        if status in INTERRUPTED:
+            return status
+        failed = failed or status
+        if (not status and each.evaluate()) or each is chosen[-1]:
+            measured = _measured(everything)
+            if measured["records"]:
+                experiment_report.write({"options": " ".join(shared), **measured}, arguments.results)
+                _say(f"the results are in {arguments.results}")
+    return failed
+
+
+def _measured(runs: list[Run]) -> dict:
+    """The records of what was measured, and the names of what was not."""
+    records, missing = [], []
+    for run in runs:
+        if training := run.training():
+            done = run.evaluations()
+            records.append({"arm": run.arm, "seed": run.seed, "training": training, "evaluations": done})
+            missing += [f"{run.name}: {name}" for name in run.decodes if name not in done]
+        else:
+            missing.append(run.name)
+    return {"records": records, "missing": missing}
+
+
+def _vocabulary(text: list[Path], arguments: argparse.Namespace) -> Path:
+    """That of all runs, trained once."""
+    name = f"sentencepiece-{arguments.vocabulary_size or DEFAULT_SIZE}"
+    path = arguments.out.resolve() / f"{name}.model"
+    if not path.is_file():
+        _say("training a vocabulary")
+        with replacing(path.parent) as folder:
+            Vocabulary.train(text, arguments.vocabulary_size).save(folder, name)
+    return path
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _say(message: str) -> None:
+    print(f"experiment: {message}", file=sys.stderr, flush=True)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks experiment", description=__doc__.splitlines()[0],
+        epilog="Options behind -- are janus-fast train's, for every run: sizes, learning rate and the like.",
+    )  # fmt: skip
+    parser.add_argument("--data", required=True, metavar="DIR", help="a folder of janus-fast corpus")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the runs are, and go on")
+    parser.add_argument("--updates", type=positive, default=10_000, metavar="N", help="of each run (default: 10000)")
+    parser.add_argument("--seeds", type=positive, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
+    parser.add_argument("--vocabulary-size", type=positive, metavar="N", help="default: as janus-fast train has it")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N sentences of the test set alone")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of decoding (default: 1)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where tables and pictures go")
+    end = argv.index("--") if "--" in argv else len(argv)
+    arguments = parser.parse_args(argv[:end])
+    arguments.rest = argv[end + 1 :]
+    if clash := next((word for word in arguments.rest if word.split("=")[0] in FIXED), None):
+        parser.error(f"options behind -- must be other than {', '.join(FIXED)}, got {clash}")
+    names = [f"{part}.{language}" for part in ("train", "valid") for language in ("en", "de")]
+    if absent := next((name for name in names if not Path(arguments.data, name).is_file()), None):
+        parser.error(f"--data must have {', '.join(names)}, got {arguments.data} without {absent}")
+    if reason := engine.missing():
+        parser.error(reason)
+    return arguments

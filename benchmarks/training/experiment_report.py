@@ -1,0 +1,121 @@
+"""Results of the experiment for people: a line, tables in Markdown, two pictures."""
+
+from pathlib import Path
+from statistics import mean
+
+from benchmarks import report
+from janus_fast.visibility_plot import COLOURS
+
+LABELS = {"ar": "AR, beam 5", "nar-1": "1 pass", "nar-4": "4 passes", "nar-10": "10 passes"}
+ABOUT = """\
+All arms have the same sizes and vocabulary and saw the same sentences in the same order. Scores are those of the
+committed test set; after ± stands half the width of the 95% confidence interval (bootstrap over its sentences, which
+says nothing about what another seed would do). Passes are those of parallel decoding with three lengths, all of them
+made. docs/experiment.md explains the rest.
+"""
+TRAINING = """\
+Seconds of training by the clock, in which validation counts where it came before the last update; beside them the
+median seconds of an update times their number, on which pauses and short loads have little effect. Tokens are those
+that an arm learned to predict from left to right or, of `cmlm`, the masked ones among them.
+"""
+SPEED = """\
+Milliseconds a sentence, with the native engine: at batch 1 the median over every fifth test sentence, at batch 32 the
+mean over all. In parentheses, how many times as fast as the same model's beam search.
+"""
+
+
+def line(name: str, record: dict) -> str:
+    times = ", ".join(f"{ms:.1f} ms at batch {batch}" for batch, ms in record["milliseconds"].items())
+    return f"{LABELS[name]}: BLEU {_score(record, 'bleu')}, chrF {_score(record, 'chrf')}; {times}"
+
+
+def write(results: dict, directory: Path) -> None:
+    pictures = {
+        f"experiment-{name}": lambda results, file, panels=panels: draw(results["records"], panels, file)
+        for name, panels in PANELS.items()
+    }
+    report.write("experiment", results, directory, markdown, **pictures)
+
+
+def markdown(results: dict) -> str:
+    scores, training, speed = [], [], []
+    for record in results["records"]:
+        found, trained, name = record["evaluations"], record["training"], [record["arm"], record["seed"]]
+        for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
+            scores.append([*name, title, *(_score(found.get(decode), metric) for decode in LABELS)])
+        figures = [
+            f"{trained['update']:,}",
+            f"{trained['seconds']:,.0f}",
+            f"{trained['seconds_at_median_pace']:,.0f}",
+            f"{trained['tokens_seen']:,}",
+        ]
+        training.append([*name, *figures, trained["precision"], _where(trained["machine"])])
+        for batch in ("1", "32"):
+            speed.append([*name, batch, *(_time(found, decode, batch) for decode in LABELS)])
+    evaluations = [each for record in results["records"] for each in record["evaluations"].values()]
+    signatures = sorted({f"* {name}: `{s}`" for each in evaluations for name, s in each["signatures"].items()})
+    places = sorted({f"* {_where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
+    missing = ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
+    training_header = "arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"
+    return report.markdown(
+        "JANUS beside its parts", ABOUT, missing,
+        "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
+        "## Training", TRAINING, report.table(training_header, training, "l"),
+        f"Options of all (the later ones count): `{results['options']}`",
+        "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
+    )  # fmt: skip
+
+
+def _score(record: dict | None, metric: str) -> str:
+    return f"{record[metric]:.1f} ± {record[f'{metric}_ci']:.1f}" if record else ""
+
+
+def _time(found: dict, name: str, batch: str) -> str:
+    if name not in found:
+        return ""
+    milliseconds = found[name]["milliseconds"][batch]
+    times = f" ({found['ar']['milliseconds'][batch] / milliseconds:.1f}x)" if "ar" in found and name != "ar" else ""
+    return f"{milliseconds:.1f}{times}"
+
+
+def _where(machine: dict) -> str:
+    return f"{machine['processor']}, threads: {machine['threads']}, commit {machine['commit']}"
+
+
+PANELS = {  # of a picture: what BLEU is drawn against, of a record
+    "passes": {"passes": lambda record: record["options"].get("iterations")},
+    "speed": {
+        f"ms a sentence, batch {batch}": lambda record, batch=batch: record["milliseconds"][batch]
+        for batch in ("1", "32")
+    },
+}
+
+
+def draw(records: list[dict], panels: dict, file: Path):
+    """BLEU against the figure of each panel, means over seeds; beam search is a star, or a level where it has none.
+
+    Returns the figure, which it saves, too.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 + 4 * len(panels), 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    axes[0].set_ylabel("BLEU")
+    for axis, (label, place) in zip(axes, panels.items(), strict=True):
+        axis.set_xlabel(label)
+        for arm, colour in zip(dict.fromkeys(record["arm"] for record in records), COLOURS, strict=False):
+            found = [record["evaluations"] for record in records if record["arm"] == arm]
+            for names, marker, name in ((["ar"], "*", f"{arm}, AR"), (list(LABELS)[1:], "o", arm)):
+                runs = [of for decode in names if (of := [each[decode] for each in found if decode in each])]
+                bleu = [mean(record["bleu"] for record in of) for of in runs]
+                places = [mean(place(record) for record in of) for of in runs if place(of[0])]
+                shown = {"color": colour, "label": name if axis is axes[0] else None}
+                if places:
+                    axis.plot(places, bleu, marker=marker, **shown)
+                elif bleu:
+                    axis.axhline(*bleu, linestyle="--", **shown)
+        axis.set_xlim(0, None)
+    axes[0].set_ylim(0, None)  # once all is drawn: it ends the scaling of all panels
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(file)
+    return figure

@@ -1,0 +1,138 @@
+"""Manual pages in roff: aligned section by section where both languages have the same sequence of block macros."""
+
+import gzip
+import re
+from collections.abc import Iterator
+
+from ..packages import PackageStore, package_members
+from ..sources import Source
+
+BLOCK_MACROS = {
+    *("SH", "SS", "TP", "PP", "P", "LP", "IP", "RS", "RE", "nf", "fi", "EX", "EE", "TQ", "HP", "TS", "TE", "in", "sp"),
+}
+SPACING_MACROS = {"sp", "in"}  # translations may have more or fewer of them
+VERBATIM_BEGINS, VERBATIM_ENDS = {"nf", "EX", "TS"}, {"fi", "EE", "TE"}
+ONE_FONT_MACROS = {"B", "I", "SM", "SB"}
+TWO_FONT_MACROS = {"BR", "IR", "RB", "RI", "BI", "IB"}
+SPACING, TAG = "~", "TAG"
+
+ESCAPES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\(aq|\\\[aq\]", "'"),
+        (r"\\\(dq|\\\[dq\]", '"'),
+        (r"\\\((?:lq|rq)|\\\[[lr]q\]|\\\(Bq", '"'),
+        (r"\\\((?:oq|cq)|\\\[[oc]q\]", "'"),
+        (r"\\\(em|\\\[em\]", "\u2014"),
+        (r"\\\(en|\\\[en\]", "\u2013"),
+        (r"\\\(bu|\\\[bu\]", ""),
+        (r"\\-", "-"),
+        (r"\\(?:f\[[^\]]*\]|f\([A-Z]{2}|f.)", ""),  # fonts
+        (r"\\s[-+]?\d", ""),  # sizes
+        (r"\\[&/,|^%:]", ""),  # spacing
+        (r"\\ |\\~|\\0", " "),
+        (r"\\\(ha|\\\[ha\]", "^"),
+        (r"\\\(ti|\\\[ti\]", "~"),
+        (r"\\e|\\\(rs|\\\[rs\]", "\\\\"),
+        (r"\\c$", ""),
+    )
+]
+
+
+def read(source: Source, packages: PackageStore, language: str) -> Iterator[tuple[str, str]]:
+    """Texts of the manual pages that both languages have; English from one package, its translation from another."""
+    english: dict[str, str] = {}
+    translated: dict[str, str] = {}
+    for package in source.packages:
+        path = packages.binary_package(package.format(language=language))
+        if not path:
+            continue
+        is_translation = "{language}" in package
+        page = re.compile(
+            rf"/man/{language}/(man\d/[^/]+\.gz)$" if is_translation else r"/share/man/(man\d/[^/]+\.gz)$"
+        )
+        pages = translated if is_translation else english
+        for name, content in package_members(path, page.search):
+            try:
+                pages[page.search(name).group(1)] = gzip.decompress(content).decode("utf8", "replace")
+            except OSError:  # not compressed after all
+                continue
+    for page in sorted(english.keys() & translated.keys()):
+        yield from align_pages(english[page], translated[page])
+
+
+def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
+    """Pairs the texts of two pages, leaving out sections whose macros differ.
+
+    A translation ends with a section about its translators; the sections before it keep their order.
+    """
+    for (macros, texts), (other_macros, translations) in zip(_sections(english), _sections(translated), strict=False):
+        if macros == other_macros:
+            for text, translation in zip(texts, translations, strict=True):
+                if text and translation:
+                    yield without_escapes(text), without_escapes(translation)
+
+
+def without_escapes(text: str) -> str:
+    """Text without roff's escape sequences."""
+    for pattern, replacement in ESCAPES:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _sections(page: str) -> list[tuple[list[str], list[str | None]]]:
+    """(macros, texts) of each section; a spacing macro counts only where text follows it."""
+    sections: list[tuple[list[str], list[str | None]]] = [([], [])]
+    for macro, text in _blocks(page):
+        if macro == "SH":
+            sections.append(([], []))
+        if macro != SPACING or text:
+            sections[-1][0].append(macro)
+            sections[-1][1].append(text)
+    return sections
+
+
+def _blocks(page: str) -> list[tuple[str, str | None]]:
+    """(macro, running text after it) in order; the text is None within verbatim parts, the first macro is ""."""
+    macros, texts = [""], []
+    verbatim, tag_follows = False, False
+    running: list[str] = []
+
+    def finish_text() -> None:
+        texts.append(None if verbatim else " ".join(running))
+        running.clear()
+
+    def add(text: str) -> None:
+        nonlocal tag_follows
+        running.append(text)
+        if tag_follows and text.strip():  # the line after .TP is a tag, not running text
+            tag_follows = False
+            finish_text()
+            macros.append(TAG)
+
+    for line in page.split("\n"):
+        if line.startswith((".\\", "'\\")):  # a comment
+            continue
+        request = re.match(r"[.'][ \t]*([A-Za-z]+)[ \t]*(.*)$", line)
+        if not request:
+            if line.strip():
+                add(line)
+            continue
+        macro, argument = request.groups()
+        if macro in SPACING_MACROS:
+            finish_text()
+            macros.append(SPACING)
+        elif macro in BLOCK_MACROS:
+            finish_text()
+            macros.append({"LP": "PP", "P": "PP"}.get(macro, macro))
+            tag_follows = macro in ("TP", "TQ")
+            if macro in VERBATIM_BEGINS:
+                verbatim = True
+            elif macro in VERBATIM_ENDS:
+                verbatim = False
+        elif macro in ONE_FONT_MACROS:
+            add(argument.replace('"', ""))
+        elif macro in TWO_FONT_MACROS:
+            add("".join(quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', argument)))
+    finish_text()
+    return list(zip(macros, texts, strict=True))
