@@ -1,5 +1,7 @@
 """Fast decoding and training of JANUS models: one Transformer, autoregressive and non-autoregressive."""
 
+import os
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -10,18 +12,13 @@ _PUBLIC = {
     "Translator": "translator",
     "Visibility": "visibility",
     "Vocabulary": "text",
-    "add_layer_norm": "ops",
-    "attention": "ops",
     "backends": "ops",
-    "dropout_add": "ops",
     "explain": "ops",
-    "joint_loss": "ops",
-    "linear_argmax": "ops",
-    "linear_topk": "ops",
-    "predict_lengths": "ops",
     "save": "checkpoint",
-    "update_mask": "ops",
 }
+for _file in sorted(os.listdir(os.path.join(os.path.dirname(__file__), "ops"))):
+    if _file.endswith(".py") and not _file.startswith("_"):
+        _PUBLIC[_file.removesuffix(".py")] = "ops"
 _ROOMS = (  # modules, imported when they are first named
     "checkpoint", "config", "convert", "data", "decoding", "evaluate", "model", "models", "objectives", "ops",
     "reference", "text", "training", "translator", "visibility",

@@ -50,7 +50,7 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int, co
     if find_spec("torch") is None:
         return f"it needs {absence('torch')}"
     if backend == "cuda":
-        from .cuda_backend import missing
+        from .torch_backend import missing
 
         return missing(device, compute_type, config)
     return None
@@ -67,14 +67,10 @@ def load(
     ``compute_type`` "default" is float32, or int8 where the weights are stored so and the backend has it; "auto" is the
     fastest type that the processor has instructions for, or the GPU.
     """
-    if backend == "cuda":
-        from .cuda_backend import CudaBackend
-
-        return CudaBackend(config, arrays, device, compute_type, intra_threads, insists)
-    if backend == "torch":
+    if backend != "engine":
         from .torch_backend import TorchBackend
 
-        return TorchBackend(config, arrays, device, compute_type, intra_threads)
+        return TorchBackend(config, arrays, device, compute_type, intra_threads, backend == "cuda", insists)
     if compute_type == "auto":
         compute_type = engine.fastest()
     elif compute_type == "default":

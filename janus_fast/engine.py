@@ -11,7 +11,7 @@ import numpy as np
 
 from .config import JanusConfig
 from .decoding import Hypothesis
-from .decoding.options import untaken
+from .decoding.options import Options, untaken
 from .installation import engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
@@ -80,14 +80,12 @@ class Engine:
         self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
         self._inter_threads, self._here = inter_threads, threading.local()
 
-    def refusal(self, options, prefixes: list[list[int]] | None = None) -> str | None:
+    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
         """Why a call with these options cannot be decoded, or None when it can."""
-        if not hasattr(self._decoder, options.algorithm):
-            return f"it has no {options.algorithm}"
         return untaken("engine", options)
 
     def decode(
-        self, sources: list[list[int]], options, numbers: list[int], prefixes: list[list[int]] | None
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
     ) -> list[list[Hypothesis]]:
         """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
         if (reason := self.refusal(options)) is not None:
@@ -95,7 +93,7 @@ class Engine:
         fields = [field.name for field in dataclasses.fields(options) if "engine" in field.metadata["on"]]
         record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
-        if options.algorithm == "sample":
+        if getattr(options, "sampling_topk", 1) != 1:
             seeds = ([options.seed, number, k] for number in numbers for k in range(options.num_hypotheses))
             given["uniforms"] = np.stack([np.random.default_rng(seed).random(longest + 1) for seed in seeds])
         groups = getattr(self._decoder, options.algorithm)(*_packed(sources), record, self._check(), **given)

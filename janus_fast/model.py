@@ -86,18 +86,14 @@ class DecoderLayer(Layer):
         self.encoder_attn = Attention(config)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
 
-    def after_self_attention(self, x: Tensor, attended: Tensor, cross_keys, cross: Visibility) -> Tensor:
-        """The rest of the layer for rows ``x`` whose self-attention gave ``attended``."""
-        x = self.after(self.self_attn_layer_norm, x, attended)
-        normed = self.before(self.encoder_attn_layer_norm, x)
-        x = self.after(self.encoder_attn_layer_norm, x, self.encoder_attn.attend(normed, *cross_keys, cross))
-        return self.feed_forward(x)
-
     def forward(self, x: Tensor, visibility: Visibility, cross_keys, cross: Visibility, rows: Tensor | None) -> Tensor:
         normed = self.before(self.self_attn_layer_norm, x)
         queries = normed if rows is None else normed[rows]
         attended = self.self_attn(queries, normed[: visibility.num_keys], visibility)
-        return self.after_self_attention(x if rows is None else x[rows], attended, cross_keys, cross)
+        x = self.after(self.self_attn_layer_norm, x if rows is None else x[rows], attended)
+        normed = self.before(self.encoder_attn_layer_norm, x)
+        x = self.after(self.encoder_attn_layer_norm, x, self.encoder_attn.attend(normed, *cross_keys, cross))
+        return self.feed_forward(x)
 
 
 class Positions(nn.Module):

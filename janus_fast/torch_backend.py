@@ -1,4 +1,4 @@
-"""Decoding in torch: the definition that the engine is held to, on every device and in every type that torch has."""
+"""Decoding in torch, on every device and in every type that torch has; on NVIDIA GPUs by CUDA graphs."""
 
 import atexit
 import contextlib
@@ -11,16 +11,14 @@ import torch
 
 from . import checkpoint, ops, weights
 from .config import JanusConfig
-from .decoding import (
-    AutoregressiveOptions,
-    Hypothesis,
-    NonAutoregressiveOptions,
-    beam_search,
-    mask_predict,
-    sample,
-    score,
-)
+from .decoding import Hypothesis
+from .decoding.decoder import Decoder, refusal
+from .decoding.fused import FusedModel
+from .decoding.options import Options
+from .decoding.runtime import Eager, Graphs
+from .decoding.score import score
 from .model import JanusModel
+from .ops import _native
 
 _PROCESS = os.getpid()  # where torch may have started threads, which a child of fork waits for in vain
 _running: set[threading.Lock] = set()  # each held by a decode
@@ -49,15 +47,42 @@ def resolved(compute_type: str, device: str) -> str:
     return "float32" if compute_type in ("default", "auto") else compute_type
 
 
+def missing(device: str, compute_type: str, config: JanusConfig) -> str | None:
+    """Why there is nothing to record for ``device`` in this type, or None."""
+    try:
+        dtype = getattr(torch, resolved(compute_type, device))
+        query = torch.empty(1, config.attention_heads, config.head_size, dtype=dtype, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return f"torch cannot use {device!r}: {str(error).splitlines()[0]}"
+    if _native.cuda_missing is not None:
+        return _native.cuda_missing
+    if ops.OPERATIONS["attention"].choose("auto", query) == "reference":
+        return (
+            f"attention has no kernel for heads of {config.head_size} in {dtype}, and its definition waits for the GPU"
+        )
+    return None
+
+
 class TorchBackend:
-    """Decodes with a model of its own; ``intra_threads`` 0 leaves torch's setting."""
+    """Decodes with a model of its own; ``intra_threads`` 0 leaves torch's setting.
+
+    With ``records``, which is backend "cuda", it replays CUDA graphs, one batch at a time. What they cannot hold, and
+    ``score``, runs as it is written; a caller who ``insists`` gets an error instead.
+    """
 
     def __init__(
-        self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str, intra_threads: int
-    ):
-        self._name, self._threads = device, intra_threads
+        self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str, intra_threads: int,
+        records: bool = False, insists: bool = False,
+    ):  # fmt: skip
+        self._name, self._threads, self.insists = device, intra_threads, insists
         with self._decoding():
             self.model = self._model(config, arrays, device, compute_type)
+            fused = FusedModel(self.model)
+            self._decoder, self._recorded = Decoder(fused, Eager()), None
+            if records:
+                self._lock, self._device = threading.Lock(), self.model.output_weight.device
+                with torch.cuda.device(self._device):
+                    self._recorded = Decoder(fused, Graphs(self._device))
 
     def _model(self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str) -> JanusModel:
         try:
@@ -78,16 +103,19 @@ class TorchBackend:
     def intra_threads(self) -> int:
         return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
+    refusal = staticmethod(refusal)
+
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
-        prefixes: list[list[int]] | None,
-    ) -> list[list[Hypothesis]]:  # fmt: skip
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
+    ) -> list[list[Hypothesis]]:
+        reason = self._recorded and refusal(options, prefixes)
+        if reason and self.insists:
+            raise NotImplementedError(f"generate: backend must be able to run this, got 'cuda': {reason}")
         with self._decoding():
-            if isinstance(options, NonAutoregressiveOptions):
-                return mask_predict(self.model, sources, options)
-            if options.sampling_topk != 1:
-                return sample(self.model, sources, options, numbers, prefixes)
-            return beam_search(self.model, sources, options, prefixes)
+            if reason or not self._recorded:
+                return self._decoder.decode(sources, options, numbers, prefixes)
+            with self._lock, torch.cuda.device(self._device):
+                return self._recorded.decode(sources, options)
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
         with self._decoding():

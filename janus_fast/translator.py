@@ -129,9 +129,10 @@ class Translator:
         """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
         options = options_of(mode, options)
         reasons, takers = {name: backends.refusal(name, *self._wanted) for name in backends.BACKENDS}, [self.backend]
-        if self.backend == "cuda":
-            reasons["cuda"] = self._backend.refusal(options, target_prefix)
-            takers += [] if self._backend.insists else ["torch"]
+        if self.backend != "torch":
+            reasons[self.backend] = self._backend.refusal(options, target_prefix)
+        if self.backend == "cuda" and not self._backend.insists:
+            takers.append("torch")
         chosen = next((name for name in takers if reasons[name] is None), None)
         lines = [f"{mode} on {self.device}, {self.compute_type}:"]
         for name, reason in reasons.items():

@@ -155,37 +155,27 @@ def _bytes(argument) -> bytes | None:
 # ------------------------------------------------------------- the launchers, with the arguments of the operations
 
 
-def update_mask_static(run, tokens, scores, rows, row_count, predicted_tokens, predicted_scores, offsets, done, ratio,
-                       mask_token):  # fmt: skip
-    """Returns new tokens, new scores, masked tokens, next rows, changed, where each canvas' rows begin, totals."""
+def update_mask(run, tokens, scores, rows, predicted_tokens, predicted_scores, offsets, ratio, mask_token,
+                row_offsets, adaptive):  # fmt: skip
     count, canvases = tokens.numel(), offsets.numel() - 1
-    inputs = [t.contiguous() for t in (tokens, scores, rows, predicted_tokens, predicted_scores)]
-    new_tokens, new_scores, masked, listed = (
-        tokens.new_empty(count, dtype=t.dtype) for t in (tokens, scores, rows, rows)
-    )
-    changed = torch.empty(canvases, dtype=torch.bool)
-    row_offsets, totals = (torch.empty(n, dtype=torch.int32) for n in (canvases + 1, 3))
-    run(
-        "update_mask", *inputs[:3], row_count, *inputs[3:], offsets, done, count, rows.numel(), canvases, ratio,
-        mask_token, new_tokens, new_scores, masked, listed, changed, row_offsets, totals,
-    )  # fmt: skip
-    return new_tokens, new_scores, masked, listed, changed, row_offsets, totals
+    inputs = [t.contiguous() for t in (tokens, rows, predicted_tokens, scores, predicted_scores)]
+    results = [t.new_empty(count) for t in (tokens, scores, rows)]
+    results += [torch.empty(canvases, dtype=torch.bool), tokens.new_empty(count)]
+    results += [torch.empty(n, dtype=torch.int32) for n in (canvases + 1, 1)]
+    sizes = count, rows.numel(), canvases, mask_token, ratio, adaptive
+    run("update_mask", *inputs, offsets, row_offsets, *sizes, *results)
+    return results
 
 
-def predict_lengths(run, encoded, offsets, weight, beam, window, min_length, max_length, canvases=True):
-    """Returns lengths, log-probabilities, where canvases begin."""
+def predict_lengths(run, encoded, offsets, weight, beam, window, min_length, max_length):
     encoded, weight = (t if t.stride(-1) == 1 else t.contiguous() for t in (encoded, weight))
     sources = offsets.numel() - 1
     lengths, log_probs = torch.empty(sources, beam, dtype=torch.int64), torch.empty(sources, beam)
-    canvas_offsets = torch.empty(sources * beam + 1, dtype=torch.int32) if canvases else None
-    ticket = torch.zeros(1, dtype=torch.int32) if canvases else None
     run(
         "predict_lengths", encoded, offsets, weight, encoded.stride(0), weight.stride(0), encoded.shape[0], sources,
         *weight.shape, beam, window, min_length, max_length, encoded.dtype == torch.bfloat16, lengths, log_probs,
-        canvas_offsets, ticket,
     )  # fmt: skip
-    assert ticket is None or ticket.item() == 0
-    return lengths, log_probs, canvas_offsets
+    return lengths, log_probs
 
 
 def attention(run, query, key, value, query_offsets, key_offsets, key_sequences, query_times, visible_from,
@@ -205,18 +195,3 @@ def attention(run, query, key, value, query_offsets, key_offsets, key_sequences,
 def beam_step(run, log_probs, ids, eos, *state):
     """Writes the state in place."""
     run("beam_step", log_probs, ids, *ids.shape, state[3].shape[1], eos, *state)
-
-
-def register(run) -> torch.library.Library:
-    """Makes the operations that CUDA alone has run on the CPU, for as long as the returned object lives.
-
-    Lengths are computed in float32, whatever the type: that is what the kernel does.
-    """
-
-    def predict_canvases(encoded, offsets, weight, *numbers):
-        return predict_lengths(run, encoded.float(), offsets, weight.float(), *numbers)
-
-    library = torch.library.Library("janus_fast", "IMPL")
-    library.impl("update_mask_static", lambda *arguments: update_mask_static(run, *arguments), "CPU")
-    library.impl("predict_canvases", predict_canvases, "CPU")
-    return library

@@ -1,7 +1,7 @@
 """One suite for every operation: every kernel, instruction set and dtype against the definition in float64.
 
 Triton kernels run on a GPU where there is one; elsewhere they are interpreted, every address checked. The native CUDA
-kernels run here on a GPU alone, and in the emulator in test_cuda_kernels.py.
+kernels run on a GPU where there is one, and in the emulator of tests/simt.
 
 What a result may err is derived from the data, on every machine alike (benchmarks/budget.py). Integers, booleans,
 infinities and NaN must be equal.
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from importlib import import_module
+from itertools import product
 
+import emulated
 import interpreted
 import pytest
 import torch
@@ -29,6 +31,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
 # Of each Triton kernel: the keywords that choose its tiles. Samples are small, so that tiles as small as can be have
 # several of everything, and those that the kernel chooses are one.
 TILES: dict[str, list[dict]] = {"attention": [{"BLOCK_M": 16, "BLOCK_N": 16}], "dropout_add": [{"blocks": 16}]}
+# The same of each CUDA kernel, and the order of threads: 0 is in order.
+CUDA_TILES = {"attention": [(0, 0), (2, 32), (1, 32), (4, 96)]}
+SEEDS = (0, 1, 2, 3)
 LARGE = 100_000  # elements of a sample that has several of the kernel's own tiles
 
 
@@ -118,6 +123,16 @@ def test_triton_kernel_computes_the_definition(name, dtype, label):
 @pytest.mark.parametrize("name, dtype, label", cases("cuda") if DEVICE == "cuda" else [("every operation", None, None)])
 def test_cuda_kernel_computes_the_definition(name, dtype, label):
     check(name, dtype, label, by_cuda, gradients=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(emulated.compiler() is None, reason="needs a C++ compiler; CXX names one")
+@pytest.mark.parametrize("name, dtype, label", cases("cuda"))
+def test_cuda_kernel_computes_the_definition_in_the_emulator(name, dtype, label):
+    for seed, tiles in product(SEEDS, CUDA_TILES.get(name, [()])):
+        run = partial(getattr(emulated, name), emulated.Emulator(seed))
+        call = lambda *arguments: run(*arguments, *tiles)  # noqa: B023, E731
+        check(name, dtype, label, lambda operation, given, _: run_in(operation, call, given), gradients=False)  # noqa: B023
 
 
 @cache
@@ -385,7 +400,7 @@ def test_forward_mode_elsewhere_does_not_concern_a_kernel(name, backend):
 def test_functions_see_the_tangent_of_every_argument():
     """The last floating-point one of each, which a function must hand to the choice of the backend."""
     x, residual, p, seed = SAMPLES["dropout_add"]["odd_sizes"]
-    *masks, ratio, token = SAMPLES["update_mask"]["half"]
+    *masks, ratio, token, _, _ = SAMPLES["update_mask"]["half"]
     hidden, weight, bias = SAMPLES["linear_argmax"]["odd_sizes"]
     *sums, shift, eps = SAMPLES["add_layer_norm"]["odd_sizes"]
     functions = {

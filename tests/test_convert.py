@@ -16,7 +16,7 @@ import torch
 from janus_fast import Translator, checkpoint
 from janus_fast.convert import fairseq
 from janus_fast.convert.torch_file import Record, Storage, StoredTensor, open_torch_file, unpickle
-from janus_fast.decoding import score
+from janus_fast.decoding.score import score
 
 DICTIONARIES = (golden.GOLDEN / "checkpoint" / "dict.de.txt", golden.GOLDEN / "checkpoint" / "dict.en.txt")
 LEGACY = {"_use_new_zipfile_serialization": False}

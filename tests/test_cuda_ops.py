@@ -27,22 +27,15 @@ needs_nvcc = pytest.mark.skipif(
 )
 needs_triton = pytest.mark.skipif("triton" not in ops.backends("linear_topk", "cuda"), reason="needs Triton")
 
-STATIC = ["update_mask_static", "predict_canvases"]  # of on_device.py
-NATIVE = [name for name, operation in ops.OPERATIONS.items() if operation.cuda_dtypes] + STATIC
+NATIVE = [name for name, operation in ops.OPERATIONS.items() if operation.cuda_dtypes]
 TRITON = [f"{name}_triton" for name, operation in ops.OPERATIONS.items() if operation.triton_dtypes]
 GRADIENTS = [f"{name}_bwd" for name, operation in ops.OPERATIONS.items() if operation.gradients]  # by Triton
 
 
 def sample(name: str) -> tuple:
     """Arguments of an operator that has no gradients in its name."""
-    if name == "predict_canvases":
-        return sample("predict_lengths")
-    if name == "update_mask_static":
-        tokens, scores, rows, *predicted, offsets, ratio, mask_token = sample("update_mask")
-        count, done = torch.ones(3, dtype=torch.int32), torch.ones(offsets.numel() - 1, dtype=torch.bool)
-        return tokens, scores, rows, count, *predicted, offsets, done, ratio, mask_token
     samples = dict(ops.OPERATIONS[name.removesuffix("_triton")].samples())
-    return samples.get("strided" if name.startswith("attention") else "half", next(iter(samples.values())))
+    return samples.get("strided" if name.startswith("attention") else "room", next(iter(samples.values())))
 
 
 SAMPLES = {name: sample(name) for name in (*NATIVE, *TRITON, *(name.removesuffix("_bwd") for name in GRADIENTS))}

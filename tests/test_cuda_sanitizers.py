@@ -8,7 +8,6 @@ from functools import cache
 
 import emulated
 import pytest
-import torch
 from torch import Tensor
 
 from janus_fast import ops
@@ -29,12 +28,8 @@ SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS
 
 
 def update_mask(record):
-    for label in ("half", "short_canvases", "not_a_number", "everything_masked"):
-        tokens, scores, rows, *predicted, offsets, ratio, mask_token = SAMPLES["update_mask"][label]
-        emulated.update_mask_static(record, tokens, scores, rows, None, *predicted, offsets, None, ratio, mask_token)
-        tokens, scores = (torch.cat([t, t.new_full((3,), 5)]) for t in (tokens, scores))  # behind the canvases
-        count, done = torch.tensor([rows.numel() // 2], dtype=torch.int32), torch.arange(offsets.numel() - 1) % 2 == 0
-        emulated.update_mask_static(record, tokens, scores, rows, count, *predicted, offsets, done, ratio, mask_token)
+    for label in ("half", "short_canvases", "not_a_number", "everything_masked", "room", "settling"):
+        emulated.update_mask(record, *SAMPLES["update_mask"][label])
 
 
 def predict_lengths(record):
@@ -104,8 +99,13 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
     ),
     pytest.param(
         "update_mask", "update_mask.cuh",
-        "    if (row >= behind) call.masked_tokens[row] = call.tokens[row];\n", "", ["in order"],
+        "    call.masked_tokens[row] = call.tokens[row];\n", "", ["in order"],
         id="update_mask-nothing-behind-the-canvases",
+    ),
+    pytest.param(
+        "update_mask", "update_mask.cuh",
+        "    if (call.next_offsets[canvas] == call.next_offsets[canvas + 1]) continue;\n", "", ["in order"],
+        id="update_mask-settled-ones-are-listed",
     ),
     pytest.param(
         "update_mask", "collectives.cuh",

@@ -1,14 +1,14 @@
 """Both decoding modes against slow definitions: uncached forwards, exhaustive search, one candidate at a time."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
 
-from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, engine
-from janus_fast.decoding import AutoregressiveOptions
-from janus_fast.packing import offsets_of
+from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, engine, reference
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from janus_fast.visibility import Visibility
 
 BOS, PAD, EOS, UNK, MASK = range(5)
@@ -148,6 +148,35 @@ def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
     assert result.scores == pytest.approx([found[ids] for ids in best], abs=1e-6)
 
 
+SEARCHES = {
+    "greedy": {"beam_size": 1, "max_decoding_length": 9},
+    "five": {"num_hypotheses": 5, "length_penalty": 0.6, "max_decoding_length": 6},
+    "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 8},
+    "no token twice": {"beam_size": 2, "num_hypotheses": 2, "no_repeat_ngram_size": 1, "max_decoding_length": 7},
+    "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
+}
+
+
+@pytest.mark.parametrize("label", SEARCHES)
+@pytest.mark.parametrize("two_stream", [True, False])
+def test_searches_are_those_of_the_definition(two_stream, label):
+    """Without and with words that outputs must begin with: which the definition looks for in whole forwards."""
+    model, sources = make_model(two_stream=two_stream, seed=4), make_sources(3, seed=2)
+    exact, options = copy.deepcopy(model).double(), SEARCHES[label]
+    translators = [Translator(model, backend="torch", compute_type="float64")]
+    if engine.missing() is None:
+        translators.append(Translator(model, backend="engine"))
+    for prefixes in (None, [[7, 9], [], [6]]):
+        expected = reference.beam_search(exact, sources, AutoregressiveOptions(**options), prefixes)
+        for translator in translators:
+            for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
+                assert result.hypotheses == [h.ids for h in truth]
+                assert result.iterations == [h.iterations for h in truth]
+                assert result.scores == pytest.approx([h.score for h in truth], abs=1e-3)
+                for scores, h in zip(result.token_scores, truth, strict=True):
+                    assert scores == pytest.approx(h.token_scores, abs=2e-4)
+
+
 def test_lengths_ngrams_and_prefixes_are_respected(translator):
     sources = make_sources(8)
     for result in translator.generate(sources, beam_size=3, min_decoding_length=6, max_decoding_length=9):
@@ -184,41 +213,26 @@ def test_sampling_is_seeded_and_follows_the_distribution():
     assert {h[0] for h in drawn} == set(top2)
 
 
-def slow_mask_predict(model, source, length, iterations):
-    """One candidate of one source, no packing, no early stop: (ids, log-probabilities)."""
-    source = torch.tensor(source)
-    source_offsets = torch.tensor([0, len(source)], dtype=torch.int32)
-    encoded = model.encode(source, source_offsets)
-    offsets = offsets_of(torch.tensor([length]))
-    tokens = torch.tensor([BOS] + [MASK] * (length - 2) + [EOS])
-    scores = torch.zeros(length, dtype=encoded.dtype)
-    visibility, cross = Visibility.bidirectional(offsets), Visibility.bidirectional(offsets, source_offsets)
-    for t in range(iterations):
-        masked = tokens == MASK
-        hidden = model.decode(tokens, torch.arange(length), visibility, encoded, cross)
-        logits = model.logits(hidden)
-        logits[:, [BOS, PAD, EOS, MASK]] = -math.inf
-        best = logits.log_softmax(-1).max(-1)
-        tokens, scores = torch.where(masked, best.indices, tokens), torch.where(masked, best.values, scores)
-        if t + 1 < iterations:
-            count = int(torch.tensor(float(length - 2)) * (1 - (t + 1) / iterations))
-            order = sorted(range(1, length - 1), key=lambda i: float(scores[i]))
-            tokens[order[:count]] = MASK
-    return tokens[1:-1].tolist(), scores[1:-1].tolist()
+NAR = {
+    "fixed": {"iterations": 4, "num_hypotheses": 3, "adaptive": False},
+    "adaptive": {"iterations": 10, "num_hypotheses": 3, "return_history": True},
+    "likely lengths": {"length_candidates": "topk", "length_beam": 5, "num_hypotheses": 5, "score": "canvas"},
+    "one pass": {"iterations": 1, "length_beam": 2, "return_history": True},
+}
 
 
-def test_refinement_equals_its_definition(translator):
-    options = {"mode": "nar", "iterations": 4, "length_beam": 3, "num_hypotheses": 3, "adaptive": False}
-    sources = make_sources(6)
-    with torch.inference_mode():
-        for source, result in zip(sources, translator.generate(sources, **options), strict=True):
-            for ids, token_scores, score in zip(result.hypotheses, result.token_scores, result.scores, strict=True):
-                if not ids:
-                    continue
-                expected, scores = slow_mask_predict(translator.reference, source, len(ids) + 2, 4)
-                assert ids == expected
-                assert token_scores == pytest.approx(scores, abs=translator.tolerance)
-                assert score == pytest.approx(sum(scores) / len(scores), abs=translator.tolerance)
+@pytest.mark.parametrize("label", NAR)
+def test_mask_predict_is_its_definition(translator, label):
+    sources = make_sources(8)
+    results = translator.generate(sources, mode="nar", **NAR[label])
+    expected = reference.mask_predict(translator.reference, sources, NonAutoregressiveOptions(**NAR[label]))
+    for result, group in zip(results, expected, strict=True):
+        assert result.hypotheses == [h.ids for h in group]
+        assert result.iterations == [h.iterations for h in group]
+        assert not result.history or result.history == [h.history for h in group]
+        for score, token_scores, h in zip(result.scores, result.token_scores, group, strict=True):
+            assert token_scores == pytest.approx(h.token_scores, abs=translator.tolerance)
+            assert score == pytest.approx(h.score, abs=translator.tolerance)
 
 
 def test_adaptive_stop_saves_passes_and_returns_no_masks(translator):

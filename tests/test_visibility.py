@@ -9,7 +9,8 @@ import torch
 from janus_fast.packing import offsets_of, ranges
 from janus_fast.reference.attention import attention
 from janus_fast.visibility import FOREVER, Visibility
-from janus_fast.visibility_plot import COLOURS, HIDDEN, gallery
+from janus_fast.visibility_plot import COLOURS, HIDDEN
+from pictures import gallery
 
 # A rule is the truth: it takes the numbers that describe one sentence and returns its mask as two lists of rows,
 # content rows and query-only rows; a row is the set of content positions it sees.

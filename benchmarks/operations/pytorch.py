@@ -185,4 +185,5 @@ def update(tokens, scores, rows, predicted, new_scores, offsets, ratio: float, m
         worst = scores[start + 1 : end - 1].topk(count, largest=False).indices
         picked.append(worst.sort().values + start + 1)
         changed.append((new_tokens[start:end] != tokens[start:end]).any())
-    return new_tokens, scores, torch.cat(picked), torch.stack(changed)
+    rows = torch.cat(picked)
+    return new_tokens, scores, F.pad(rows, (0, len(tokens) - len(rows))), torch.stack(changed)

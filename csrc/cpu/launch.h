@@ -42,13 +42,17 @@ S* thread_scratch(size_t elements) {
   return static_cast<S*>(memory.get());
 }
 
+enum class Behind { nothing, rows };  // what may lie behind the last sequence
+
 // Offsets of packed sequences: at least one, ascending from 0 to `rows`.
-inline const int32_t* check_offsets(const Tensor& tensor, const char* op, const char* name, int64_t rows) {
+inline const int32_t* check_offsets(const Tensor& tensor, const char* op, const char* name, int64_t rows,
+                                    Behind behind = Behind::nothing) {
   check_vector(tensor, op, name, ScalarType::Int, -1);
   const int64_t last = tensor.numel() - 1;
   JANUS_CHECK(last >= 0, op, ": ", name, " must hold at least the offset 0, got no element");
   const auto* offsets = static_cast<const int32_t*>(tensor.const_data_ptr());
-  JANUS_CHECK(offsets[0] == 0 && offsets[last] == rows, op, ": ", name, " must go from 0 to the number of rows, ", rows,
+  JANUS_CHECK(offsets[0] == 0 && (offsets[last] == rows || (behind == Behind::rows && offsets[last] < rows)), op, ": ",
+              name, " must go from 0 to ", behind == Behind::rows ? "at most " : "", "the number of rows, ", rows,
               ", got ", offsets[0], " to ", offsets[last]);
   for (int64_t s = 0; s < last; s++)
     JANUS_CHECK(offsets[s] <= offsets[s + 1], op, ": ", name, " must ascend, got ", offsets[s], " before ",

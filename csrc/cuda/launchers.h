@@ -10,22 +10,19 @@ extern "C" {
 
 const char* janus_fast_cuda_error(int error);
 
-// Copies a number from the device and waits for it.
-int janus_fast_read_int32(const int32_t* device, int32_t* host, void* stream);
-
 // kernels/cuda/update_mask.cuh
-int janus_fast_update_mask(const int64_t* tokens, const float* scores, const int64_t* rows, const int32_t* row_count,
-                           const int64_t* predicted_tokens, const float* predicted_scores, const int32_t* offsets,
-                           const bool* done, int64_t count, int64_t row_capacity, int64_t canvases, float ratio,
-                           int64_t mask_token, int64_t* new_tokens, float* new_scores, int64_t* masked_tokens,
-                           int64_t* next_rows, bool* changed, int32_t* row_offsets, int32_t* totals, void* stream);
+int janus_fast_update_mask(const int64_t* tokens, const int64_t* rows, const int64_t* predicted_tokens,
+                           const float* scores, const float* predicted_scores, const int32_t* offsets,
+                           const int32_t* row_offsets, int64_t count, int64_t row_capacity, int64_t canvases,
+                           int64_t mask_token, float ratio, bool adaptive, int64_t* new_tokens, float* new_scores,
+                           int64_t* next_rows, bool* changed, int64_t* masked_tokens, int32_t* next_offsets,
+                           int32_t* not_finite, void* stream);
 
 // kernels/cuda/predict_lengths.cuh, on float32 or bfloat16. It takes up to 96 KiB / 16 classes and channels.
 int janus_fast_predict_lengths(const void* encoded, const int32_t* offsets, const void* weight, int64_t encoded_stride,
                                int64_t weight_stride, int64_t rows, int64_t sources, int64_t classes, int64_t channels,
                                int64_t beam, bool window, int64_t min_length, int64_t max_length, bool bfloat16,
-                               int64_t* lengths, float* log_probs, int32_t* canvas_offsets, uint32_t* ticket,
-                               void* stream);
+                               int64_t* lengths, float* log_probs, void* stream);
 
 // kernels/cuda/attention.cuh, on bfloat16 or float16. Head sizes are multiples of 16 up to 128; rows begin at 16 bytes.
 // warps_per_head and chunk are chosen where they are 0.

@@ -8,8 +8,9 @@ namespace {
 
 constexpr int64_t kMostClassesAndChannels = (96 << 10) / 16;
 
-void run(const char* op, const Tensor& encoded, const Tensor& offsets, const Tensor& weight, int64_t beam, bool window,
-         int64_t min_length, int64_t max_length, Tensor* results, Tensor* canvas_offsets) {
+std::tuple<Tensor, Tensor> predict_lengths_cuda(const Tensor& encoded, const Tensor& offsets, const Tensor& weight,
+                                                int64_t beam, bool window, int64_t min_length, int64_t max_length) {
+  const char* op = "predict_lengths";
   const OnDevice device(op, encoded);
   check_rows(encoded, op, "encoded", 2);
   check_rows(weight, op, "weight", 2);
@@ -26,35 +27,13 @@ void run(const char* op, const Tensor& encoded, const Tensor& offsets, const Ten
   JANUS_CHECK(1 <= beam && beam <= max_length - min_length + 1, op, ": beam must be in [1, ",
               max_length - min_length + 1, "], got ", beam);
   device.check_same(encoded, offsets, weight);
-  results[0] = torch::stable::new_empty(encoded, {sources, beam}, ScalarType::Long);
-  results[1] = torch::stable::new_empty(encoded, {sources, beam}, ScalarType::Float);
-  int32_t* begins = nullptr;
-  uint32_t* ticket = nullptr;
-  Tensor zero;
-  if (canvas_offsets != nullptr) {
-    *canvas_offsets = torch::stable::new_empty(encoded, {sources * beam + 1}, ScalarType::Int);
-    zero = torch::stable::new_zeros(encoded, {1}, ScalarType::Int);
-    begins = mutable_data<int32_t>(*canvas_offsets), ticket = mutable_data<uint32_t>(zero);
-  }
+  Tensor lengths = torch::stable::new_empty(encoded, {sources, beam}, ScalarType::Long);
+  Tensor log_probs = torch::stable::new_empty(encoded, {sources, beam}, ScalarType::Float);
   device.check(janus_fast_predict_lengths(
       encoded.const_data_ptr(), data<int32_t>(offsets), weight.const_data_ptr(), encoded.stride(0), weight.stride(0),
       encoded.size(0), sources, classes, channels, beam, window, min_length, max_length, bfloat16,
-      mutable_data<int64_t>(results[0]), mutable_data<float>(results[1]), begins, ticket, device.stream()));
-}
-
-std::tuple<Tensor, Tensor> predict_lengths_cuda(const Tensor& encoded, const Tensor& offsets, const Tensor& weight,
-                                                int64_t beam, bool window, int64_t min_length, int64_t max_length) {
-  Tensor results[2];
-  run("predict_lengths", encoded, offsets, weight, beam, window, min_length, max_length, results, nullptr);
-  return {results[0], results[1]};
-}
-
-std::tuple<Tensor, Tensor, Tensor> predict_canvases_cuda(const Tensor& encoded, const Tensor& offsets,
-                                                         const Tensor& weight, int64_t beam, bool window,
-                                                         int64_t min_length, int64_t max_length) {
-  Tensor results[2], canvas_offsets;
-  run("predict_canvases", encoded, offsets, weight, beam, window, min_length, max_length, results, &canvas_offsets);
-  return {results[0], results[1], canvas_offsets};
+      mutable_data<int64_t>(lengths), mutable_data<float>(log_probs), device.stream()));
+  return {lengths, log_probs};
 }
 
 }  // namespace
@@ -62,5 +41,4 @@ std::tuple<Tensor, Tensor, Tensor> predict_canvases_cuda(const Tensor& encoded, 
 
 STABLE_TORCH_LIBRARY_IMPL(janus_fast, CUDA, m) {
   m.impl("predict_lengths", TORCH_BOX(&janus_fast::predict_lengths_cuda));
-  m.impl("predict_canvases", TORCH_BOX(&janus_fast::predict_canvases_cuda));
 }

@@ -3,18 +3,8 @@
 
 #ifdef __CUDACC__
 extern "C" const char* janus_fast_cuda_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
-
-extern "C" int janus_fast_read_int32(const int32_t* device, int32_t* host, void* stream) {
-  const auto queue = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaMemcpyAsync(host, device, sizeof(int32_t), cudaMemcpyDeviceToHost, queue);
-  return error != cudaSuccess ? error : cudaStreamSynchronize(queue);
-}
 #else
 extern "C" const char* janus_fast_cuda_error(int) { return simt::last_error().c_str(); }
-extern "C" int janus_fast_read_int32(const int32_t* device, int32_t* host, void*) {
-  *host = *device;
-  return 0;
-}
 extern "C" void janus_fast_simt_seed(uint64_t seed) { simt::machine.seed = seed; }
 extern "C" void janus_fast_simt_launched(int64_t* threads, int64_t* dynamic_shared) {  // of the last launch
   *threads = static_cast<int64_t>(simt::machine.block.count());

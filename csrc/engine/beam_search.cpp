@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "csrc/engine/autoregressive.h"
 #include "csrc/engine/continuations.h"
@@ -8,23 +9,28 @@
 namespace janus_fast {
 namespace {
 
-// The hypotheses of the sentences that are not done, sentence after sentence, as many for each.
+// The hypotheses of the sentences that are not done, sentence after sentence, as many for each. A sample is a sentence
+// of its own with one hypothesis, which continues as its random number says.
 class Search {
  public:
   Search(const Model& model, Workspace& workspace, const Ids& sources, const AutoregressiveOptions& options,
          const Ids* prefixes)
       : config_(model.config),
         options_(options),
-        beam_(options.beam_size),
-        decoder(model, workspace, sources, sources.count * options.beam_size),
-        continuations(model, options, prefixes, 2 * options.beam_size),
-        finished(sources.count) {
-    for (int64_t s = 0; s < sources.count; s++) active_.push_back(static_cast<int32_t>(s));
-    decoder.owners = active_;
-    decoder.tokens.assign(sources.count, config_.decoder_start);
-    tokens_.assign(sources.count, {config_.decoder_start});
-    scores_.resize(sources.count);
-    totals_.assign(sources.count, 0.0f);
+        sampling_(options.sampling()),
+        each_(sampling_ ? options.num_hypotheses : 1),
+        beam_(sampling_ ? 1 : options.beam_size),
+        decoder(model, workspace, sources, sources.count * each_ * beam_),
+        continuations(model, options, prefixes, sampling_ ? options.sampling_topk : 2 * beam_),
+        finished(sources.count * each_) {
+    const int64_t sentences = sources.count * each_;
+    active_.resize(sentences);
+    std::iota(active_.begin(), active_.end(), 0);
+    for (int32_t sentence : active_) decoder.owners.push_back(owner(sentence));
+    decoder.tokens.assign(sentences, config_.decoder_start);
+    tokens_.assign(sentences, {config_.decoder_start});
+    scores_.resize(sentences);
+    totals_.assign(sentences, 0.0f);
   }
 
   bool done() const { return active_.empty(); }
@@ -48,28 +54,39 @@ class Search {
     for (size_t i = 0; i < active_.size(); i++) {
       const int64_t row = static_cast<int64_t>(i) * width;
       auto& done = finished[active_[i]];
-      if (!step_.choose(totals_.data() + row, continuations.log_probs.data() + row * choices,
-                        continuations.ids.data() + row * choices, width, choices, beam_,
+      const float* log_probs = continuations.log_probs.data() + row * choices;
+      const int32_t* ids = continuations.ids.data() + row * choices;
+      if (sampling_) {
+        const double uniform = options_.uniforms[active_[i] * options_.steps + step];
+        const int64_t drawn = draw(log_probs, choices, options_, uniform, weights_);
+        log_probs += drawn, ids += drawn;
+      }
+      if (!step_.choose(totals_.data() + row, log_probs, ids, width, sampling_ ? 1 : choices, beam_,
                         beam_ - static_cast<int64_t>(done.size()), config_.eos))
         throw NotFinite(kNoOutput);
       for (const Beam::Candidate& end : step_.finished) {
         const auto& tokens = tokens_[row + end.row];
-        Hypothesis hypothesis = {{tokens.begin() + 1, tokens.end()}, 0, scores_[row + end.row], step + 1};
-        hypothesis.token_scores.push_back(end.log_prob);
-        hypothesis.score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
+        Hypothesis hypothesis = {{tokens.begin() + 1, tokens.end()}, end.total, scores_[row + end.row], step + 1, {}};
+        auto& scores = hypothesis.token_scores;
+        scores.push_back(end.log_prob);
+        if (sampling_) hypothesis.score = std::accumulate(scores.begin(), scores.end(), 0.0);
+        hypothesis.score /= std::pow(static_cast<double>(step + 1), options_.length_penalty);
         done.push_back(std::move(hypothesis));
       }
       if (static_cast<int64_t>(done.size()) == beam_ || step >= continuations.longest) continue;
       next_active_.push_back(active_[i]);
+      const bool alone = step_.going.size() == 1;
       for (const Beam::Candidate& next : step_.going) {
-        next_tokens_.push_back(tokens_[row + next.row]);
+        auto& tokens = tokens_[row + next.row];
+        auto& scores = scores_[row + next.row];
+        next_tokens_.push_back(alone ? std::move(tokens) : tokens);
         next_tokens_.back().push_back(next.token);
-        next_scores_.push_back(scores_[row + next.row]);
+        next_scores_.push_back(alone ? std::move(scores) : scores);
         next_scores_.back().push_back(next.log_prob);
         next_totals_.push_back(next.total);
         origins_.push_back(static_cast<int32_t>(row + next.row));
         decoder.tokens.push_back(next.token);
-        decoder.owners.push_back(active_[i]);
+        decoder.owners.push_back(owner(active_[i]));
       }
     }
     tokens_.swap(next_tokens_);
@@ -79,20 +96,39 @@ class Search {
     decoder.reorder(origins_);
   }
 
+  // Of every source, best first.
+  Hypotheses results() {
+    Hypotheses groups(finished.size() / each_);
+    for (size_t s = 0; s < finished.size(); s++) {
+      if (finished[s].empty()) throw NotFinite(kNoOutput);
+      std::move(finished[s].begin(), finished[s].end(), std::back_inserter(groups[s / each_]));
+    }
+    for (auto& group : groups) {
+      std::stable_sort(group.begin(), group.end(),
+                       [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
+      if (static_cast<int64_t>(group.size()) > options_.num_hypotheses) group.resize(options_.num_hypotheses);
+    }
+    return groups;
+  }
+
  private:
+  int32_t owner(int32_t sentence) const { return static_cast<int32_t>(sentence / each_); }
+
   const Config& config_;
   const AutoregressiveOptions& options_;
-  const int64_t beam_;
+  const bool sampling_;
+  const int64_t each_, beam_;  // sentences of a source, hypotheses of a sentence
   std::vector<int32_t> active_, next_active_, origins_;
   std::vector<std::vector<int32_t>> tokens_, next_tokens_;
   std::vector<std::vector<float>> scores_, next_scores_;
   std::vector<float> totals_, next_totals_;
+  std::vector<double> weights_;
   Beam step_;
 
  public:
   StepDecoder decoder;
   Continuations continuations;
-  Hypotheses finished;
+  Hypotheses finished;  // of every sentence
 };
 
 }  // namespace
@@ -100,7 +136,8 @@ class Search {
 Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
                        const AutoregressiveOptions& options, const Ids* prefixes) {
   Search search(model, workspace, sources, options, prefixes);
-  const int64_t rows = sources.count * options.beam_size, source_rows = sources.offsets[sources.count];
+  const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
+  const int64_t source_rows = sources.offsets[sources.count];
   int64_t longest_source = 0;
   for (int64_t s = 0; s < sources.count; s++) longest_source = std::max(longest_source, sources.length(s));
   team.run([&](Member& member) {
@@ -120,13 +157,7 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
       member.once([&] { search.extend(workspace, step); });
     }
   });
-  for (auto& group : search.finished) {
-    if (group.empty()) throw NotFinite(kNoOutput);
-    std::stable_sort(group.begin(), group.end(),
-                     [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
-    if (static_cast<int64_t>(group.size()) > options.num_hypotheses) group.resize(options.num_hypotheses);
-  }
-  return std::move(search.finished);
+  return search.results();
 }
 
 }  // namespace janus_fast

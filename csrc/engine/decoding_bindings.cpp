@@ -179,24 +179,35 @@ class Decoder {
   }
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
-                       const py::object& prefixes) {
-    const auto options = options_of<AutoregressiveOptions>(given);
-    require(options.beam_size >= 1, "beam_size", "be positive");
-    require(options.num_hypotheses <= options.beam_size, "num_hypotheses", "be at most beam_size");
-    return autoregressive(source, offsets, options, prefixes, check, janus_fast::beam_search);
-  }
-
-  py::list sample(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
-                  const py::object& prefixes, const DoubleArray& uniforms) {
+                       const py::object& prefixes, const DoubleArray& uniforms) {
+    const Config& config = model().config;
     auto options = options_of<AutoregressiveOptions>(given);
-    require(options.sampling_topk >= 0, "sampling_topk", "not be negative");
-    const int64_t steps = std::min(options.max_decoding_length, model().config.max_target_positions - 1) + 1;
-    require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * options.num_hypotheses &&
-                uniforms.shape(1) >= steps,
-            "uniforms", "have a row for each sample and a column for each step");
-    options.uniforms = uniforms.data();
-    options.steps = uniforms.shape(1);
-    return autoregressive(source, offsets, options, prefixes, check, janus_fast::sample);
+    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
+    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
+    require(options.num_hypotheses >= 1, "num_hypotheses", "be positive");
+    if (options.sampling()) {
+      require(options.sampling_topk >= 0, "sampling_topk", "not be negative");
+      require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * options.num_hypotheses &&
+                  uniforms.shape(1) > longest,
+              "uniforms", "have a row for each sample and a column for each step");
+      options.uniforms = uniforms.data();
+      options.steps = uniforms.shape(1);
+    } else {
+      require(options.beam_size >= 1, "beam_size", "be positive");
+      require(options.num_hypotheses <= options.beam_size, "num_hypotheses", "be at most beam_size");
+    }
+    const Ids sources = sources_of(source, offsets);
+    std::pair<IntArray, IntArray> begun;
+    Ids starts = {};
+    if (!prefixes.is_none()) {
+      begun = prefixes.cast<std::pair<IntArray, IntArray>>();
+      starts = ids_of("prefixes", begun.first, begun.second, config.target_vocab_size, 0, longest);
+      require(starts.count == sources.count, "prefixes", "have one sequence for each source");
+    }
+    return decode(check, [&](Worker& w) {
+      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options,
+                                     prefixes.is_none() ? nullptr : &starts);
+    });
   }
 
   std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
@@ -224,24 +235,6 @@ class Decoder {
 
   Ids sources_of(const IntArray& source, const IntArray& offsets) const {
     return ids_of("source", source, offsets, model().config.source_vocab_size, 1, model().config.max_source_positions);
-  }
-
-  template <typename Run>
-  py::list autoregressive(const IntArray& source, const IntArray& offsets, const AutoregressiveOptions& options,
-                          const py::object& prefixes, const py::object& check, const Run& run) {
-    const Config& config = model().config;
-    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
-    require(options.num_hypotheses >= 1, "num_hypotheses", "be positive");
-    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
-    const Ids sources = sources_of(source, offsets);
-    const auto with = [&](const Ids* given) {
-      return decode(check, [&](Worker& w) { return run(model(), w.workspace, w.team, sources, options, given); });
-    };
-    if (prefixes.is_none()) return with(nullptr);
-    const auto pair = prefixes.cast<std::pair<IntArray, IntArray>>();
-    const Ids given = ids_of("prefixes", pair.first, pair.second, config.target_vocab_size, 0, longest);
-    require(given.count == sources.count, "prefixes", "have one sequence for each source");
-    return with(&given);
   }
 
   template <typename Run>
@@ -295,9 +288,8 @@ void bind_decoding(py::module_& m) {
       .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none())
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
-           py::arg("check") = py::none(), py::arg("prefixes") = py::none())
-      .def("sample", &Decoder::sample, py::arg("source"), py::arg("offsets"), py::arg("options"),
-           py::arg("check") = py::none(), py::arg("prefixes") = py::none(), py::kw_only(), py::arg("uniforms"))
+           py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
+           py::arg("uniforms") = DoubleArray())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::arg("check") = py::none());
 }

@@ -3,146 +3,115 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cpu/update_mask.h"
 
 namespace janus_fast {
 namespace {
 
-// A canvas that a pass did not change is done once at most one word of so many is still masked. Agreement before that
-// says little: most words were guessed beside masks.
-constexpr int64_t kFew = 3;
-
 struct Canvas {
-  int64_t candidate, source, length, passes;
+  int64_t candidate, source, length;
 };
 
-// The canvases still being refined, packed; finished ones move to their hypotheses and leave.
+// The canvases still being refined, packed, and what a pass reads of them; finished ones move to their hypotheses and
+// leave. Every one of them has masked rows.
 class Canvases {
  public:
   Canvases(const Config& config, const NonAutoregressiveOptions& options) : config_(config), options_(options) {}
 
   void add(int64_t source, int64_t length) {
-    const int64_t candidate = static_cast<int64_t>(results.size());
+    const Canvas canvas = {static_cast<int64_t>(results.size()), source, length};
     results.emplace_back();
     owners.push_back(source);
     if (length <= 2) return;  // no words: nothing to refine
-    canvases_.push_back({candidate, source, length, 0});
-    const int64_t begin = static_cast<int64_t>(tokens_.size());
-    tokens_.push_back(config_.bos);
-    tokens_.insert(tokens_.end(), length - 2, config_.mask);
-    tokens_.push_back(config_.eos);
-    scores_.insert(scores_.end(), length, 0.0f);
-    for (int64_t i = 1; i < length - 1; i++) masked_.push_back(begin + i);
-  }
-
-  // What a pass reads, for the canvases and masks of now.
-  void layout() {
-    const int64_t count = static_cast<int64_t>(canvases_.size());
-    offsets.assign(1, 0);
-    masked_offsets.assign(1, 0);
-    places.clear();
-    sources.clear();
-    rows.assign(masked_.begin(), masked_.end());
-    input.assign(tokens_.begin(), tokens_.end());
-    for (int64_t row : masked_) input[row] = config_.mask;
-    int64_t passed = 0;
-    longest = 0;
-    for (int64_t i = 0; i < count; i++) {
-      const Canvas& canvas = canvases_[i];
-      for (int64_t place = 0; place < canvas.length; place++) places.push_back(static_cast<int32_t>(place));
-      offsets.push_back(offsets.back() + static_cast<int32_t>(canvas.length));
-      while (passed < static_cast<int64_t>(masked_.size()) && masked_[passed] < offsets.back()) passed++;
-      masked_offsets.push_back(static_cast<int32_t>(passed));
-      sources.push_back(static_cast<int32_t>(canvas.source));
-      longest = std::max(longest, canvas.length);
-    }
+    std::vector<int64_t> tokens(length, config_.mask), masked(length - 2);
+    const std::vector<float> scores(length);
+    tokens.front() = config_.bos, tokens.back() = config_.eos;
+    std::iota(masked.begin(), masked.end(), 1);
+    if (options_.return_history) remember(canvas, tokens.data());
+    append(canvas, 0, tokens.data(), scores.data(), tokens.data(), masked.data(), length - 2);
   }
 
   void update(const int32_t* predicted, const float* log_probs, int64_t iteration) {
-    const int64_t count = static_cast<int64_t>(tokens_.size());
-    for (size_t i = 0; i < canvases_.size(); i++) {
-      const bool predicts = masked_offsets[i] < masked_offsets[i + 1];
-      canvases_[i].passes += predicts;
-      if (options_.return_history && iteration == 1 && predicts) remember(i, input);
-    }
-    predicted_.assign(predicted, predicted + masked_.size());
-    new_tokens_.resize(count);
-    new_scores_.resize(count);
-    changed_.resize(canvases_.size());
+    const size_t count = tokens_.size(), canvases = canvases_.size();
+    const std::vector<int64_t> predicted_tokens(predicted, predicted + masked_.size());
+    std::vector<int64_t> new_tokens(count), masked_tokens(count), next_rows(count);
+    std::vector<float> new_scores(count);
+    std::vector<int32_t> next_offsets(canvases + 1);
+    std::vector<uint8_t> changed(canvases);
+    int32_t not_finite = 0;
     UpdateMaskCall call = {};
-    call.tokens = tokens_.data();
-    call.rows = masked_.data();
-    call.predicted_tokens = predicted_.data();
-    call.scores = scores_.data();
-    call.predicted_scores = log_probs;
-    call.offsets = offsets.data();
-    call.count = count;
-    call.masked = static_cast<int64_t>(masked_.size());
-    call.canvases = static_cast<int64_t>(canvases_.size());
-    call.mask_token = config_.mask;
+    call.tokens = tokens_.data(), call.scores = scores_.data(), call.rows = masked_.data();
+    call.predicted_tokens = predicted_tokens.data(), call.predicted_scores = log_probs;
+    call.offsets = offsets.data(), call.row_offsets = masked_offsets.data();
+    call.count = static_cast<int64_t>(count), call.row_capacity = static_cast<int64_t>(masked_.size());
+    call.canvases = static_cast<int64_t>(canvases), call.mask_token = config_.mask, call.adaptive = options_.adaptive;
     call.ratio = static_cast<float>(1.0 - static_cast<double>(iteration) / static_cast<double>(options_.iterations));
-    call.new_tokens = new_tokens_.data();
-    call.new_scores = new_scores_.data();
-    call.changed = reinterpret_cast<bool*>(changed_.data());
-    masked_ = update_mask(call);
-    tokens_.swap(new_tokens_);
-    scores_.swap(new_scores_);
-    if (options_.return_history) {
-      const std::vector<int32_t> before = masked_offsets;
-      layout();
-      for (size_t i = 0; i < canvases_.size(); i++)
-        if (before[i] < before[i + 1]) remember(i, input);
+    call.new_tokens = new_tokens.data(), call.new_scores = new_scores.data();
+    call.masked_tokens = masked_tokens.data(), call.next_rows = next_rows.data();
+    call.next_offsets = next_offsets.data(), call.changed = reinterpret_cast<bool*>(changed.data());
+    call.not_finite = &not_finite;
+    update_mask(call);
+
+    const std::vector<Canvas> before = std::move(canvases_);
+    const std::vector<int32_t> begins = std::move(offsets);
+    canvases_.clear(), tokens_.clear(), scores_.clear(), masked_.clear(), input.clear(), places.clear(), rows.clear();
+    sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
+    for (size_t i = 0; i < canvases; i++) {
+      const int64_t begin = begins[i], masked = next_offsets[i + 1] - next_offsets[i];
+      const bool done = masked == 0 || iteration == options_.iterations;
+      // what is still masked of one that is done was filled by this pass
+      if (options_.return_history) remember(before[i], (done ? new_tokens : masked_tokens).data() + begin);
+      if (done)
+        finish(before[i], new_tokens.data() + begin, new_scores.data() + begin, iteration);
+      else
+        append(before[i], begin, new_tokens.data() + begin, new_scores.data() + begin, masked_tokens.data() + begin,
+               next_rows.data() + next_offsets[i], masked);
     }
-    retire(iteration == options_.iterations);
-    layout();
   }
 
-  std::vector<int32_t> input, places, offsets, rows, masked_offsets, sources;
+  std::vector<int32_t> input, places, offsets = {0}, rows, masked_offsets = {0}, sources;
   int64_t longest = 0;
   std::vector<Hypothesis> results;
   std::vector<int64_t> owners;  // the source of each result
 
  private:
-  void remember(size_t i, const std::vector<int32_t>& canvas) {
-    const auto begin = canvas.begin() + offsets[i];
-    results[canvases_[i].candidate].history.emplace_back(begin + 1, begin + canvases_[i].length - 1);
+  // A canvas that goes on. In `masked` its first row has the number `origin`.
+  void append(const Canvas& canvas, int64_t origin, const int64_t* tokens, const float* scores,
+              const int64_t* masked_tokens, const int64_t* masked, int64_t masked_count) {
+    const int64_t begin = offsets.back(), length = canvas.length;
+    canvases_.push_back(canvas);
+    tokens_.insert(tokens_.end(), tokens, tokens + length);
+    scores_.insert(scores_.end(), scores, scores + length);
+    input.insert(input.end(), masked_tokens, masked_tokens + length);
+    for (int64_t m = 0; m < masked_count; m++) {
+      masked_.push_back(masked[m] - origin + begin);
+      rows.push_back(static_cast<int32_t>(masked_.back()));
+    }
+    for (int64_t place = 0; place < length; place++) places.push_back(static_cast<int32_t>(place));
+    offsets.push_back(static_cast<int32_t>(begin + length));
+    masked_offsets.push_back(static_cast<int32_t>(masked_.size()));
+    sources.push_back(static_cast<int32_t>(canvas.source));
+    longest = std::max(longest, length);
   }
 
-  void retire(bool all) {
-    size_t kept = 0, rows_kept = 0;
-    int64_t to = 0, passed = 0;
-    for (size_t i = 0; i < canvases_.size(); i++) {
-      const int64_t begin = offsets[i], length = canvases_[i].length;
-      const int64_t first = passed;
-      while (passed < static_cast<int64_t>(masked_.size()) && masked_[passed] < begin + length) passed++;
-      const bool few_left = kFew * (passed - first) <= length - 2;
-      if (all || first == passed || (options_.adaptive && !changed_[i] && few_left)) {
-        Hypothesis& result = results[canvases_[i].candidate];
-        result.ids.assign(tokens_.begin() + begin + 1, tokens_.begin() + begin + length - 1);
-        result.token_scores.assign(scores_.begin() + begin + 1, scores_.begin() + begin + length - 1);
-        result.iterations = canvases_[i].passes;
-        if (!result.history.empty()) result.history.back() = result.ids;  // what was still masked is filled
-        continue;
-      }
-      std::copy_n(tokens_.begin() + begin, length, tokens_.begin() + to);
-      std::copy_n(scores_.begin() + begin, length, scores_.begin() + to);
-      for (int64_t m = first; m < passed; m++) masked_[rows_kept++] = masked_[m] - begin + to;
-      to += length;
-      canvases_[kept++] = canvases_[i];
-    }
-    canvases_.resize(kept);
-    tokens_.resize(to);
-    scores_.resize(to);
-    masked_.resize(rows_kept);
+  void finish(const Canvas& canvas, const int64_t* tokens, const float* scores, int64_t iterations) {
+    Hypothesis& result = results[canvas.candidate];
+    result.ids.assign(tokens + 1, tokens + canvas.length - 1);
+    result.token_scores.assign(scores + 1, scores + canvas.length - 1);
+    result.iterations = iterations;
+  }
+
+  void remember(const Canvas& canvas, const int64_t* tokens) {
+    results[canvas.candidate].history.emplace_back(tokens + 1, tokens + canvas.length - 1);
   }
 
   const Config& config_;
   const NonAutoregressiveOptions& options_;
   std::vector<Canvas> canvases_;
-  std::vector<int64_t> tokens_, masked_, predicted_, new_tokens_;
-  std::vector<float> scores_, new_scores_;
-  std::vector<uint8_t> changed_;
+  std::vector<int64_t> tokens_, masked_;
+  std::vector<float> scores_;
 };
 
 // The candidates of one source, scored, best first.
@@ -208,7 +177,6 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
           const int64_t* own = lengths.data() + s * beam;
           if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
         }
-      canvases.layout();
     });
     forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, longest_source),
                     source_rows);

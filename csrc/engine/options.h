@@ -52,6 +52,7 @@ struct AutoregressiveOptions {
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
   }
 
+  bool sampling() const { return sampling_topk != 1; }
   // Of sampling: numbers in [0, 1), [sources * num_hypotheses, steps].
   const double* uniforms = nullptr;
   int64_t steps = 0;

@@ -1,15 +1,7 @@
-"""Decoding modes, one file each: ``ar`` (beam search, sampling) and ``nar`` (mask-predict); both need torch."""
+"""Decoding: what modes can be told, and what they return. All else here needs torch: ``beam_search``, ``sampling``,
+``score`` and ``mask_predict``."""
 
 from .hypothesis import Hypothesis
 from .options import AutoregressiveOptions, NonAutoregressiveOptions
 
-_FUNCTIONS = {"beam_search": "ar", "sample": "ar", "score": "ar", "mask_predict": "nar"}  # imported when first named
-__all__ = ["AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", *_FUNCTIONS]
-
-
-def __getattr__(name):
-    if name not in _FUNCTIONS:
-        raise AttributeError(f"module 'janus_fast.decoding' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
+__all__ = ["AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions"]

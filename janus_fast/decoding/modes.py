@@ -15,9 +15,8 @@ class Mode:
 
     Attributes:
         title: what it is called in a sentence.
-        options: the class of what it can be told. Its ``algorithm`` names what runs: a function of
-            ``janus_fast.decoding``, a method of the engine's ``Decoder`` and of ``OnDeviceDecoder``. A backend that has
-            none of that name refuses.
+        options: the class of what it can be told. Its ``algorithm`` names what runs: a method of the engine's
+            ``Decoder`` and of that of ``janus_fast.decoding.decoder``; ``on`` says which backends have it.
         prefixes: whether it takes a ``target_prefix``.
         shown: what the demo shows of it, options by label.
         validated: options of the translations that a training run is judged by.

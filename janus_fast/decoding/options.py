@@ -20,11 +20,14 @@ MOST_SAMPLES = 4096  # of a source
 MOST_INTEGER = 2**31 - 1  # of what takes no memory
 # Decoded at once: the rows of sources, times the hypotheses kept for each; of a short source as many as FEWEST_ROWS.
 MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
-everywhere, on_host = partial(option, on=("engine", "cuda", "torch")), partial(option, on=("engine", "torch"))
+EVERYWHERE, ON_HOST = ("engine", "cuda", "torch"), ("engine", "torch")
+everywhere, on_host = partial(option, on=EVERYWHERE), partial(option, on=ON_HOST)
 
 
-def untaken(backend: str, options) -> str | None:
-    """Why ``backend`` cannot take an option, or None when it takes them all."""
+def untaken(backend: str, options: "Options") -> str | None:
+    """Why ``backend`` cannot take these options, or None when it can."""
+    if backend not in options.on:
+        return f"it has no {options.algorithm}"
     for field in dataclasses.fields(options):
         if backend not in field.metadata["on"] and getattr(options, field.name) != field.default:
             return field.metadata.get("why") or f"it has no {field.name}"
@@ -40,6 +43,7 @@ class AutoregressiveOptions:
     forbidden tokens to the others. A value out of range, or two that do not fit each other, are a ValueError.
     """
 
+    algorithm, on = "beam_search", EVERYWHERE
     beam_size: int = everywhere(5, integers(1, MOST), "hypotheses kept at each step, at most 512; 1 is greedy")
     num_hypotheses: int = everywhere(
         1, integers(1, MOST_SAMPLES), "translations of each sentence, best first",
@@ -85,11 +89,6 @@ class AutoregressiveOptions:
             raise OptionError("num_hypotheses", f"be at most beam_size = {self.beam_size}", self.num_hypotheses)
 
     @property
-    def algorithm(self) -> str:
-        """What decodes: the name of a function of ``janus_fast.decoding``, which every backend that has it has, too."""
-        return "beam_search" if self.sampling_topk == 1 else "sample"
-
-    @property
     def kept(self) -> int:
         """Hypotheses of a source that are in the making at once."""
         return self.beam_size if self.sampling_topk == 1 else self.num_hypotheses
@@ -108,6 +107,7 @@ class AutoregressiveOptions:
 class NonAutoregressiveOptions:
     """Options of mask-predict decoding. A value out of range, or two that do not fit each other, are a ValueError."""
 
+    algorithm, on = "mask_predict", EVERYWHERE
     iterations: int = everywhere(4, integers(1, MOST), "passes of the decoder over the whole translation, at most 512")
     length_beam: int = everywhere(
         3, integers(1, MOST), "lengths tried for each sentence, at most 512",
@@ -139,8 +139,6 @@ class NonAutoregressiveOptions:
         if self.num_hypotheses > self.length_beam:
             raise OptionError("num_hypotheses", f"be at most length_beam = {self.length_beam}", self.num_hypotheses)
 
-    algorithm = "mask_predict"
-
     @property
     def kept(self) -> int:
         """Canvases of a source that are in the making at once."""
@@ -156,3 +154,6 @@ class NonAutoregressiveOptions:
                 "length_beam", f"be at most the number of target lengths = {longest - 1}", self.length_beam
             )
         return longest
+
+
+Options = AutoregressiveOptions | NonAutoregressiveOptions

@@ -4,31 +4,15 @@ Every one is also registered as ``torch.ops.janus_fast.<name>`` for ``torch.comp
 kernel alone, without derivatives, which are the functions'.
 """
 
-from janus_fast.ops import on_device  # noqa: F401
+from importlib import import_module
+from pkgutil import iter_modules
+
 from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
-from janus_fast.ops.add_layer_norm import add_layer_norm
-from janus_fast.ops.attention import attention
-from janus_fast.ops.beam_step import beam_step
-from janus_fast.ops.dropout_add import dropout_add
-from janus_fast.ops.joint_loss import joint_loss
-from janus_fast.ops.linear_argmax import linear_argmax
-from janus_fast.ops.linear_topk import linear_topk
-from janus_fast.ops.predict_lengths import predict_lengths
-from janus_fast.ops.update_mask import update_mask
 
-__all__ = [
-    "OPERATIONS",
-    "add_layer_norm",
-    "attention",
-    "backends",
-    "beam_step",
-    "dropout_add",
-    "explain",
-    "isa",
-    "joint_loss",
-    "linear_argmax",
-    "linear_topk",
-    "predict_lengths",
-    "update_mask",
-]
+_files = [file.name for file in iter_modules(__path__) if not file.name.startswith("_")]
+_operations = {name: vars(import_module(f"{__name__}.{name}")).get(name) for name in _files}
+_operations = {name: operation for name, operation in _operations.items() if operation}
+globals().update(_operations)
+
+__all__ = ["OPERATIONS", "backends", "explain", "isa", *_operations]

@@ -107,6 +107,12 @@ def _samples():
         yield f"{name}_strided", (torch.cat([encoded, encoded], 1)[:, 3:19], offsets, weight[:, :16], *rest)
     encoded, offsets, weight, *rest = case([3, 2], 16, 33, 6, False, 2, 32)
     yield "empty_source", (encoded, torch.tensor([0, 3, 3, 5], dtype=torch.int32), weight, *rest)
+    inf, one = float("inf"), (torch.ones(1, 1), torch.tensor([0, 1], dtype=torch.int32))
+    for label, logits, *rest in (
+        ("infinite_logits", [1.0, -inf, 3.0, 3.0, -inf], 4, False, 0, 4),
+        ("nothing_finite", [-inf, -inf, -inf], 3, True, 0, 2),
+    ):
+        yield label, (*one, torch.tensor(logits)[:, None], *rest)
 
 
 def _limits(backend, encoded, offsets=None, weight=None, *rest):

@@ -1,16 +1,12 @@
-"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``."""
+"""What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``.
+``beam_search`` and ``mask_predict`` are what decoding modes compute with them."""
 
-from janus_fast.reference.add_layer_norm import add_layer_norm
-from janus_fast.reference.attention import attention
-from janus_fast.reference.beam_step import BeamState, beam_step
-from janus_fast.reference.dropout_add import dropout_add
-from janus_fast.reference.joint_loss import joint_loss
-from janus_fast.reference.linear_argmax import linear_argmax
-from janus_fast.reference.linear_topk import linear_topk
-from janus_fast.reference.predict_lengths import predict_lengths
-from janus_fast.reference.update_mask import update_mask
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "BeamState", "add_layer_norm", "attention", "beam_step", "dropout_add", "joint_loss", "linear_argmax",
-    "linear_topk", "predict_lengths", "update_mask",
-]  # fmt: skip
+from janus_fast.reference.beam_step import BeamState
+
+_definitions = {name: vars(import_module(f"{__name__}.{name}"))[name] for _, name, _ in iter_modules(__path__)}
+globals().update(_definitions)
+
+__all__ = ["BeamState", *_definitions]

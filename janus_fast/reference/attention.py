@@ -13,8 +13,9 @@ def attention(
     if query.shape[0] == 0 or key.shape[0] == 0:
         output = query * 0.0 + (key.sum() + value.sum()) * 0.0  # zeros that gradients flow through
         return output, query.new_full(query.shape[:2], float("-inf"), dtype=dtype)
-    q_index, q_real = _padded_index(query_offsets)  # [Q, Lq]
-    k_index, k_real = (t[key_sequences.long()] for t in _padded_index(key_offsets))  # [Q, Lk]
+    q_index, q_real = _padded_index(query_offsets[:-1], query_offsets.diff())  # [Q, Lq]
+    seen = key_sequences.long()
+    k_index, k_real = _padded_index(key_offsets[:-1][seen], key_offsets.diff()[seen])  # [Q, Lk]
     q_index, k_index = q_index.clamp(max=query.shape[0] - 1), k_index.clamp(max=key.shape[0] - 1)
 
     time = query_times[q_index][:, :, None]  # [Q, Lq, 1]
@@ -30,8 +31,7 @@ def attention(
     return output[q_real].to(query.dtype), lse.transpose(1, 2)[q_real]
 
 
-def _padded_index(offsets: Tensor) -> tuple[Tensor, Tensor]:
+def _padded_index(begins: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Row numbers [S, L] of packed sequences laid out as a rectangle, and which of them are real."""
-    lengths = offsets.diff().long()
-    column = torch.arange(int(lengths.max()) if lengths.numel() else 0, device=offsets.device)
-    return offsets[:-1, None].long() + column, column < lengths[:, None]
+    column = torch.arange(int(lengths.max()) if lengths.numel() else 0, device=begins.device)
+    return begins[:, None].long() + column, column < lengths[:, None]

@@ -1,31 +1,23 @@
-// The step between two passes of a refinement, over integers and comparisons: nothing here gains from wide vectors, so
+// The step between two passes of mask-predict, over integers and comparisons: nothing here gains from wide vectors, so
 // it is compiled once, for every processor.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <vector>
+
+#include "kernels/update_mask.h"
 
 namespace janus_fast {
 
-struct UpdateMaskCall {
-  const int64_t *tokens, *rows, *predicted_tokens;
-  const float *scores, *predicted_scores;
-  const int32_t* offsets;
-  int64_t count, masked, canvases, mask_token;
-  float ratio;
-  // Written: [count], [count], [canvases].
-  int64_t* new_tokens;
-  float* new_scores;
-  bool* changed;
-};
+inline int64_t predictions_of(const UpdateMaskCall& call) {
+  return call.row_offsets == nullptr ? call.row_capacity : call.row_offsets[call.canvases];
+}
 
-// Returns the rows to mask next, ascending.
-inline std::vector<int64_t> update_mask(const UpdateMaskCall& call) {
+inline void update_mask(const UpdateMaskCall& call) {
   std::copy_n(call.tokens, call.count, call.new_tokens);
   std::copy_n(call.scores, call.count, call.new_scores);
-  for (int64_t m = 0; m < call.masked; m++) {
+  for (int64_t m = 0; m < predictions_of(call); m++) {
     call.new_tokens[call.rows[m]] = call.predicted_tokens[m];
     call.new_scores[call.rows[m]] = call.predicted_scores[m];
   }
@@ -33,24 +25,34 @@ inline std::vector<int64_t> update_mask(const UpdateMaskCall& call) {
   auto less_certain = [&](int64_t a, int64_t b) {
     return certainty(a) != certainty(b) ? certainty(a) < certainty(b) : a < b;
   };
-  std::vector<int64_t> next, words;
+  auto masked = [&](int64_t row) { return call.new_tokens[row] == call.mask_token; };
+  std::vector<int64_t> words;
+  int64_t* next = call.next_rows;
+  *call.not_finite = call.next_offsets[0] = 0;
   for (int64_t s = 0; s < call.canvases; s++) {
     const int64_t begin = call.offsets[s], end = call.offsets[s + 1];
     call.changed[s] = !std::equal(call.tokens + begin, call.tokens + end, call.new_tokens + begin);
-    words.clear();
-    for (int64_t row = begin + 1; row < end - 1; row++) words.push_back(row);
-    // In float32, as the original counts.
-    const int64_t chosen = static_cast<int64_t>(static_cast<float>(words.size()) * call.ratio);
-    std::nth_element(words.begin(), words.begin() + chosen, words.end(), less_certain);
-    const size_t first = next.size();
-    next.insert(next.end(), words.begin(), words.begin() + chosen);
-    for (auto word = words.begin() + chosen; word != words.end(); ++word)
-      if (call.new_tokens[*word] == call.mask_token) next.push_back(*word);
-    if (end > begin && call.new_tokens[begin] == call.mask_token) next.push_back(begin);
-    if (end > begin + 1 && call.new_tokens[end - 1] == call.mask_token) next.push_back(end - 1);
-    std::sort(next.begin() + first, next.end());
+    for (int64_t row = begin; row < end; row++) *call.not_finite += !std::isfinite(call.new_scores[row]);
+    int64_t* const first = next;
+    if (call.row_offsets == nullptr || call.row_offsets[s] < call.row_offsets[s + 1]) {  // else it is done
+      words.clear();
+      for (int64_t row = begin + 1; row < end - 1; row++) words.push_back(row);
+      // In float32, as the original counts.
+      const int64_t chosen = static_cast<int64_t>(static_cast<float>(words.size()) * call.ratio);
+      std::nth_element(words.begin(), words.begin() + chosen, words.end(), less_certain);
+      next = std::copy_n(words.begin(), chosen, next);
+      next = std::copy_if(words.begin() + chosen, words.end(), next, masked);
+      if (end > begin && masked(begin)) *next++ = begin;
+      if (end > begin + 1 && masked(end - 1)) *next++ = end - 1;
+      const bool few = kFew * (next - first) <= static_cast<int64_t>(words.size());
+      if (call.adaptive && !call.changed[s] && few) next = first;
+      std::sort(first, next);
+    }
+    call.next_offsets[s + 1] = static_cast<int32_t>(next - call.next_rows);
   }
-  return next;
+  std::fill(next, call.next_rows + call.count, 0);
+  std::copy_n(call.new_tokens, call.count, call.masked_tokens);
+  for (const int64_t* row = call.next_rows; row < next; row++) call.masked_tokens[*row] = call.mask_token;
 }
 
 }  // namespace janus_fast

@@ -1,9 +1,7 @@
-// Target lengths: mean over each source's rows, projection to the length classes, log-softmax, candidates; and, if
-// asked for, where the canvases of these lengths begin.
+// Target lengths: mean over each source's rows, projection to the length classes, log-softmax, candidates.
 //
 // Idea: a block owns four sources from their rows to their candidates, so nothing but the results leaves the
-// multiprocessor. The weight is read once for the four; means and logits stay in shared memory. Where canvases begin is
-// a sum over all sources: the block that finishes last takes it.
+// multiprocessor. The weight is read once for the four; means and logits stay in shared memory.
 // Tiles: 4 sources, 16 warps; a warp takes four length classes at once, its lanes stride over the channels.
 // Bytes: S / 4 times the weight (L C elements, from the second-level cache but for the first time), the encoded rows
 // once, 12 S beam written. FLOPs: 2 S L C + Ns C. All sums are float32; those of a mean go in two levels, sixteen rows
@@ -27,11 +25,6 @@ struct PredictLengthsCall {
   // [S, beam]
   int64_t* lengths;
   float* log_probs;
-  // Null, or [S * beam + 1]: where canvases of these lengths begin if they lie packed. Of equal lengths of a source the
-  // first alone has rows; a source without rows has none here either. The ticket is a zero, and is one again
-  // afterwards.
-  int32_t* canvas_offsets;
-  unsigned* ticket;
 };
 
 constexpr int kLengthSources = 4;  // of a block
@@ -102,30 +95,6 @@ __device__ __forceinline__ void choose_lengths(const PredictLengthsCall<T>& call
 }
 
 template <typename T>
-__device__ __forceinline__ void lay_out_canvases(const PredictLengthsCall<T>& call) {
-  const int64_t canvases = call.sources * call.beam;
-  int total = 0;
-  for (int64_t first = 0; first < canvases; first += blockDim.x) {
-    const int64_t canvas = first + threadIdx.x;
-    int rows = 0;
-    if (canvas < canvases) {
-      const int64_t source = canvas / call.beam;
-      const bool has_rows = call.offsets[source] < call.offsets[source + 1];
-      rows = has_rows ? static_cast<int>(__ldcg(call.lengths + canvas)) : 0;
-      for (int64_t earlier = source * call.beam; earlier < canvas && rows > 0; earlier++)
-        if (__ldcg(call.lengths + earlier) == rows) {
-          rows = 0;
-          break;
-        }
-    }
-    const Scan scan = block_scan(rows);
-    if (canvas < canvases) call.canvas_offsets[canvas + 1] = total + scan.before + rows;
-    total += scan.total;
-  }
-  if (threadIdx.x == 0) call.canvas_offsets[0] = 0;
-}
-
-template <typename T>
 __global__ void __launch_bounds__(kLengthThreads) predict_lengths_kernel(PredictLengthsCall<T> call) {
   DYNAMIC_SHARED(shared_memory);
   float* means = reinterpret_cast<float*>(shared_memory);  // [kLengthSources, C]
@@ -170,17 +139,6 @@ __global__ void __launch_bounds__(kLengthThreads) predict_lengths_kernel(Predict
 
   if (warp() < kLengthSources && first_source + warp() < call.sources)
     choose_lengths(call, logits + warp() * call.classes, first_source + warp());
-
-  if (call.canvas_offsets == nullptr) return;
-  SHARED(bool, finishes_last, 1);
-  __syncthreads();
-  if (thread == 0) {
-    __threadfence();  // the block's lengths are there for all before its ticket is
-    *finishes_last = atomicInc(call.ticket, gridDim.x - 1) == gridDim.x - 1;
-    __threadfence();
-  }
-  __syncthreads();
-  if (*finishes_last) lay_out_canvases(call);
 }
 
 }  // namespace janus_fast::cuda

@@ -1,4 +1,4 @@
-// The step between two passes of a refinement: write the predictions, mask the least certain words of each canvas
+// The step between two passes of mask-predict: write the predictions, mask the least certain words of each canvas
 // again, list the rows that are masked now.
 //
 // Idea: one block does everything, so that the list needs no second launch, no communication between blocks and no word
@@ -6,30 +6,14 @@
 // 32 bits, highest first: 32 counts over the keys, whatever the canvas' length, and ties go to the earlier row. Then it
 // counts the canvas' masked rows; sums over the canvases say where in the list they go, and it writes them there.
 // Tiles: 32 warps of one canvas each; a lane keeps 8 keys in registers, so canvases of up to 258 rows are read once.
-// Bytes: 60 N read, most of it from caches, 28 N written, 20 M for M predictions; no FLOPs. A pass of the decoder reads
+// Bytes: 60 N read, most of it from caches, 36 N written, 20 M for M predictions; no FLOPs. A pass of the decoder reads
 // and writes hundreds of times as much for the same rows, so a single multiprocessor suffices.
 #pragma once
 
 #include "kernels/cuda/collectives.cuh"
+#include "kernels/update_mask.h"
 
 namespace janus_fast::cuda {
-
-struct UpdateMaskCall {
-  const int64_t *tokens, *rows, *predicted_tokens;
-  const float *scores, *predicted_scores;
-  const int32_t *offsets, *row_count;  // how many of `rows` count; null: all
-  const bool* done;                    // [S] canvases that stay as they are, whatever was predicted; null: none
-  int64_t count, row_capacity, canvases, mask_token;
-  float ratio;
-  // [N], [N], [N] (new tokens, with masks where the next pass predicts), [N] ascending and then zeros, [S], [S + 1]
-  // (where in the list the rows of each canvas begin), and three numbers: rows listed, canvases changed, scores that
-  // are not finite. Rows behind the last canvas stay as they are and are not listed.
-  int64_t* new_tokens;
-  float* new_scores;
-  int64_t *masked_tokens, *next_rows;
-  bool* changed;
-  int32_t *row_offsets, *totals;
-};
 
 constexpr int kUpdateMaskThreads = 1024;
 constexpr int kKeptKeys = 8;
@@ -74,16 +58,17 @@ __device__ __forceinline__ void mask_least_certain(const UpdateMaskCall& call, i
 
 __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(UpdateMaskCall call) {
   const int64_t thread = threadIdx.x, threads = blockDim.x;
+  const bool counted = call.row_offsets != nullptr;
   const int64_t predictions =
-      call.row_count == nullptr ? call.row_capacity : smaller<int64_t>(*call.row_count, call.row_capacity);
+      counted ? smaller<int64_t>(call.row_offsets[call.canvases], call.row_capacity) : call.row_capacity;
   auto begin_of = [&](int64_t canvas) { return larger<int64_t>(call.offsets[canvas], 0); };
   auto end_of = [&](int64_t canvas) { return smaller<int64_t>(call.offsets[canvas + 1], call.count); };
-  auto is_done = [&](int64_t canvas) { return call.done != nullptr && call.done[canvas]; };
+  auto is_done = [&](int64_t canvas) { return counted && call.row_offsets[canvas] == call.row_offsets[canvas + 1]; };
   const int64_t behind = begin_of(call.canvases);
   for (int64_t row = thread; row < call.count; row += threads) {
     call.new_tokens[row] = call.tokens[row];
     call.new_scores[row] = call.scores[row];
-    if (row >= behind) call.masked_tokens[row] = call.tokens[row];
+    call.masked_tokens[row] = call.tokens[row];
   }
   __syncthreads();
   for (int64_t m = thread; m < predictions; m += threads) {
@@ -94,23 +79,18 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
   }
   __syncthreads();
 
-  int changed_canvases = 0, not_finite = 0;
+  int not_finite = 0;
   for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
     const int64_t begin = begin_of(canvas), end = end_of(canvas);
     const bool done = is_done(canvas);
     bool differs = false;
     for (int64_t row = begin + lane(); row < end; row += kWarp) {
-      if (done) {
-        call.new_tokens[row] = call.masked_tokens[row] = call.tokens[row];
-        call.new_scores[row] = call.scores[row];
-      }
       differs |= call.new_tokens[row] != call.tokens[row];
       not_finite += call.new_scores[row] - call.new_scores[row] != 0.0f;
     }
     differs = __any_sync(kAllLanes, differs);
     if (lane() == 0) {
       call.changed[canvas] = differs;
-      changed_canvases += differs;
       if (begin < end && !done) {
         call.masked_tokens[begin] = call.new_tokens[begin];
         call.masked_tokens[end - 1] = call.new_tokens[end - 1];
@@ -121,7 +101,6 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
     const int chosen = static_cast<int>(static_cast<float>(words) * call.ratio);  // in float32, as the original counts
     mask_least_certain(call, begin, words, smaller(chosen, words));
   }
-  changed_canvases = block_scan(changed_canvases).total;
   not_finite = block_scan(not_finite).total;  // and all of masked_tokens is there
 
   // Calls visit(row, masked rows of the canvas before it) for all masked rows of a canvas, and returns their number.
@@ -137,27 +116,31 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
     return count;
   };
   for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
-    const int count = for_masked(canvas, [](int64_t, int) {});
-    if (lane() == 0) call.row_offsets[canvas + 1] = count;
+    int count = for_masked(canvas, [](int64_t, int) {});
+    if (call.adaptive && !call.changed[canvas] && kFew * count <= end_of(canvas) - begin_of(canvas) - 2) {
+      count = 0;
+      for (int64_t row = begin_of(canvas) + lane(); row < end_of(canvas); row += kWarp)
+        call.masked_tokens[row] = call.new_tokens[row];
+    }
+    if (lane() == 0) call.next_offsets[canvas + 1] = count;
   }
   __syncthreads();
   int listed = 0;
   for (int64_t first = 0; first < call.canvases; first += threads) {
     const int64_t canvas = first + thread;
-    const int count = canvas < call.canvases ? call.row_offsets[canvas + 1] : 0;
+    const int count = canvas < call.canvases ? call.next_offsets[canvas + 1] : 0;
     const Scan scan = block_scan(count);
-    if (canvas < call.canvases) call.row_offsets[canvas + 1] = listed + scan.before + count;
+    if (canvas < call.canvases) call.next_offsets[canvas + 1] = listed + scan.before + count;
     listed += scan.total;
   }
   if (thread == 0) {
-    call.row_offsets[0] = 0;
-    call.totals[0] = listed;
-    call.totals[1] = changed_canvases;
-    call.totals[2] = not_finite;
+    call.next_offsets[0] = 0;
+    *call.not_finite = not_finite;
   }
   __syncthreads();
   for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
-    int64_t* list = call.next_rows + call.row_offsets[canvas];
+    if (call.next_offsets[canvas] == call.next_offsets[canvas + 1]) continue;
+    int64_t* list = call.next_rows + call.next_offsets[canvas];
     for_masked(canvas, [&](int64_t row, int i) { list[i] = row; });
   }
   for (int64_t i = listed + thread; i < call.count; i += threads) call.next_rows[i] = 0;

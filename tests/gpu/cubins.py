@@ -92,7 +92,12 @@ def alone(directory: Path) -> Iterator[None]:
 
 def cubin(name: str, target: str) -> Path:
     """The cubin of ``csrc/cuda/<name>.cu`` for a target such as "sm_90"; ptxas' report lies beside it as .txt."""
-    headers = [*(ROOT / "kernels/cuda").glob("*"), *(ROOT / "csrc/cuda").glob("*.h"), FILES[name]]
+    headers = [
+        *(ROOT / "kernels").glob("*.h"),
+        *(ROOT / "kernels/cuda").glob("*"),
+        *(ROOT / "csrc/cuda").glob("*.h"),
+        FILES[name],
+    ]
     content = b"".join(p.read_bytes() for p in sorted(headers))
     key = hashlib.sha256(repr((nvcc(), FLAGS, target)).encode() + content).hexdigest()[:16]
     output = ROOT / "build" / "cubins" / f"{name}-{target}-{key}.cubin"

@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel
-from janus_fast.decoding.on_device import OnDeviceDecoder
-from janus_fast.decoding.on_device.graphs import Eager
+from janus_fast.decoding.decoder import Decoder
+from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.runtime import Eager
 
 SIX_LAYERS = {"source_vocab_size": 10000, "target_vocab_size": 10000}
 
@@ -49,8 +50,7 @@ def refinement(adaptive: bool = True, **config) -> tuple[Counter, Counter]:
     with FakeTensorMode(), torch.no_grad():  # in inference mode it would show operators that are made of others
         refinement, _ = _decoder(config).refinement((32, 640), 2560, 4, 3, "window", adaptive)
         before = launches_of(refinement.begin)
-        canvases, _ = refinement.begin()
-        return before, launches_of(refinement.refine, canvases, 0)
+        return before, launches_of(refinement.refine, refinement.begin().canvases, 0)
 
 
 def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
@@ -60,8 +60,9 @@ def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
         return launches_of(begin), launches_of(step)
 
 
-def _decoder(config: dict) -> OnDeviceDecoder:
-    return OnDeviceDecoder(JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False), Eager())
+def _decoder(config: dict) -> Decoder:
+    model = JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False)
+    return Decoder(FusedModel(model), Eager())
 
 
 def main(argv: list[str]) -> int:

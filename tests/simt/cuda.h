@@ -68,7 +68,6 @@ inline int __reduce_max_sync(unsigned mask, int value, SIMT_LINE) {
 }
 #undef SIMT_LINE
 
-inline void __threadfence() {}  // blocks run one after another
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __float_as_int(float x) {
   int bits;
@@ -79,17 +78,6 @@ inline float __int_as_float(int bits) {
   float x;
   std::memcpy(&x, &bits, 4);
   return x;
-}
-template <typename T>
-T __ldcg(const T* address) {
-  return *address;
-}
-inline unsigned atomicInc(unsigned* address, unsigned last) {
-  simt::maybe_preempt();
-  simt::Quiet quiet;
-  const unsigned old = *address;
-  *address = old >= last ? 0 : old + 1;
-  return old;
 }
 template <typename T>
 T atomicSub(T* address, T value) {

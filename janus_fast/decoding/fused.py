@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ... import ops
-from ...model import Attention, DecoderLayer, JanusModel, Layer, Stack
-from ...visibility import Visibility
+from .. import ops
+from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
+from ..visibility import Visibility
+
+WITH_RELU = ("cpu", "cuda", "meta")  # devices whose product takes relu along
 
 
 class FusedModel:
@@ -105,7 +107,7 @@ class FusedModel:
         return self._feed_forward(layer, x)
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        if self.config.activation != "relu":
+        if self.config.activation != "relu" or x.device.type not in WITH_RELU:
             return layer.feed_forward(x)
         normed = layer.before(layer.final_layer_norm, x)
         hidden = torch._addmm_activation(layer.fc1.bias, normed, layer.fc1.weight.t())  # relu within the product

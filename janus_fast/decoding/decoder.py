@@ -1,73 +1,62 @@
-"""Decoding on a GPU that never waits for the host: the same outputs as ``decoding/nar.py`` and ``decoding/ar.py``.
+"""Decoding in torch, on every device; on a GPU without waiting for the host.
 
 Everything is computed in shapes that the host knows beforehand: buffers have room for rounded-up numbers of sources, of
 their rows and of rows of canvases (``shapes``), and how much of it is in use stays on the device. So a refinement, from
 the encoder through all passes, and a step of beam search are programs that are recorded once as CUDA graphs
-(``graphs``) and replayed. Eagerly, the same programs run on any device.
+(``runtime``) and replayed. Eagerly, the same programs run on any device, in buffers of the size that a batch needs.
 """
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...config import JanusConfig
-from ...model import JanusModel
-from ...ops.beam_step import MOST_BEAMS
-from ..hypothesis import Hypothesis
-from ..options import AutoregressiveOptions, NonAutoregressiveOptions, untaken
-from .ar import Search
-from .graphs import Eager
-from .model import FusedModel
-from .nar import Refinement
+from ..ops.beam_step import MOST_BEAMS
+from .beam_search import BeamSearch
+from .fused import FusedModel
+from .hypothesis import Hypothesis
+from .mask_predict import MaskPredict, run_eagerly
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, untaken
+from .runtime import Eager
 from .shapes import Sources, rounded
 
-MOST_CLASSES_AND_CHANNELS = (96 << 10) // 16  # of predict_canvases
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 
 
-def refusal(
-    options: AutoregressiveOptions | NonAutoregressiveOptions, config: JanusConfig,
-    prefixes: list[list[int]] | None = None,
-) -> str | None:  # fmt: skip
-    """Why a call with these options is decoded by ``decoding/ar.py`` or ``nar.py`` instead, or None when it is not."""
+def refusal(options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+    """Why a call with these options cannot be recorded, or None when it can."""
     if (reason := untaken("cuda", options)) is not None:
         return reason
-    if not hasattr(OnDeviceDecoder, options.algorithm):
-        return f"it has no {options.algorithm}"
-    if isinstance(options, NonAutoregressiveOptions):
-        if config.two_stream and config.length_classes + config.d_model > MOST_CLASSES_AND_CHANNELS:
-            together = f"at most {MOST_CLASSES_AND_CHANNELS}, not {config.length_classes + config.d_model}"
-            return (
-                f"length classes and channels, which predict_canvases keeps in shared memory, are together {together}"
-            )
-        return None
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
-    if options.beam_size > MOST_BEAMS:
+    if getattr(options, "beam_size", 1) > MOST_BEAMS:
         return f"a step of beam search takes at most {MOST_BEAMS} hypotheses, not {options.beam_size}"
     return None
 
 
-class OnDeviceDecoder:
-    """Decodes one batch at a time with ``model``, whose weights it moves together. ``runtime`` records programs."""
+class Decoder:
+    """Decodes with ``model``; one batch at a time where ``runtime`` records programs."""
 
-    def __init__(self, model: JanusModel, runtime: Eager):
-        self.model, self.runtime = FusedModel(model), runtime
+    def __init__(self, model: FusedModel, runtime: Eager):
+        self.model, self.runtime = model, runtime
         self._programs: OrderedDict[Hashable, tuple] = OrderedDict()
-        self._caches = model.output_weight.new_zeros(0)
+        self._caches = model.model.output_weight.new_zeros(0)
         self._rows_each: float | None = None  # the most rows of canvases that a row of sources has had, each candidate
 
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions
-    ) -> list[list[Hypothesis]]:
-        return getattr(self, options.algorithm)(sources, options)
+        self, sources: list[list[int]], options: Options, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        return getattr(self, options.algorithm)(sources, options, numbers, prefixes)
 
     @torch.inference_mode()
-    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
+    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
+        if not self.runtime.recorded:
+            return run_eagerly(self.model, sources, options)
         settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         rows = sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
@@ -81,27 +70,41 @@ class OnDeviceDecoder:
             room = rounded(needed)
 
     @torch.inference_mode()
-    def beam_search(self, sources: list[list[int]], options: AutoregressiveOptions) -> list[list[Hypothesis]]:
-        longest = options.longest(self.model.config)
-        search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
+    def beam_search(
+        self, sources: list[list[int]], options: AutoregressiveOptions, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
+        longest, model = options.longest(self.model.config), self.model
+        if self.runtime.recorded:
+            search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
+        else:
+            room = Sources(model.model, len(sources), sum(map(len, sources)))
+            caches = _zeros(self._cache_sizes(len(sources) * options.kept, longest), self._caches)
+            search = BeamSearch(model, room, options, caches, numbers, prefixes)
+            begin, step = search.begin, search.step
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
 
     def refinement(
         self, held: tuple[int, int], room: int, iterations: int, length_beam: int, candidates: str, adaptive: bool
-    ) -> tuple[Refinement, Callable]:
+    ) -> tuple[MaskPredict, Callable]:
         """For so many sources and rows of sources, and rows of canvases: a refinement, and its recorded ``run``."""
         options = NonAutoregressiveOptions(iterations, length_beam, candidates, adaptive=adaptive)
-        refinement = Refinement(self.model, options, Sources(self.model.model, *held), room)
+        refinement = MaskPredict(self.model, options, Sources(self.model.model, *held), room)
         return refinement, self.runtime.record(refinement.run)
 
-    def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[Search, Callable, Callable]:
+    def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[BeamSearch, Callable, Callable]:
         """For so many sources and rows of sources: a search, and its recorded ``begin`` and ``step``."""
-        config = self.model.config
-        sizes = config.decoder_layers, held[0] * (longest + 1) * beams, 2, config.attention_heads, config.head_size
-        search = Search(self.model, Sources(self.model.model, *held), beams, longest, self._cache_of(sizes))
+        options = AutoregressiveOptions(beams, max_decoding_length=longest, min_decoding_length=0)
+        caches = self._cache_of(self._cache_sizes(held[0] * beams, longest))
+        search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches)
         return search, self.runtime.record(search.begin), self.runtime.record(search.step)
+
+    def _cache_sizes(self, hypotheses: int, longest: int) -> tuple[int, ...]:
+        config = self.model.config
+        return config.decoder_layers, hypotheses * (longest + 1), 2, config.attention_heads, config.head_size
 
     def _cache_of(self, sizes: tuple[int, ...]) -> Tensor:
         """Room for keys and values: one piece of memory for all searches, of which one runs at a time."""
@@ -121,6 +124,14 @@ class OnDeviceDecoder:
             self._programs[key] = build(*sizes)
         self._programs.move_to_end(key)
         return self._programs[key]
+
+
+def _zeros(sizes: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros that take memory only where they are written over, if they lie on the CPU."""
+    if like.device.type != "cpu":
+        return like.new_zeros(sizes)
+    zeros = np.zeros(math.prod(sizes) * like.element_size(), np.uint8)
+    return torch.from_numpy(zeros).view(like.dtype).view(sizes)
 
 
 def _held(sources: list[list[int]]) -> tuple[int, int]:

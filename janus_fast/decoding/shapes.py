@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ...model import JanusModel
-from ...packing import offsets_of, pack
-from ...visibility import FOREVER, Visibility
+from ..model import JanusModel
+from ..packing import offsets_of, pack
+from ..visibility import FOREVER, Visibility
 
 PADDING = 64  # rows: attention gives a sequence to one block, so long ones would take longer than all others
 

@@ -13,6 +13,8 @@ _recording = Lock()
 class Eager:
     """Runs everything as it is written, on any device: what graphs are held to."""
 
+    recorded = False  # whether programs are kept, and the host does not look at what they do
+
     def record(self, function: Callable) -> Callable:
         """A function that does what ``function`` does, always with the same tensors."""
         return function
@@ -28,6 +30,8 @@ class Eager:
 
 class Graphs(Eager):
     """Records CUDA graphs. Their memory is one pool: no two may run at once; results stay until they run again."""
+
+    recorded = True
 
     def __init__(self, device: torch.device):
         self.device, self.pool = device, torch.cuda.graph_pool_handle()

@@ -1,0 +1,74 @@
+"""The tokens that may follow hypotheses, and their log-probabilities."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..model import JanusModel
+from .options import AutoregressiveOptions
+
+
+class Continuations:
+    """Asks the vocabulary for what options leave of it. ``prefixes`` are tokens that outputs must begin with.
+
+    What is forbidden keeps its place, with log-probability minus infinity; so all shapes are known beforehand.
+    """
+
+    def __init__(self, model: JanusModel, options: AutoregressiveOptions, prefixes: list[list[int]] | None = None):
+        config = model.config
+        self.model, self.eos, self.ngram = model, config.eos_token_id, options.no_repeat_ngram_size
+        always = {config.pad_token_id, config.bos_token_id}
+        if not config.predictable_mask:
+            always.add(config.mask_token_id)
+        self.banned = torch.zeros(config.target_vocab_size, dtype=torch.bool, device=model.output_weight.device)
+        for token in always:
+            self.banned[token] = True
+        wanted = options.sampling_topk if options.sampling_topk != 1 else 2 * options.beam_size
+        forbidden = len(always | {self.eos}) + (options.longest(config) if self.ngram else 0)  # at most
+        self.choices = min(wanted + forbidden if wanted else config.target_vocab_size, config.target_vocab_size)
+        most = max(map(len, prefixes or [[]]))
+        self.prefixes = torch.tensor([[*prefix, *[-1] * (most - len(prefix))] for prefix in prefixes or ()])
+
+    def allow_end(self, allowed: bool) -> None:
+        self.banned[self.eos : self.eos + 1].fill_(not allowed)
+
+    def __call__(self, hidden: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Ids and log-probabilities [R, K], best first but for those that are forbidden. ``past`` are the tokens [R, n]
+        so far, which n-grams and prefixes ask for."""
+        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
+        forbidden = self.banned[ids]
+        if self.ngram:
+            forbidden |= self._repeating(past).gather(1, ids)
+        log_probs = log_probs.masked_fill(forbidden, float("-inf"))
+        if past is not None and past.shape[1] < self.prefixes.shape[-1]:
+            self._force(hidden, self.prefixes[:, past.shape[1]].to(ids.device), ids, log_probs)
+        return ids, log_probs
+
+    def end(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The end alone may follow."""
+        ids = torch.full((hidden.shape[0], self.choices), self.eos, device=hidden.device)
+        log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device)
+        log_probs[:, 0] = self._log_probs(hidden)[:, self.eos]
+        return ids, log_probs
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        return F.log_softmax(self.model.logits(hidden).float(), -1)
+
+    def _repeating(self, past: Tensor) -> Tensor:
+        """Which tokens [R, V] would complete an n-gram that the past holds."""
+        banned = self.banned.new_zeros(past.shape[0], self.banned.numel())
+        if past.shape[1] >= self.ngram:
+            grams = past.unfold(1, self.ngram, 1)  # [R, grams, size]
+            again = (grams[:, :, :-1] == past[:, None, past.shape[1] - self.ngram + 1 :]).all(-1)
+            rows, places = again.nonzero(as_tuple=True)
+            banned[rows, grams[rows, places, -1]] = True
+        return banned
+
+    def _force(self, hidden: Tensor, forced: Tensor, ids: Tensor, log_probs: Tensor) -> None:
+        """Where a sentence's prefix has a token here, that alone may follow; elsewhere it is -1."""
+        forced = forced.repeat_interleave(len(ids) // len(forced))
+        rows = (forced >= 0).nonzero()[:, 0]
+        ids[rows, 0] = forced[rows]
+        log_probs[rows] = float("-inf")
+        log_probs[rows, 0] = self._log_probs(hidden[rows]).gather(1, forced[rows, None])[:, 0]

@@ -1,0 +1,99 @@
+"""Mask-predict by definition: one source and one length after another, a whole forward each pass, nothing cached."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from janus_fast.decoding.hypothesis import Hypothesis
+from janus_fast.packing import offsets_of
+from janus_fast.reference.linear_argmax import linear_argmax
+from janus_fast.reference.predict_lengths import predict_lengths
+from janus_fast.reference.update_mask import update_mask
+from janus_fast.visibility import Visibility
+
+
+@torch.inference_mode()
+def mask_predict(model, sources: list[list[int]], options) -> list[list[Hypothesis]]:
+    """The ``num_hypotheses`` best candidates of every source, best first, by a ``JanusModel`` and the options of mode
+    "nar".
+
+    Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it.
+    """
+    device, longest, groups = model.output_weight.device, options.longest(model.config), []
+    for source in sources:
+        offsets = offsets_of(torch.tensor([len(source)], device=device))
+        encoded = model.encode(torch.tensor(source, device=device), offsets)
+        window = options.length_candidates == "window"
+        weight = model.decoder.embed_length.weight
+        lengths, log_probs = predict_lengths(encoded, offsets, weight, options.length_beam, window, 2, longest)
+        require_finite("length", log_probs)
+        lengths, most_likely = lengths[0].tolist(), int(log_probs[0].argmax())
+        candidates = [refine(model, encoded, offsets, length, options) for length in dict.fromkeys(lengths)]
+        groups.append(rank(candidates, lengths[most_likely], options))
+    return groups
+
+
+def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options) -> Hypothesis:
+    """A canvas of masks between ``bos`` and ``eos``, filled in ``iterations`` passes.
+
+    Pass t of T predicts all masked tokens at once. Then the trunc((length - 2) * (1 - t / T)) least certain ones are
+    masked again; with ``adaptive`` the canvas is done before, when ``update_mask`` says that it has settled.
+    """
+    config, device = model.config, encoded.device
+    bias = forbidding_bias(model)
+    words = [config.mask_token_id] * (length - 2)
+    tokens = torch.tensor([config.bos_token_id, *words, config.eos_token_id], device=device)
+    scores = torch.zeros(length, device=device, dtype=torch.float32)
+    positions, rows = torch.arange(length, device=device), torch.arange(1, length - 1, device=device)
+    offsets = offsets_of(torch.tensor([length], device=device))
+    sees = Visibility.bidirectional(offsets)
+    cross = Visibility.bidirectional(offsets, source_offsets)
+    masked, history, passes = tokens, [words], 0
+    while passes < options.iterations and rows.numel() > 0:
+        passes += 1
+        hidden = model.decode(masked, positions, sees, encoded, cross)
+        predicted, log_probs = (t[rows] for t in linear_argmax(hidden, model.output_weight, bias))
+        require_finite("prediction", log_probs)
+        ratio = 1.0 - passes / options.iterations
+        tokens, scores, rows, _, masked, row_offsets, _ = update_mask(
+            tokens, scores, rows, predicted, log_probs.float(), offsets, ratio, config.mask_token_id,
+            adaptive=options.adaptive,
+        )  # fmt: skip
+        rows = rows[: row_offsets[-1]]
+        history.append(masked[1:-1].tolist())
+    ids = tokens[1:-1].tolist()
+    history = [*history[:-1], ids] if options.return_history and passes else []
+    return Hypothesis(ids, 0.0, scores[1:-1].tolist(), passes, history)
+
+
+def rank(candidates: list[Hypothesis], most_likely_length: int, options) -> list[Hypothesis]:
+    """Scores the candidates of one source and sorts them, best first."""
+    for candidate in candidates:
+        words = len(candidate.ids)
+        if options.score == "canvas":
+            candidate.score = math.fsum(candidate.token_scores) / (words + 2)
+        elif words:
+            candidate.score = math.fsum(candidate.token_scores) / words
+        else:
+            candidate.score = 0.0 if most_likely_length == 2 else -math.inf
+    return sorted(candidates, key=lambda c: -c.score)[: options.num_hypotheses]
+
+
+def forbidding_bias(model) -> Tensor | None:
+    """The output's bias, which also keeps ``bos``, ``pad``, ``eos`` and ``mask`` from being predicted inside a canvas.
+
+    Scores are log-probabilities among the other tokens. Models converted from the original predict over their whole
+    vocabulary, as the original does.
+    """
+    config = model.config
+    if config.predictable_mask:
+        return model.output_bias
+    bias = torch.zeros_like(model.output_weight[:, 0]) if model.output_bias is None else model.output_bias.clone()
+    bias[[config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id]] = -math.inf
+    return bias
+
+
+def require_finite(what: str, log_probs: Tensor) -> None:
+    if not log_probs.isfinite().all():
+        raise FloatingPointError(f"generate: every {what} must have a finite score, got NaN or infinity")
