@@ -12,7 +12,7 @@ import numpy as np
 from .config import JanusConfig
 from .decoding import Hypothesis
 from .decoding.options import Options, untaken
-from .installation import engine_missing
+from .installation import asked_isa, engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
 MOST_THREADS = 1024  # of a batch, and batches at once
@@ -36,7 +36,7 @@ def isas() -> tuple[str, ...]:
 
 def isa() -> str:
     """The one it uses: the best, or what JANUS_FAST_ISA names."""
-    return os.environ.get("JANUS_FAST_ISA") or isas()[0]
+    return asked_isa() or isas()[0]
 
 
 def fastest() -> str:
@@ -101,7 +101,7 @@ class Engine:
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
         """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right."""
-        return self._decoder.score(*_packed(sources), *_packed(targets), self._check())
+        return self._decoder.score(*_packed(sources), *_packed(targets), check=self._check())
 
     def map(self, work: Callable, batches: list) -> Iterator:
         """What ``work`` makes of each batch, in order, of as many at once as there are workers.

@@ -51,7 +51,7 @@ def option(default, check: Callable | None, help: str, **more) -> dataclasses.Fi
 def check_fields(options, owner: str = "") -> None:
     """Checks the fields of a dataclass of options as they are declared; ``owner`` begins the messages."""
     for field in dataclasses.fields(options):
-        if check := field.metadata["check"]:
+        if check := field.metadata.get("check"):
             object.__setattr__(options, field.name, check(owner + field.name, getattr(options, field.name)))
 
 

@@ -450,8 +450,8 @@ def test_help_is_quick_and_complete():
 
 
 def test_the_package_is_light_and_its_rooms_open_by_name():
-    names = """checkpoint.load config.JanusConfig convert.fairseq.load data.test_set decoding.mask_predict
-        evaluate.scores model.JanusModel models.names objectives.OBJECTIVES ops.attention reference.joint_loss
+    names = """checkpoint.load config.JanusConfig convert.fairseq.load data.test_set decoding.Hypothesis
+        evaluate.scores model.JanusModel models.names objectives.OBJECTIVES ops.attention reference.mask_predict
         text.Vocabulary training.Trainer translator.Translator visibility.Visibility""".split()
     program = """import operator, sys, janus_fast
 assert not {"torch", "numpy", "sentencepiece"} & sys.modules.keys()

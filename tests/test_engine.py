@@ -102,6 +102,21 @@ def test_given_translations_get_the_scores_of_float64(model):
     assert error <= 2 * max(by_torch, rounding_error(model, "float32")) + 2e-6
 
 
+@models("post-norm", "pre-norm, gelu", "one stream")
+@pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
+def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
+    sides = [make_sources(9, seed) for seed in (3, 4)]
+    sides[1][2] = [2, 2]  # longer than a step, and shorter
+    for threads in (1, 2):
+        decoder = of(model, compute_type=compute_type, intra_threads=threads)._backend._decoder
+        packed = [*engine._packed(sides[0]), *engine._packed(sides[1])]
+        at_once, one, *more = (decoder.score(*packed, step=step) for step in (0, 1, 2, 5, 24))
+        assert all(scores == one for scores in more)
+        assert [len(scores) for scores in one] == [len(target) - 1 for target in sides[1]]
+        if compute_type == "float32":  # whose keys and values are not rounded for the cache
+            np.testing.assert_allclose(np.concatenate(one), np.concatenate(at_once), atol=1e-4)
+
+
 @models("post-norm", "pre-norm, gelu")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
 @pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "sampling"])

@@ -125,6 +125,37 @@ def test_streams_that_are_left_out(streams):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_streams_have_the_names_and_the_pairs_of_the_caller(backend):
+    """Five streams, two divergences of other rows than all, one of them without gradient on one side; plain torch."""
+    make = torch.Generator().manual_seed(4)
+    counts, vocabulary = {"one": 9, "two": 14, "three": 6, "four": 9, "five": 4}, 37
+    weight = torch.randn(vocabulary, 8, generator=make).requires_grad_()
+    hidden = {s: torch.randn(n, 8, generator=make).requires_grad_() for s, n in counts.items()}
+    targets = {s: torch.randint(vocabulary, (n,), generator=make) for s, n in counts.items()}
+    chosen = {"two": torch.randperm(14, generator=make)[:9]}
+    weights = {"one": 0.3, "two": 1.0, "four": 2.0, "five": 0.7}
+    divergence, detach = {("two", "one"): 1.5, ("one", "four"): 0.4}, {("two", "one"): "one"}
+    options = {"cross_entropy": weights, "divergence": divergence, "label_smoothing": 0.2}
+    total, terms = joint_loss(hidden, weight, targets, chosen, detach=detach, backend=backend, **options)
+    found = gradients(total, hidden, weight)
+
+    exact = {s: rows.detach().double().requires_grad_() for s, rows in hidden.items()}
+    exact_weight = weight.detach().double().requires_grad_()
+    logits = {s: rows @ exact_weight.T for s, rows in exact.items()}
+    expected = sum(w * F.cross_entropy(logits[s], targets[s], label_smoothing=0.2) for s, w in weights.items())
+    log_p = {s: (x[chosen[s]] if s in chosen else x).log_softmax(-1) for s, x in logits.items()}
+    for (s, t), w in divergence.items():
+        p, q = log_p[s], log_p[t].detach() if (s, t) in detach else log_p[t]
+        both = [F.kl_div(a, b, reduction="batchmean", log_target=True) for a, b in ((p, q), (q, p))]
+        torch.testing.assert_close(terms[f"kl_{s}_{t}"].double(), sum(both).detach() / 2, atol=1e-5, rtol=1e-5)
+        expected = expected + w * sum(both) / 2
+    torch.testing.assert_close(total.double(), expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(found, gradients(expected, exact, exact_weight), strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-4)
+    assert set(terms) == {f"{s}_{kind}" for s in weights for kind in ("nll", "ce")} | {"kl_two_one", "kl_one_four"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast_takes_rows_and_weight_in_its_dtype(backend):
     hidden, weight, targets, ar_masked = case(torch.float32, 300, 40, 50, 21)
     hidden["nar"] = hidden["nar"].detach().bfloat16().requires_grad_()  # as another operation under autocast made it
@@ -235,16 +266,28 @@ def call(hidden=None, weight=W, targets=None, ar_masked=ROWS, **options):
 ERRORS = {
     "logits": (
         lambda: joint_loss(H, W, T), TypeError,
-        "joint_loss: hidden must be a dict from streams of ('ar', 'nar', 'aux') to [N, C] rows, not logits, "
+        "joint_loss: hidden must be a dict from streams to [N, C] rows, not logits, "
         "got a tensor [4, 8]",
     ),
     "targets without streams": (
         lambda: call(targets=T), TypeError,
-        "joint_loss: targets must be a dict from streams of ('ar', 'nar', 'aux') to [N] tokens, got a tensor [4]",
+        "joint_loss: targets must be a dict from streams to [N] tokens, got a tensor [4]",
     ),
-    "stream": (
-        lambda: call({"mlm": H}), ValueError,
-        "joint_loss: hidden must hold streams of ('ar', 'nar', 'aux'), got 'mlm'",
+    "no streams": (
+        lambda: call({}), ValueError,
+        "joint_loss: hidden must hold from 1 to 8 streams, got 0",
+    ),
+    "streams": (
+        lambda: call(dict.fromkeys("abcdefghi", H)), ValueError,
+        "joint_loss: hidden must hold from 1 to 8 streams, got 9",
+    ),
+    "tied streams": (
+        lambda: call(dict.fromkeys("abcd", H), divergence={("a", "b"): 1.0, ("c", "d"): 1.0}), ValueError,
+        "joint_loss: divergence must tie at most 3 streams, got 4",
+    ),
+    "ar_masked of no stream": (
+        lambda: call({"ar": H}, ar_masked={"nar": ROWS}), ValueError,
+        "joint_loss: ar_masked must be of streams of hidden, got 'nar'",
     ),
     "term": (
         lambda: call({"ar": H}, cross_entropy={"nar": 1.0}), ValueError,

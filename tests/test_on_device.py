@@ -1,6 +1,5 @@
-"""Decoding that never waits for the host, run eagerly on the CPU with the CUDA kernels in the emulator, against what is
-run where the host may look; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU,
-recorded graphs.
+"""Decoding that never waits for the host, run eagerly on the CPU, against what is run where the host may look; what a
+GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ import emulated
 import pytest
 import torch
 from gpu import launches
+from gpu.launches import Recorded
 from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,12 +57,6 @@ AR = {
     "from the first": {"beam_size": 4, "min_decoding_length": 0, "max_decoding_length": 10},
 }
 OPTIONS = {"nar": NonAutoregressiveOptions, "ar": AutoregressiveOptions}
-
-
-class Recorded(Eager):
-    """Programs as for graphs, whose records are themselves."""
-
-    recorded = True
 
 
 def decoders(model):
@@ -233,8 +227,8 @@ def programs(monkeypatch):
     config = JanusConfig(100, 100, d_model=32, encoder_layers=2, decoder_layers=3)
     with torch.no_grad(), torch.device("meta"):
         decoder = on_device.Decoder(FusedModel(JanusModel(config).eval().requires_grad_(False)), Host())
-        refinement, _ = decoder.refinement((4, 80), 256, 4, 3, "window", True)
-        search, begin, step = decoder.search((4, 80), 3, 20)
+        refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3))
+        search, begin, step = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
         with StaysOnTheDevice():
             yield {
                 "refinement": (refinement, refinement.run),

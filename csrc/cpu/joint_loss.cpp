@@ -9,19 +9,9 @@
 namespace janus_fast {
 namespace {
 
-constexpr int64_t kStreams = 3;    // ar, nar, aux
+constexpr int64_t kStreams = 8;  // at most, of which divergences tie kTied
+constexpr int64_t kTied = 3;
 constexpr int64_t kRounding = 16;  // columns of the widest vector
-
-template <typename T>
-const JointLossKernels<T>& kernels_for();
-template <>
-const JointLossKernels<float>& kernels_for() {
-  return kernels().joint_loss_float;
-}
-template <>
-const JointLossKernels<BFloat16>& kernels_for() {
-  return kernels().joint_loss_bfloat16;
-}
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -29,6 +19,8 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Weights {
   double cross_entropy[kStreams], divergence[kStreams][kStreams] = {}, pull[kStreams][kStreams] = {}, label_smoothing;
   bool tied[kStreams] = {};
+  std::vector<int64_t> masked[kStreams];  // rows of a stream that divergences compare, if it `is_masked`; else all
+  bool is_masked[kStreams] = {};
 };
 
 // Positions and the rows of hidden that are their distributions: rows[s][position], for the streams named.
@@ -39,22 +31,20 @@ struct Positions {
 };
 
 // All rows, as positions that divergences tie together, and the others, each a position of its own.
-std::pair<Positions, Positions> arrange(const Weights& weights, const std::vector<int64_t>& rows,
-                                        const Tensor& ar_masked) {
+std::pair<Positions, Positions> arrange(const Weights& weights, const std::vector<int64_t>& rows) {
   Positions together, apart;
   apart.rows.resize(1);
   int64_t first = 0;
-  for (int64_t s = 0; s < kStreams; first += rows[s++]) {
+  for (size_t s = 0; s < rows.size(); first += rows[s++]) {
     std::vector<int64_t> tied;
     std::vector<bool> taken(rows[s], weights.tied[s]);
-    if (weights.tied[s] && s == 0) {
+    if (weights.tied[s] && weights.is_masked[s]) {
       taken.assign(rows[s], false);
-      const auto* masked = data<int64_t>(ar_masked);
-      for (int64_t i = 0; i < ar_masked.numel(); i++) {
-        JANUS_CHECK(masked[i] >= 0 && masked[i] < rows[0] && !taken[masked[i]],
-                    "joint_loss: ar_masked must be distinct rows in [0, ", rows[0], "), got ", masked[i]);
-        taken[masked[i]] = true;
-        tied.push_back(masked[i]);
+      for (int64_t row : weights.masked[s]) {
+        JANUS_CHECK(row >= 0 && row < rows[s] && !taken[row], "joint_loss: ar_masked must be distinct rows in [0, ",
+                    rows[s], "), got ", row);
+        taken[row] = true;
+        tied.push_back(first + row);
       }
     } else if (weights.tied[s]) {
       for (int64_t i = 0; i < rows[s]; i++) tied.push_back(first + i);
@@ -74,13 +64,14 @@ std::pair<Positions, Positions> arrange(const Weights& weights, const std::vecto
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
-                                               const Tensor& ar_masked, const std::vector<int64_t>& rows,
-                                               const Weights& weights, const std::vector<int64_t>& pairs,
-                                               bool gradients) {
-  const auto& table = kernels_for<T>();
-  const auto [together, apart] = arrange(weights, rows, ar_masked);
+                                               const std::vector<int64_t>& rows, const Weights& weights,
+                                               const std::vector<int64_t>& pairs, bool gradients) {
+  const auto& table = kernels_of<T>().joint_loss;
+  const auto [together, apart] = arrange(weights, rows);
   const int64_t count = hidden.size(0), channels = hidden.size(1), vocabulary = weight.size(0);
-  const auto stream_of = [&](int64_t row) { return row < rows[0] ? 0 : row < rows[0] + rows[1] ? 1 : 2; };
+  const int64_t all = rows.size();
+  std::vector<int64_t> stream_of;
+  for (int64_t s = 0; s < all; s++) stream_of.insert(stream_of.end(), rows[s], s);
 
   JointLossCall<T> call = {};
   call.hidden = data<T>(hidden), call.hidden_stride = hidden.stride(0);
@@ -99,7 +90,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
   const int64_t padded = ceil_divide(channels, kRounding) * kRounding;
   const int64_t most = count == 0 ? 0 : kChunkColumns;
   Tensor packed = torch::stable::new_empty(hidden, {2 * most * padded});
-  Tensor statistics = torch::stable::new_empty(hidden, {call.sections * (3 + kStreams) * most}, ScalarType::Float);
+  Tensor statistics = torch::stable::new_empty(hidden, {call.sections * (3 + kTied) * most}, ScalarType::Float);
   Tensor logits = torch::stable::new_empty(hidden, {gradients ? vocabulary * most : 0}, ScalarType::Float);
   Tensor hidden_sums =
       torch::stable::new_empty(hidden, {gradients ? call.sections * most * padded : 0}, ScalarType::Float);
@@ -136,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
       const int64_t width = call.width, used = streams * width;
       for (int64_t column = 0; column < used; column++) {
         const int64_t s = column / width, i = begin + column % width;
-        const int64_t row = i < end ? positions->rows[s][i] : -1, stream = stream_of(row);
+        const int64_t row = i < end ? positions->rows[s][i] : -1, stream = row < 0 ? 0 : stream_of[row];
         chunk_rows[column] = row;
         chunk_targets[column] = row < 0 ? -1 : static_cast<int32_t>(target[row]);
         factor[column] = row < 0 ? 0 : static_cast<float>(weights.cross_entropy[stream] / rows[stream]);
@@ -153,7 +144,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
       parallel(width, 100.0 * call.sections * used, [&](int64_t from, int64_t to) { table.merge(call, from, to); });
       for (int64_t i = 0; i < end - begin; i++) {
         for (int64_t s = 0, pair = 0; s < streams; s++) {
-          const int64_t column = s * width + i, stream = stream_of(chunk_rows[column]);
+          const int64_t column = s * width + i, stream = stream_of[chunk_rows[column]];
           nll[stream] += call.nll[column], mean_nll[stream] += call.mean_nll[column];
           for (int64_t t = s + 1; t < streams; t++)
             divergence[positions->streams[s]][positions->streams[t]] += call.divergence[pair++ * width + i];
@@ -170,20 +161,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
 
   const int64_t size = pairs.size() / 2;
   Tensor total = torch::stable::new_empty(hidden, {}, ScalarType::Float);
-  Tensor terms = torch::stable::new_empty(hidden, {2 * kStreams + size}, ScalarType::Float);
+  Tensor terms = torch::stable::new_empty(hidden, {2 * all + size}, ScalarType::Float);
   auto* term = mutable_data<float>(terms);
   double sum = 0;
-  for (int64_t s = 0; s < kStreams; s++) {
+  for (int64_t s = 0; s < all; s++) {
     const double rows_or_one = std::max<int64_t>(rows[s], 1);
     const double smoothed = (1 - weights.label_smoothing) * nll[s] + weights.label_smoothing * mean_nll[s];
     term[s] = static_cast<float>(nll[s] / rows_or_one);
-    term[kStreams + s] = static_cast<float>(smoothed / rows_or_one);
+    term[all + s] = static_cast<float>(smoothed / rows_or_one);
     sum += weights.cross_entropy[s] * smoothed / rows_or_one;
   }
   for (int64_t n = 0; n < size; n++) {
     const auto [s, t] = std::minmax(pairs[2 * n], pairs[2 * n + 1]);
     const double mean = divergence[s][t] / std::max<int64_t>(together.size(), 1);
-    term[2 * kStreams + n] = static_cast<float>(mean);
+    term[2 * all + n] = static_cast<float>(mean);
     sum += weights.divergence[s][t] * mean;
   }
   *mutable_data<float>(total) = static_cast<float>(sum);
@@ -193,8 +184,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
 std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
     const Tensor& hidden, const Tensor& weight, const Tensor& targets, const Tensor& ar_masked,
     const std::vector<int64_t>& rows, const std::vector<double>& cross_entropy, const std::vector<int64_t>& pairs,
-    const std::vector<double>& divergence, const std::vector<int64_t>& detached, double label_smoothing,
-    bool gradients) {
+    const std::vector<double>& divergence, const std::vector<int64_t>& detached, double label_smoothing, bool gradients,
+    const std::vector<int64_t>& masked) {
   const char* op = "joint_loss";
   check_rows(hidden, op, "hidden", 2);
   check_rows(weight, op, "weight", 2);
@@ -202,8 +193,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
               ": weight must have the columns and dtype of hidden");
   JANUS_CHECK(weight.size(0) >= 1 && weight.size(0) <= INT32_MAX, op,
               ": weight must have from 1 to 2^31 - 1 rows, got ", weight.size(0));
-  JANUS_CHECK(rows.size() == kStreams && cross_entropy.size() == kStreams, op,
-              ": rows and cross_entropy must have an element for each of ", kStreams, " streams");
+  const int64_t all = rows.size();
+  JANUS_CHECK(all >= 1 && all <= kStreams && cross_entropy.size() == rows.size(), op,
+              ": rows and cross_entropy must have an element for each of 1 to ", kStreams, " streams");
   int64_t count = 0;
   for (int64_t n : rows) {
     JANUS_CHECK(n >= 0, op, ": rows must not be negative, got ", n);
@@ -224,22 +216,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
   std::copy(cross_entropy.begin(), cross_entropy.end(), weights.cross_entropy);
   for (size_t n = 0; n < divergence.size(); n++) {
     const auto [s, t] = std::minmax(pairs[2 * n], pairs[2 * n + 1]);
-    JANUS_CHECK(s >= 0 && s < t && t < kStreams, op, ": pairs must be of two different streams, got ", pairs[2 * n],
-                " and ", pairs[2 * n + 1]);
+    JANUS_CHECK(s >= 0 && s < t && t < all, op, ": pairs must be of two different streams, got ", pairs[2 * n], " and ",
+                pairs[2 * n + 1]);
     JANUS_CHECK(weights.divergence[s][t] == 0 || std::isnan(weights.divergence[s][t]), op, ": pairs must not repeat");
     weights.divergence[s][t] = divergence[n];
     weights.pull[s][t] = detached[n] == s ? 0 : divergence[n];
     weights.pull[t][s] = detached[n] == t ? 0 : divergence[n];
     weights.tied[s] = weights.tied[t] = true;
   }
-  switch (hidden.scalar_type()) {
-    case ScalarType::Float:
-      return run<float>(hidden, weight, targets, ar_masked, rows, weights, pairs, gradients);
-    case ScalarType::BFloat16:
-      return run<BFloat16>(hidden, weight, targets, ar_masked, rows, weights, pairs, gradients);
-    default:
-      fail(op, ": hidden must be float32 or bfloat16");
+  JANUS_CHECK(std::count(weights.tied, weights.tied + all, true) <= kTied, op, ": pairs must be of at most ", kTied,
+              " streams");
+  const int64_t each = masked.empty() ? 0 : ar_masked.numel() / static_cast<int64_t>(masked.size());
+  const auto* masked_row = data<int64_t>(ar_masked);
+  for (int64_t s : masked) {
+    JANUS_CHECK(s >= 0 && s < all, op, ": masked must be streams, got ", s);
+    weights.masked[s].assign(masked_row, masked_row + each), masked_row += each;
+    weights.is_masked[s] = true;
   }
+  return with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16", [&](auto type) {
+    return run<decltype(type)>(hidden, weight, targets, rows, weights, pairs, gradients);
+  });
 }
 
 }  // namespace

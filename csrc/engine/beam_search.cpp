@@ -137,13 +137,10 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
                        const AutoregressiveOptions& options, const Ids* prefixes) {
   Search search(model, workspace, sources, options, prefixes);
   const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
-  const int64_t source_rows = sources.offsets[sources.count];
-  int64_t longest_source = 0;
-  for (int64_t s = 0; s < sources.count; s++) longest_source = std::max(longest_source, sources.length(s));
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources.ids, sources.offsets, sources.count);
-    forward.reserve((1 + model.config.two_stream) * rows, longest_source, source_rows);
+    forward.encode(sources);
+    forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
     for (int64_t step = 0; !search.done(); step++) {
       member.once([&] {
         search.prepare(step);

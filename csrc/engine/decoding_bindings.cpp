@@ -24,18 +24,6 @@ typedef py::array_t<double, py::array::c_style | py::array::forcecast> DoubleArr
 
 [[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
 
-const EngineKernels& kernels_named(const std::string& isa) {
-  size_t count;
-  const EngineKernels* const* all = engine_kernels(&count);
-  if (isa.empty()) return *all[0];
-  std::string names;
-  for (size_t i = 0; i < count; i++) {
-    if (isa == all[i]->isa) return *all[i];
-    names += (i ? ", " : "") + std::string(all[i]->isa);
-  }
-  refuse("Model: isa must be one of " + names + ", got " + isa);
-}
-
 // Fills a record from the entries of its fields' names; returns how many these are.
 template <typename Record>
 size_t fill(Record& record, const py::dict& given) {
@@ -110,7 +98,7 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
   else if (compute_type != "float32")
     refuse("Model: compute_type must be float32, bfloat16, int8 or int8_bfloat16, got " + compute_type);
   const Config config = config_of(fields);
-  const EngineKernels& kernels = kernels_named(isa);
+  const EngineKernels& kernels = engine_kernels("Model", isa);
   auto loaded = std::make_unique<Loaded>();
   Arrays arrays;
   for (const auto& item : tensors) {
@@ -155,8 +143,8 @@ class Decoder {
  public:
   Decoder(std::shared_ptr<Loaded> loaded, int workers, int threads)
       : loaded_(std::move(loaded)), count_(workers), threads_(threads) {
-    require(workers >= 1, "workers", "be positive");
-    require(threads >= 1, "threads", "be positive");
+    require_threads("Decoder: workers", workers);
+    require_threads("Decoder: threads", threads);
     this->workers();
   }
   ~Decoder() {
@@ -204,31 +192,31 @@ class Decoder {
       starts = ids_of("prefixes", begun.first, begun.second, config.target_vocab_size, 0, longest);
       require(starts.count == sources.count, "prefixes", "have one sequence for each source");
     }
+    const Ids* first = prefixes.is_none() ? nullptr : &starts;
     return decode(check, [&](Worker& w) {
-      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options,
-                                     prefixes.is_none() ? nullptr : &starts);
+      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options, first);
     });
   }
 
   std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
-                                        const IntArray& target_offsets, const py::object& check) {
+                                        const IntArray& target_offsets, int64_t step, const py::object& check) {
     const Config& config = model().config;
     const Ids sources = sources_of(source, offsets);
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
     require(sources.count == targets.count, "target", "have one sequence for each source");
-    return serve(check, [&](Worker& w) { return janus_fast::score(model(), w.workspace, w.team, sources, targets); });
+    require(step >= 0 && step <= config.max_target_positions, "step", "be in [0, max_target_positions]");
+    return serve(check, [&](Worker& w) {
+      return step ? score_in_steps(model(), w.workspace, w.team, sources, targets, step)
+                  : janus_fast::score(model(), w.workspace, w.team, sources, targets);
+    });
   }
 
  private:
   // Those of this process. What a parent left is not touched, as somebody may have been at work there when it forked.
   Workers& workers() {
     if (workers_ && workers_->process != forks()) workers_.release();
-    try {
-      if (!workers_) workers_ = std::make_unique<Workers>(count_, threads_);
-    } catch (const NotStarted& error) {
-      throw NotStarted(std::string("Translator: intra_") + error.what());
-    }
+    if (!workers_) workers_ = std::make_unique<Workers>(count_, threads_);
     return *workers_;
   }
   const Model& model() const { return *loaded_->model; }
@@ -291,7 +279,8 @@ void bind_decoding(py::module_& m) {
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("uniforms") = DoubleArray())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
-           py::arg("target_offsets"), py::arg("check") = py::none());
+           py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
+           "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");
 }
 
 }  // namespace janus_fast

@@ -32,6 +32,8 @@ void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
     workspace.second.grow(rows * padded(ffn) * 2);
     workspace.scales.grow(rows);
     workspace.last.grow(rows * width_);
+    workspace.last_operand.grow(rows * padded(width_) * 4);
+    workspace.last_scales.grow(rows);
     workspace.scratch.grow(member.count * scratch_);
     const int64_t indices = std::max(rows, all_keys) + 1;
     int32_t* zeros = workspace.zeros.grow(indices);
@@ -52,16 +54,25 @@ void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
   workspace.best_log_probs.grow(rows * k);
 }
 
-Operand Forward::skip_rows(const Operand& x, int64_t rows, Numeric type) {
-  const int64_t bytes = type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1;
-  return {static_cast<char*>(x.data) + rows * x.stride * bytes, x.scales ? x.scales + rows : nullptr, x.stride};
+Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x) {
+  const int64_t bytes = operand.stride * bytes_of(model.layer_type);
+  const Operand to = {workspace.last_operand.data(), workspace.last_scales.data(), operand.stride};
+  member.share(rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t from = selected[row];
+      std::memcpy(workspace.last.data() + row * width_, x + from * width_, width_ * sizeof(float));
+      std::memcpy(static_cast<char*>(to.data) + row * bytes, static_cast<char*>(operand.data) + from * bytes, bytes);
+      if (operand.scales) to.scales[row] = operand.scales[from];
+    }
+  });
+  return to;
 }
 
-void Forward::embed(const Stack& stack, const int32_t* ids, const int32_t* places, int64_t rows, float* x) {
+void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
-  const EmbedCall call = {stack.tokens, stack.positions, ids, places, rows, width_, scale, x};
+  const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};
   has_current_ = false;
-  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+  member.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
 }
 
 Operand Forward::operand(Numeric type, int64_t channels) const {
@@ -121,32 +132,41 @@ void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, 
 
 template <typename TK>
 void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                        const KeyValues& keys, const Layout& layout, float* output) {
+                        const KeyValues& values, const Queries& queries, const Keys& keys) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
   AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
-  call.key = {static_cast<const TK*>(keys.key), keys.row_stride, keys.head_stride};
-  call.value = {static_cast<const TK*>(keys.value), keys.row_stride, keys.head_stride};
-  call.query_offsets = layout.query_offsets;
-  call.key_offsets = layout.key_offsets;
-  call.key_sequences = layout.key_sequences;
-  call.query_times = layout.query_times ? layout.query_times : workspace.zeros.data();
-  call.visible_from = layout.visible_from ? layout.visible_from : workspace.zeros.data();
+  call.key = {static_cast<const TK*>(values.key), values.row_stride, values.head_stride};
+  call.value = {static_cast<const TK*>(values.value), values.row_stride, values.head_stride};
+  call.query_offsets = queries.offsets;
+  call.key_offsets = keys.offsets;
+  call.key_sequences = keys.sequences;
+  call.query_times = queries.times ? queries.times : workspace.zeros.data();
+  call.visible_from = keys.visible_from ? keys.visible_from : workspace.zeros.data();
   call.visible_until = workspace.endless.data();
   call.heads = heads;
   call.size = size;
   call.scale = 1 / std::sqrt(static_cast<float>(size));
-  call.output = output;
+  call.output = workspace.attended.data();
   call.lse = workspace.lse.data();
-  member.share(layout.sequences * heads, [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
+  member.share(queries.sequences * heads,
+               [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
 }
 
-void Forward::attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout,
-                     float* output) {
-  if (keys.type == Numeric::kFloat32)
-    attend_to(model.kernels.attention, query, query_stride, keys, layout, output);
+void Forward::attend(const float* query, int64_t query_stride, const KeyValues& values, const Queries& queries,
+                     const Keys& keys) {
+  if (values.type == Numeric::kFloat32)
+    attend_to(model.kernels.attention, query, query_stride, values, queries, keys);
   else
-    attend_to(model.kernels.narrow_attention, query, query_stride, keys, layout, output);
+    attend_to(model.kernels.narrow_attention, query, query_stride, values, queries, keys);
+}
+
+SelfAttention Forward::packed(const Keys& keys) {
+  return [this, keys](size_t, const Queries& queries) {
+    const float *query = workspace.wide.data(), *key = query + width_;
+    const KeyValues values = {Numeric::kFloat32, key, key + width_, 3 * width_, model.config.head_size()};
+    attend(query, 3 * width_, values, queries, keys);
+  };
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
@@ -171,41 +191,53 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   leave(layer.final_norm, x, rows);
 }
 
-void Forward::after_self_attention(const Layer& layer, const KeyValues& cross, float* x, const Layout& layout) {
-  const int64_t rows = layout.queries;
-  float* attended = workspace.attended.data();
-  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
-  leave(layer.self_norm, x, rows);
-  const Operand in = enter(layer.cross_norm, x, rows);
-  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_}});
-  attend(workspace.wide.data(), width_, cross, layout, attended);
-  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.cross.out, x);
-  leave(layer.cross_norm, x, rows);
-  feed_forward(layer, x, rows);
+float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& attend_self, float* x) {
+  float *wide = workspace.wide.data(), *attended = workspace.attended.data();
+  const auto add_attended = [&](const Matrix& out, const Norm& norm, int64_t rows) {
+    add_product(convert(attended, rows, width_, model.layer_type), rows, out, x);
+    leave(norm, x, rows);
+  };
+  embed(stack, pass, x);
+  for (size_t i = 0; i < stack.layers.size(); i++) {
+    const Layer& layer = stack.layers[i];
+    const bool last = i + 1 == stack.layers.size();
+    const Queries& queries = last ? pass.last : pass.all;
+    const Operand content = enter(layer.self_norm, x, pass.all.rows);
+    Operand in = content;
+    if (last && pass.selected) {  // the others leave keys and values behind, no more
+      in = select(pass.selected, queries.rows, content, x);
+      x = workspace.last.data();
+    }
+    multiply({{in, queries.rows, &layer.self.q, wide, 3 * width_},
+              {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
+    attend_self(i, queries);
+    add_attended(layer.self.out, layer.self_norm, queries.rows);
+    if (pass.sources) {
+      const Ids& sources = *pass.sources;
+      multiply({{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
+      attend(wide, width_, cross(static_cast<int64_t>(i), sources.size()), queries,
+             {sources.offsets, pass.owners, nullptr});
+      add_attended(layer.cross.out, layer.cross_norm, queries.rows);
+    }
+    feed_forward(layer, x, queries.rows);
+  }
+  return x;
 }
 
-void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources) {
-  const int64_t rows = offsets[sources];
-  int64_t longest = 0;
-  for (int64_t s = 0; s < sources; s++) longest = std::max<int64_t>(longest, offsets[s + 1] - offsets[s]);
-  reserve(rows, longest, rows);
+void Forward::encode(const Ids& sources) {
+  const int64_t rows = sources.size();
+  reserve(rows, sources.longest(), rows);
   member.once([&] {
     workspace.encoded.grow(rows * width_);
     int32_t* places = workspace.places.grow(rows);
-    for (int64_t s = 0; s < sources; s++)
-      for (int32_t row = offsets[s]; row < offsets[s + 1]; row++) places[row] = row - offsets[s];
+    for (int64_t s = 0; s < sources.count; s++)
+      for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++)
+        places[row] = row - sources.offsets[s];
   });
-  float *x = workspace.encoded.data(), *wide = workspace.wide.data(), *attended = workspace.attended.data();
-  const Layout layout = {rows, sources, offsets, offsets, workspace.identity.data(), longest, nullptr, nullptr};
-  embed(model.encoder, ids, workspace.places.data(), rows, x);
-  for (const Layer& layer : model.encoder.layers) {
-    const Operand in = enter(layer.self_norm, x, rows);
-    multiply({{in, rows, &layer.self.q, wide, 3 * width_}, {in, rows, &layer.self.kv, wide + width_, 3 * width_}});
-    attend(wide, 3 * width_, rows_of(wide + width_, 3 * width_), layout, attended);
-    add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
-    leave(layer.self_norm, x, rows);
-    feed_forward(layer, x, rows);
-  }
+  const Queries queries = {rows, sources.count, sources.offsets, nullptr};
+  const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
+  float* x =
+      run(model.encoder, pass, packed({sources.offsets, workspace.identity.data(), nullptr}), workspace.encoded.data());
   if (model.config.normalize_before) normalise(model.encoder.norm, x, rows, x, Numeric::kFloat32);
   cross_keys(rows);
 }
@@ -244,20 +276,12 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
     in = current_;
   else
     in = convert(x, rows, width_, model.vocabulary_type);
-  const VocabularyCall call = {in,
-                               rows,
-                               &model.vocabulary,
-                               bias,
-                               k,
-                               workspace.group_max.data(),
-                               workspace.group_sum.data(),
-                               workspace.group_values.data(),
-                               workspace.group_tokens.data(),
-                               workspace.best_tokens.data(),
-                               workspace.best_log_probs.data(),
-                               asked,
-                               asked_logits,
-                               asked_log_probs};
+  VocabularyCall call = {};
+  call.x = in, call.rows = rows, call.weight = &model.vocabulary, call.bias = bias, call.k = k;
+  call.group_max = workspace.group_max.data(), call.group_sum = workspace.group_sum.data();
+  call.group_values = workspace.group_values.data(), call.group_tokens = workspace.group_tokens.data();
+  call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
+  call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
   member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
                [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
   member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });

@@ -10,6 +10,12 @@
 
 namespace janus_fast {
 
+// Those of an instruction set, by default the best that this processor has. Throws std::invalid_argument: `what` says
+// for what.
+const EngineKernels& engine_kernels(const char* what, const std::string& isa);
+
+inline int64_t bytes_of(Numeric type) { return type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1; }
+
 // Sizes and switches: the fields of JanusConfig that decoding needs, under their names.
 struct Config {
   int64_t source_vocab_size, target_vocab_size, d_model, encoder_layers, decoder_layers, attention_heads;
@@ -95,7 +101,7 @@ class Model {
   const Numeric layer_type, vocabulary_type;
   // Of the keys and values that are kept.
   Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
-  int64_t cache_bytes() const { return cache_type() == Numeric::kFloat32 ? 4 : 2; }
+  int64_t cache_bytes() const { return bytes_of(cache_type()); }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;

@@ -13,7 +13,13 @@ struct Ids {
   const int32_t* ids;
   const int32_t* offsets;  // [count + 1]
   int64_t count;
+  int64_t size() const { return offsets[count]; }
   int64_t length(int64_t i) const { return offsets[i + 1] - offsets[i]; }
+  int64_t longest() const {
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; i++) most = most > length(i) ? most : length(i);
+    return most;
+  }
 };
 
 struct Hypothesis {

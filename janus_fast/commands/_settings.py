@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import get_args
 
 from ..config import JanusConfig
 from ..inputs import flag
@@ -40,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             objectives = field.metadata.get("objectives")
             group = f"{title}, with --objective {' or '.join(objectives)}" if objectives else title
             groups[group] = groups.get(group) or parser.add_argument_group(group)
-            _add_field(groups[group], name, field.default, field.metadata["help"])
+            _add_field(groups[group], name, field)
 
 
-def _add_field(group, name: str, default, text: str) -> None:
+def _add_field(group, name: str, field: dataclasses.Field) -> None:
+    default, text, kind = field.default, field.metadata["help"], (get_args(field.type) or (field.type,))[0]
     own = {recipe: settings.get(name, default) for recipe, settings in RECIPES.items()}
     shown = {recipe: _in_words(value) for recipe, value in own.items()}
     if own["small"] == own["paper"]:
@@ -55,9 +57,9 @@ def _add_field(group, name: str, default, text: str) -> None:
         group.add_argument(flag(name), action="store_true", default=None, help=text)
         group.add_argument(off.replace("_", "-"), dest=name, action="store_false", default=None, help="or not")
     elif isinstance(default, tuple):
-        group.add_argument(flag(name), type=float, nargs=len(default), metavar="X", help=text)
+        group.add_argument(flag(name), type=kind, nargs=len(default), metavar="X", help=text)
     else:
-        group.add_argument(flag(name), type=str if default is None else type(default), metavar="X", help=text)
+        group.add_argument(flag(name), type=kind, metavar="X", help=text)
 
 
 def _in_words(value) -> str:

@@ -72,9 +72,8 @@ class BeamSearch:
         for rows in (len(self.inputs), self.state.tokens.numel()):  # all, and those that predict
             count = rows // self.state.tokens.shape[1]
             offsets, named = self.query_offsets[: count + 1], self.source_sequences[:count]
-            self.cross.append(
-                Visibility(offsets, source_offsets, named, self.no_times[:rows], sources.never, sources.forever)
-            )
+            held, times = sources.room, self.no_times[:rows]
+            self.cross.append(Visibility(offsets, source_offsets, named, times, held.never, held.forever))
         self.state.begin((sources.offsets.diff() == 0).repeat_interleave(self.samples))
         self.state.tokens.fill_(self.config.decoder_start_token_id)
         self.position.zero_()

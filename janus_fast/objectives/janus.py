@@ -8,6 +8,20 @@ from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from .masking import Masked
 from .streams import first_rows, masked_streams
 
+GAP_UPDATES = 100  # over which the mean of the distance of two losses is taken
+
+
+def _nats(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _weight(stream: str):
+    check = rule("be at least 0 and finite", lambda x: x is None or 0 <= x < math.inf)
+    return option(None, check, f"weight of {stream}'s cross-entropy")
+
 
 @dataclass
 class Janus(Masked):
@@ -28,6 +42,14 @@ class Janus(Masked):
     )
     encoder_passes: int = option(1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own")
     autoregressive_every: int = option(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
+    detach: str = option(
+        "none", rule("be none, ar or a number of nats from 0", lambda x: x in ("none", "ar") or _nats(x) >= 0),
+        "whether divergences leave the AR streams as they are: none; ar; or a number: while NAR's loss, over "
+        "some hundred updates, is more nats than that above AR's",
+    )  # fmt: skip
+    ar_weight: float | None = _weight("AR")
+    nar_weight: float | None = _weight("NAR")
+    aux_weight: float | None = _weight("AUX")
     divergence_warmup_updates: int = option(
         0, rule("be at least 0", lambda x: x >= 0), "updates until the divergences have their full weight"
     )
@@ -44,9 +66,26 @@ class Janus(Masked):
             raise OptionError("objective: autoregressive_every", words, given)
 
     def terms(self):
+        weights, divergence = {"ar": 1.0, "nar": 1.0}, {("ar", "nar"): 1.0}
         if self.auxiliary:
-            return CROSS_ENTROPY, DIVERGENCE
-        return {"ar": 1.0, "nar": 1.0}, {("ar", "nar"): 1.0}
+            weights, divergence = CROSS_ENTROPY, DIVERGENCE
+        own = {stream: getattr(self, f"{stream}_weight") for stream in weights}
+        return {s: weight if own[s] is None else own[s] for s, weight in weights.items()}, divergence
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        return () if self.detach in ("none", "ar") else ("ar_nll", "nar_nll")
+
+    def observe(self, terms):
+        gap = terms["nar_nll"] - terms["ar_nll"]
+        if math.isfinite(gap):
+            before = self.state.get("gap", gap)
+            self.state["gap"] = before + (gap - before) / GAP_UPDATES
+
+    def detached(self):
+        if self.detach == "none" or (self.watched and self.state.get("gap", math.inf) <= float(self.detach)):
+            return {}
+        return {pair: "ar" for pair in self.divergence if "ar" in pair}
 
     @property
     def together(self) -> int:
@@ -55,8 +94,10 @@ class Janus(Masked):
 
     @classmethod
     def without_effect(cls, options):
-        """The warm-up of divergences that weigh nothing."""
-        return {} if options["divergence_weight"] else {"divergence_warmup_updates": "divergence_weight 0"}
+        """Divergences that weigh nothing, and streams that are not there."""
+        divergences = () if options["divergence_weight"] else ("divergence_warmup_updates", "detach")
+        found = dict.fromkeys(divergences, "divergence_weight 0")
+        return found | ({"aux_weight": "without_auxiliary"} if options.get("without_auxiliary") else {})
 
     def divergence_scale(self, update: int) -> float:
         """Rises linearly from 0 to ``divergence_weight``.

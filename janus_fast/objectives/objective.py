@@ -1,6 +1,7 @@
 """An objective: from (source, target) pairs to a packed batch, and from its predicted rows to a loss."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import Field, dataclass, fields
 from typing import ClassVar
 
@@ -27,6 +28,8 @@ class Objective:
     * :meth:`terms`: its streams and the pairs of them that divergences tie, with the weights of these terms, which
       ``cross_entropy`` and ``divergence`` replace. Training counts the tokens that the first stream predicts;
     * :meth:`build`: the rows of these streams, and :meth:`draw` what it draws for them;
+    * ``watched``: names of loss terms that :meth:`observe` gets of each update of training. What it keeps of them in
+      ``state``, numbers by name, is saved with a run;
     * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``;
     * its options of training: fields with a ``help`` in their metadata.
 
@@ -36,6 +39,7 @@ class Objective:
     modes: ClassVar[tuple[str, ...]] = ()
     predicts_length: ClassVar[bool] = False
     takes_one_stream: ClassVar[bool] = False  # whether it trains ordinary Transformers
+    watched: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[int] = 1  # sentences of a batch that must go to the same process
 
     config: JanusConfig
@@ -46,6 +50,7 @@ class Objective:
     encoder_passes: int = 1
 
     def __post_init__(self):
+        self.state = {}
         weights, divergence = self.terms()
         self.streams = tuple(weights)
         self.cross_entropy = weights if self.cross_entropy is None else self.cross_entropy
@@ -91,12 +96,32 @@ class Objective:
     @classmethod
     def of(cls, config: JanusConfig, options) -> "Objective":
         """The objective that ``options`` of training describe; those that are None leave it its own."""
-        own = {field.name: getattr(options, field.name, None) for field in fields(cls) if field.name != "config"}
+        own = {name: getattr(options, name) for name in ("label_smoothing", *cls.options())}
         return cls(config, **{name: value for name, value in own.items() if value is not None})
 
     def divergence_scale(self, update: int) -> float:
         """How much the divergences weigh at update 1, 2, ... of training."""
         return 1.0
+
+    def observe(self, terms: dict[str, float]) -> None:
+        """Takes note of the ``watched`` terms of an update."""
+
+    def detached(self) -> dict[tuple[str, str], str]:
+        """By pair of streams, the one that the gradient of their divergence must not reach now."""
+        return {}
+
+    def by_term(self) -> dict[str, "Objective"]:
+        """The same objective with one of its terms alone, for each, by the names that :meth:`loss` gives them."""
+
+        def alone(cross_entropy=(), divergence=(), length_weight=0.0):
+            only = copy(self)
+            only.cross_entropy, only.divergence = dict(cross_entropy), dict(divergence)
+            only.length_weight = length_weight
+            return only
+
+        found = {f"{term[0]}_ce": alone([term]) for term in self.cross_entropy.items()}
+        found |= {f"kl_{s}_{t}": alone(divergence=[((s, t), weight)]) for (s, t), weight in self.divergence.items()}
+        return found | ({"length": alone(length_weight=self.length_weight)} if self.predicts_length else {})
 
     def pack(
         self, sources: list, targets: list, generator: torch.Generator, share: tuple[int, int] = (0, 1)
@@ -146,6 +171,7 @@ class Objective:
             batch.compared, label_smoothing=self.label_smoothing,
             cross_entropy={stream: shares[stream] * weight for stream, weight in self.cross_entropy.items()},
             divergence={pair: shares["kl"] * (divergence_scale * weight) for pair, weight in divergence.items()},
+            detach={pair: stream for pair, stream in self.detached().items() if pair in divergence},
         )  # fmt: skip
         if batch.lengths is not None:
             logits = model.length_logits(encoded, batch.source_offsets)[-batch.lengths.numel() :]

@@ -1,4 +1,4 @@
-"""The joint loss of the autoregressive, non-autoregressive and auxiliary distributions, without logits in memory."""
+"""The joint loss of several distributions over the same vocabulary, without logits in memory."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from janus_fast import reference
 from janus_fast.ops import _check
 from janus_fast.ops._operation import Operation, needs_gradients, once
 
-STREAMS = ("ar", "nar", "aux")
+MOST_STREAMS, MOST_TIED = 8, 3
 CROSS_ENTROPY = {"ar": 1.0, "nar": 0.5, "aux": 0.5}
 DIVERGENCE = {("ar", "nar"): 1.0, ("ar", "aux"): 3.0, ("nar", "aux"): 1.0}
 
@@ -18,7 +18,7 @@ def joint_loss(
     hidden: dict[str, Tensor],
     weight: Tensor,
     targets: dict[str, Tensor],
-    ar_masked: Tensor | None = None,
+    ar_masked: Tensor | Mapping[str, Tensor] | None = None,
     *,
     cross_entropy: dict[str, float] | None = None,
     divergence: dict[tuple[str, str], float] | None = None,
@@ -26,9 +26,9 @@ def joint_loss(
     label_smoothing: float = 0.1,
     backend: str = "auto",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted cross-entropies and symmetric Kullback-Leibler divergences of up to three distributions, in nats.
+    """Weighted cross-entropies and symmetric Kullback-Leibler divergences of up to eight distributions, in nats.
 
-    Computes, with ``log_p[s] = (hidden[s] @ weight.T).log_softmax(-1)`` for the streams s = ar, nar, aux,
+    Computes, with ``log_p[s] = (hidden[s] @ weight.T).log_softmax(-1)`` for the streams s, such as ar, nar and aux,
 
         ce(s) = (1 - label_smoothing) * mean(-log_p[s][row, target]) + label_smoothing * mean(-log_p[s])
         J(s, t) = mean over rows of 0.5 * ((p[s] - p[t]) * (log_p[s] - log_p[t])).sum(-1)
@@ -39,12 +39,14 @@ def joint_loss(
 
     Args:
         hidden: rows of each stream, [N_s, C] float32 or bfloat16, with Triton also float16 (other floating types:
-            reference); ``nar`` and ``aux`` predict the same tokens in the same order.
+            reference), under any names; those that divergences tie, three at most, predict the same tokens in the
+            same order.
         weight: [V, C], the output matrix, dtype and device of ``hidden``.
         targets: [N_s] int64 per stream.
         ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
-            ``ar``.
-        cross_entropy, divergence: weights of the terms; the defaults are the original's, cut to the streams given.
+            ``ar``. Or by stream the rows of it that divergences compare: all of a stream that is not named.
+        cross_entropy, divergence: weights of the terms; the defaults are the original's, cut to the streams given, and
+            1 for cross-entropies of other streams.
         detach: for a pair of ``divergence``, the stream that its gradient must not reach, as a teacher.
         label_smoothing: the weight of the uniform distribution.
         backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
@@ -54,7 +56,8 @@ def joint_loss(
         back from them. The kernels compute the gradients along with the total, the same to the bit in every call,
         whatever the number of threads.
     Raises:
-        ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing.
+        ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing;
+            there are more streams than eight, or more tied ones than three.
         TypeError: dtypes differ.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: targets that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for
@@ -64,38 +67,40 @@ def joint_loss(
     for name, streams, what in (("hidden", hidden, "[N, C] rows, not logits"), ("targets", targets, "[N] tokens")):
         if not isinstance(streams, Mapping):
             got = f"a tensor {list(streams.shape)}" if isinstance(streams, Tensor) else type(streams).__name__
-            raise TypeError(f"joint_loss: {name} must be a dict from streams of {STREAMS} to {what}, got {got}")
+            raise TypeError(f"joint_loss: {name} must be a dict from streams to {what}, got {got}")
     if cross_entropy is None:
-        cross_entropy = {s: w for s, w in CROSS_ENTROPY.items() if s in hidden}
+        cross_entropy = {s: CROSS_ENTROPY.get(s, 1.0) for s in hidden}
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= hidden.keys()}
-    detach = detach or {}
-    if isinstance(ar_masked, Mapping):
-        ar_masked = ar_masked.get("ar")
-    _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach)
-    device = weight.device
-    given = [hidden[s] if s in hidden else weight.new_empty(0, weight.shape[1]) for s in STREAMS]
-    weight, *given = _check.autocast(weight, *given)
-    for name, rows in zip(STREAMS, given, strict=True):
+    detach, streams = detach or {}, list(hidden)
+    masked = ar_masked if isinstance(ar_masked, Mapping) else {}
+    if isinstance(ar_masked, Tensor) and "ar" in hidden:
+        masked = {"ar": ar_masked}
+    tied = list(dict.fromkeys(s for pair in divergence for s in pair))
+    _check_terms(hidden, weight, targets, cross_entropy, divergence, detach)
+    _check_tied(hidden, tied, masked, "ar" in tied and ar_masked is None)
+    weight, *given = _check.autocast(weight, *hidden.values())
+    for name, rows in zip(streams, given, strict=True):
         _check.same("joint_loss", ("weight", weight), (f"hidden[{name!r}]", rows))
-    counts = [rows.shape[0] for rows in given]
-    nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    wanted = [targets[s] if s in cross_entropy else nothing.new_zeros(n) for s, n in zip(STREAMS, counts, strict=True)]
+    wanted = [
+        targets[s] if s in cross_entropy else weight.new_zeros(len(hidden[s]), dtype=torch.int64) for s in streams
+    ]
+    masked = {s: rows for s, rows in masked.items() if s in tied}
     arguments = (
         torch.cat(given), weight, torch.cat(wanted),
-        nothing if ar_masked is None else ar_masked, counts,
-        [float(cross_entropy.get(s, 0.0)) for s in STREAMS], [STREAMS.index(s) for pair in divergence for s in pair],
+        torch.cat([*masked.values(), weight.new_empty(0, dtype=torch.int64)]), [rows.shape[0] for rows in given],
+        [float(cross_entropy.get(s, 0.0)) for s in streams], [streams.index(s) for pair in divergence for s in pair],
         [float(w) for w in divergence.values()],
-        [STREAMS.index(detach[pair]) if pair in detach else -1 for pair in divergence], float(label_smoothing),
+        [streams.index(detach[pair]) if pair in detach else -1 for pair in divergence], float(label_smoothing),
     )  # fmt: skip
     chosen = operation.choose(backend, *arguments[:2])
     # The kernels compute gradients with the total: to recompute the logits for them would cost a third more.
     gradients = chosen != "reference" and needs_gradients(*arguments[:2])
-    total, terms, *_ = operation.run(chosen, *arguments, gradients)
-    nll, smoothed, divergences = terms.detach().split([len(STREAMS), len(STREAMS), len(divergence)])
+    total, terms, *_ = operation.run(chosen, *arguments, gradients, [streams.index(s) for s in masked])
+    nll, smoothed, divergences = terms.detach().split([len(streams), len(streams), len(divergence)])
     named = {}
     for s in cross_entropy:
-        named[f"{s}_nll"], named[f"{s}_ce"] = nll[STREAMS.index(s)], smoothed[STREAMS.index(s)]
+        named[f"{s}_nll"], named[f"{s}_ce"] = nll[streams.index(s)], smoothed[streams.index(s)]
     for (first, second), value in zip(divergence, divergences, strict=True):
         named[f"kl_{first}_{second}"] = value
     return total, named
@@ -108,17 +113,16 @@ def _keep(ctx, results, *arguments):
 
 def _backward(ctx, gradient, total, *gradients):
     scaled = iter(once(ctx, _scaled, gradient, total, *(g for g in gradients if g is not None)))
-    return *(None if g is None else next(scaled) for g in gradients), *[None] * 9
+    return *(None if g is None else next(scaled) for g in gradients), *[None] * 10
 
 
 def _scaled(gradient, total, *gradients):
     return tuple(gradient * g for g in gradients)
 
 
-def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, detach) -> None:
-    for stream in hidden:
-        if stream not in STREAMS:
-            raise ValueError(f"joint_loss: hidden must hold streams of {STREAMS}, got {stream!r}")
+def _check_terms(hidden, weight, targets, cross_entropy, divergence, detach) -> None:
+    if not 1 <= len(hidden) <= MOST_STREAMS:
+        raise ValueError(f"joint_loss: hidden must hold from 1 to {MOST_STREAMS} streams, got {len(hidden)}")
     for stream in [*cross_entropy, *(s for pair in divergence for s in pair)]:
         if stream not in hidden:
             raise ValueError(f"joint_loss: hidden must hold every stream that a term names, got no {stream!r}")
@@ -131,29 +135,40 @@ def _check_terms(hidden, weight, targets, ar_masked, cross_entropy, divergence, 
         if stream not in targets:
             raise ValueError(f"joint_loss: targets must hold every stream of cross_entropy, got no {stream!r}")
         _check.vector("joint_loss", f"targets[{stream!r}]", targets[stream], hidden[stream].shape[0], torch.int64)
-    if ar_masked is not None:
-        _check.vector("joint_loss", "ar_masked", ar_masked, None, torch.int64)
-    elif any("ar" in pair for pair in divergence):
-        raise ValueError("joint_loss: ar_masked must be given when a divergence names 'ar', got None")
     for first, second in divergence:
         if first == second or (second, first) in divergence:
             raise ValueError(f"joint_loss: divergence must name pairs of streams once, got {(first, second)}")
-        sizes = [ar_masked.numel() if s == "ar" else hidden[s].shape[0] for s in (first, second)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"joint_loss: streams {first!r} and {second!r} must predict the same rows, "
-                f"got {sizes[0]} and {sizes[1]}"
-            )
     for pair, stream in detach.items():
         if pair not in divergence or stream not in pair:
             raise ValueError(f"joint_loss: detach must name a stream of a divergence's pair, got {pair}: {stream!r}")
 
 
-def _fake(hidden, weight, targets, ar_masked, rows, cross_entropy, pairs, divergence, detached, smoothing, gradients):
+def _check_tied(hidden, tied, masked, lacks_masked: bool) -> None:
+    if lacks_masked:
+        raise ValueError("joint_loss: ar_masked must be given when a divergence names 'ar', got None")
+    if len(tied) > MOST_TIED:
+        raise ValueError(f"joint_loss: divergence must tie at most {MOST_TIED} streams, got {len(tied)}")
+    for stream, rows in masked.items():
+        if stream not in hidden:
+            raise ValueError(f"joint_loss: ar_masked must be of streams of hidden, got {stream!r}")
+        _check.vector("joint_loss", "ar_masked", rows, None, torch.int64)
+    sizes = {s: masked[s].numel() if s in masked else hidden[s].shape[0] for s in tied}
+    for stream, size in sizes.items():
+        if size != sizes[tied[0]]:
+            raise ValueError(
+                f"joint_loss: streams {tied[0]!r} and {stream!r} must predict the same rows, "
+                f"got {sizes[tied[0]]} and {size}"
+            )
+
+
+def _fake(
+    hidden, weight, targets, ar_masked, rows, cross_entropy, pairs, divergence, detached, smoothing, gradients,
+    masked=(0,),
+):  # fmt: skip
     accumulate = torch.promote_types(weight.dtype, torch.float32)
     return (
         hidden.new_empty((), dtype=accumulate),
-        hidden.new_empty((2 * len(STREAMS) + len(divergence),), dtype=accumulate),
+        hidden.new_empty((2 * len(rows) + len(divergence),), dtype=accumulate),
         hidden.new_empty(hidden.shape if gradients else (0, hidden.shape[1])),
         weight.new_empty(weight.shape if gradients else (0, weight.shape[1])),
     )
@@ -189,11 +204,16 @@ def _samples():
     yield "extreme_logits", case((20, 9, 9), 32, 600, *joint, spread=60.0)
     hidden, weight, *rest = case((40, 25, 25), 24, 300, *joint)
     yield "strided", (torch.stack([hidden] * 2, 1)[:, 1], torch.stack([weight] * 2, 1)[:, 0], *rest)
+    hidden, weight, targets, _, *rest = case((31, 17, 31, 0, 9), 24, 300, (1.0,) * 5, (2, 0), (5.0,))
+    yield "five_streams", (hidden, weight, targets, torch.empty(0, dtype=torch.int64), *rest, [])
+    hidden, weight, targets, _, *rest = case((20, 30, 25, 12), 24, 300, (1.0,) * 4, (0, 2, 1, 2), (1.0, 2.0))
+    masked = torch.cat([torch.randperm(n, generator=make)[:12] for n in (20, 30, 25)])
+    yield "masked_streams", (hidden, weight, targets, masked, *rest, [0, 1, 2])
     yield "two_divergences", case((40, 12, 12), 24, 300, (1.0, 0.5, 0.5), (2, 0, 0, 1), (3.0, 1.0), detached=[-1, 0])
 
 
 def _work(hidden, weight, *rest):
-    products, passes = (3, 4) if rest[-1] else (1, 1)  # with gradients, both matrices are read and two are written
+    products, passes = (3, 4) if rest[8] else (1, 1)  # with gradients, both matrices are read and two are written
     return (
         passes * (hidden.numel() + weight.numel()) * hidden.element_size(),
         2 * products * hidden.shape[0] * weight.numel(),
@@ -203,7 +223,8 @@ def _work(hidden, weight, *rest):
 operation = Operation(
     "joint_loss",
     schema="(Tensor hidden, Tensor weight, Tensor targets, Tensor ar_masked, int[] rows, float[] cross_entropy, "
-    "int[] pairs, float[] divergence, int[] detached, float label_smoothing, bool gradients)"
+    "int[] pairs, float[] divergence, int[] detached, float label_smoothing, bool gradients, "
+    "int[] masked=[0])"
     " -> (Tensor total, Tensor terms, Tensor grad_hidden, Tensor grad_weight)",
     reference=reference.joint_loss,
     fake=_fake,

@@ -25,7 +25,7 @@ def joint_loss(
                 masked,
             )  # fmt: skip
         return total.detach(), terms.detach(), *torch.autograd.grad(total, leaves, materialize_grads=True)
-    chosen = dict(zip(masked, ar_masked.view(len(masked), -1), strict=True))
+    chosen = dict(zip(masked, ar_masked.view(max(len(masked), 1), -1), strict=False))
     accumulate = torch.promote_types(weight.dtype, torch.float32)
     log_p = (hidden @ weight.T).to(accumulate).log_softmax(-1).split(rows)
     nll, uniform = [], []

@@ -40,6 +40,7 @@ class Window:
 
     def __init__(self):
         self.sums, self.count, self.tokens, self.epoch, self.began = {}, 0, 0, 0, time.monotonic()
+        self.norms: dict[str, float] = {}  # of the gradients of terms, where they were asked for
 
     def add(self, loss, terms) -> None:
         """Those of a batch, weighed by its part of the update."""
@@ -53,4 +54,5 @@ class Window:
         elapsed = time.monotonic() - self.began
         sums = processes.add_up(torch.stack([torch.as_tensor(value) for value in self.sums.values()]))
         means = {name: round(value / self.count, 5) for name, value in zip(self.sums, sums.tolist(), strict=True)}
-        return {"epoch": self.epoch, **means, "predictions_per_second": round(self.tokens / elapsed, 1)}
+        norms = {"gradient_norms": self.norms} if self.norms else {}
+        return {"epoch": self.epoch, **means, **norms, "predictions_per_second": round(self.tokens / elapsed, 1)}

@@ -86,6 +86,12 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
     validate_interval: int = setting(500, _counted, "updates between validations", CHANGEABLE)
     keep: int = setting(5, _counted, "checkpoints kept, and averaged at the end", CHANGEABLE)
     log_interval: int = setting(25, _counted, "updates between lines of metrics.jsonl", CHANGEABLE)
+    log_gradient_norms: bool = setting(
+        False,
+        None,
+        "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
+        CHANGEABLE,
+    )
 
     def __post_init__(self):
         unwrap_numbers(self)
@@ -94,6 +100,8 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
+            if self.log_gradient_norms:
+                raise OptionError("train: log_gradient_norms", "be off with fsdp", True)
         for name, why in without_effect(vars(self)).items():
             if (value := getattr(self, name)) != getattr(TrainingOptions, name):
                 raise OptionError(f"train: {name}", f"be left out with {why}", value)

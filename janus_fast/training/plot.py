@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..visibility_plot import COLOURS, INK
 
-NOT_LOSSES = ("update", "seconds", "tokens", "kind", "lr", "epoch", "predictions_per_second")
+NOT_LOSSES = ("update", "seconds", "tokens", "kind", "lr", "epoch", "gradient_norms", "predictions_per_second")
 SMOOTHED = "_ce"  # cross-entropies with label smoothing, which run beside the "_nll" without
 GREY = "#999999"
 BLEU = {"bleu_ar": "o", "bleu_nar": "s"}

@@ -108,7 +108,7 @@ class Trainer:
             while not self.stopped and self.update < options.max_updates and self.seconds < options.max_minutes * 60:
                 self.step(batches, window)
                 self.seconds, self.stopped = self.agreed(time.monotonic() - started)
-                if self.update == 1 or self.update % options.log_interval == 0:
+                if self.is_logged(self.update):
                     self.log({"kind": "train", "lr": options.rate(self.update), **window.means(self.processes)})
                     window = Window()
                 self.on_step(self.update)
@@ -143,11 +143,20 @@ class Trainer:
         torch.manual_seed(self.seed())
         self.optimizer.zero_grad()
         numbers, epochs, parts = zip(*(next(batches) for _ in range(options.accumulate)), strict=True)
-        for n, batch in enumerate(as_one(parts)):
+        batches, watched = [batch.to(options.device) for batch in as_one(parts)], self.objective.watched
+        seen = torch.zeros(len(watched), device=options.device)
+        for n, batch in enumerate(batches):
             # Gradients are added up over processes once, when the last batch is through.
             alone = self.processes.count > 1 and n < options.accumulate - 1
             with self.apart() if alone else nullcontext():
-                window.add(*self.backward(batch.to(options.device)))
+                loss, terms = self.backward(batch)
+            window.add(loss, terms)
+            if watched:
+                seen += torch.stack([terms[name].detach() for name in watched])
+        if options.log_gradient_norms and self.is_logged(self.update + 1):
+            window.norms = self.gradient_norms(batches)
+        if watched:
+            self.objective.observe(dict(zip(watched, self.processes.add_up(seen).tolist(), strict=True)))
         rows = [batch.totals[stream] for stream in self.objective.streams]
         self.batch_number = numbers[-1] + 1
         self.tokens_seen += rows[0]
@@ -184,10 +193,31 @@ class Trainer:
         # Multiples of the golden ratio's share of 2^32 stay apart, further than runs have updates.
         return self.options.seed * 1_000_003 + self.update + self.processes.rank * 0x9E3779B1
 
+    def is_logged(self, update: int) -> bool:
+        return update == 1 or update % self.options.log_interval == 0
+
+    def gradient_norms(self, batches) -> dict[str, float]:
+        """Of each term of the loss, weighed as it is in the next update, the norm of its gradient."""
+        norms, scale = {}, self.objective.divergence_scale(self.update + 1)
+        for name, objective in self.objective.by_term().items():
+            torch.manual_seed(self.seed())  # for the dropout of the update
+            total = 0.0
+            for batch in batches:
+                with self.autocast():
+                    loss = self.scaler.scale(objective.loss(self.model, batch, scale)[0])
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+                total = total + torch.cat([gradient.flatten() for gradient in gradients])
+            norm = self.processes.add_up(total).norm() / self.scaler.get_scale()
+            norms[name] = float(f"{norm:.5g}")
+        return norms
+
+    def autocast(self):
+        dtype = getattr(torch, self.precision)
+        return torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32)
+
     def backward(self, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Adds the gradients of one batch to those that are there; its loss, and the terms of it."""
-        dtype = getattr(torch, self.precision)
-        with torch.autocast(self.options.device, dtype, enabled=dtype != torch.float32):
+        with self.autocast():
             loss, terms = self.loss(batch, self.objective.divergence_scale(self.update + 1))
         # The mean over processes, which is what DistributedDataParallel and FSDP2 make of gradients, becomes the sum.
         self.scaler.scale(loss * self.processes.count).backward()
@@ -243,7 +273,7 @@ class Trainer:
             state = {
                 "update": self.update, "batch_number": self.batch_number, "tokens_seen": self.tokens_seen,
                 "seconds": self.seconds, "precision": self.precision, "options": dataclasses.asdict(self.options),
-                "scaler": self.scaler.state_dict(),
+                "scaler": self.scaler.state_dict(), "objective": self.objective.state,
             }  # fmt: skip
             with checkpoint.replacing(temporary) as folder:
                 (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -270,6 +300,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.options.device, enabled=self.precision == "float16")
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        self.objective.state = state.get("objective", {})  # which older versions had not
         weights = checkpoint.read_tensors(path / checkpoint.WEIGHTS)
         checkpoint.check_state(self.model.config, weights, path)
         for name, parameter in checkpoint.unique_state(self.model).items():

@@ -24,6 +24,9 @@ gradients written; 72 P V / 128 of sums, of three streams; and 2 N V of logits' 
 FLOPs: 2 N V C without gradients, 8 N V C with them.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 import triton
@@ -84,9 +87,12 @@ def joint_loss_fwd_kernel(
 
 
 @triton.jit
-def _of_stream(row, second, third, values):
-    """The value of each row's stream; streams begin with rows 0, `second` and `third`."""
-    return tl.where(row < second, values[0], tl.where(row < third, values[1], values[2]))
+def _of_stream(row, begins, values):
+    """The value of each row's stream; stream s begins with row begins[s]."""
+    value = tl.zeros_like(row) + values[0]
+    for s in tl.static_range(1, len(values)):
+        value = tl.where(row < begins[s], value, values[s])
+    return value
 
 
 @triton.jit
@@ -112,9 +118,9 @@ def _merge(at, stride, P, tiles, STREAMS: tl.constexpr, BLOCK_T: tl.constexpr, B
     return peak, total, logits, of_target, crosses
 
 
-@triton.jit(do_not_specialize=["N", "P", "tiles", "tied", "second", "third"])
+@triton.jit(do_not_specialize=["N", "P", "tiles", "tied"])
 def joint_loss_merge_kernel(
-    statistics, slots, losses, divergences, scales, N, P, V, tiles, tied, second, third, factors, pulls,
+    statistics, slots, losses, divergences, scales, N, P, V, tiles, tied, begins, factors, pulls,
     STREAMS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Merges tiles: losses of rows [2, N], divergences [pairs, tied], log-sum-exp and slope of rows [STREAMS, 2, P]."""
@@ -131,7 +137,7 @@ def joint_loss_merge_kernel(
         lse = peak + tl.log(total)
         tl.store(losses + row, lse - of_target, mask=row >= 0)
         tl.store(losses + N + row, lse - logits / V, mask=row >= 0)
-        slope = _of_stream(row, second, third, factors)
+        slope = _of_stream(row, begins, factors)
         for j in tl.static_range(STREAMS - 1):
             slope += tl.where(positions < tied, pulls[s * (STREAMS - 1) + j] * (1.0 - crosses[j] / total), 0.0)
         tl.store(scales + s * 2 * P + positions, lse, mask=inside)
@@ -151,33 +157,34 @@ def _sum(values, begin, end, BLOCK: tl.constexpr):
     return tl.sum(parts, 0)
 
 
-@triton.jit(do_not_specialize=["N", "tied", "second", "third"])
+@triton.jit(do_not_specialize=["N", "tied"])
 def joint_loss_terms_kernel(
-    losses, divergences, total, terms, N, tied, second, third, counts, cross_entropy, weights, label_smoothing,
+    losses, divergences, total, terms, N, tied, begins, cross_entropy, weights, label_smoothing,
     PLACES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The means over rows, and their weighted sum. One program."""
-    begins = (0, second, third, N)
     sum_of_terms = 0.0
-    for s in tl.static_range(3):
-        nll = _sum(losses, begins[s], begins[s + 1], BLOCK) / counts[s]
-        uniform = _sum(losses + N, begins[s], begins[s + 1], BLOCK) / counts[s]
+    for s in tl.static_range(len(cross_entropy)):
+        begin, end = tl.cast(begins[s], tl.int32), tl.cast(begins[s + 1], tl.int32)
+        count = tl.maximum(end - begin, 1)
+        nll = _sum(losses, begin, end, BLOCK) / count
+        uniform = _sum(losses + N, begin, end, BLOCK) / count
         smoothed = (1.0 - label_smoothing) * nll + label_smoothing * uniform
         tl.store(terms + s, nll)
-        tl.store(terms + 3 + s, smoothed)
+        tl.store(terms + len(cross_entropy) + s, smoothed)
         sum_of_terms += cross_entropy[s] * smoothed
     for n in tl.static_range(len(PLACES)):
         if PLACES[n] >= 0:
-            value = _sum(divergences + n * tied, 0, tied, BLOCK) / counts[3]
-            tl.store(terms + 6 + PLACES[n], value)
+            value = _sum(divergences + n * tied, 0, tied, BLOCK) / tl.maximum(tied, 1)
+            tl.store(terms + 2 * len(cross_entropy) + PLACES[n], value)
             sum_of_terms += weights[n] * value
     tl.store(total, sum_of_terms)
 
 
-@triton.jit(do_not_specialize=["P", "first", "tied", "second", "third"])
+@triton.jit(do_not_specialize=["P", "first", "tied"])
 def joint_loss_bwd_logits_kernel(
     hidden, stride_h, weight, stride_w, targets, slots, scales, gradients, stride_g,
-    P, V, C, first, tied, second, third, factors, pulls, label_smoothing,
+    P, V, C, first, tied, begins, factors, pulls, label_smoothing,
     STREAMS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block's logits, [N, block]; the block begins with token `first`."""
@@ -192,7 +199,7 @@ def joint_loss_bwd_logits_kernel(
     for s in tl.static_range(STREAMS):
         target = tl.load(targets + rows[s], mask=rows[s] >= 0, other=-1).to(tl.int32)
         wanted = tl.where(tokens[:, None] == target[None, :], 1.0 - label_smoothing, 0.0) + label_smoothing / V
-        others = wanted * _of_stream(rows[s], second, third, factors)[None, :]
+        others = wanted * _of_stream(rows[s], begins, factors)[None, :]
         own = tl.load(at[s] + P, mask=positions < P, other=0.0)[None, :]
         for j in tl.static_range(STREAMS - 1):
             pull = tl.where(are_tied, pulls[s * (STREAMS - 1) + j], 0.0)
@@ -203,16 +210,19 @@ def joint_loss_bwd_logits_kernel(
         tl.store(at_row + places[:, None], gradient.to(gradients.dtype.element_ty), mask=(rows[s] >= 0)[None, :])
 
 
-def _slots(ar_masked: Tensor, begins: tuple[int, ...], tied: list[int], block: int) -> Tensor:
+def _slots(masked: dict[int, Tensor], begins: list[int], tied: list[int], block: int, device) -> Tensor:
     """Each position's rows of hidden, [streams, P], -1 for none: whole blocks of those tied together, then others."""
-    rule = f"ar_masked must be distinct rows in [0, {begins[1]})"
-    _check((ar_masked >= 0) & (ar_masked < begins[1]), rule)
-    every = torch.arange(begins[3], device=ar_masked.device)
-    together = [every[begins[s] : begins[s + 1]] if s else ar_masked for s in tied] or [every[:0]]
+    rule = "ar_masked must be distinct rows in [0, {})"
+    every = torch.arange(begins[-1], device=device)
+    together = [every[begins[s] : begins[s + 1]] for s in tied] or [every[:0]]
+    for s, chosen in masked.items():
+        count = begins[s + 1] - begins[s]
+        _check((chosen >= 0) & (chosen < count), rule.format(count))
+        together[tied.index(s)] = chosen + begins[s] if s else chosen
     streams, together = len(together), torch.stack(together)
     taken = torch.zeros_like(every).index_fill_(0, together.flatten(), 1)
-    _check(taken.sum() == together.numel(), rule)
-    apart = taken.argsort(stable=True)[: begins[3] - together.numel()]
+    _check(taken.sum() == together.numel(), rule.format(begins[1]))
+    apart = taken.argsort(stable=True)[: begins[-1] - together.numel()]
     apart = F.pad(apart, (0, -apart.numel() % streams), value=-1).view(streams, -1)
     return torch.cat([F.pad(together, (0, -together.shape[1] % block), value=-1), apart], 1).int()
 
@@ -260,22 +270,25 @@ def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
 def joint_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int], cross_entropy: list[float],
     pairs: list[int], divergence: list[float], detached: list[int], label_smoothing: float, gradients: bool,
-    *, gradient_bytes: int = GRADIENT_BYTES,
+    masked: Sequence[int] = (0,), *, gradient_bytes: int = GRADIENT_BYTES,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     count, (vocabulary, channels) = hidden.shape[0], weight.shape
     total = hidden.new_zeros((), dtype=torch.float32)
-    terms = hidden.new_zeros(6 + len(divergence), dtype=torch.float32)
+    terms = hidden.new_zeros(2 * len(rows) + len(divergence), dtype=torch.float32)
     grad_hidden = hidden.new_empty(hidden.shape if gradients else (0, channels))
     grad_weight = weight.new_empty(weight.shape if gradients else (0, channels))
     if count == 0:
         return total, terms, grad_hidden, grad_weight.zero_()
+    if count >= 2**24:
+        raise ValueError(f"joint_loss: hidden must have fewer than 2^24 rows, got {count}")
     _check((targets >= 0) & (targets < vocabulary), f"targets must be in [0, V = {vocabulary})")
-    begins = (0, rows[0], rows[0] + rows[1], count)
-    tied = sorted(set(pairs))
-    tied_positions = (rows[tied[0]] if tied[0] else ar_masked.numel()) if tied else 0
+    begins, tied = list(accumulate(rows, initial=0)), sorted(set(pairs))
+    parts = ar_masked.view(max(len(masked), 1), -1)
+    chosen = {s: part for s, part in zip(masked, parts, strict=False) if s in tied}
+    tied_positions = (chosen[tied[0]].numel() if tied[0] in chosen else rows[tied[0]]) if tied else 0
     streams = max(len(tied), 1)
     tiles = _tiles(streams, hidden.dtype) | {"PRECISION": input_precision(hidden.dtype, channels)}
-    slots = _slots(ar_masked, begins, tied, tiles["BLOCK_P"])
+    slots = _slots(chosen, begins, tied, tiles["BLOCK_P"], hidden.device)
     positions = slots.shape[1]
 
     pulls, weights, places = _weights(pairs, divergence, detached, tied)
@@ -284,6 +297,8 @@ def joint_loss(
     scale = 1 / (max(map(abs, (*factors, *pulls))) or 1.0)  # makes gradients of logits as large as probabilities
     moves = (*(scale * f for f in factors),), (*(scale * p for p in pulls), 0.0)  # Triton knows no empty tuple
 
+    # As floats, which have them exactly: for integers of a tuple Triton would compile anew where 16 divides them.
+    starts = tuple(map(float, begins))
     grid = triton.cdiv(positions, tiles["BLOCK_P"]), triton.cdiv(vocabulary, tiles["BLOCK_V"])
     statistics = hidden.new_empty((grid[1], streams, 3 + streams, positions), dtype=torch.float32)
     losses = hidden.new_empty((2, count), dtype=torch.float32)
@@ -295,11 +310,11 @@ def joint_loss(
     )  # fmt: skip
     joint_loss_merge_kernel[(triton.cdiv(positions, 32),)](
         statistics, slots, losses, divergences, scales, count, positions, vocabulary, grid[1], tied_positions,
-        *begins[1:3], *moves, STREAMS=streams, BLOCK_T=32, BLOCK_P=32,
+        starts, *moves, STREAMS=streams, BLOCK_T=32, BLOCK_P=32,
     )  # fmt: skip
     joint_loss_terms_kernel[(1,)](
-        losses, divergences, total, terms, count, tied_positions, *begins[1:3],
-        tuple(float(max(n, 1)) for n in (*rows, tied_positions)), tuple(cross_entropy), (*weights, 0.0),
+        losses, divergences, total, terms, count, tied_positions, starts, tuple(cross_entropy),
+        (*weights, 0.0),
         label_smoothing, PLACES=places, BLOCK=1024, num_warps=8,
     )  # fmt: skip
     if not gradients:
@@ -313,7 +328,7 @@ def joint_loss(
         size = min(block, vocabulary - first)
         joint_loss_bwd_logits_kernel[(grid[0], triton.cdiv(size, tiles["BLOCK_V"]))](
             hidden, hidden.stride(0), weight, weight.stride(0), targets, slots, scales, logits, block,
-            positions, vocabulary, channels, first, tied_positions, *begins[1:3], *moves, label_smoothing,
+            positions, vocabulary, channels, first, tied_positions, starts, *moves, label_smoothing,
             STREAMS=streams, **tiles,
         )  # fmt: skip
         some, here = logits[:, :size], slice(first, first + size)
