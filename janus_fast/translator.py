@@ -5,12 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from . import backend as backends
-from . import directory, inputs, models, weights
+from . import inputs, models
 from .batching import batches, translated
-from .config import JanusConfig
 from .decoding import Hypothesis
 from .decoding.modes import MODES, options_of
 from .decoding.options import FEWEST_ROWS, MOST_ROWS
@@ -51,16 +51,9 @@ class Translator:
     """
 
     def __init__(
-        self,
-        model,
-        device: str = "cpu",
-        compute_type: str = "default",
-        intra_threads: int = 0,
-        inter_threads: int = 1,
-        *,
-        backend: str = "auto",
-        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
-    ):
+        self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
+        *, backend: str = "auto", vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
+    ):  # fmt: skip
         if compute_type not in COMPUTE_TYPES:
             rule = f"be one of {list(COMPUTE_TYPES)}"
             raise inputs.OptionError("Translator: compute_type", rule, repr(compute_type))
@@ -73,8 +66,11 @@ class Translator:
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         if self._folder is not None:
             lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
-            self._made_by = lasting, self.device, compute_type, intra_threads, inter_threads, backend, vocabularies
-        self.config, arrays, own = _parts(model)
+            self._made_by = {
+                "model": lasting, "device": self.device, "compute_type": compute_type, "intra_threads": intra_threads,
+                "inter_threads": inter_threads, "backend": backend, "vocabularies": vocabularies,
+            }  # fmt: skip
+        self.config, arrays, own = models.read(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
         self.backend = backends.choose(backend, *self._wanted)
         vocabularies = vocabularies or own
@@ -99,7 +95,7 @@ class Translator:
                 "Translator: model must be a name or a directory for a Translator to be pickled, got a "
                 "JanusModel; janus_fast.save writes one"
             )
-        return _make, self._made_by
+        return partial(Translator, **self._made_by), ()
 
     def __copy__(self) -> "Translator":
         """Itself: nothing of a Translator changes."""
@@ -400,23 +396,3 @@ def _callers_level() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _make(model: str, device: str, compute_type: str, intra_threads: int, inter_threads: int, backend: str, own):
-    return Translator(model, device, compute_type, intra_threads, inter_threads, backend=backend, vocabularies=own)
-
-
-def _parts(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
-    """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
-    if isinstance(model, (str, os.PathLike)):
-        folder = models.locate(model)
-        config = directory.read_config(folder)
-        return config, weights.read(folder / directory.WEIGHTS, config), directory.read_vocabularies(folder)
-    from .model import JanusModel
-
-    if not isinstance(model, JanusModel):
-        raise TypeError(f"Translator: model must be a name, a directory or a JanusModel, got {type(model).__name__}")
-    arrays = {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in model.named_parameters()}
-    if name := weights.nonfinite(arrays):
-        raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
-    return model.config, arrays, None
