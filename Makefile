@@ -48,8 +48,9 @@ lint: .venv/ready  ## check style of Python and C++
 bench: .venv/ready  ## time the operations; ARGS=decode times whole decodes
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: .venv/ready  ## make the API reference, build/docs/index.html
+docs: .venv/ready  ## make the API reference, build/docs/index.html, and the tables in docs/options.md
 	$(BIN)/python docs/reference.py build/docs
+	$(BIN)/python docs/reference.py options
 
 # The engine's own build, beside the usual one; leaks are not looked for, since Python itself has some at its end.
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -57,6 +57,11 @@ def test_what_pages_lead_to_is_there(page):
         assert any(file.parent.glob(f"{file.name}*")), path  # a stem stands for its .h and .cpp
 
 
+def test_the_tables_of_options_are_those_of_the_declarations():
+    written = reference.OPTIONS.read_text(encoding="utf-8")
+    assert written.endswith("\n" + reference.options()), "python docs/reference.py options writes them anew"
+
+
 def test_the_reference_is_made_without_a_warning(tmp_path):
     pytest.importorskip("pdoc", reason="pdoc is not installed: pip install '.[docs]'")
     reference.make(tmp_path)

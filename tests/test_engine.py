@@ -1,5 +1,6 @@
 """The native engine against torch: the same words, the same scores, whatever the batch, the threads and the storage."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from test_decoding import MODES, make_model, make_sources, rounding_error
 
 from janus_fast import Translator, Vocabulary, engine, load, save
 from janus_fast.data import test_set as committed_test_set
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from janus_fast.inputs import option
 
 if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
@@ -269,6 +272,21 @@ def test_an_int8_model_runs_in_every_type(tmp_path):
 
 
 # Choosing
+
+
+@pytest.mark.parametrize("options", [AutoregressiveOptions(), NonAutoregressiveOptions()])
+def test_an_option_that_the_engine_does_not_have_is_refused(options):
+    backend, source = of(make_model())._backend, [[0, 7, 2]]
+    longer = dataclasses.make_dataclass(
+        "More", [("novelty", int, option(0, None, "new", on=()))], bases=(type(options),)
+    )
+    expected = backend.decode(source, options, [0], None)
+    assert backend.decode(source, longer(**vars(options)), [0], None) == expected
+    with pytest.raises(NotImplementedError, match="got 'engine': it has no novelty"):
+        backend.decode(source, longer(**vars(options), novelty=1), [0], None)
+    record = {**vars(options), "novelty": 0}
+    with pytest.raises(ValueError, match="Decoder: options must have fields of that name, got .*novelty"):
+        getattr(backend._decoder, options.algorithm)(np.int32([0, 7, 2]), np.int32([0, 3]), record)
 
 
 def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):

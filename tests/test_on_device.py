@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import emulated
 import pytest
@@ -20,7 +21,9 @@ from janus_fast import JanusConfig, JanusModel, Translator, backend, ops, torch_
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search
 from janus_fast.decoding import decoder as on_device
 from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.modes import MODES
 from janus_fast.decoding.runtime import Eager, Graphs
+from janus_fast.inputs import option
 from janus_fast.ops import _native, _triton
 from janus_fast.ops._operation import Operation
 
@@ -324,6 +327,19 @@ def as_on_a_gpu(monkeypatch):
     )
     monkeypatch.setattr(torch_backend, "Graphs", lambda device: Recorded())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions])
+def test_an_option_that_does_not_say_that_the_gpu_has_it_is_refused(kind):
+    @dataclass
+    class More(kind):
+        novelty: float = option(0.0, None, "a new option")
+
+        def __post_init__(self):
+            pass
+
+    assert on_device.refusal(More()) is None and on_device.refusal(More(novelty=0.5)) == "it has no novelty"
+    assert all("torch" in field.metadata["on"] for mode in MODES.values() for field in mode.fields.values())
 
 
 def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_a_gpu):

@@ -120,7 +120,7 @@ void rank(std::vector<Hypothesis>& group, int64_t most_likely_length, const NonA
     double sum = 0;
     for (float score : candidate.token_scores) sum += score;
     const double words = static_cast<double>(candidate.ids.size());
-    if (options.canvas_score)
+    if (options.score == "canvas")
       candidate.score = sum / (words + 2);
     else if (words > 0)
       candidate.score = sum / words;
@@ -160,7 +160,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
                                             config.length_classes,
                                             width,
                                             beam,
-                                            options.window,
+                                            options.length_candidates == "window",
                                             2,
                                             longest,
                                             lengths.data(),

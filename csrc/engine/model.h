@@ -27,6 +27,22 @@ struct Config {
   float layer_norm_eps;
   int32_t bos, pad, eos, unk, mask, decoder_start;
 
+  // All but activation and sinusoidal, which have words for values.
+  template <typename Each>
+  void each(const Each& each) {
+    each("source_vocab_size", source_vocab_size), each("target_vocab_size", target_vocab_size);
+    each("d_model", d_model), each("encoder_layers", encoder_layers), each("decoder_layers", decoder_layers);
+    each("attention_heads", attention_heads), each("length_classes", length_classes);
+    each("encoder_ffn_dim", encoder_ffn_dim), each("decoder_ffn_dim", decoder_ffn_dim);
+    each("max_source_positions", max_source_positions), each("max_target_positions", max_target_positions);
+    each("normalize_before", normalize_before), each("scale_embedding", scale_embedding);
+    each("share_all_embeddings", share_all_embeddings), each("share_decoder_embeddings", share_decoder_embeddings);
+    each("two_stream", two_stream), each("output_bias", output_bias), each("position_offset", position_offset);
+    each("layer_norm_eps", layer_norm_eps), each("bos_token_id", bos), each("pad_token_id", pad);
+    each("eos_token_id", eos), each("unk_token_id", unk), each("mask_token_id", mask);
+    each("decoder_start_token_id", decoder_start);
+  }
+
   bool predictable_mask() const { return mask == unk; }
   int64_t head_size() const { return d_model / attention_heads; }
 };

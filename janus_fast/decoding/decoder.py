@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import JanusConfig
 from ..ops.beam_step import MOST_BEAMS
 from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .mask_predict import MaskPredict
-from .options import AutoregressiveOptions, NonAutoregressiveOptions
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, untaken
 from .runtime import Eager
 from .shapes import Sources, rounded
 
@@ -28,20 +27,13 @@ MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results 
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 
 
-def refusal(
-    options: AutoregressiveOptions | NonAutoregressiveOptions, config: JanusConfig,
-    prefixes: list[list[int]] | None = None,
-) -> str | None:  # fmt: skip
+def refusal(options: Options, prefixes: list[list[int]] | None = None) -> str | None:
     """Why a call with these options cannot be recorded, or None when it can."""
-    if isinstance(options, NonAutoregressiveOptions):
-        return None
-    if options.sampling_topk != 1:
-        return "sampling draws its random numbers on the host"
-    if options.no_repeat_ngram_size:
-        return "no_repeat_ngram_size looks for repeated n-grams on the host"
+    if (reason := untaken("cuda", options)) is not None:
+        return reason
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
-    if options.beam_size > MOST_BEAMS:
+    if getattr(options, "beam_size", 1) > MOST_BEAMS:
         return f"a step of beam search takes at most {MOST_BEAMS} hypotheses, not {options.beam_size}"
     return None
 
@@ -56,15 +48,13 @@ class Decoder:
         self._rows_each: float | None = None  # the most rows of canvases that a row of sources has had, each candidate
 
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions,
-        numbers: list[int] = (), prefixes: list[list[int]] | None = None,
+        self, sources: list[list[int]], options: Options, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        if isinstance(options, NonAutoregressiveOptions):
-            return self.mask_predict(sources, options)
-        return self.beam_search(sources, options, numbers, prefixes)
+        return getattr(self, options.algorithm)(sources, options, numbers, prefixes)
 
     @torch.inference_mode()
-    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
+    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
         if not self.runtime.recorded:
             program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
             program.sources.load(sources, self.runtime)
