@@ -112,7 +112,7 @@ class BeamSearch:
             chosen = self.continuations(hidden)
         if self.uniforms is not None:
             chosen = draw(*chosen, self.uniforms[self.rows, number], self.options)
-        if len(self.rows) < self.inputs.shape[1]:  # what is done wants anything
+        if len(self.rows) < self.inputs.shape[1]:  # of the others, which are done, nothing is read
             chosen = (t.new_zeros(self.inputs.shape[1], t.shape[1]).index_copy_(0, self.rows, t) for t in chosen)
         ids, log_probs = (t.view(*self.state.tokens.shape, -1) for t in chosen)
         ops.beam_step(log_probs, ids, self.state, eos=self.config.eos_token_id)
