@@ -14,10 +14,11 @@ TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(5,
 TEXTS = ["w7 w8", "", "w30 w31 w32 w33", "w5", "w9 never-seen w11"]
 
 
-@pytest.fixture(scope="module", params=["torch", "engine"])
+@pytest.fixture(scope="module", params=[("torch", "float64"), ("engine", "float32")], ids=["torch", "engine"])
 def translator(request):
+    backend, compute_type = request.param
     vocabulary = Vocabulary(TOKENS)
-    return translator_of(make_model(), request.param, vocabularies=(vocabulary, vocabulary))
+    return translator_of(make_model(), backend, compute_type=compute_type, vocabularies=(vocabulary, vocabulary))
 
 
 def test_scores_can_be_left_out(translator):
@@ -141,8 +142,8 @@ def test_threads_of_torch_are_used_and_put_back():
     before, seen = torch.get_num_threads(), []
     one = Translator(make_model(), intra_threads=before + 1, backend="torch")
     assert one.intra_threads == before + 1
-    encode = one.model.encode
-    one.model.encode = lambda *arguments: seen.append(torch.get_num_threads()) or encode(*arguments)
+    finish = one.model.encoder.finish
+    one.model.encoder.finish = lambda x: seen.append(torch.get_num_threads()) or finish(x)
     one.generate([[0, 7, 2]])
     assert seen == [before + 1] and torch.get_num_threads() == before
 
