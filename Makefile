@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test gpu-proof gpu lint bench docs sanitize clean
+.PHONY: help setup demo test check gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -19,8 +19,16 @@ setup: .venv/ready  ## make .venv with torch, everything else, and all native co
 demo: .venv/engine  ## translate sentences the model has never seen, in both modes
 	@$(BIN)/python -m janus_fast.demo $(ARGS)
 
-test: .venv/ready  ## run the tests
+test: .venv/ready  ## run all the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
+# code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
+# checkpoints, recorded runs, processes, pictures, benchmarks, the corpus, and all that takes long.
+CHECK := conformance ops engine decoding golden golden_decode translator training cli docs
+
+check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -40,8 +48,9 @@ lint: .venv/ready  ## check style of Python and C++
 bench: .venv/ready  ## time the operations; ARGS=decode times whole decodes
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: .venv/ready  ## make the API reference, build/docs/index.html
+docs: .venv/ready  ## make the API reference, build/docs/index.html, and the tables in docs/options.md
 	$(BIN)/python docs/reference.py build/docs
+	$(BIN)/python docs/reference.py options
 
 # The engine's own build, beside the usual one; leaks are not looked for, since Python itself has some at its end.
 SANITIZERS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -24,15 +24,16 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mprefer-vector-width=512"
-ISA_FLAGS = {
-    "generic": "",
-    "avx2": "-mavx2 -mfma",
-    "avx2_vnni": "-mavx2 -mfma -mavxvnni",
-    "avx512": AVX512,
-    "avx512_vnni": f"{AVX512} -mavx512vnni",
-    "avx512_bf16": f"{AVX512} -mavx512vnni -mavx512bf16",
-    "avx512_bf16_amx": f"{AVX512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16",
+ISAS = {  # bytes of a vector, and flags
+    "generic": (16, ""),
+    "avx2": (32, "-mavx2 -mfma"),
+    "avx2_vnni": (32, "-mavx2 -mfma -mavxvnni"),
+    "avx512": (64, AVX512),
+    "avx512_vnni": (64, f"{AVX512} -mavx512vnni"),
+    "avx512_bf16": (64, f"{AVX512} -mavx512vnni -mavx512bf16"),
+    "avx512_bf16_amx": (64, f"{AVX512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16"),
 }
+ENGINE_ALONE = ("avx2_vnni", "avx512_vnni")  # VNNI multiplies int8, which the operations do not
 FLAGS = (
     "-std=c++17 -O3 -ffp-contract=fast -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi"
 )
@@ -46,6 +47,8 @@ CUDA_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden " + " ".join(
 
 class Library(NamedTuple):
     sources: list[Path]
+    kernels: Path  # compiled once for each of the instruction sets
+    isas: list[str]
     include: list[Path]
     link: str
 
@@ -56,11 +59,6 @@ def path(location: Path) -> str:  # as ninja wants it
 
 def files(*patterns: str) -> list[Path]:
     return [p for pattern in patterns for p in sorted(ROOT.glob(pattern))]
-
-
-def isa_files(folder: str) -> list[Path]:
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    return [p for p in files(f"{folder}/*.cpp") if x86 or p.stem == "generic"]
 
 
 def nvcc() -> str | None:
@@ -77,16 +75,19 @@ def cuda_link() -> str:
 
 def libraries() -> dict[str, Library]:
     python = [Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-    engine = files("csrc/engine/*.cpp") + isa_files("kernels/cpu/engine_isa")
-    found = {"janus_fast._engine": Library(engine, python, "-pthread")}
+    isas = list(ISAS) if platform.machine() in ("x86_64", "AMD64") else ["generic"]
+    kernels = ROOT / "kernels/cpu/isa"
+    engine = files("csrc/*.cpp", "csrc/engine/*.cpp")
+    found = {"janus_fast._engine": Library(engine, kernels / "engine.cpp", isas, python, "-pthread")}
     if torch := importlib.util.find_spec("torch"):
         include, library = (Path(torch.origin).parent / name for name in ("include", "lib"))
         link = f"-Wl,--no-as-needed -L{shlex.quote(str(library))} -ltorch -ltorch_cpu -lc10"
-        sources = files("csrc/cpu/*.cpp") + isa_files("kernels/cpu/isa")
+        sources = files("csrc/*.cpp", "csrc/cpu/*.cpp")
+        isas = [isa for isa in isas if isa not in ENGINE_ALONE]
         if nvcc():
             sources += files("csrc/cuda/*.cpp", "csrc/cuda/*.cu")
             link += f" {cuda_link()}"
-        found["janus_fast._C"] = Library(sources, [include], link)
+        found["janus_fast._C"] = Library(sources, kernels / "operations.cpp", isas, [include], link)
     return found
 
 
@@ -113,8 +114,13 @@ def build_file(library: Library, output: Path) -> str:
         objects.append("_".join(source.relative_to(ROOT).parts) + ".o")
         rule = "cuda" if source.suffix == ".cu" else "compile"
         lines += [f"build {objects[-1]}: {rule} {path(source)}"]
-        if source.parent.name.endswith("isa"):
-            lines += [f"  isa = {ISA_FLAGS[source.stem]}"]
+    for isa in library.isas:
+        vector, flags = ISAS[isa]
+        objects.append(f"{library.kernels.stem}_{isa}.o")
+        lines += [
+            f"build {objects[-1]}: compile {path(library.kernels)}",
+            f"  isa = {flags} -DJANUS_ISA={isa} -DJANUS_VECTOR_BYTES={vector}",
+        ]
     return "\n".join([*lines, f"build {path(output)}: link {' '.join(objects)}", ""])
 
 

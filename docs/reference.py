@@ -32,9 +32,8 @@ def make(folder: Path) -> None:
 
 def options() -> str:
     """A table of each class of options, by its declarations: in Markdown, as it stands in options.md."""
-    from janus_fast.decoding.modes import MODES
-
     from janus_fast.config import JanusConfig
+    from janus_fast.decoding.modes import MODES
     from janus_fast.training.options import TrainingOptions
 
     classes = {f'`mode="{name}"`, {mode.title}': mode.options for name, mode in MODES.items()}
@@ -45,14 +44,13 @@ def options() -> str:
 
 def _rows(options: type) -> str:
     from janus_fast.inputs import described
-    from janus_fast.training.options import ALL_OBJECTIVES
 
     rows = []
     for field in dataclasses.fields(options):
         text = described(field).replace("``", "`").replace("|", "\\|")
         if "cuda" not in (field.metadata.get("on") or ["cuda"]):
             text += " (not on backend `cuda`)"
-        if (objectives := field.metadata.get("objectives", ALL_OBJECTIVES)) != ALL_OBJECTIVES:
+        if objectives := field.metadata.get("objectives"):
             text += f" (objective {' or '.join(objectives)})"
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         rows.append(f"| `{field.name}` | {default} | {text} |")

@@ -6,13 +6,14 @@ A command's module is imported when the command is called, so that ``janus-fast 
 import argparse
 import io
 import os
-import re
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 
 import janus_fast
 from janus_fast.commands._progress import write
+from janus_fast.inputs import OptionError
 from janus_fast.installation import HOW_TO_INSTALL, absence
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     except MISTAKES as error:
         if debug:
             raise
-        return _complain(f"error: {_in_flags(_one_line(error), arguments)}", 2)
+        return _complain(f"error: {_one_line(error, vars(arguments))}", 2)
     except Exception as error:
         if debug:
             raise
@@ -124,15 +125,10 @@ def _warn(message: Warning | str, *_) -> None:
     write(f"janus-fast: warning: {_one_line(message)}")
 
 
-def _in_flags(message: str, arguments: argparse.Namespace) -> str:
-    """``message`` with the options of this command as they are written here: ``--beam-size`` for ``beam_size``."""
-    for name in vars(arguments):
-        if "_" in name:
-            message = re.sub(rf"(?<![\w./-]){name}(?!\w|[./-]\w)", "--" + name.replace("_", "-"), message)
-    return message
-
-
-def _one_line(error: Exception | str) -> str:
+def _one_line(error: Exception | str, names: Iterable[str] = ()) -> str:
+    """Its message, with the options ``names`` as flags where an argument of ours is wrong."""
+    if isinstance(error, OptionError):
+        error = error.in_flags(names)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

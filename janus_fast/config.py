@@ -3,135 +3,103 @@
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
+from functools import partial
 from pathlib import Path
 
-from .inputs import unwrap_numbers
+from .decoding.modes import MODES
+from .inputs import OptionError, check_fields, documented, one_of, option, rule, unwrap_numbers
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
-MODES = ("ar", "nar")  # of decoding: left to right, in parallel
 
 
 def _is_integer(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+# Fields of sizes and switches; those of a `setting` are options of `janus-fast train`, too.
+_positive = rule("be a positive integer", lambda x: _is_integer(x) and x >= 1)
+_natural = rule("be a non-negative integer", lambda x: _is_integer(x) and x >= 0)
+_switch = rule("be true or false", lambda x: isinstance(x, bool))
+_share = rule("be in [0, 1)", lambda x: isinstance(x, (int, float)) and 0.0 <= x < 1.0)
+_finite = rule("be a positive, finite number", lambda x: isinstance(x, (int, float)) and 0.0 < x < math.inf)
+_modes = rule(
+    f"be some of {tuple(MODES)} or None",
+    lambda x: x is None or isinstance(x, (list, tuple)) and x and all(mode in tuple(MODES) for mode in x),
+)
+setting = partial(option, setting=True)
+
+
+@documented
 @dataclass(frozen=True)
 class JanusConfig:
     """Everything that fixes the shape and the arithmetic of a ``janus_fast.JanusModel``.
 
-    Names follow Hugging Face's encoder-decoder configurations. Sources and targets end with ``eos``.
-
-    Attributes:
-        source_vocab_size, target_vocab_size: tokens of each vocabulary.
-        d_model: channels C of a row, a multiple of ``attention_heads``.
-        encoder_layers, decoder_layers: layers of each side.
-        attention_heads: heads of every attention.
-        encoder_ffn_dim, decoder_ffn_dim: channels within the feed-forward blocks.
-        max_source_positions, max_target_positions: the longest sequences in tokens, ``bos`` and ``eos`` included.
-        length_classes: target lengths that the length predictor tells apart; longer ones share the last class.
-        activation: "relu", "gelu" or "silu".
-        positions: "learned" or "sinusoidal".
-        position_offset: the position of a sequence's first token in the sinusoidal table.
-        normalize_before: norms stand before the blocks (pre-norm), not behind them.
-        share_all_embeddings: the embeddings of both sides are one, and the output matrix is, too.
-        share_decoder_embeddings: the output matrix is that of the target's embeddings.
-        scale_embedding: embeddings are multiplied by sqrt(C).
-        layer_norm_eps: added to the variance in every norm.
-        dropout: the probability of training's dropout, in [0, 1).
-        two_stream: a model of JANUS; without, an ordinary Transformer, which decodes left to right alone: the row of a
-            word predicts the next one.
-        output_bias: the vocabulary's scores have a bias.
-        source_bos: sources begin with ``bos``.
-        bos_token_id, pad_token_id, eos_token_id, unk_token_id: special tokens, in this order the first ones by default.
-        mask_token_id: what stands for a word to be predicted; ``unk_token_id`` in models of the original code.
-        decoder_start_token_id: stands before the first word of a target; ``bos_token_id`` unless given.
-        trained_modes: the modes of decoding that a model was trained for; None where that is not known.
-    Raises:
-        ValueError: a value out of range, or two that do not fit each other.
+    Names follow Hugging Face's encoder-decoder configurations. Sources and targets end with ``eos``; lengths are in
+    tokens, ``bos`` and ``eos`` included. A value out of range, or two that do not fit each other, are a ValueError.
     """
 
-    source_vocab_size: int
-    target_vocab_size: int
-    d_model: int = 512
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    attention_heads: int = 4
-    encoder_ffn_dim: int = 1024
-    decoder_ffn_dim: int = 1024
-    max_source_positions: int = 256
-    max_target_positions: int = 256
-    length_classes: int = 256
-    activation: str = "relu"
-    positions: str = "learned"
-    position_offset: int = 0
-    normalize_before: bool = False
-    share_all_embeddings: bool = True
-    share_decoder_embeddings: bool = True
-    scale_embedding: bool = True
-    layer_norm_eps: float = 1e-5
-    dropout: float = 0.1
-    two_stream: bool = True
-    output_bias: bool = False
-    source_bos: bool = True
-    bos_token_id: int = 0
-    pad_token_id: int = 1
-    eos_token_id: int = 2
-    unk_token_id: int = 3
-    mask_token_id: int = 4
-    decoder_start_token_id: int | None = None
-    trained_modes: tuple[str, ...] | None = None
+    source_vocab_size: int = option(MISSING, _positive, "tokens of the source vocabulary")
+    target_vocab_size: int = option(MISSING, _positive, "tokens of the target vocabulary")
+    d_model: int = setting(512, _positive, "width of the model", doc="channels of a row, C")
+    encoder_layers: int = setting(6, _positive, "layers of the encoder")
+    decoder_layers: int = setting(6, _positive, "layers of the decoder")
+    attention_heads: int = setting(4, _positive, "heads of every attention", doc="``d_model`` is a multiple of them")
+    encoder_ffn_dim: int = setting(1024, _positive, "width of the encoder's feed-forward blocks")
+    decoder_ffn_dim: int = setting(1024, _positive, "width of the decoder's feed-forward blocks")
+    max_source_positions: int = setting(256, _positive, "longest source, in tokens")
+    max_target_positions: int = setting(256, _positive, "longest target, in tokens")
+    length_classes: int = setting(
+        256, _positive, "target lengths that the length predictor tells apart", doc="longer ones share the last class"
+    )
+    activation: str = setting("relu", one_of(*ACTIVATIONS), "relu, gelu or silu")
+    positions: str = setting("learned", one_of(*POSITIONS), "learned or sinusoidal")
+    position_offset: int = option(0, _natural, "the position of a sequence's first token in the sinusoidal table")
+    normalize_before: bool = setting(False, _switch, "norms before each block instead of behind it")
+    share_all_embeddings: bool = option(
+        True, _switch, "the embeddings of both sides are one, and the output matrix is, too"
+    )
+    share_decoder_embeddings: bool = option(True, _switch, "the output matrix is that of the target's embeddings")
+    scale_embedding: bool = option(True, _switch, "embeddings are multiplied by sqrt(C)")
+    layer_norm_eps: float = option(1e-5, _finite, "added to the variance in every norm")
+    dropout: float = setting(0.1, _share, "share of activations dropped in training")
+    two_stream: bool = option(
+        True, _switch, "a model of JANUS",
+        doc="without, an ordinary Transformer, which decodes left to right alone: the row of a word predicts the next",
+    )  # fmt: skip
+    output_bias: bool = option(False, _switch, "the vocabulary's scores have a bias")
+    source_bos: bool = option(True, _switch, "sources begin with ``bos``")
+    bos_token_id: int = option(0, None, "begins sequences")
+    pad_token_id: int = option(1, None, "stands for nothing")
+    eos_token_id: int = option(2, None, "ends sequences")
+    unk_token_id: int = option(3, None, "stands for what is not in the vocabulary")
+    mask_token_id: int = option(
+        4, None, "stands for a word to be predicted", doc="``unk_token_id`` in models of the original code"
+    )
+    decoder_start_token_id: int | None = option(
+        None, None, "stands before the first word of a target", doc="``bos_token_id`` unless given"
+    )
+    trained_modes: tuple[str, ...] | None = option(
+        None, _modes, "the modes of decoding that a model was trained for", doc="None where that is not known"
+    )
 
     def __post_init__(self):
         unwrap_numbers(self)
         if self.decoder_start_token_id is None:
             object.__setattr__(self, "decoder_start_token_id", self.bos_token_id)
-        if self.trained_modes is not None:
-            modes = self.trained_modes
-            if not isinstance(modes, (list, tuple)) or not modes or not all(mode in MODES for mode in modes):
-                raise ValueError(f"JanusConfig: trained_modes must be some of {MODES} or None, got {modes!r}")
-            object.__setattr__(self, "trained_modes", tuple(modes))
-        positive = (
-            "source_vocab_size target_vocab_size d_model encoder_layers decoder_layers attention_heads "
-            "encoder_ffn_dim decoder_ffn_dim max_source_positions max_target_positions length_classes"
-        )
-        for name in positive.split():
-            value = getattr(self, name)
-            if not _is_integer(value) or value < 1:
-                raise ValueError(f"JanusConfig: {name} must be a positive integer, got {value!r}")
-        if not _is_integer(self.position_offset) or self.position_offset < 0:
-            raise ValueError(
-                f"JanusConfig: position_offset must be a non-negative integer, got {self.position_offset!r}"
-            )
+        check_fields(self, "JanusConfig: ")
         for name in ("max_source_positions", "max_target_positions", "position_offset"):
             if getattr(self, name) > MOST_POSITIONS:
-                raise ValueError(f"JanusConfig: {name} must be at most {MOST_POSITIONS}, got {getattr(self, name)}")
-        switches = (
-            "normalize_before share_all_embeddings share_decoder_embeddings scale_embedding two_stream output_bias "
-            "source_bos"
-        )
-        for name in switches.split():
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"JanusConfig: {name} must be true or false, got {getattr(self, name)!r}")
+                raise OptionError(f"JanusConfig: {name}", f"be at most {MOST_POSITIONS}", getattr(self, name))
+        if self.trained_modes is not None:
+            object.__setattr__(self, "trained_modes", tuple(self.trained_modes))
         if self.d_model % self.attention_heads:
-            raise ValueError(
-                f"JanusConfig: d_model must be a multiple of attention_heads = {self.attention_heads}, "
-                f"got {self.d_model}"
-            )
+            words = f"be a multiple of attention_heads = {self.attention_heads}"
+            raise OptionError("JanusConfig: d_model", words, self.d_model)
         if self.positions == "sinusoidal" and self.d_model % 2:
-            raise ValueError(f"JanusConfig: d_model must be even with sinusoidal positions, got {self.d_model}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"JanusConfig: activation must be one of {ACTIVATIONS}, got {self.activation!r}")
-        if self.positions not in POSITIONS:
-            raise ValueError(f"JanusConfig: positions must be one of {POSITIONS}, got {self.positions!r}")
-        if not isinstance(self.dropout, (int, float)) or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"JanusConfig: dropout must be in [0, 1), got {self.dropout!r}")
-        if not isinstance(self.layer_norm_eps, (int, float)) or not 0.0 < self.layer_norm_eps < math.inf:
-            raise ValueError(
-                f"JanusConfig: layer_norm_eps must be a positive, finite number, got {self.layer_norm_eps!r}"
-            )
+            raise OptionError("JanusConfig: d_model", "be even with sinusoidal positions", self.d_model)
         if self.share_all_embeddings and self.source_vocab_size != self.target_vocab_size:
             raise ValueError(
                 "JanusConfig: target_vocab_size must equal source_vocab_size when share_all_embeddings is set, "

@@ -6,14 +6,12 @@ import sys
 import time
 
 from .commands._decoding import add_threads_argument, positive
+from .decoding.modes import MODES
 from .text.lines import as_line
 
-CONFIGURATIONS = (  # label, mode, options
-    ("left to right, beam 5", "ar", {"beam_size": 5}),
-    ("left to right, greedy", "ar", {"beam_size": 1}),
-    ("in parallel, 4 passes", "nar", {"iterations": 4}),
-    ("in parallel, 10 passes", "nar", {"iterations": 10}),
-)
+CONFIGURATIONS = [  # label, mode, options
+    (f"{mode.title}, {label}", name, options) for name, mode in MODES.items() for label, options in mode.shown.items()
+]
 COLUMNS = (("mode", -24), ("BLEU", 6), ("chrF", 6), ("sentences/s", 12), ("ms/sentence at batch 1", 23))
 MASK = "░░"
 BOLD, DIM, NEW, PLAIN = "\033[1m", "\033[2m", "\033[1;32m", "\033[0m"

@@ -10,8 +10,9 @@ from itertools import chain
 import numpy as np
 
 from .config import JanusConfig
-from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
-from .installation import engine_missing
+from .decoding import Hypothesis
+from .decoding.options import Options, untaken
+from .installation import asked_isa, engine_missing
 
 COMPUTE_TYPES = ("float32", "bfloat16", "int8", "int8_bfloat16")
 MOST_THREADS = 1024  # of a batch, and batches at once
@@ -35,7 +36,7 @@ def isas() -> tuple[str, ...]:
 
 def isa() -> str:
     """The one it uses: the best, or what JANUS_FAST_ISA names."""
-    return os.environ.get("JANUS_FAST_ISA") or isas()[0]
+    return asked_isa() or isas()[0]
 
 
 def fastest() -> str:
@@ -79,26 +80,23 @@ class Engine:
         self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
         self._inter_threads, self._here = inter_threads, threading.local()
 
+    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+        """Why a call with these options cannot be decoded, or None when it can."""
+        return untaken("engine", options)
+
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
-        prefixes: list[list[int]] | None,
-    ) -> list[list[Hypothesis]]:  # fmt: skip
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
+    ) -> list[list[Hypothesis]]:
         """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
-        longest = options.longest(self.config)
-        fields = dataclasses.asdict(options)
-        if isinstance(options, NonAutoregressiveOptions):
-            run = "mask_predict"
-        else:
-            drawing = {name: fields.pop(name) for name in [*fields] if name.startswith("sampling_")}
-            seed, count = fields.pop("seed"), options.num_hypotheses
-            fields["prefixes"] = _packed(prefixes) if prefixes else None
-            if options.sampling_topk == 1:
-                run = "beam_search"
-            else:
-                run, _ = "sample", fields.pop("beam_size")
-                streams = (np.random.default_rng([seed, number, k]) for number in numbers for k in range(count))
-                fields |= {**drawing, "uniforms": np.stack([stream.random(longest + 1) for stream in streams])}
-        groups = getattr(self._decoder, run)(*_packed(sources), **fields, check=self._check())
+        if (reason := self.refusal(options)) is not None:
+            raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
+        fields = [field.name for field in dataclasses.fields(options) if "engine" in field.metadata["on"]]
+        record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
+        given = {"prefixes": _packed(prefixes)} if prefixes else {}
+        if getattr(options, "sampling_topk", 1) != 1:
+            seeds = ([options.seed, number, k] for number in numbers for k in range(options.num_hypotheses))
+            given["uniforms"] = np.stack([np.random.default_rng(seed).random(longest + 1) for seed in seeds])
+        groups = getattr(self._decoder, options.algorithm)(*_packed(sources), record, self._check(), **given)
         return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:

@@ -1,13 +1,12 @@
 """What a translator reaches, and how fast: BLEU, chrF, sentences and tokens a second."""
 
-import dataclasses
 import json
 import statistics
 import time
 from collections.abc import Callable
 
 from . import inputs
-from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from .decoding.modes import MODES
 from .text.lines import as_line
 
 
@@ -62,9 +61,8 @@ def evaluate(
             "evaluate: references must be as many as the sources, at least one, "
             f"got {len(references)} for {len(sources)}"
         )
-    hypotheses, tokens, seconds = [], 0, 0.0
-    kind = AutoregressiveOptions if mode == "ar" else NonAutoregressiveOptions
-    defaults = {field.name: field.default for field in dataclasses.fields(kind) if field.name != "return_history"}
+    hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, tuple(MODES))].fields
+    defaults = {name: field.default for name, field in fields.items() if field.metadata.get("flag", True)}
     for timed in (False, True):
         began = time.perf_counter()
         encoded = [translator.source_vocabulary.encode(text) for text in (sources if timed else sources[:4])]

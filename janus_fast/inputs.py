@@ -1,19 +1,101 @@
-"""What users hand in, checked: a mistake is one sentence that names the argument."""
+"""What users hand in, declared and checked: a mistake is one sentence that names the argument."""
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Iterable, Mapping, Set
+import re
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 from numbers import Integral, Real
 
 BATCH_TYPES = ("examples", "tokens")
 
 
+class OptionError(ValueError):
+    """``{name} must {rule}, got {value}``: name and rule are our words, in which options can be written otherwise."""
+
+    def __init__(self, name: str, rule: str, value: object):
+        super().__init__(name, rule, str(value))
+
+    def __str__(self) -> str:
+        return self.in_flags(())
+
+    def in_flags(self, names: Iterable[str]) -> str:
+        """The message, with the options ``names`` as the command line has them."""
+        name, rule, value = self.args
+        return f"{in_flags(f'{name} must {rule}', names)}, got {value}"
+
+
+def in_flags(text: str, names: Iterable[str]) -> str:
+    """``text`` of ours with ``--beam-size`` for ``beam_size``, where that is among ``names``."""
+    return re.sub(r"\w+", lambda word: flag(word[0]) if "_" in word[0] and word[0] in names else word[0], text)
+
+
+def flag(name: str) -> str:
+    """An option as the command line has it."""
+    return "--" + name.replace("_", "-")
+
+
+def option(default, check: Callable | None, help: str, **more) -> dataclasses.Field:
+    """A field of a dataclass of options.
+
+    Args:
+        default: its default, or ``dataclasses.MISSING``.
+        check: called with name and value; returns the value, or raises OptionError.
+        help: what it is, in a line for the command line and the documentation.
+        more: further entries of the field's metadata: ``doc`` goes on where the line ends, in the documentation alone.
+    """
+    return dataclasses.field(default=default, metadata={"check": check, "help": help, "on": (), **more})
+
+
+def check_fields(options, owner: str = "") -> None:
+    """Checks the fields of a dataclass of options as they are declared; ``owner`` begins the messages."""
+    for field in dataclasses.fields(options):
+        if check := field.metadata.get("check"):
+            object.__setattr__(options, field.name, check(owner + field.name, getattr(options, field.name)))
+
+
+def described(field: dataclasses.Field) -> str:
+    """What an option is, in full."""
+    return "; ".join(field.metadata[part] for part in ("help", "doc") if field.metadata.get(part))
+
+
+def documented(options: type) -> type:
+    """A dataclass of options with its fields in its docstring."""
+    lines = [f"    {field.name}: {described(field)}" for field in dataclasses.fields(options)]
+    options.__doc__ = "\n".join([inspect.cleandoc(options.__doc__ or ""), "", "Attributes:", *lines])
+    return options
+
+
+def integers(least: int, most: int | None = None) -> Callable:
+    return partial(integer, least=least, most=most)
+
+
+def numbers(*, above: float, most: float = math.inf) -> Callable:
+    return partial(number, above=above, most=most)
+
+
+def one_of(*choices) -> Callable:
+    return partial(choice, choices=choices)
+
+
+def rule(words: str, holds: Callable) -> Callable:
+    """A check by what a value must do, in words, and whether it does; NaN does nothing."""
+
+    def check(name: str, value):
+        if not holds(value):
+            raise OptionError(name, words, repr(value))
+        return value
+
+    return check
+
+
 def integer(name: str, value, least: int, most: int | None = None) -> int:
     """``value`` as an int: NumPy's integers are integers, True and False are not."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        raise OptionError(name, f"be an integer of at least {least}", repr(value))
     if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most}, got {value}")
+        raise OptionError(name, f"be at most {most}", value)
     return int(value)
 
 
@@ -24,8 +106,8 @@ def number(name: str, value, *, above: float, most: float = math.inf) -> float:
     except OverflowError:  # an integer beyond the floats
         finite = False
     if not finite or not above < value <= most:
-        rule = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
-        raise ValueError(f"{name} must be a finite number {rule}, got {value!r}")
+        bounds = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
+        raise OptionError(name, f"be a finite number {bounds}", repr(value))
     return float(value)
 
 
@@ -38,17 +120,17 @@ def unwrap_numbers(instance) -> None:
 
 def choice(name: str, value, choices: tuple):
     if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        raise OptionError(name, f"be one of {choices}", repr(value))
     return choices[choices.index(value)]  # True for NumPy's True
 
 
 def batch_limit(max_batch_size: int, batch_type: str, default: int) -> int:
     """How much is decoded at once, counted as ``batch_type`` says; 0 is ``default``, in examples."""
     if batch_type not in BATCH_TYPES:
-        raise ValueError(f"batch_type must be 'examples' or 'tokens', got {batch_type!r}")
+        raise OptionError("batch_type", "be 'examples' or 'tokens'", repr(batch_type))
     size = integer("max_batch_size", max_batch_size, 0)
     if batch_type == "tokens" and not size:
-        raise ValueError("max_batch_size must be at least 1 with batch_type 'tokens', got 0")
+        raise OptionError("max_batch_size", "be at least 1 with batch_type 'tokens'", 0)
     return size or default
 
 
@@ -90,3 +172,33 @@ def token_lists(name: str, value, *, gaps: bool = False) -> list[list[str]]:
             if not isinstance(token, str):
                 raise TypeError(f"{name} {place} must hold tokens, which are text, got {token!r}")
     return lists
+
+
+def ids(name: str, number: int, value, vocabulary_size: int, limit: int) -> None:
+    """Refuses ids that are too many, or no tokens of the vocabulary."""
+    if len(value) > limit:
+        raise ValueError(too_long(name, number, len(value), limit))
+    for token in value:
+        if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
+            raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
+
+
+def too_long(name: str, number: int, length: int, limit: int) -> str:
+    return f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}"
+
+
+def prefixes(value, count: int, limit: int, config) -> list[list[int]] | None:
+    """What each of ``count`` outputs begins with; a gap is nothing."""
+    if value is None:
+        return None
+    value = [own or [] for own in list_of("target_prefix", value, "id lists", gaps=True)]
+    if len(value) != count:
+        raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(value)}")
+    for number, own in enumerate(value):
+        if len(own) > limit:
+            raise ValueError(f"target_prefix {number} must have at most {limit} tokens, got {len(own)}")
+        ids("target_prefix", number, own, config.target_vocab_size, limit)
+        for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
+            if token in own:
+                raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
+    return value

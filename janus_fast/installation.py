@@ -1,5 +1,6 @@
-"""What of janus_fast is installed, and how to install what is not; without torch."""
+"""What of janus_fast is installed, how to install what is not, and what the environment asks of it; without torch."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,11 @@ HOW_TO_INSTALL = {  # packages that not everything needs
     "subword_nmt": "pip install subword-nmt",
     "janus_fast_corpus": "in a checkout of janus_fast, pip install ./tools/corpus",
 }
+
+
+def asked_isa() -> str | None:
+    """The instruction set to which JANUS_FAST_ISA holds all CPU kernels, if it is set."""
+    return os.environ.get("JANUS_FAST_ISA") or None
 
 
 def absence(package: str) -> str:

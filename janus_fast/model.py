@@ -15,6 +15,7 @@ from . import ops
 from .config import JanusConfig
 from .linear import Linear
 from .packing import ranges
+from .reference.predict_lengths import mean_of_sources
 from .visibility import Visibility
 
 
@@ -229,10 +230,7 @@ class JanusModel(nn.Module):
 
     def length_logits(self, encoded: Tensor, offsets: Tensor) -> Tensor:
         """Scores of every target length, from the mean over each source's rows: [Ns, C] -> [S, length_classes]."""
-        lengths = offsets.diff().long()
-        sequence = torch.arange(lengths.numel(), device=lengths.device).repeat_interleave(lengths)
-        total = encoded.new_zeros(lengths.numel(), encoded.shape[1]).index_add(0, sequence, encoded)
-        return F.linear(total / lengths[:, None], self.decoder.embed_length.weight)
+        return F.linear(mean_of_sources(encoded, offsets)[0], self.decoder.embed_length.weight)
 
     @property
     def output_weight(self) -> Tensor:

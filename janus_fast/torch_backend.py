@@ -11,9 +11,10 @@ import torch
 
 from . import checkpoint, ops, weights
 from .config import JanusConfig
-from .decoding import AutoregressiveOptions, Hypothesis, NonAutoregressiveOptions
+from .decoding import Hypothesis
 from .decoding.decoder import Decoder, refusal
 from .decoding.fused import FusedModel
+from .decoding.options import Options
 from .decoding.runtime import Eager, Graphs
 from .decoding.score import score
 from .model import JanusModel
@@ -102,17 +103,12 @@ class TorchBackend:
     def intra_threads(self) -> int:
         return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
-    def refusal(
-        self, options: AutoregressiveOptions | NonAutoregressiveOptions, prefixes: list[list[int]] | None = None
-    ) -> str | None:
-        """Why a call with these options cannot be recorded, or None when it can."""
-        return refusal(options, self.model.config, prefixes)
+    refusal = staticmethod(refusal)
 
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions, numbers: list[int],
-        prefixes: list[list[int]] | None,
-    ) -> list[list[Hypothesis]]:  # fmt: skip
-        reason = self._recorded and self.refusal(options, prefixes)
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
+    ) -> list[list[Hypothesis]]:
+        reason = self._recorded and refusal(options, prefixes)
         if reason and self.insists:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'cuda': {reason}")
         with self._decoding():

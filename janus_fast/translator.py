@@ -5,15 +5,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
-from itertools import islice
-from numbers import Integral
+from functools import partial
 from pathlib import Path
 
 from . import backend as backends
-from . import directory, inputs, models, weights
-from .config import MODES, JanusConfig
-from .decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from . import inputs, models
+from .batching import batches, translated
+from .decoding import Hypothesis
+from .decoding.modes import MODES, options_of
 from .decoding.options import FEWEST_ROWS, MOST_ROWS
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult
@@ -52,18 +51,12 @@ class Translator:
     """
 
     def __init__(
-        self,
-        model,
-        device: str = "cpu",
-        compute_type: str = "default",
-        intra_threads: int = 0,
-        inter_threads: int = 1,
-        *,
-        backend: str = "auto",
-        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
-    ):
+        self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
+        *, backend: str = "auto", vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
+    ):  # fmt: skip
         if compute_type not in COMPUTE_TYPES:
-            raise ValueError(f"Translator: compute_type must be one of {list(COMPUTE_TYPES)}, got {compute_type!r}")
+            rule = f"be one of {list(COMPUTE_TYPES)}"
+            raise inputs.OptionError("Translator: compute_type", rule, repr(compute_type))
         if backend not in ("auto", *backends.BACKENDS):
             raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
@@ -73,8 +66,11 @@ class Translator:
         self._folder = model if isinstance(model, (str, os.PathLike)) else None
         if self._folder is not None:
             lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
-            self._made_by = lasting, self.device, compute_type, intra_threads, inter_threads, backend, vocabularies
-        self.config, arrays, own = _parts(model)
+            self._made_by = {
+                "model": lasting, "device": self.device, "compute_type": compute_type, "intra_threads": intra_threads,
+                "inter_threads": inter_threads, "backend": backend, "vocabularies": vocabularies,
+            }  # fmt: skip
+        self.config, arrays, own = models.read(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
         self.backend = backends.choose(backend, *self._wanted)
         vocabularies = vocabularies or own
@@ -99,7 +95,7 @@ class Translator:
                 "Translator: model must be a name or a directory for a Translator to be pickled, got a "
                 "JanusModel; janus_fast.save writes one"
             )
-        return _make, self._made_by
+        return partial(Translator, **self._made_by), ()
 
     def __copy__(self) -> "Translator":
         """Itself: nothing of a Translator changes."""
@@ -127,11 +123,12 @@ class Translator:
 
     def explain(self, *, mode: str = "ar", target_prefix: list | None = None, **options) -> str:
         """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
-        options = self._options(mode, options)
+        options = options_of(mode, options)
         reasons, takers = {name: backends.refusal(name, *self._wanted) for name in backends.BACKENDS}, [self.backend]
-        if self.backend == "cuda":
-            reasons["cuda"] = self._backend.refusal(options, target_prefix)
-            takers += [] if self._backend.insists else ["torch"]
+        if self.backend != "torch":
+            reasons[self.backend] = self._backend.refusal(options, target_prefix)
+        if self.backend == "cuda" and not self._backend.insists:
+            takers.append("torch")
         chosen = next((name for name in takers if reasons[name] is None), None)
         lines = [f"{mode} on {self.device}, {self.compute_type}:"]
         for name, reason in reasons.items():
@@ -222,7 +219,7 @@ class Translator:
             mode: "ar" or "nar".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
                 would take much memory, as of 4,096 hypotheses or 131,072 tokens.
-            return_scores: accepted for CTranslate2's sake; scores cost nothing here and always come.
+            return_scores: whether results have ``scores``.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
             on_batch: called after each batch with the number of sources in it, to show progress.
@@ -232,33 +229,39 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
-        options = self._options(mode, options)
-        options.longest(self.config)  # refuses what does not suit this model
+        options = options_of(mode, options)
+        longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
+        return_scores = inputs.choice("return_scores", return_scores, (True, False))
         first_number = inputs.integer("first_number", first_number, 0)
         source = inputs.list_of("source", source, "id lists")
         for number, ids in enumerate(source, first_number):
-            self._check_ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
-        prefixes = self._prefixes(target_prefix, len(source), options)
+            inputs.ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
+        if target_prefix is not None and not MODES[mode].prefixes:
+            raise ValueError(f"target_prefix must be None in mode {mode!r}, got {type(target_prefix).__name__}")
+        prefixes = inputs.prefixes(target_prefix, len(source), longest, self.config)
         self._warn_unless_trained(mode)
+
+        def result(group: list[Hypothesis]) -> TranslationResult:
+            scores = [h.score for h in group] if return_scores else []
+            history = [h.history for h in group] if getattr(options, "return_history", False) else []
+            lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
+            return TranslationResult(*lists, history)
+
         results: list[TranslationResult | None] = [None] * len(source)
         specials = (self.config.bos_token_id, self.config.eos_token_id)
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
-            results[number] = TranslationResult([[]], [0.0], [[]], [0], [[]] if _wants_history(options) else [])
-        order = sorted(words, key=lambda n: -len(source[n]))
+            results[number] = result([Hypothesis([], 0.0, [], 0)])
 
         def decode(batch: list[int]):
             own = None if prefixes is None else [prefixes[n] for n in batch]
             return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], own)
 
-        batches = list(_batches(order, [len(ids) for ids in source], max_batch_size, batch_type, options.kept))
-        for batch, groups in zip(batches, self._map(decode, batches), strict=True):
+        limits = [len(ids) for ids in source], max_batch_size, batch_type, options.kept
+        for batch, groups in self._in_batches(decode, words, *limits):
             for number, group in zip(batch, groups, strict=True):
-                results[number] = TranslationResult(
-                    [h.ids for h in group], [h.score for h in group], [h.token_scores for h in group],
-                    [h.iterations for h in group], [h.history for h in group] if _wants_history(options) else [],
-                )  # fmt: skip
+                results[number] = result(group)
             if on_batch:
                 on_batch(len(batch))
         return results
@@ -283,38 +286,7 @@ class Translator:
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
         self.translate_batch([], max_input_length=max_input_length, first_number=first_number, **options)
         ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
-        return self._translate_stream(iter(texts), first_number, ahead, max_input_length, options)
-
-    def _translate_stream(
-        self, iterator: Iterator[str], number: int, ahead: int, max_input_length: int, options: dict
-    ) -> Iterator[TranslationResult]:
-        error = None
-        while error is None:
-            chunk, error = self._read(iterator, number, ahead, max_input_length)
-            yield from self._translate(chunk, first_number=number, **options)
-            if error is None and len(chunk) < ahead:
-                return
-            number += len(chunk)
-        raise error
-
-    def _read(
-        self, texts: Iterator[str], number: int, count: int, max_input_length: int
-    ) -> tuple[list[list[str]], Exception | None]:
-        """The tokens of up to ``count`` sentences that can be translated, and the error that ended them."""
-        chunk, limit, ends = [], self.config.max_source_positions, len(self.config.source_ids([]))
-        try:
-            for text in islice(texts, count):
-                text = inputs.text(f"source {number + len(chunk)}", text)
-                (tokens,) = self._cut([self.source_vocabulary.encode(text)], max_input_length)
-                if len(tokens) + ends > limit:
-                    raise ValueError(
-                        f"{_too_long('source', number + len(chunk), len(tokens) + ends, limit)}; "
-                        f"max_input_length={limit - ends} cuts such sources"
-                    )
-                chunk.append(tokens)
-        except Exception as error:
-            return chunk, error
-        return chunk, None
+        return translated(self, iter(texts), first_number, ahead, max_input_length, options)
 
     def translate_file(
         self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
@@ -374,23 +346,26 @@ class Translator:
             wrap = self.config.source_ids if name == "source" else self.config.target_ids
             ids = [wrap(vocabulary.ids(tokens)) for tokens in batch]
             for number, sequence in enumerate(ids):
-                self._check_ids(name, number, sequence, size, limit)
+                inputs.ids(name, number, sequence, size, limit)
             sides.append(ids)
         self._warn_unless_trained("ar")
         results: list[ScoringResult | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
-        order = sorted(range(len(source)), key=lambda n: -lengths[n])
-        batches = list(_batches(order, lengths, max_batch_size, batch_type))
-        scored = self._map(lambda batch: self._backend.score(*([side[n] for n in batch] for side in sides)), batches)
-        for batch, scores in zip(batches, scored, strict=True):
+
+        def score(batch: list[int]):
+            return self._backend.score(*([side[n] for n in batch] for side in sides))
+
+        for batch, scores in self._in_batches(score, range(len(source)), lengths, max_batch_size, batch_type):
             for number, log_probs in zip(batch, scores, strict=True):
                 tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
                 results[number] = ScoringResult(tokens, log_probs)
         return results
 
-    def _map(self, decode: Callable, batches: list[list[int]]) -> Iterator:
-        """What ``decode`` makes of each batch, in order, ``inter_threads`` of them at once."""
-        return (map if self.inter_threads == 1 or len(batches) == 1 else self._backend.map)(decode, batches)
+    def _in_batches(self, work: Callable, numbers: Iterable[int], lengths: list[int], *limits) -> Iterator[tuple]:
+        """Batches of ``numbers``, and what ``work`` makes of each, ``inter_threads`` of them at once."""
+        every = list(batches(numbers, lengths, *limits))
+        run = map if self.inter_threads == 1 or len(every) == 1 else self._backend.map
+        return zip(every, run(work, every), strict=True)
 
     def _vocabulary(self, side: int) -> Vocabulary:
         if self._vocabularies is None:
@@ -403,20 +378,6 @@ class Translator:
             raise ValueError("Translator: vocabularies must be given for tokens and text; without them use generate()")
         return self._vocabularies[side]
 
-    def _options(self, mode: str, options: dict):
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-        kinds = {"ar": AutoregressiveOptions, "nar": NonAutoregressiveOptions}
-        known = {name: [option.name for option in dataclasses.fields(kind)] for name, kind in kinds.items()}
-        for option in options:
-            if option not in known[mode]:
-                (other,) = {*MODES} - {mode}
-                meant = get_close_matches(option, known[mode], 1)
-                hint = f"; did you mean {meant[0]!r}?" if meant else ""
-                hint = f", which is one of mode {other!r}" if option in known[other] else hint
-                raise ValueError(f"options of mode {mode!r} must be among {known[mode]}, got {option!r}{hint}")
-        return kinds[mode](**options)
-
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""
         trained = self.config.trained_modes
@@ -428,32 +389,6 @@ class Translator:
                 stacklevel=_callers_level(),
             )
 
-    def _check_ids(self, name: str, number: int, ids, vocabulary_size: int, limit: int) -> None:
-        if len(ids) > limit:
-            raise ValueError(_too_long(name, number, len(ids), limit))
-        for token in ids:
-            if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
-                raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
-
-    def _prefixes(self, prefixes, count: int, options) -> list | None:
-        if prefixes is None:
-            return None
-        if isinstance(options, NonAutoregressiveOptions):
-            raise ValueError(f"target_prefix must be None in mode 'nar', got {type(prefixes).__name__}")
-        prefixes = [ids or [] for ids in inputs.list_of("target_prefix", prefixes, "id lists", gaps=True)]
-        if len(prefixes) != count:
-            raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(prefixes)}")
-        config = self.config
-        limit = min(options.max_decoding_length, config.max_target_positions - 1)
-        for number, ids in enumerate(prefixes):
-            if len(ids) > limit:
-                raise ValueError(f"target_prefix {number} must have at most {limit} tokens, got {len(ids)}")
-            self._check_ids("target_prefix", number, ids, config.target_vocab_size, limit)
-            for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
-                if token in ids:
-                    raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
-        return prefixes
-
 
 def _callers_level() -> int:
     """The ``stacklevel`` at which a warning of who calls this points at the first line outside of this package."""
@@ -461,49 +396,3 @@ def _callers_level() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     return level
-
-
-def _make(model: str, device: str, compute_type: str, intra_threads: int, inter_threads: int, backend: str, own):
-    return Translator(model, device, compute_type, intra_threads, inter_threads, backend=backend, vocabularies=own)
-
-
-def _parts(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
-    """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
-    if isinstance(model, (str, os.PathLike)):
-        folder = models.locate(model)
-        config = directory.read_config(folder)
-        return config, weights.read(folder / directory.WEIGHTS, config), directory.read_vocabularies(folder)
-    from .model import JanusModel
-
-    if not isinstance(model, JanusModel):
-        raise TypeError(f"Translator: model must be a name, a directory or a JanusModel, got {type(model).__name__}")
-    arrays = {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in model.named_parameters()}
-    if name := weights.nonfinite(arrays):
-        raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
-    return model.config, arrays, None
-
-
-def _too_long(name: str, number: int, length: int, limit: int) -> str:
-    return f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}"
-
-
-def _wants_history(options) -> bool:
-    return getattr(options, "return_history", False)
-
-
-def _batches(
-    order: list[int], lengths: list[int], max_batch_size: int, batch_type: str, kept: int = 1
-) -> Iterator[list[int]]:
-    """As large as asked for, or as memory allows when ``kept`` hypotheses of each source are made at once."""
-    batch, size, rows = [], 0, 0
-    for number in order:
-        cost = 1 if batch_type == "examples" else lengths[number]
-        needed = kept * max(lengths[number], FEWEST_ROWS)
-        if batch and (size + cost > max_batch_size or rows + needed > MOST_ROWS):
-            yield batch
-            batch, size, rows = [], 0, 0
-        batch.append(number)
-        size += cost
-        rows += needed
-    if batch:
-        yield batch

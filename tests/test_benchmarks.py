@@ -358,7 +358,9 @@ def test_the_machine_s_limits_are_measured():
     for call, message in (
         (lambda: peak("float16"), "peak: type must be float32, bfloat16 or int8, got float16"),
         (lambda: bandwidth(1), "read_bandwidth: bytes must be at least a cache line a thread, got 1"),
-        (lambda: floors.limits(0)[1]("int8"), "peak: threads must be a positive integer, got 0"),
+        (lambda: floors.limits(0)[1]("int8"), r"peak: threads must be in \[1, 1024\], got 0"),
+        (lambda: floors.limits(1025)[1]("int8"), r"peak: threads must be in \[1, 1024\], got 1025"),
+        (lambda: floors.limits(1 << 20)[0](1 << 30), r"read_bandwidth: threads must be in \[1, 1024\], got 1048576"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

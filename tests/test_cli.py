@@ -345,6 +345,8 @@ def test_table():
          "error: --beam-size must be 1 when --sampling-topk is not 1, got 5"),
         (["translate", "MODEL", "TEXT", "-o", "TEXT"], "--output must be another file than the one that is read"),
         (["translate", "MODEL", "missing.txt"], "FILE must be a text file that can be read, got missing.txt"),
+        (["translate", "MODEL", "beam_size"], "FILE must be a text file that can be read, got beam_size"),
+        (["translate", "MODEL", "TEXT", "--compute-type", "beam_size"], "got 'beam_size'"),
         (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
         (["translate", "MODEL", "TEXT", "-o", "/dev/full"], "/dev/full: No space left on device"),
         (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
@@ -448,8 +450,8 @@ def test_help_is_quick_and_complete():
 
 
 def test_the_package_is_light_and_its_rooms_open_by_name():
-    names = """checkpoint.load config.JanusConfig convert.fairseq.load data.test_set decoding.mask_predict
-        evaluate.scores model.JanusModel models.names objectives.OBJECTIVES ops.attention reference.joint_loss
+    names = """checkpoint.load config.JanusConfig convert.fairseq.load data.test_set decoding.Hypothesis
+        evaluate.scores model.JanusModel models.names objectives.OBJECTIVES ops.attention reference.mask_predict
         text.Vocabulary training.Trainer translator.Translator visibility.Visibility""".split()
     program = """import operator, sys, janus_fast
 assert not {"torch", "numpy", "sentencepiece"} & sys.modules.keys()

@@ -1,5 +1,6 @@
 """The native engine against torch: the same words, the same scores, whatever the batch, the threads and the storage."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from test_decoding import MODES, make_model, make_sources, rounding_error
 
 from janus_fast import Translator, Vocabulary, engine, load, save
 from janus_fast.data import test_set as committed_test_set
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from janus_fast.inputs import option
 
 if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
@@ -97,6 +100,21 @@ def test_given_translations_get_the_scores_of_float64(model):
     error, by_torch = (np.abs(log_probs - true).max() for log_probs in found)
     assert [result.tokens for result in results[0]] == [result.tokens for result in truth]
     assert error <= 2 * max(by_torch, rounding_error(model, "float32")) + 2e-6
+
+
+@models("post-norm", "pre-norm, gelu", "one stream")
+@pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
+def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
+    sides = [make_sources(9, seed) for seed in (3, 4)]
+    sides[1][2] = [2, 2]  # longer than a step, and shorter
+    for threads in (1, 2):
+        decoder = of(model, compute_type=compute_type, intra_threads=threads)._backend._decoder
+        packed = [*engine._packed(sides[0]), *engine._packed(sides[1])]
+        at_once, one, *more = (decoder.score(*packed, step=step) for step in (0, 1, 2, 5, 24))
+        assert all(scores == one for scores in more)
+        assert [len(scores) for scores in one] == [len(target) - 1 for target in sides[1]]
+        if compute_type == "float32":  # whose keys and values are not rounded for the cache
+            np.testing.assert_allclose(np.concatenate(one), np.concatenate(at_once), atol=1e-4)
 
 
 @models("post-norm", "pre-norm, gelu")
@@ -254,6 +272,21 @@ def test_an_int8_model_runs_in_every_type(tmp_path):
 
 
 # Choosing
+
+
+@pytest.mark.parametrize("options", [AutoregressiveOptions(), NonAutoregressiveOptions()])
+def test_an_option_that_the_engine_does_not_have_is_refused(options):
+    backend, source = of(make_model())._backend, [[0, 7, 2]]
+    longer = dataclasses.make_dataclass(
+        "More", [("novelty", int, option(0, None, "new", on=()))], bases=(type(options),)
+    )
+    expected = backend.decode(source, options, [0], None)
+    assert backend.decode(source, longer(**vars(options)), [0], None) == expected
+    with pytest.raises(NotImplementedError, match="got 'engine': it has no novelty"):
+        backend.decode(source, longer(**vars(options), novelty=1), [0], None)
+    record = {**vars(options), "novelty": 0}
+    with pytest.raises(ValueError, match="Decoder: options must have fields of that name, got .*novelty"):
+        getattr(backend._decoder, options.algorithm)(np.int32([0, 7, 2]), np.int32([0, 3]), record)
 
 
 def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):

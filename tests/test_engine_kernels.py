@@ -285,10 +285,33 @@ def test_cached_attention_stores_new_keys_and_values_first(isa, stored):
     expected = [cache.copy() for cache in (key, value)]
     for cache, fresh in zip(expected, (new_key, new_value), strict=True):
         cache[:, :2, 4] = (to_bfloat16(fresh) if stored == "bfloat16" else fresh).transpose(1, 0, 2)
-    result = kernels.attend_cached(query, key, value, origin, 0.2, new_key, new_value, isa)
+    result = kernels.attend_cached(query, key, value, origin, 0.2, new_key, new_value, isa=isa)
     np.testing.assert_array_equal(key, expected[0])
     np.testing.assert_array_equal(value, expected[1])
     np.testing.assert_array_equal(result, kernels.attend_cached(query, *expected, origin, 0.2, isa=isa))
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("before", [0, 7, 127])
+def test_several_new_rows_of_a_hypothesis_are_as_many_steps(isa, before, stored):
+    hypotheses, heads, steps, size, slots = 3, 2, 4, 20, 5
+    query, *fresh = (random(hypotheses * steps, heads, size, seed=seed) for seed in range(3))
+    key, value = (random(heads, slots, before + 2 * steps, size, seed=seed) for seed in (3, 4))
+    if stored == "bfloat16":
+        key, value = to_bfloat16(key), to_bfloat16(value)
+    origin = np.random.default_rng(before).integers(0, slots, (before + 2 * steps, slots)).astype(np.int32)
+    origin[before:, :hypotheses] = [4, 0, 2]  # a slot of its own for each
+    starts = before + np.int32([2, 0, 4])  # hypotheses need not be equally long
+    places = (starts[:, None] + np.arange(steps, dtype=np.int32)).ravel()
+    one_by_one, caches = np.empty_like(query), (key.copy(), value.copy())
+    for step in range(steps):
+        now = slice(step, None, steps)
+        rows, new_key, new_value = (x[now].copy() for x in (query, *fresh))
+        one_by_one[now] = kernels.attend_cached(rows, *caches, origin, 0.3, new_key, new_value, places[now], isa=isa)
+    together = kernels.attend_cached(query, key, value, origin, 0.3, *fresh, places, steps, isa)
+    np.testing.assert_array_equal(together, one_by_one)
+    np.testing.assert_array_equal(key, caches[0])
+    np.testing.assert_array_equal(value, caches[1])
 
 
 def test_cached_attention_shows_nan(isa):
@@ -408,5 +431,5 @@ def test_best_instruction_set_comes_first_and_the_generic_one_last():
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="isa must be one that this processor has, got mmx"):
+    with pytest.raises(ValueError, match="kernels: isa must be one of .*, got mmx"):
         kernels.convert(random(1, 1), "int8", "mmx")

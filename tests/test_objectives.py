@@ -192,8 +192,8 @@ def test_options_of_one_objective_are_its_own(capsys):
         ({"alpha": 2.0}, "train: alpha must be left out with objective 'janus', got 2.0"),
         ({"objective": "r_drop", "alpha": -1.0}, "train: alpha must be at least 0 and finite, got -1.0"),
         ({"objective": "r_drop", "detach": "ar"}, "train: detach must be left out with objective 'r_drop', got ar"),
-        ({"detach": "nar"}, "train: detach must be none, ar or a number of nats from 0, got nar"),
-        ({"detach": "nan"}, "train: detach must be none, ar or a number of nats from 0, got nan"),
+        ({"detach": "nar"}, "train: detach must be none, ar or a number of nats from 0, got 'nar'"),
+        ({"detach": "nan"}, "train: detach must be none, ar or a number of nats from 0, got 'nan'"),
         (
             {"detach": "ar", "divergence_weight": 0.0},
             "train: detach must be left out with divergence_weight 0, got ar",

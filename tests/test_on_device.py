@@ -1,17 +1,18 @@
-"""Decoding that never waits for the host, run eagerly on the CPU with the CUDA kernels in the emulator, against what is
-run where the host may look; what a GPU would be asked to do, on tensors without contents; and, where there is a GPU,
-recorded graphs.
+"""Decoding that never waits for the host, run eagerly on the CPU, against what is run where the host may look; what a
+GPU would be asked to do, on tensors without contents; and, where there is a GPU, recorded graphs.
 """
 
 import contextlib
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import emulated
 import pytest
 import torch
 from gpu import launches
+from gpu.launches import Recorded
 from test_decoding import make_model, make_sources, rounding_error
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +21,9 @@ from janus_fast import JanusConfig, JanusModel, Translator, backend, ops, torch_
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search
 from janus_fast.decoding import decoder as on_device
 from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.modes import MODES
 from janus_fast.decoding.runtime import Eager, Graphs
+from janus_fast.inputs import option
 from janus_fast.ops import _native, _triton
 from janus_fast.ops._operation import Operation
 
@@ -54,12 +57,6 @@ AR = {
     "from the first": {"beam_size": 4, "min_decoding_length": 0, "max_decoding_length": 10},
 }
 OPTIONS = {"nar": NonAutoregressiveOptions, "ar": AutoregressiveOptions}
-
-
-class Recorded(Eager):
-    """Programs as for graphs, whose records are themselves."""
-
-    recorded = True
 
 
 def decoders(model):
@@ -230,8 +227,8 @@ def programs(monkeypatch):
     config = JanusConfig(100, 100, d_model=32, encoder_layers=2, decoder_layers=3)
     with torch.no_grad(), torch.device("meta"):
         decoder = on_device.Decoder(FusedModel(JanusModel(config).eval().requires_grad_(False)), Host())
-        refinement, _ = decoder.refinement((4, 80), 256, 4, 3, "window", True)
-        search, begin, step = decoder.search((4, 80), 3, 20)
+        refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3))
+        search, begin, step = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
         with StaysOnTheDevice():
             yield {
                 "refinement": (refinement, refinement.run),
@@ -330,6 +327,19 @@ def as_on_a_gpu(monkeypatch):
     )
     monkeypatch.setattr(torch_backend, "Graphs", lambda device: Recorded())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions])
+def test_an_option_that_does_not_say_that_the_gpu_has_it_is_refused(kind):
+    @dataclass
+    class More(kind):
+        novelty: float = option(0.0, None, "a new option")
+
+        def __post_init__(self):
+            pass
+
+    assert on_device.refusal(More()) is None and on_device.refusal(More(novelty=0.5)) == "it has no novelty"
+    assert all("torch" in field.metadata["on"] for mode in MODES.values() for field in mode.fields.values())
 
 
 def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_a_gpu):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
-from janus_fast import ops, reference
+from janus_fast import engine, ops, reference
 from janus_fast.ops import _native, _operation, _triton
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
@@ -222,6 +222,25 @@ def test_update_mask_keeps_its_arguments_and_tells_changes(backend):
     assert out[3].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_canvas_settles_that_does_not_change_and_has_few_masks(backend):
+    tokens, scores = torch.tensor([0, 5, 6, 7, 8, 9, 2] * 2), torch.zeros(14)
+    state = {"ratio": 0.3, "mask_token": 3, "adaptive": True, "backend": backend}
+    rows, sure = torch.tensor([1, 8]), torch.tensor([-1.0, -2.0])
+    where = offsets(7, 7)
+    first = ops.update_mask(tokens, scores, rows, torch.tensor([5, 7]), sure, where, static=True, **state)
+    assert first.changed.tolist() == [False, True]
+    assert first.rows.tolist() == [8] + [0] * 13 and first.row_offsets.tolist() == [0, 0, 1]
+    assert first.masked_tokens.tolist() == [0, 5, 6, 7, 8, 9, 2, 0, 3, 6, 7, 8, 9, 2]
+    assert first.tokens.tolist() == [0, 5, 6, 7, 8, 9, 2, 0, 7, 6, 7, 8, 9, 2] and first.not_finite.tolist() == [0]
+    again = [first.tokens, first.scores, first.rows, torch.full((14,), 7), torch.full((14,), float("nan")), where]
+    assert ops.update_mask(*again, row_offsets=first.row_offsets, **state)[2].tolist() == []
+    second = ops.update_mask(*again, row_offsets=first.row_offsets, static=True, **state)
+    assert second.changed.tolist() == [False, False] and second.not_finite.tolist() == [1]
+    state["adaptive"] = False  # one that is done stays so
+    assert ops.update_mask(*again, row_offsets=first.row_offsets, **state)[2].tolist() == [8]
+
+
 # Bad numbers
 
 
@@ -318,6 +337,11 @@ def test_instruction_set_from_the_environment():
     code = "import janus_fast.ops as ops; print(ops.isa())"
     for name in _native.isas():
         assert python(code, JANUS_FAST_ISA=name).stdout.strip() == name
+    ladder = () if engine.missing() else engine.isas()  # the engine also knows sets that multiply int8 faster
+    for place, name in enumerate(ladder):
+        if name not in known:
+            below = next(other for other in ladder[place:] if other in known)
+            assert python(code, JANUS_FAST_ISA=name).stdout.strip() == below
     run = python(code, JANUS_FAST_ISA="sse9")
     assert run.returncode != 0
     assert f"JANUS_FAST_ISA must be one of {_native.isas()} on this processor, got 'sse9'" in run.stderr
@@ -335,12 +359,14 @@ def lengths(encoded=H, where=None, weight=W, **options):
     return ops.predict_lengths(encoded, where, weight, **{"beam": 2, "max_length": 9, **options})
 
 
-def update(ratio=0.5, rows=(1,), count=4, where=None, scores=None):
+def update(ratio=0.5, rows=(1,), count=4, where=None, scores=None, row_offsets=None):
     tokens, m = torch.zeros(count, dtype=torch.int64), len(rows)
     scores = torch.zeros(count) if scores is None else scores
     where = offsets(count) if where is None else where
     rows, predicted = torch.tensor(rows, dtype=torch.int64), torch.zeros(m, dtype=torch.int64)
-    return ops.update_mask(tokens, scores, rows, predicted, torch.zeros(m), where, ratio=ratio, mask_token=3)
+    return ops.update_mask(
+        tokens, scores, rows, predicted, torch.zeros(m), where, ratio=ratio, mask_token=3, row_offsets=row_offsets
+    )
 
 
 ERRORS = {
@@ -481,6 +507,26 @@ ERRORS = {
     "offsets that descend": (
         lambda: update(where=torch.tensor([0, 3, 2, 4], dtype=torch.int32)), RuntimeError,
         "update_mask: offsets must ascend, got 3 before 2",
+    ),
+    "offsets behind the rows": (
+        lambda: update(where=offsets(5)), RuntimeError,
+        "update_mask: offsets must go from 0 to at most the number of rows, 4, got 0 to 5",
+    ),
+    "a row behind the canvases": (
+        lambda: update(rows=(3,), where=offsets(3)), RuntimeError,
+        "update_mask: rows must ascend within [0, 3), got 3 at 0",
+    ),
+    "row_offsets of other canvases": (
+        lambda: update(row_offsets=offsets(1, 0)), ValueError,
+        "update_mask: row_offsets must have shape [2], got shape [3]",
+    ),
+    "row_offsets dtype": (
+        lambda: update(row_offsets=torch.tensor([0, 1])), TypeError,
+        "update_mask: row_offsets must be torch.int32, got torch.int64",
+    ),
+    "row_offsets behind the rows": (
+        lambda: update(row_offsets=offsets(2)), RuntimeError,
+        "update_mask: row_offsets must go from 0 to at most the number of rows, 1, got 0 to 2",
     ),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from test_decoding import BOS, EOS, PAD, UNK, make_model, translator_of
 
 from benchmarks.budget import allowed, error, largest
-from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint
+from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint, reference
 from janus_fast.decoding import NonAutoregressiveOptions
 from janus_fast.decoding.score import score
 from janus_fast.objectives import OBJECTIVES
@@ -197,7 +197,7 @@ def test_one_stream_models_decode_left_to_right_alone():
     with pytest.raises(ValueError, match="mode must be 'ar' with a one-stream model, which predicts no lengths, got"):
         Translator(model).generate([[BOS, 7, EOS]], mode="nar")
     with pytest.raises(ValueError, match="mode must be 'ar' with a one-stream model"):
-        NonAutoregressiveOptions().longest(model.config)
+        reference.mask_predict(model, [[BOS, 7, EOS]], NonAutoregressiveOptions())
     for name in ("janus", "cmlm"):
         with pytest.raises(ValueError, match=r'objective: streams must be \("ar",\) for a one-stream model, got'):
             OBJECTIVES[name](model.config)

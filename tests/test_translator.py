@@ -20,6 +20,13 @@ def translator(request):
     return translator_of(make_model(), request.param, vocabularies=(vocabulary, vocabulary))
 
 
+def test_scores_can_be_left_out(translator):
+    with_scores, without = (translator.translate(TEXTS, return_scores=wanted) for wanted in (True, False))
+    assert without == [dataclasses.replace(result, scores=[]) for result in with_scores] != with_scores
+    with pytest.raises(ValueError, match="return_scores must be one of .True, False., got 'no'"):
+        translator.translate(TEXTS, return_scores="no")
+
+
 @pytest.mark.parametrize("mode", ["ar", "nar"])
 def test_text_tokens_and_ids_agree(translator, mode):
     texts = translator.translate(TEXTS, mode=mode, num_hypotheses=2)

@@ -44,8 +44,8 @@ SIZES = """--recipe paper --average always
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
     "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
-    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--objective",
-    "--without-auxiliary", "--with-auxiliary", "--encoder-passes",
+    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
+    *dict.fromkeys(word for _, own in ARMS.values() for word in own if word.startswith("--")),
 )  # fmt: skip
 
 

@@ -13,21 +13,6 @@ struct Integers {
 };
 
 template <typename T>
-const AttentionKernels<T>& kernels_for();
-template <>
-const AttentionKernels<float>& kernels_for() {
-  return kernels().attention_float;
-}
-template <>
-const AttentionKernels<double>& kernels_for() {
-  return kernels().attention_double;
-}
-template <>
-const AttentionKernels<BFloat16>& kernels_for() {
-  return kernels().attention_bfloat16;
-}
-
-template <typename T>
 Rows<T> rows_of(const Tensor& tensor) {
   return {data<T>(tensor), tensor.stride(0), tensor.stride(1)};
 }
@@ -90,7 +75,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& query, const Tensor& key, const
   call.output = mutable_data<T>(output);
   call.lse = mutable_data<Accumulator<T>>(lse);
   const auto [longest, pairs] = extent(call, integers);
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().attention;
   const size_t scratch = table.fwd_scratch(longest, call.size);
   parallel((integers.query_offsets.numel() - 1) * call.heads, 4 * pairs,
            [&](int64_t begin, int64_t end) { table.fwd(call, begin, end, thread_scratch<Accumulator<T>>(scratch)); });
@@ -120,7 +105,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   call.order_offsets = order_offsets.data(), call.query_order = order.data();
 
   const auto [longest, pairs] = extent(call, integers);
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().attention;
   const size_t scratch = table.bwd_scratch(longest, call.size);
   parallel(key_sequences * call.heads, 10 * pairs,
            [&](int64_t begin, int64_t end) { table.bwd(call, begin, end, thread_scratch<Accumulator<T>>(scratch)); });
@@ -133,16 +118,9 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& query, const Tensor& key,
                                          const Tensor& visible_from, const Tensor& visible_until, double scale) {
   const Integers integers = {query_offsets, key_offsets, key_sequences, query_times, visible_from, visible_until};
   JANUS_CHECK(query.dim() == 3, "attention: query must have 3 dimensions, got ", query.dim());
-  switch (query.scalar_type()) {
-    case ScalarType::Float:
-      return forward<float>(query, key, value, integers, scale);
-    case ScalarType::Double:
-      return forward<double>(query, key, value, integers, scale);
-    case ScalarType::BFloat16:
-      return forward<BFloat16>(query, key, value, integers, scale);
-    default:
-      fail("attention: query must be float32, float64 or bfloat16");
-  }
+  return with_type<float, double, BFloat16>(
+      query, "attention", "query must be float32, float64 or bfloat16",
+      [&](auto type) { return forward<decltype(type)>(query, key, value, integers, scale); });
 }
 
 // The softmax is recomputed as a whole; the results of the forward pass are for devices that keep no row of scores.
@@ -154,16 +132,9 @@ std::tuple<Tensor, Tensor, Tensor> attention_bwd_cpu(const Tensor& grad_output, 
                                                      const Tensor& visible_until, double scale) {
   const Integers integers = {query_offsets, key_offsets, key_sequences, query_times, visible_from, visible_until};
   JANUS_CHECK(query.dim() == 3, "attention_bwd: query must have 3 dimensions, got ", query.dim());
-  switch (query.scalar_type()) {
-    case ScalarType::Float:
-      return backward<float>(grad_output, query, key, value, integers, scale);
-    case ScalarType::Double:
-      return backward<double>(grad_output, query, key, value, integers, scale);
-    case ScalarType::BFloat16:
-      return backward<BFloat16>(grad_output, query, key, value, integers, scale);
-    default:
-      fail("attention_bwd: query must be float32, float64 or bfloat16");
-  }
+  return with_type<float, double, BFloat16>(
+      query, "attention_bwd", "query must be float32, float64 or bfloat16",
+      [&](auto type) { return backward<decltype(type)>(grad_output, query, key, value, integers, scale); });
 }
 
 }  // namespace

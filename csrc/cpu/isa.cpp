@@ -1,32 +1,21 @@
 // Which instruction set runs: the best that the processor has, until Python (JANUS_FAST_ISA) asks for another.
 #include "csrc/cpu/isa.h"
 
+#include <algorithm>
 #include <atomic>
-#include <cstring>
-#include <string>
-#include <vector>
 
-#include "csrc/amx_permission.h"
+#include "csrc/isa.h"
 
 namespace janus_fast {
 namespace {
 
-std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found;
+const std::vector<const Kernels*>& available() {
+  static const std::vector<const Kernels*> tables = runnable<Kernels>({
 #ifdef __x86_64__
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")) {
-      if (amx()) found.push_back(&kernels_avx512_bf16_amx);
-      found.push_back(&kernels_avx512_bf16);
-    }
-    found.push_back(&kernels_avx512);
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&kernels_avx2);
+      &kernels_avx512_bf16_amx, &kernels_avx512_bf16, &kernels_avx512, &kernels_avx2,
 #endif
-  found.push_back(&kernels_generic);
-  return found;
+      &kernels_generic});
+  return tables;
 }
 
 std::atomic<const Kernels*>& current() {
@@ -46,18 +35,16 @@ __attribute__((visibility("default"))) const char* janus_fast_isa() { return jan
 
 // The names of those that run here, best first, with a space between.
 __attribute__((visibility("default"))) const char* janus_fast_isas() {
-  static const std::string names = [] {
-    std::string all;
-    for (const auto* table : janus_fast::available()) all += (all.empty() ? "" : " ") + std::string(table->isa);
-    return all;
-  }();
+  static const std::string names = janus_fast::names_of(janus_fast::available(), " ");
   return names.c_str();
 }
 
-// 0, or 1 when this build or this processor has no such instruction set.
+// 0, or 1 when this processor has no such instruction set. Of one that only the engine has kernels for, the next is
+// taken that has some here.
 __attribute__((visibility("default"))) int janus_fast_set_isa(const char* name) {
-  for (const auto* table : janus_fast::available())
-    if (!std::strcmp(table->isa, name)) {
+  const auto& isas = janus_fast::isas();
+  for (auto isa = std::find(isas.begin(), isas.end(), name); isa != isas.end(); ++isa)
+    if (const auto* table = janus_fast::find_table(janus_fast::available(), *isa)) {
       janus_fast::current().store(table, std::memory_order_relaxed);
       return 0;
     }

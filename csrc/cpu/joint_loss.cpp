@@ -14,14 +14,6 @@ constexpr int64_t kStreams = 8;  // at most, of which divergences tie kTied
 constexpr int64_t kTied = 3;
 constexpr int64_t kRounding = 16;  // columns of the widest vector
 
-template <typename T>
-const JointLossKernels<T>& kernels_for() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return kernels().joint_loss_float;
-  else
-    return kernels().joint_loss_bfloat16;
-}
-
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Of each term how much it weighs, and of each pair of streams how much its divergence moves the first of them.
@@ -73,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
                                                const std::vector<int64_t>& rows, const Weights& weights,
                                                const std::vector<int64_t>& pairs, bool gradients,
                                                const std::pair<Positions, Positions>& arranged) {
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().joint_loss;
   const auto& [together, apart] = arranged;
   const int64_t count = hidden.size(0), channels = hidden.size(1), vocabulary = weight.size(0);
   const int64_t all = rows.size();
@@ -234,14 +226,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
   JANUS_CHECK(std::count(weights.tied, weights.tied + all, true) <= kTied, op, ": pairs must be of at most ", kTied,
               " streams");
   const auto arranged = arrange(weights, rows, ar_masked, masked);
-  switch (hidden.scalar_type()) {
-    case ScalarType::Float:
-      return run<float>(hidden, weight, targets, rows, weights, pairs, gradients, arranged);
-    case ScalarType::BFloat16:
-      return run<BFloat16>(hidden, weight, targets, rows, weights, pairs, gradients, arranged);
-    default:
-      fail(op, ": hidden must be float32 or bfloat16");
-  }
+  return with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16", [&](auto type) {
+    return run<decltype(type)>(hidden, weight, targets, rows, weights, pairs, gradients, arranged);
+  });
 }
 
 }  // namespace

@@ -23,6 +23,19 @@ void parallel(int64_t tasks, double work, const F& run) {
     torch::stable::parallel_for(0, tasks, 1, run);
 }
 
+// Calls run(T()) with the element type T of a tensor, which is one of Ts.
+template <typename T, typename... Ts, typename F>
+auto with_type(const Tensor& tensor, const char* op, const char* rule, const F& run) {
+  constexpr auto dtype = std::is_same_v<T, float>    ? ScalarType::Float
+                         : std::is_same_v<T, double> ? ScalarType::Double
+                                                     : ScalarType::BFloat16;
+  if (tensor.scalar_type() == dtype) return run(T());
+  if constexpr (sizeof...(Ts) > 0)
+    return with_type<Ts...>(tensor, op, rule, run);
+  else
+    fail(op, ": ", rule);
+}
+
 // Memory of the calling thread, kept between calls, on a cache line; what it holds is undefined.
 template <typename S>
 S* thread_scratch(size_t elements) {

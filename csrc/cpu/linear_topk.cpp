@@ -7,17 +7,6 @@
 namespace janus_fast {
 namespace {
 
-template <typename T>
-const LinearTopkKernels<T>& kernels_for();
-template <>
-const LinearTopkKernels<float>& kernels_for() {
-  return kernels().linear_topk_float;
-}
-template <>
-const LinearTopkKernels<BFloat16>& kernels_for() {
-  return kernels().linear_topk_bfloat16;
-}
-
 // Fills tokens and log_probs, [N, k] elements each.
 template <typename T>
 void launch(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k, Tensor& tokens,
@@ -39,7 +28,7 @@ void launch(const Tensor& hidden, const Tensor& weight, const std::optional<Tens
   call.panel_sum = call.panel_max + entries, call.panel_values = call.panel_sum + entries;
   call.panel_tokens = mutable_data<int32_t>(partial_tokens);
 
-  const auto& table = kernels_for<T>();
+  const auto& table = kernels_of<T>().linear_topk;
   const double products = static_cast<double>(call.rows) * call.vocabulary * call.channels;
   const int64_t chunks = (call.rows + kRowChunk - 1) / kRowChunk;
   parallel(panels * chunks, 2 * products,
@@ -57,14 +46,8 @@ void run(const char* op, const Tensor& hidden, const Tensor& weight, const std::
   JANUS_CHECK(weight.size(0) <= INT32_MAX, op, ": weight must have at most 2^31 - 1 rows, got ", weight.size(0));
   JANUS_CHECK(k >= 1 && k <= weight.size(0), op, ": k must be in [1, V = ", weight.size(0), "], got ", k);
   if (bias) check_vector(*bias, op, "bias", hidden.scalar_type(), weight.size(0));
-  switch (hidden.scalar_type()) {
-    case ScalarType::Float:
-      return launch<float>(hidden, weight, bias, k, tokens, log_probs);
-    case ScalarType::BFloat16:
-      return launch<BFloat16>(hidden, weight, bias, k, tokens, log_probs);
-    default:
-      fail(op, ": hidden must be float32 or bfloat16");
-  }
+  with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16",
+                             [&](auto type) { launch<decltype(type)>(hidden, weight, bias, k, tokens, log_probs); });
 }
 
 std::tuple<Tensor, Tensor> linear_topk_cpu(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> bias,

@@ -14,14 +14,14 @@ namespace {
 class Search {
  public:
   Search(const Model& model, Workspace& workspace, const Ids& sources, const AutoregressiveOptions& options,
-         const Ids* prefixes, bool sampling)
+         const Ids* prefixes)
       : config_(model.config),
         options_(options),
-        sampling_(sampling),
-        each_(sampling ? options.num_hypotheses : 1),
-        beam_(sampling ? 1 : options.beam_size),
+        sampling_(options.sampling()),
+        each_(sampling_ ? options.num_hypotheses : 1),
+        beam_(sampling_ ? 1 : options.beam_size),
         decoder(model, workspace, sources, sources.count * each_ * beam_),
-        continuations(model, options, prefixes, sampling ? options.sampling_topk : 2 * beam_),
+        continuations(model, options, prefixes, sampling_ ? options.sampling_topk : 2 * beam_),
         finished(sources.count * each_) {
     const int64_t sentences = sources.count * each_;
     active_.resize(sentences);
@@ -131,17 +131,16 @@ class Search {
   Hypotheses finished;  // of every sentence
 };
 
-Hypotheses search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
-                  const AutoregressiveOptions& options, const Ids* prefixes, bool sampling) {
-  Search search(model, workspace, sources, options, prefixes, sampling);
-  const int64_t rows = sources.count * (sampling ? options.num_hypotheses : options.beam_size);
-  const int64_t source_rows = sources.offsets[sources.count];
-  int64_t longest_source = 0;
-  for (int64_t s = 0; s < sources.count; s++) longest_source = std::max(longest_source, sources.length(s));
+}  // namespace
+
+Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                       const AutoregressiveOptions& options, const Ids* prefixes) {
+  Search search(model, workspace, sources, options, prefixes);
+  const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources.ids, sources.offsets, sources.count);
-    forward.reserve((1 + model.config.two_stream) * rows, longest_source, source_rows);
+    forward.encode(sources);
+    forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
     for (int64_t step = 0; !search.done(); step++) {
       member.once([&] {
         search.prepare(step);
@@ -156,18 +155,6 @@ Hypotheses search(const Model& model, Workspace& workspace, Team& team, const Id
     }
   });
   return search.results();
-}
-
-}  // namespace
-
-Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
-                       const AutoregressiveOptions& options, const Ids* prefixes) {
-  return search(model, workspace, team, sources, options, prefixes, false);
-}
-
-Hypotheses sample(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
-                  const AutoregressiveOptions& options, const Ids* prefixes) {
-  return search(model, workspace, team, sources, options, prefixes, true);
 }
 
 }  // namespace janus_fast

@@ -1,10 +1,10 @@
-// Model and Decoder in Python: arguments are checked here, once, so that nothing behind can leave its memory.
+// Model and Decoder in Python. Here is checked what memory depends on, so that nothing behind can leave it, whoever
+// calls; what else options must is checked by janus_fast/decoding/options.py, in the words that users read.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
-#include <cstring>
+#include <map>
 #include <string>
 #include <type_traits>
 
@@ -24,56 +24,35 @@ typedef py::array_t<double, py::array::c_style | py::array::forcecast> DoubleArr
 
 [[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
 
-const EngineKernels& kernels_named(const std::string& isa) {
-  size_t count;
-  const EngineKernels* const* all = engine_kernels(&count);
-  if (isa.empty()) return *all[0];
-  std::string names;
-  for (size_t i = 0; i < count; i++) {
-    if (isa == all[i]->isa) return *all[i];
-    names += (i ? ", " : "") + std::string(all[i]->isa);
-  }
-  refuse("Model: isa must be one of " + names + ", got " + isa);
+// Fills a record from the entries of its fields' names; returns how many these are.
+template <typename Record>
+size_t fill(Record& record, const py::dict& given) {
+  size_t count = 0;
+  record.each([&](const char* name, auto& field) {
+    field = given[name].template cast<std::decay_t<decltype(field)>>();
+    count++;
+  });
+  return count;
 }
 
-Config config_of(const py::dict& fields) {
-  const auto integer = [&](const char* name) { return fields[name].cast<int64_t>(); };
-  const auto token = [&](const char* name) { return fields[name].cast<int32_t>(); };
-  const auto flag = [&](const char* name) { return fields[name].cast<bool>(); };
-  const std::string activation = fields["activation"].cast<std::string>();
+Config config_of(const py::dict& given) {
+  static const std::map<std::string, Activation> activations = {
+      {"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}};
   Config config = {};
-  config.source_vocab_size = integer("source_vocab_size");
-  config.target_vocab_size = integer("target_vocab_size");
-  config.d_model = integer("d_model");
-  config.encoder_layers = integer("encoder_layers");
-  config.decoder_layers = integer("decoder_layers");
-  config.attention_heads = integer("attention_heads");
-  config.encoder_ffn_dim = integer("encoder_ffn_dim");
-  config.decoder_ffn_dim = integer("decoder_ffn_dim");
-  config.max_source_positions = integer("max_source_positions");
-  config.max_target_positions = integer("max_target_positions");
-  config.length_classes = integer("length_classes");
-  config.position_offset = integer("position_offset");
-  config.activation = activation == "relu"   ? Activation::kRelu
-                      : activation == "gelu" ? Activation::kGelu
-                      : activation == "silu" ? Activation::kSilu
-                                             : Activation::kNone;
-  if (config.activation == Activation::kNone) refuse("Model: activation must be relu, gelu or silu, got " + activation);
-  config.sinusoidal = fields["positions"].cast<std::string>() == "sinusoidal";
-  config.normalize_before = flag("normalize_before");
-  config.share_all_embeddings = flag("share_all_embeddings");
-  config.share_decoder_embeddings = flag("share_decoder_embeddings");
-  config.scale_embedding = flag("scale_embedding");
-  config.two_stream = flag("two_stream");
-  config.output_bias = flag("output_bias");
-  config.layer_norm_eps = fields["layer_norm_eps"].cast<float>();
-  config.bos = token("bos_token_id");
-  config.pad = token("pad_token_id");
-  config.eos = token("eos_token_id");
-  config.unk = token("unk_token_id");
-  config.mask = token("mask_token_id");
-  config.decoder_start = token("decoder_start_token_id");
+  fill(config, given);
+  const auto activation = activations.find(given["activation"].cast<std::string>());
+  if (activation == activations.end()) refuse("Model: activation must be relu, gelu or silu");
+  config.activation = activation->second;
+  config.sinusoidal = given["positions"].cast<std::string>() == "sinusoidal";
   return config;
+}
+
+template <typename Options>
+Options options_of(const py::dict& given) {
+  Options options = {};
+  if (fill(options, given) != given.size())
+    refuse("Decoder: options must have fields of that name, got " + std::string(py::str(py::list(given))));
+  return options;
 }
 
 Array array_of(const std::string& name, const py::array& array, const py::dict& tensors) {
@@ -119,7 +98,7 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
   else if (compute_type != "float32")
     refuse("Model: compute_type must be float32, bfloat16, int8 or int8_bfloat16, got " + compute_type);
   const Config config = config_of(fields);
-  const EngineKernels& kernels = kernels_named(isa);
+  const EngineKernels& kernels = engine_kernels("Model", isa);
   auto loaded = std::make_unique<Loaded>();
   Arrays arrays;
   for (const auto& item : tensors) {
@@ -164,124 +143,86 @@ class Decoder {
  public:
   Decoder(std::shared_ptr<Loaded> loaded, int workers, int threads)
       : loaded_(std::move(loaded)), count_(workers), threads_(threads) {
-    require(workers >= 1, "workers", "be positive");
-    require(threads >= 1, "threads", "be positive");
+    require_threads("Decoder: workers", workers);
+    require_threads("Decoder: threads", threads);
     this->workers();
   }
   ~Decoder() {
     if (workers_ && workers_->process != forks()) workers_.release();
   }
 
-  py::list mask_predict(const IntArray& source, const IntArray& offsets, int64_t iterations, int64_t length_beam,
-                        const std::string& length_candidates, const std::string& score, bool adaptive,
-                        int64_t num_hypotheses, bool return_history, const py::object& check) {
+  py::list mask_predict(const IntArray& source, const IntArray& offsets, const py::dict& given,
+                        const py::object& check) {
     const Config& config = model().config;
+    const auto options = options_of<NonAutoregressiveOptions>(given);
     require(config.two_stream, "model", "have two streams to decode in parallel; it is an ordinary Transformer");
-    require(iterations >= 1, "iterations", "be positive");
-    require(num_hypotheses >= 1 && num_hypotheses <= length_beam, "num_hypotheses", "be in [1, length_beam]");
-    require(length_beam <= std::min(config.max_target_positions, config.length_classes - 1) - 1, "length_beam",
+    require(options.iterations >= 1, "iterations", "be positive");
+    require(options.num_hypotheses >= 1 && options.num_hypotheses <= options.length_beam, "num_hypotheses",
+            "be in [1, length_beam]");
+    require(options.length_beam <= std::min(config.max_target_positions, config.length_classes - 1) - 1, "length_beam",
             "be at most the number of target lengths");
-    require(length_candidates == "window" || length_candidates == "topk", "length_candidates", "be window or topk");
-    require(score == "tokens" || score == "canvas", "score", "be tokens or canvas");
-    const NonAutoregressiveOptions options = {iterations,        length_beam, length_candidates == "window",
-                                              score == "canvas", adaptive,    num_hypotheses,
-                                              return_history};
     const Ids sources = sources_of(source, offsets);
     return decode(check,
                   [&](Worker& w) { return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options); });
   }
 
-  py::list beam_search(const IntArray& source, const IntArray& offsets, int64_t beam_size, int64_t num_hypotheses,
-                       double length_penalty, int64_t max_decoding_length, int64_t min_decoding_length,
-                       int64_t no_repeat_ngram_size, const py::object& prefixes, const py::object& check) {
-    require(beam_size >= 1, "beam_size", "be positive");
-    require(num_hypotheses >= 1 && num_hypotheses <= beam_size, "num_hypotheses", "be in [1, beam_size]");
-    const AutoregressiveOptions options = {beam_size,
-                                           num_hypotheses,
-                                           length_penalty,
-                                           max_decoding_length,
-                                           min_decoding_length,
-                                           no_repeat_ngram_size,
-                                           1,
-                                           1,
-                                           1,
-                                           nullptr,
-                                           0};
-    return autoregressive(source, offsets, options, prefixes, check, janus_fast::beam_search);
-  }
-
-  py::list sample(const IntArray& source, const IntArray& offsets, int64_t num_hypotheses, double length_penalty,
-                  int64_t max_decoding_length, int64_t min_decoding_length, int64_t no_repeat_ngram_size,
-                  int64_t sampling_topk, double sampling_topp, double sampling_temperature, const DoubleArray& uniforms,
-                  const py::object& prefixes, const py::object& check) {
-    require(num_hypotheses >= 1, "num_hypotheses", "be positive");
-    require(sampling_topk >= 0, "sampling_topk", "not be negative");
-    require(sampling_topp > 0 && sampling_topp <= 1, "sampling_topp", "be in (0, 1]");
-    require(sampling_temperature > 0, "sampling_temperature", "be positive");
-    const int64_t steps = std::min(max_decoding_length, model().config.max_target_positions - 1) + 1;
-    require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * num_hypotheses &&
-                uniforms.shape(1) >= steps,
-            "uniforms", "have a row for each sample and a column for each step");
-    const AutoregressiveOptions options = {1,
-                                           num_hypotheses,
-                                           length_penalty,
-                                           max_decoding_length,
-                                           min_decoding_length,
-                                           no_repeat_ngram_size,
-                                           sampling_topk,
-                                           sampling_topp,
-                                           sampling_temperature,
-                                           uniforms.data(),
-                                           uniforms.shape(1)};
-    return autoregressive(source, offsets, options, prefixes, check, janus_fast::sample);
+  py::list beam_search(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
+                       const py::object& prefixes, const DoubleArray& uniforms) {
+    const Config& config = model().config;
+    auto options = options_of<AutoregressiveOptions>(given);
+    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
+    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
+    require(options.num_hypotheses >= 1, "num_hypotheses", "be positive");
+    if (options.sampling()) {
+      require(options.sampling_topk >= 0, "sampling_topk", "not be negative");
+      require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * options.num_hypotheses &&
+                  uniforms.shape(1) > longest,
+              "uniforms", "have a row for each sample and a column for each step");
+      options.uniforms = uniforms.data();
+      options.steps = uniforms.shape(1);
+    } else {
+      require(options.beam_size >= 1, "beam_size", "be positive");
+      require(options.num_hypotheses <= options.beam_size, "num_hypotheses", "be at most beam_size");
+    }
+    const Ids sources = sources_of(source, offsets);
+    std::pair<IntArray, IntArray> begun;
+    Ids starts = {};
+    if (!prefixes.is_none()) {
+      begun = prefixes.cast<std::pair<IntArray, IntArray>>();
+      starts = ids_of("prefixes", begun.first, begun.second, config.target_vocab_size, 0, longest);
+      require(starts.count == sources.count, "prefixes", "have one sequence for each source");
+    }
+    const Ids* first = prefixes.is_none() ? nullptr : &starts;
+    return decode(check, [&](Worker& w) {
+      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options, first);
+    });
   }
 
   std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
-                                        const IntArray& target_offsets, const py::object& check) {
+                                        const IntArray& target_offsets, int64_t step, const py::object& check) {
     const Config& config = model().config;
     const Ids sources = sources_of(source, offsets);
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
     require(sources.count == targets.count, "target", "have one sequence for each source");
-    return serve(check, [&](Worker& w) { return janus_fast::score(model(), w.workspace, w.team, sources, targets); });
+    require(step >= 0 && step <= config.max_target_positions, "step", "be in [0, max_target_positions]");
+    return serve(check, [&](Worker& w) {
+      return step ? score_in_steps(model(), w.workspace, w.team, sources, targets, step)
+                  : janus_fast::score(model(), w.workspace, w.team, sources, targets);
+    });
   }
 
  private:
   // Those of this process. What a parent left is not touched, as somebody may have been at work there when it forked.
   Workers& workers() {
     if (workers_ && workers_->process != forks()) workers_.release();
-    try {
-      if (!workers_) workers_ = std::make_unique<Workers>(count_, threads_);
-    } catch (const NotStarted& error) {
-      throw NotStarted(std::string("Translator: intra_") + error.what());
-    }
+    if (!workers_) workers_ = std::make_unique<Workers>(count_, threads_);
     return *workers_;
   }
   const Model& model() const { return *loaded_->model; }
 
   Ids sources_of(const IntArray& source, const IntArray& offsets) const {
     return ids_of("source", source, offsets, model().config.source_vocab_size, 1, model().config.max_source_positions);
-  }
-
-  template <typename Run>
-  py::list autoregressive(const IntArray& source, const IntArray& offsets, const AutoregressiveOptions& options,
-                          const py::object& prefixes, const py::object& check, const Run& run) {
-    const Config& config = model().config;
-    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
-    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
-    require(options.min_decoding_length >= 0 && options.min_decoding_length <= longest, "min_decoding_length",
-            "be in [0, the longest output]");
-    require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "not be negative");
-    require(std::isfinite(options.length_penalty), "length_penalty", "be finite");
-    const Ids sources = sources_of(source, offsets);
-    const auto with = [&](const Ids* given) {
-      return decode(check, [&](Worker& w) { return run(model(), w.workspace, w.team, sources, options, given); });
-    };
-    if (prefixes.is_none()) return with(nullptr);
-    const auto pair = prefixes.cast<std::pair<IntArray, IntArray>>();
-    const Ids given = ids_of("prefixes", pair.first, pair.second, config.target_vocab_size, 0, longest);
-    require(given.count == sources.count, "prefixes", "have one sequence for each source");
-    return with(&given);
   }
 
   template <typename Run>
@@ -332,20 +273,14 @@ void bind_decoding(py::module_& m) {
       "they are made anew at the first call. A call's `check`, unless None, is called ten times a second, "
       "and what it raises, or a signal's handler, ends the call.")
       .def(py::init<std::shared_ptr<Loaded>, int, int>(), py::arg("model"), py::arg("workers"), py::arg("threads"))
-      .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::kw_only(),
-           py::arg("iterations"), py::arg("length_beam"), py::arg("length_candidates"), py::arg("score"),
-           py::arg("adaptive"), py::arg("num_hypotheses"), py::arg("return_history"), py::arg("check") = py::none())
-      .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::kw_only(),
-           py::arg("beam_size"), py::arg("num_hypotheses"), py::arg("length_penalty"), py::arg("max_decoding_length"),
-           py::arg("min_decoding_length"), py::arg("no_repeat_ngram_size"), py::arg("prefixes") = py::none(),
+      .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none())
-      .def("sample", &Decoder::sample, py::arg("source"), py::arg("offsets"), py::kw_only(), py::arg("num_hypotheses"),
-           py::arg("length_penalty"), py::arg("max_decoding_length"), py::arg("min_decoding_length"),
-           py::arg("no_repeat_ngram_size"), py::arg("sampling_topk"), py::arg("sampling_topp"),
-           py::arg("sampling_temperature"), py::arg("uniforms"), py::arg("prefixes") = py::none(),
-           py::arg("check") = py::none())
+      .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
+           py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
+           py::arg("uniforms") = DoubleArray())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
-           py::arg("target_offsets"), py::kw_only(), py::arg("check") = py::none());
+           py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
+           "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");
 }
 
 }  // namespace janus_fast

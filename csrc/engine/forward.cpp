@@ -32,6 +32,8 @@ void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
     workspace.second.grow(rows * padded(ffn) * 2);
     workspace.scales.grow(rows);
     workspace.last.grow(rows * width_);
+    workspace.last_operand.grow(rows * padded(width_) * 4);
+    workspace.last_scales.grow(rows);
     workspace.scratch.grow(member.count * scratch_);
     const int64_t indices = std::max(rows, all_keys) + 1;
     int32_t* zeros = workspace.zeros.grow(indices);
@@ -52,16 +54,25 @@ void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
   workspace.best_log_probs.grow(rows * k);
 }
 
-Operand Forward::skip_rows(const Operand& x, int64_t rows, Numeric type) {
-  const int64_t bytes = type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1;
-  return {static_cast<char*>(x.data) + rows * x.stride * bytes, x.scales ? x.scales + rows : nullptr, x.stride};
+Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x) {
+  const int64_t bytes = operand.stride * bytes_of(model.layer_type);
+  const Operand to = {workspace.last_operand.data(), workspace.last_scales.data(), operand.stride};
+  member.share(rows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t from = selected[row];
+      std::memcpy(workspace.last.data() + row * width_, x + from * width_, width_ * sizeof(float));
+      std::memcpy(static_cast<char*>(to.data) + row * bytes, static_cast<char*>(operand.data) + from * bytes, bytes);
+      if (operand.scales) to.scales[row] = operand.scales[from];
+    }
+  });
+  return to;
 }
 
-void Forward::embed(const Stack& stack, const int32_t* ids, const int32_t* places, int64_t rows, float* x) {
+void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
-  const EmbedCall call = {stack.tokens, stack.positions, ids, places, rows, width_, scale, x};
+  const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};
   has_current_ = false;
-  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+  member.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
 }
 
 Operand Forward::operand(Numeric type, int64_t channels) const {
@@ -95,58 +106,62 @@ void Forward::leave(const Norm& norm, float* x, int64_t rows) {
   has_current_ = true;
 }
 
-void Forward::multiply(std::initializer_list<Product> products) {
-  const int64_t width = model.kernels.panel;
+void Forward::multiply(std::initializer_list<MultiplyCall> products) {
+  const auto panels = [&](const MultiplyCall& product) {
+    return (product.weight->outputs + model.kernels.panel - 1) / model.kernels.panel;
+  };
   int64_t tasks = 0;
-  for (const Product& p : products) tasks += (p.weight->outputs + width - 1) / width;
+  for (const MultiplyCall& product : products) tasks += panels(product);
   member.share(tasks, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;
-    for (const Product& p : products) {
-      const int64_t panels = (p.weight->outputs + width - 1) / width;
-      const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, panels);
-      if (from < to)
-        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, nullptr, p.stride},
-                               from, to);
-      first += panels;
+    for (const MultiplyCall& product : products) {
+      const int64_t count = panels(product), from = std::max(begin, int64_t{0}), to = std::min(end, count);
+      if (from < to) model.kernels.multiply(product, from, to);
+      begin -= count, end -= count;
     }
   });
 }
 
 void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual) {
-  const MultiplyCall call = {x,        rows,    &weight,       Activation::kNone, residual, weight.outputs,
-                             residual, nullptr, weight.outputs};
-  member.share((weight.outputs + model.kernels.panel - 1) / model.kernels.panel,
-               [&](int64_t begin, int64_t end) { model.kernels.multiply(call, begin, end); });
+  multiply({{x, rows, &weight, residual, weight.outputs, nullptr, Activation::kNone, residual, weight.outputs}});
 }
 
 template <typename TK>
 void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                        const KeyValues& keys, const Layout& layout, float* output) {
+                        const Keys& keys, const Queries& queries) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
   AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
   call.key = {static_cast<const TK*>(keys.key), keys.row_stride, keys.head_stride};
   call.value = {static_cast<const TK*>(keys.value), keys.row_stride, keys.head_stride};
-  call.query_offsets = layout.query_offsets;
-  call.key_offsets = layout.key_offsets;
-  call.key_sequences = layout.key_sequences;
-  call.query_times = layout.query_times ? layout.query_times : workspace.zeros.data();
-  call.visible_from = layout.visible_from ? layout.visible_from : workspace.zeros.data();
+  call.query_offsets = queries.offsets;
+  call.key_offsets = keys.offsets;
+  call.key_sequences = keys.sequences;
+  call.query_times = queries.times ? queries.times : workspace.zeros.data();
+  call.visible_from = keys.visible_from ? keys.visible_from : workspace.zeros.data();
   call.visible_until = workspace.endless.data();
   call.heads = heads;
   call.size = size;
   call.scale = 1 / std::sqrt(static_cast<float>(size));
-  call.output = output;
+  call.output = workspace.attended.data();
   call.lse = workspace.lse.data();
-  member.share(layout.sequences * heads, [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
+  member.share(queries.sequences * heads,
+               [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
 }
 
-void Forward::attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout,
-                     float* output) {
+void Forward::attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries) {
   if (keys.type == Numeric::kFloat32)
-    attend_to(model.kernels.attention, query, query_stride, keys, layout, output);
+    attend_to(model.kernels.attention, query, query_stride, keys, queries);
   else
-    attend_to(model.kernels.narrow_attention, query, query_stride, keys, layout, output);
+    attend_to(model.kernels.narrow_attention, query, query_stride, keys, queries);
+}
+
+SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from) {
+  return [=](size_t, const Queries& queries) {
+    const float *query = workspace.wide.data(), *key = query + width_;
+    const int64_t stride = 3 * width_, size = model.config.head_size();
+    attend(query, stride, {Numeric::kFloat32, key, key + width_, stride, size, offsets, sequences, visible_from},
+           queries);
+  };
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
@@ -154,72 +169,81 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   const Operand in = enter(layer.final_norm, x, rows);
   const int64_t ffn = layer.fc1.outputs;
   const bool narrow = model.layer_type == Numeric::kBFloat16;
-  MultiplyCall call = {in, rows, &layer.fc1, model.config.activation, nullptr, 0, workspace.wide.data(), nullptr, ffn};
   Operand hidden = {workspace.second.data(), nullptr, padded(ffn)};
+  MultiplyCall call = {in, rows, &layer.fc1, workspace.wide.data(), ffn, nullptr, model.config.activation};
   if (narrow) {
-    call.output = nullptr;
+    call.output = nullptr, call.output_stride = hidden.stride;
     call.narrow = static_cast<BFloat16*>(hidden.data);
-    call.output_stride = hidden.stride;
   }
-  member.share((ffn + model.kernels.panel - 1) / model.kernels.panel, [&](int64_t begin, int64_t end) {
-    model.kernels.multiply(call, begin, end);
-    if (narrow && end * model.kernels.panel >= ffn && ffn % 2)  // the last group is whole
+  multiply({call});
+  if (narrow && ffn % 2)  // the last group is whole
+    member.once([&] {
       for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
-  });
+    });
   if (!narrow) hidden = convert(workspace.wide.data(), rows, ffn, model.layer_type);
   add_product(hidden, rows, layer.fc2, x);
   leave(layer.final_norm, x, rows);
 }
 
-void Forward::after_self_attention(const Layer& layer, const KeyValues& cross, float* x, const Layout& layout) {
-  const int64_t rows = layout.queries;
-  float* attended = workspace.attended.data();
-  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
-  leave(layer.self_norm, x, rows);
-  const Operand in = enter(layer.cross_norm, x, rows);
-  multiply({{in, rows, &layer.cross.q, workspace.wide.data(), width_}});
-  attend(workspace.wide.data(), width_, cross, layout, attended);
-  add_product(convert(attended, rows, width_, model.layer_type), rows, layer.cross.out, x);
-  leave(layer.cross_norm, x, rows);
-  feed_forward(layer, x, rows);
+float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& attend_self, float* x) {
+  float *wide = workspace.wide.data(), *attended = workspace.attended.data();
+  const auto add_attended = [&](const Matrix& out, const Norm& norm, int64_t rows) {
+    add_product(convert(attended, rows, width_, model.layer_type), rows, out, x);
+    leave(norm, x, rows);
+  };
+  embed(stack, pass, x);
+  for (size_t i = 0; i < stack.layers.size(); i++) {
+    const Layer& layer = stack.layers[i];
+    const bool last = i + 1 == stack.layers.size();
+    const Queries& queries = last ? pass.last : pass.all;
+    const Operand content = enter(layer.self_norm, x, pass.all.rows);
+    Operand in = content;
+    if (last && pass.selected) {  // the others leave keys and values behind, no more
+      in = select(pass.selected, queries.rows, content, x);
+      x = workspace.last.data();
+    }
+    multiply({{in, queries.rows, &layer.self.q, wide, 3 * width_},
+              {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
+    attend_self(i, queries);
+    add_attended(layer.self.out, layer.self_norm, queries.rows);
+    if (pass.sources) {
+      multiply({{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
+      attend(wide, width_, cross(i, *pass.sources, pass.owners), queries);
+      add_attended(layer.cross.out, layer.cross_norm, queries.rows);
+    }
+    feed_forward(layer, x, queries.rows);
+  }
+  return x;
 }
 
-void Forward::encode(const int32_t* ids, const int32_t* offsets, int64_t sources) {
-  const int64_t rows = offsets[sources];
-  int64_t longest = 0;
-  for (int64_t s = 0; s < sources; s++) longest = std::max<int64_t>(longest, offsets[s + 1] - offsets[s]);
-  reserve(rows, longest, rows);
+void Forward::encode(const Ids& sources) {
+  const int64_t rows = sources.size();
+  reserve(rows, sources.longest(), rows);
   member.once([&] {
     workspace.encoded.grow(rows * width_);
     int32_t* places = workspace.places.grow(rows);
-    for (int64_t s = 0; s < sources; s++)
-      for (int32_t row = offsets[s]; row < offsets[s + 1]; row++) places[row] = row - offsets[s];
+    for (int64_t s = 0; s < sources.count; s++)
+      for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++)
+        places[row] = row - sources.offsets[s];
   });
-  float *x = workspace.encoded.data(), *wide = workspace.wide.data(), *attended = workspace.attended.data();
-  const Layout layout = {rows, sources, offsets, offsets, workspace.identity.data(), longest, nullptr, nullptr};
-  embed(model.encoder, ids, workspace.places.data(), rows, x);
-  for (const Layer& layer : model.encoder.layers) {
-    const Operand in = enter(layer.self_norm, x, rows);
-    multiply({{in, rows, &layer.self.q, wide, 3 * width_}, {in, rows, &layer.self.kv, wide + width_, 3 * width_}});
-    attend(wide, 3 * width_, rows_of(wide + width_, 3 * width_), layout, attended);
-    add_product(convert(attended, rows, width_, model.layer_type), rows, layer.self.out, x);
-    leave(layer.self_norm, x, rows);
-    feed_forward(layer, x, rows);
-  }
+  const Queries queries = {rows, sources.count, sources.offsets, nullptr};
+  const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
+  const auto whole = packed(sources.offsets, workspace.identity.data(), nullptr);
+  float* x = run(model.encoder, pass, whole, workspace.encoded.data());
   if (model.config.normalize_before) normalise(model.encoder.norm, x, rows, x, Numeric::kFloat32);
-  cross_keys(rows);
+  cross_keys(sources);
 }
 
-void Forward::cross_keys(int64_t rows) {
+void Forward::cross_keys(const Ids& sources) {
   const auto& layers = model.decoder.layers;
-  const int64_t heads = model.config.attention_heads, size = model.config.head_size();
+  const int64_t rows = sources.size(), heads = model.config.attention_heads, size = model.config.head_size();
   member.once(
       [&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes()); });
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
   const float* wide = workspace.wide.data();
   for (size_t i = 0; i < layers.size(); i++) {
     multiply({{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
-    const KeyValues keys = cross(static_cast<int64_t>(i), rows);
+    const Keys keys = cross(i, sources, nullptr);
     member.share(2 * heads, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; head++) {
         char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * model.cache_bytes();
@@ -229,10 +253,10 @@ void Forward::cross_keys(int64_t rows) {
   }
 }
 
-KeyValues Forward::cross(int64_t layer, int64_t source_rows) const {
-  const int64_t size = model.config.head_size(), bytes = source_rows * width_ * model.cache_bytes();
-  const char* key = workspace.cross.data() + layer * 2 * bytes;
-  return {model.cache_type(), key, key + bytes, size, source_rows * size};
+Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) const {
+  const int64_t rows = sources.size(), size = model.config.head_size(), bytes = rows * width_ * model.cache_bytes();
+  const char* key = workspace.cross.data() + static_cast<int64_t>(layer) * 2 * bytes;
+  return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr};
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,
@@ -244,20 +268,12 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
     in = current_;
   else
     in = convert(x, rows, width_, model.vocabulary_type);
-  const VocabularyCall call = {in,
-                               rows,
-                               &model.vocabulary,
-                               bias,
-                               k,
-                               workspace.group_max.data(),
-                               workspace.group_sum.data(),
-                               workspace.group_values.data(),
-                               workspace.group_tokens.data(),
-                               workspace.best_tokens.data(),
-                               workspace.best_log_probs.data(),
-                               asked,
-                               asked_logits,
-                               asked_log_probs};
+  VocabularyCall call = {};
+  call.x = in, call.rows = rows, call.weight = &model.vocabulary, call.bias = bias, call.k = k;
+  call.group_max = workspace.group_max.data(), call.group_sum = workspace.group_sum.data();
+  call.group_values = workspace.group_values.data(), call.group_tokens = workspace.group_tokens.data();
+  call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
+  call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
   member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
                [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
   member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });

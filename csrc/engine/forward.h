@@ -4,11 +4,13 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
 #include <new>
 #include <utility>
 
 #include "csrc/engine/model.h"
+#include "csrc/engine/options.h"
 #include "csrc/engine/team.h"
 
 namespace janus_fast {
@@ -43,21 +45,43 @@ class Buffer {
   int64_t size_ = 0;
 };
 
-// Query sequences over key sequences that they see whole, or up to their time.
-struct Layout {
-  int64_t queries, sequences;    // rows and sequences of queries
-  const int32_t* query_offsets;  // [sequences + 1]
-  const int32_t* key_offsets;
-  const int32_t* key_sequences;  // [sequences]
-  int64_t max_keys;              // of one sequence
-  const int32_t* query_times;    // [queries], or null: they see every key
-  const int32_t* visible_from;   // [keys], with query_times
+// Query rows, sequence after sequence.
+struct Queries {
+  int64_t rows, sequences;
+  const int32_t* offsets;  // [sequences + 1]
+  const int32_t* times;    // [rows]: they see keys that are visible from then, or before; null: every key
 };
+
+// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in
+// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
+// values of its sources and its past.
+struct Keys {
+  Numeric type;
+  const void *key, *value;
+  int64_t row_stride, head_stride;
+  const int32_t *offsets, *sequences;  // sequences: [query sequences]
+  const int32_t* visible_from;         // [keys], where queries have times
+};
+
+// Rows that pass through a stack together.
+struct Pass {
+  const int32_t *ids, *places;
+  int64_t content;          // the first so many rows are keys and values; the others only see them
+  Queries all, last;        // the rows of every layer, and of the last one from its queries on
+  const int32_t* selected;  // [last.rows]: where those of the last layer are among all; null: they are the same
+  const Ids* sources;       // whose encoder output is attended to, in the decoder
+  const int32_t* owners;    // [sequences]: which of the sources
+};
+
+// Self-attention in one layer: queries, keys and values lie side by side in workspace.wide, [rows, 3 C]; the result
+// goes to workspace.attended.
+typedef std::function<void(size_t layer, const Queries& queries)> SelfAttention;
 
 // What a worker keeps between calls. Rows of the decoder's input and of its tokens are the caller's.
 struct Workspace {
-  Buffer<float> x, last, y, wide, attended, lse, scales, scratch;
-  Buffer<uint8_t> operand, second;
+  Buffer<float> x, y, wide, attended, lse, scales, scratch;
+  Buffer<float> last, last_scales;  // of the rows that leave the last layer
+  Buffer<char> operand, last_operand, second;
   Buffer<float> encoded;
   std::vector<Buffer<char>> caches;  // of each decoder layer: keys and values of the steps so far
   Buffer<char> cross;                // [decoder layers, keys and values, H, Ns, D]
@@ -65,15 +89,6 @@ struct Workspace {
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs;
-};
-
-// Keys and values that attention reads: float rows as a product left them, or heads one after another, [H, rows, D], in
-// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
-// values of its sources and its past.
-struct KeyValues {
-  Numeric type;
-  const void *key, *value;
-  int64_t row_stride, head_stride;
 };
 
 class Forward {
@@ -86,37 +101,13 @@ class Forward {
   void reserve_vocabulary(int64_t rows, int64_t k);
 
   // Sources -> workspace.encoded [Ns, C], and every decoder layer's keys and values of them, workspace.cross.
-  void encode(const int32_t* ids, const int32_t* offsets, int64_t sources);
-
-  void embed(const Stack& stack, const int32_t* ids, const int32_t* places, int64_t rows, float* x);
-  // The operand of the block that begins here: x, normalised where norms stand before the blocks.
-  Operand enter(const Norm& norm, float* x, int64_t rows);
-  // What enters next is another x than what left the last block.
-  void change_rows() { has_current_ = false; }
-  // Where norms stand behind the blocks: x, normalised in place.
-  void leave(const Norm& norm, float* x, int64_t rows);
-  // The rest of a decoder layer for rows x [rows, C] whose self-attention gave workspace.attended.
-  void after_self_attention(const Layer& layer, const KeyValues& cross, float* x, const Layout& layout);
-
-  // An operand without its first rows.
-  static Operand skip_rows(const Operand& x, int64_t rows, Numeric type);
-
-  struct Product {
-    Operand x;
-    int64_t rows;
-    const Matrix* weight;
-    float* output;
-    int64_t stride;
-  };
-  void multiply(std::initializer_list<Product> products);
-  void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
-  Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
-  void attend(const float* query, int64_t query_stride, const KeyValues& keys, const Layout& layout, float* output);
-  // Of rows [.., C] of keys with values behind them.
-  KeyValues rows_of(const float* data, int64_t stride) const {
-    return {Numeric::kFloat32, data, data + width_, stride, model.config.head_size()};
+  void encode(const Ids& sources);
+  // Hidden rows [last.rows, C] that leave the decoder's last layer.
+  float* decode(const Pass& pass, const SelfAttention& attend) {
+    return run(model.decoder, pass, attend, workspace.x.data());
   }
-  void feed_forward(const Layer& layer, float* x, int64_t rows);
+  // Self-attention over the content rows of the pass itself.
+  SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.
@@ -125,17 +116,31 @@ class Forward {
 
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
-  KeyValues cross(int64_t layer, int64_t source_rows) const;
 
   const Model& model;
   Workspace& workspace;
   Member& member;
 
  private:
-  void cross_keys(int64_t rows);
+  float* run(const Stack& stack, const Pass& pass, const SelfAttention& attend, float* x);
+  void embed(const Stack& stack, const Pass& pass, float* x);
+  // The operand of the block that begins here: x, normalised where norms stand before the blocks.
+  Operand enter(const Norm& norm, float* x, int64_t rows);
+  // Where norms stand behind the blocks: x, normalised in place.
+  void leave(const Norm& norm, float* x, int64_t rows);
+  // Those rows of x -> workspace.last, and of its operand.
+  Operand select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x);
+
+  void multiply(std::initializer_list<MultiplyCall> products);
+  void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
+  Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
+  void attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
+  void feed_forward(const Layer& layer, float* x, int64_t rows);
+  void cross_keys(const Ids& sources);
+  Keys cross(size_t layer, const Ids& sources, const int32_t* owners) const;
   template <typename TK>
-  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                 const KeyValues& keys, const Layout& layout, float* output);
+  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride, const Keys& keys,
+                 const Queries& queries);
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;

@@ -3,17 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "kernels/cpu/engine.h"
+#include "csrc/engine/forward.h"
+#include "csrc/isa.h"
 
 namespace py = pybind11;
 
@@ -21,24 +19,10 @@ namespace janus_fast {
 namespace {
 
 template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
+using Numbers = py::array_t<T, py::array::c_style>;
+template <typename T>
+using Maybe = std::optional<Numbers<T>>;
 typedef std::pair<int64_t, int64_t> Range;
-
-std::vector<std::string> isas() {
-  size_t count;
-  const auto* all = engine_kernels(&count);
-  std::vector<std::string> names;
-  for (size_t i = 0; i < count; i++) names.push_back(all[i]->isa);
-  return names;
-}
-
-const EngineKernels& kernels_of(const std::string& isa) {
-  size_t count;
-  const auto* all = engine_kernels(&count);
-  for (size_t i = 0; i < count; i++)
-    if (isa.empty() || isa == all[i]->isa) return *all[i];
-  throw std::invalid_argument("kernels: isa must be one that this processor has, got " + isa);
-}
 
 Numeric numeric_of(const std::string& type) {
   if (type == "float32") return Numeric::kFloat32;
@@ -59,24 +43,16 @@ void require(bool condition, const char* what) {
   if (!condition) throw std::invalid_argument(std::string("kernels: ") + what);
 }
 
-// Zeroed memory on a cache line.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : memory_(std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64), std::free) {
-    if (!memory_) throw std::bad_alloc();
-    std::memset(memory_.get(), 0, bytes);
-  }
+struct Zeroed : Buffer<char> {
+  explicit Zeroed(size_t bytes) { std::memset(grow(bytes + 64), 0, bytes + 64); }
   template <typename T>
   T* as() const {
-    return static_cast<T*>(memory_.get());
+    return reinterpret_cast<T*>(data());
   }
-
- private:
-  std::unique_ptr<void, void (*)(void*)> memory_;
 };
 
 // A float32, bfloat16 (uint16 bits) or int8 matrix as a file stores it.
-Table table_of(const py::array& rows, const std::optional<Array<float>>& scales) {
+Table table_of(const py::array& rows, const Maybe<float>& scales) {
   require(rows.ndim() == 2 && (rows.flags() & py::array::c_style), "a table must be a contiguous matrix");
   Table table = {Numeric::kFloat32, rows.data(), nullptr};
   if (py::isinstance<py::array_t<uint16_t>>(rows)) table.type = Numeric::kBFloat16;
@@ -91,31 +67,30 @@ Table table_of(const py::array& rows, const std::optional<Array<float>>& scales)
 }
 
 int64_t group_of(Numeric type) { return type == Numeric::kFloat32 ? 1 : type == Numeric::kBFloat16 ? 2 : 4; }
-size_t bytes_of(Numeric type) { return 4 / group_of(type); }
 
 struct OwnedOperand {
   OwnedOperand(Numeric type, int64_t rows, int64_t channels)
       : stride((channels + group_of(type) - 1) / group_of(type) * group_of(type) + 4),
         data(rows * stride * bytes_of(type)),
         scales(rows * sizeof(float)) {}
-  Operand operand() const { return {data.as<void>(), scales.as<float>(), stride}; }
+  Operand operand() const { return {data.data(), scales.as<float>(), stride}; }
   int64_t stride;
-  Buffer data, scales;
+  Zeroed data, scales;
 };
 
 // An operand's rows and scales as Python sees them: no padding.
 std::pair<py::array, py::array> arrays_of(const OwnedOperand& operand, Numeric type, int64_t rows, int64_t channels) {
   const char* dtype = type == Numeric::kFloat32 ? "float32" : type == Numeric::kBFloat16 ? "uint16" : "uint8";
   const int64_t bytes = bytes_of(type);
-  py::array view(py::dtype(dtype), {rows, channels}, {operand.stride * bytes, bytes}, operand.data.as<void>());
-  return {view.attr("copy")(), Array<float>(rows, operand.scales.as<float>())};
+  py::array view(py::dtype(dtype), {rows, channels}, {operand.stride * bytes, bytes}, operand.data.data());
+  return {view.attr("copy")(), Numbers<float>(rows, operand.scales.as<float>())};
 }
 
 class PackedMatrix {
  public:
-  PackedMatrix(const py::array& weight, const std::string& type, const std::optional<Array<float>>& bias,
-               const std::optional<Array<float>>& scales, const std::string& isa)
-      : kernels_(kernels_of(isa)),
+  PackedMatrix(const py::array& weight, const std::string& type, const Maybe<float>& bias, const Maybe<float>& scales,
+               const std::string& isa)
+      : kernels_(engine_kernels("kernels", isa)),
         outputs_(weight.ndim() == 2 ? weight.shape(0) : 0),
         inputs_(weight.ndim() == 2 ? weight.shape(1) : 0),
         padded_((outputs_ + kernels_.panel - 1) / kernels_.panel * kernels_.panel),
@@ -126,21 +101,22 @@ class PackedMatrix {
     const Table table = table_of(weight, scales);
     require(outputs_ > 0 && inputs_ > 0, "a weight must not be empty");
     if (bias) fill_bias(*bias, bias_.as<float>());
-    kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.as<void>(), scales_.as<float>(),
+    kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.data(), scales_.as<float>(),
                   offsets_.as<int32_t>());
-    matrix_ = {numeric_of(type),      outputs_, inputs_, panels_.as<void>(), bias_.as<float>(), scales_.as<float>(),
+    matrix_ = {numeric_of(type),      outputs_, inputs_, panels_.data(), bias_.as<float>(), scales_.as<float>(),
                offsets_.as<int32_t>()};
   }
 
   int64_t panels() const { return padded_ / kernels_.panel; }
   int64_t groups() const { return (outputs_ + kernels_.group - 1) / kernels_.group; }
 
-  py::array multiply(const Array<float>& x, const std::string& activation, const std::optional<Array<float>>& residual,
-                     bool narrow, const std::optional<std::vector<Range>>& ranges) const {
+  py::array multiply(const Numbers<float>& x, const std::string& activation, const Maybe<float>& residual, bool narrow,
+                     const std::optional<std::vector<Range>>& ranges) const {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
-    MultiplyCall call = {operand.operand(), rows,    &matrix_, activation_of(activation), nullptr, 0,
-                         nullptr,           nullptr, stride};
+    MultiplyCall call = {};
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_, call.activation = activation_of(activation);
+    call.output_stride = stride;
     if (residual) {
       require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,
               "residual must have the shape of a float32 output");
@@ -152,32 +128,24 @@ class PackedMatrix {
     return output[py::make_tuple(py::ellipsis(), py::slice(0, outputs_, 1))];
   }
 
-  py::tuple vocabulary(const Array<float>& x, int64_t k, const std::optional<Array<float>>& bias,
-                       const std::optional<Array<int32_t>>& asked,
+  py::tuple vocabulary(const Numbers<float>& x, int64_t k, const Maybe<float>& bias, const Maybe<int32_t>& asked,
                        const std::optional<std::vector<Range>>& ranges) const {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0);
     require(k >= 0, "k must not be negative");
     require(!asked || (asked->ndim() == 1 && asked->shape(0) == rows), "asked must have a token a row");
-    const Buffer own_bias(padded_ * 4), max(rows * groups() * 4), sum(rows * groups() * 4);
-    const Buffer values(rows * groups() * k * 4), group_tokens(rows * groups() * k * 4), asked_logits(rows * 4);
+    const Zeroed own_bias(padded_ * 4), max(rows * groups() * 4), sum(rows * groups() * 4);
+    const Zeroed values(rows * groups() * k * 4), group_tokens(rows * groups() * k * 4), asked_logits(rows * 4);
     if (bias) fill_bias(*bias, own_bias.as<float>());
-    Array<int32_t> tokens({rows, k});
-    Array<float> log_probs({rows, k}), asked_log_probs(rows);
-    const VocabularyCall call = {operand.operand(),
-                                 rows,
-                                 &matrix_,
-                                 bias ? own_bias.as<float>() : matrix_.bias,
-                                 k,
-                                 max.as<float>(),
-                                 sum.as<float>(),
-                                 values.as<float>(),
-                                 group_tokens.as<int32_t>(),
-                                 tokens.mutable_data(),
-                                 log_probs.mutable_data(),
-                                 asked ? asked->data() : nullptr,
-                                 asked_logits.as<float>(),
-                                 asked_log_probs.mutable_data()};
+    Numbers<int32_t> tokens({rows, k});
+    Numbers<float> log_probs({rows, k}), asked_log_probs(rows);
+    VocabularyCall call = {};
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_, call.k = k;
+    call.bias = bias ? own_bias.as<float>() : matrix_.bias;
+    call.group_max = max.as<float>(), call.group_sum = sum.as<float>(), call.group_values = values.as<float>();
+    call.group_tokens = group_tokens.as<int32_t>(), call.tokens = tokens.mutable_data();
+    call.log_probs = log_probs.mutable_data(), call.asked = asked ? asked->data() : nullptr;
+    call.asked_logits = asked_logits.as<float>(), call.asked_log_probs = asked_log_probs.mutable_data();
     for (const auto& [begin, end] : checked(ranges, groups())) kernels_.vocabulary_groups(call, begin, end);
     kernels_.vocabulary_merge(call, 0, rows);
     if (!asked) return py::make_tuple(tokens, log_probs, py::none());
@@ -185,12 +153,12 @@ class PackedMatrix {
   }
 
  private:
-  void fill_bias(const Array<float>& from, float* to) const {
+  void fill_bias(const Numbers<float>& from, float* to) const {
     require(from.ndim() == 1 && from.shape(0) == outputs_, "bias must have an element an output");
     std::memcpy(to, from.data(), outputs_ * 4);
   }
 
-  OwnedOperand converted(const Array<float>& x) const {
+  OwnedOperand converted(const Numbers<float>& x) const {
     require(x.ndim() == 2 && x.shape(1) == inputs_, "x must have the weight's inputs");
     OwnedOperand operand(matrix_.type, x.shape(0), inputs_);
     kernels_.convert({x.data(), x.shape(0), inputs_, inputs_, matrix_.type, operand.operand()}, 0, x.shape(0));
@@ -205,35 +173,37 @@ class PackedMatrix {
 
   const EngineKernels& kernels_;
   int64_t outputs_, inputs_, padded_;
-  Buffer panels_, bias_, scales_, offsets_;
+  Zeroed panels_, bias_, scales_, offsets_;
   Matrix matrix_;
 };
 
-std::pair<py::array, py::array> convert(const Array<float>& x, const std::string& type, const std::string& isa) {
+std::pair<py::array, py::array> convert(const Numbers<float>& x, const std::string& type, const std::string& isa) {
   require(x.ndim() == 2, "x must be a matrix");
   const int64_t rows = x.shape(0), channels = x.shape(1);
   const OwnedOperand operand(numeric_of(type), rows, channels);
-  kernels_of(isa).convert({x.data(), rows, channels, channels, numeric_of(type), operand.operand()}, 0, rows);
+  engine_kernels("kernels", isa)
+      .convert({x.data(), rows, channels, channels, numeric_of(type), operand.operand()}, 0, rows);
   return arrays_of(operand, numeric_of(type), rows, channels);
 }
 
-py::tuple norm(const Array<float>& x, const Array<float>& weight, const Array<float>& bias, float epsilon,
+py::tuple norm(const Numbers<float>& x, const Numbers<float>& weight, const Numbers<float>& bias, float epsilon,
                const std::string& type, bool with_output, const std::string& isa) {
   require(x.ndim() == 2 && weight.ndim() == 1 && bias.ndim() == 1 && weight.shape(0) == x.shape(1) &&
               bias.shape(0) == x.shape(1),
           "weight and bias must have an element a channel of x");
   const int64_t rows = x.shape(0), channels = x.shape(1);
   const OwnedOperand operand(numeric_of(type), rows, channels);
-  Array<float> output({rows, channels});
-  kernels_of(isa).norm({x.data(), rows, channels, channels, weight.data(), bias.data(), epsilon,
-                        with_output ? output.mutable_data() : nullptr, channels, numeric_of(type), operand.operand()},
-                       0, rows);
+  Numbers<float> output({rows, channels});
+  engine_kernels("kernels", isa)
+      .norm({x.data(), rows, channels, channels, weight.data(), bias.data(), epsilon,
+             with_output ? output.mutable_data() : nullptr, channels, numeric_of(type), operand.operand()},
+            0, rows);
   const auto arrays = arrays_of(operand, numeric_of(type), rows, channels);
   return py::make_tuple(with_output ? py::object(output) : py::none(), arrays.first, arrays.second);
 }
 
-Array<float> embed(const py::array& table, const std::optional<Array<float>>& scales, const Array<float>& positions,
-                   const Array<int32_t>& ids, const Array<int32_t>& places, float scale, const std::string& isa) {
+Numbers<float> embed(const py::array& table, const Maybe<float>& scales, const Numbers<float>& positions,
+                     const Numbers<int32_t>& ids, const Numbers<int32_t>& places, float scale, const std::string& isa) {
   const Table tokens = table_of(table, scales);
   require(positions.ndim() == 2 && positions.shape(1) == table.shape(1), "positions must have the table's channels");
   require(ids.ndim() == 1 && places.ndim() == 1 && ids.shape(0) == places.shape(0),
@@ -242,19 +212,20 @@ Array<float> embed(const py::array& table, const std::optional<Array<float>>& sc
   for (int64_t i = 0; i < rows; i++)
     require(ids.at(i) >= 0 && ids.at(i) < table.shape(0) && places.at(i) >= 0 && places.at(i) < positions.shape(0),
             "ids and places must be rows of their tables");
-  Array<float> output({rows, int64_t{table.shape(1)}});
-  kernels_of(isa).embed(
-      {tokens, positions.data(), ids.data(), places.data(), rows, table.shape(1), scale, output.mutable_data()}, 0,
-      rows);
+  Numbers<float> output({rows, int64_t{table.shape(1)}});
+  engine_kernels("kernels", isa)
+      .embed({tokens, positions.data(), ids.data(), places.data(), rows, table.shape(1), scale, output.mutable_data()},
+             0, rows);
   return output;
 }
 
-// query [R, H, D]; key and value [H, slots, capacity, D], float32 or bfloat16 bits, changed where new_key and new_value
-// [R, H, D] are given; origin [count, slots].
+// query [R, H, D], `steps` rows a hypothesis; key and value [H, slots, capacity, D], float32 or bfloat16 bits, changed
+// where new_key and new_value [R, H, D] are given; origin [count, slots]; places [R], or each the last.
 template <typename T>
-Array<float> attend_cached(const Array<float>& query, Array<T>& key, Array<T>& value, const Array<int32_t>& origin,
-                           float scale, const std::optional<Array<float>>& new_key,
-                           const std::optional<Array<float>>& new_value, const std::string& isa) {
+Numbers<float> attend_cached(const Numbers<float>& query, Numbers<T>& key, Numbers<T>& value,
+                             const Numbers<int32_t>& origin, float scale, const Maybe<float>& new_key,
+                             const Maybe<float>& new_value, const Maybe<int32_t>& places, int64_t steps,
+                             const std::string& isa) {
   require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
           "wrong number of dimensions");
   const int64_t rows = query.shape(0), heads = query.shape(1), size = query.shape(2), slots = key.shape(1);
@@ -262,15 +233,20 @@ Array<float> attend_cached(const Array<float>& query, Array<T>& key, Array<T>& v
     require(cache->shape(0) == heads && cache->shape(1) == slots && cache->shape(2) == key.shape(2) &&
                 cache->shape(2) >= origin.shape(0) && cache->shape(3) == size,
             "key and value must be [H, slots, capacity, D]");
-  require(origin.shape(0) > 0 && origin.shape(1) == slots && rows <= slots, "origin must be [count, slots]");
+  require(steps > 0 && rows % steps == 0, "query must have `steps` rows a hypothesis");
+  require(origin.shape(0) > 0 && origin.shape(1) == slots && rows <= slots * steps, "origin must be [count, slots]");
   for (int64_t i = 0; i < origin.size(); i++)
     require(origin.data()[i] >= 0 && origin.data()[i] < slots, "origin must name slots");
+  const std::vector<int32_t> at = places ? std::vector<int32_t>(places->data(), places->data() + places->size())
+                                         : std::vector<int32_t>(rows, static_cast<int32_t>(origin.shape(0)) - 1);
+  require(static_cast<int64_t>(at.size()) == rows, "places must have one a row");
+  for (int32_t place : at) require(place >= 0 && place < origin.shape(0), "places must be rows of origin");
   require(new_key.has_value() == new_value.has_value(), "new_key and new_value must be given together");
   for (const auto* fresh : {&new_key, &new_value})
     if (*fresh)
       require((*fresh)->ndim() == 3 && (*fresh)->shape(0) == rows && (*fresh)->size() == query.size(),
               "new_key and new_value must have the query's shape");
-  Array<float> output({rows, heads, size});
+  Numbers<float> output({rows, heads, size});
   CachedAttentionCall call = {};
   call.query = query.data();
   call.query_stride = call.new_stride = call.output_stride = heads * size;
@@ -281,13 +257,13 @@ Array<float> attend_cached(const Array<float>& query, Array<T>& key, Array<T>& v
   call.slots = slots;
   call.capacity = key.shape(2);
   call.origin = origin.data();
-  call.hypotheses = rows;
+  call.places = at.data();
+  call.steps = steps;
   call.heads = heads;
   call.size = size;
-  call.count = origin.shape(0);
   call.scale = scale;
   call.output = output.mutable_data();
-  kernels_of(isa).attend_cached(call, 0, rows * heads);
+  engine_kernels("kernels", isa).attend_cached(call, 0, rows / steps * heads);
   return output;
 }
 
@@ -298,8 +274,8 @@ void bind_kernels(py::module_& m) {
   auto k = m.def_submodule("kernels", "The engine's kernels one by one, for tests and timings.");
   using py::arg;
   py::class_<PackedMatrix>(k, "PackedMatrix")
-      .def(py::init<const py::array&, const std::string&, const std::optional<Array<float>>&,
-                    const std::optional<Array<float>>&, const std::string&>(),
+      .def(py::init<const py::array&, const std::string&, const Maybe<float>&, const Maybe<float>&,
+                    const std::string&>(),
            arg("weight"), arg("type"), arg("bias") = py::none(), arg("scales") = py::none(), arg("isa") = "")
       .def_property_readonly("panels", &PackedMatrix::panels)
       .def_property_readonly("groups", &PackedMatrix::groups)
@@ -314,10 +290,13 @@ void bind_kernels(py::module_& m) {
         arg("with_output") = true, arg("isa") = "", "Float rows, and the operand's rows and scales.");
   k.def("embed", &embed, arg("table"), arg("scales").none(true), arg("positions"), arg("ids"), arg("places"),
         arg("scale"), arg("isa") = "");
-  k.def("attend_cached", &attend_cached<uint16_t>, arg("query"), arg("key").noconvert(), arg("value").noconvert(),
-        arg("origin"), arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("isa") = "");
-  k.def("attend_cached", &attend_cached<float>, arg("query"), arg("key").noconvert(), arg("value").noconvert(),
-        arg("origin"), arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("isa") = "");
+  const auto attention = [&](const auto& function) {
+    k.def("attend_cached", function, arg("query"), arg("key").noconvert(), arg("value").noconvert(), arg("origin"),
+          arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("places") = py::none(),
+          arg("steps") = 1, arg("isa") = "");
+  };
+  attention(&attend_cached<uint16_t>);
+  attention(&attend_cached<float>);
 }
 
 }  // namespace janus_fast

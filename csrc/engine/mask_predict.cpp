@@ -120,7 +120,7 @@ void rank(std::vector<Hypothesis>& group, int64_t most_likely_length, const NonA
     double sum = 0;
     for (float score : candidate.token_scores) sum += score;
     const double words = static_cast<double>(candidate.ids.size());
-    if (options.canvas_score)
+    if (options.score == "canvas")
       candidate.score = sum / (words + 2);
     else if (words > 0)
       candidate.score = sum / words;
@@ -144,16 +144,14 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
                         const NonAutoregressiveOptions& options) {
   const Config& config = model.config;
   const int64_t longest = std::min(config.max_target_positions, config.length_classes - 1), beam = options.length_beam;
-  const int64_t width = config.d_model, source_rows = sources.offsets[sources.count];
+  const int64_t width = config.d_model;
   Canvases canvases(config, options);
   std::vector<int64_t> lengths(sources.count * beam);
   std::vector<float> length_log_probs(sources.count * beam);
-  int64_t longest_source = 0;
-  for (int64_t s = 0; s < sources.count; s++) longest_source = std::max(longest_source, sources.length(s));
 
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources.ids, sources.offsets, sources.count);
+    forward.encode(sources);
     const PredictLengthsCall<float> call = {workspace.encoded.data(),
                                             width,
                                             sources.offsets,
@@ -162,7 +160,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
                                             config.length_classes,
                                             width,
                                             beam,
-                                            options.window,
+                                            options.length_candidates == "window",
                                             2,
                                             longest,
                                             lengths.data(),
@@ -178,48 +176,21 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
           if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
         }
     });
-    forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, longest_source),
-                    source_rows);
+    forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, sources.longest()),
+                    sources.size());
     member.once([&] { forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1); });
 
-    const auto& layers = model.decoder.layers;
-    float *x = workspace.x.data(), *wide = workspace.wide.data(), *attended = workspace.attended.data();
     for (int64_t iteration = 1; iteration <= options.iterations && !canvases.rows.empty(); iteration++) {
       const int64_t rows = static_cast<int64_t>(canvases.input.size());
       const int64_t masked = static_cast<int64_t>(canvases.rows.size());
       const int64_t count = static_cast<int64_t>(canvases.sources.size());
-      const int32_t* identity = workspace.identity.data();
-      Layout self = {rows,    count,  canvases.offsets.data(), canvases.offsets.data(), identity, canvases.longest,
-                     nullptr, nullptr};
-      Layout cross = {
-          rows,    count,  canvases.offsets.data(), sources.offsets, canvases.sources.data(), longest_source,
-          nullptr, nullptr};
-      forward.embed(model.decoder, canvases.input.data(), canvases.places.data(), rows, x);
-      for (size_t i = 0; i < layers.size(); i++) {
-        const Layer& layer = layers[i];
-        const Operand in = forward.enter(layer.self_norm, x, rows);
-        float* hidden = x;
-        if (i + 1 < layers.size()) {
-          forward.multiply(
-              {{in, rows, &layer.self.q, wide, 3 * width}, {in, rows, &layer.self.kv, wide + width, 3 * width}});
-          forward.attend(wide, 3 * width, forward.rows_of(wide + width, 3 * width), self, attended);
-        } else {  // only what is predicted leaves the last layer
-          forward.multiply({{in, rows, &layer.self.kv, wide + width, 3 * width}});
-          hidden = workspace.last.data();
-          member.share(masked, [&](int64_t begin, int64_t end) {
-            for (int64_t m = begin; m < end; m++)
-              std::memcpy(hidden + m * width, x + canvases.rows[m] * width, width * sizeof(float));
-          });
-          forward.change_rows();
-          self.queries = cross.queries = masked;
-          self.query_offsets = cross.query_offsets = canvases.masked_offsets.data();
-          const Operand queries = forward.enter(layer.self_norm, hidden, masked);
-          forward.multiply({{queries, masked, &layer.self.q, wide, 3 * width}});
-          forward.attend(wide, 3 * width, forward.rows_of(wide + width, 3 * width), self, attended);
-        }
-        forward.after_self_attention(layer, forward.cross(static_cast<int64_t>(i), source_rows), hidden, cross);
-      }
-      forward.vocabulary(workspace.last.data(), masked, model.canvas_bias, 1);
+      const Queries all = {rows, count, canvases.offsets.data(), nullptr};
+      const Queries last = {masked, count, canvases.masked_offsets.data(), nullptr};  // only what is predicted
+      const Pass pass = {
+          canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
+          canvases.sources.data()};
+      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data(), nullptr));
+      forward.vocabulary(hidden, masked, model.canvas_bias, 1);
       member.once([&] {
         require_finite("prediction", workspace.best_log_probs.data(), masked);
         canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);

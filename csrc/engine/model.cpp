@@ -9,12 +9,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "csrc/isa.h"
+
 namespace janus_fast {
 namespace {
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-size_t bytes_of(Numeric type) { return type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1; }
 
 float element(const Table& table, int64_t row, int64_t index) {
   if (table.type == Numeric::kFloat32) return static_cast<const float*>(table.data)[index];
@@ -31,7 +31,24 @@ std::string text(const std::vector<int64_t>& shape) {
   return "[" + all + "]";
 }
 
+const std::vector<const EngineKernels*>& available() {
+  static const std::vector<const EngineKernels*> tables = runnable<EngineKernels>({
+#ifdef __x86_64__
+      &engine_avx512_bf16_amx, &engine_avx512_bf16, &engine_avx512_vnni, &engine_avx512, &engine_avx2_vnni,
+      &engine_avx2,
+#endif
+      &engine_generic});
+  return tables;
+}
+
 }  // namespace
+
+const EngineKernels& engine_kernels(const char* what, const std::string& isa) {
+  if (isa.empty()) return *available().front();
+  if (const EngineKernels* kernels = find_table(available(), isa)) return *kernels;
+  throw std::invalid_argument(std::string(what) + ": isa must be one of " + names_of(available(), ", ") + ", got " +
+                              isa);
+}
 
 void Arena::Free::operator()(void* p) const { std::free(p); }
 

@@ -10,6 +10,12 @@
 
 namespace janus_fast {
 
+// Those of an instruction set, by default the best that this processor has. Throws std::invalid_argument: `what` says
+// for what.
+const EngineKernels& engine_kernels(const char* what, const std::string& isa);
+
+inline int64_t bytes_of(Numeric type) { return type == Numeric::kFloat32 ? 4 : type == Numeric::kBFloat16 ? 2 : 1; }
+
 // Sizes and switches: the fields of JanusConfig that decoding needs, under their names.
 struct Config {
   int64_t source_vocab_size, target_vocab_size, d_model, encoder_layers, decoder_layers, attention_heads;
@@ -20,6 +26,22 @@ struct Config {
   int64_t position_offset;
   float layer_norm_eps;
   int32_t bos, pad, eos, unk, mask, decoder_start;
+
+  // All but activation and sinusoidal, which have words for values.
+  template <typename Each>
+  void each(const Each& each) {
+    each("source_vocab_size", source_vocab_size), each("target_vocab_size", target_vocab_size);
+    each("d_model", d_model), each("encoder_layers", encoder_layers), each("decoder_layers", decoder_layers);
+    each("attention_heads", attention_heads), each("length_classes", length_classes);
+    each("encoder_ffn_dim", encoder_ffn_dim), each("decoder_ffn_dim", decoder_ffn_dim);
+    each("max_source_positions", max_source_positions), each("max_target_positions", max_target_positions);
+    each("normalize_before", normalize_before), each("scale_embedding", scale_embedding);
+    each("share_all_embeddings", share_all_embeddings), each("share_decoder_embeddings", share_decoder_embeddings);
+    each("two_stream", two_stream), each("output_bias", output_bias), each("position_offset", position_offset);
+    each("layer_norm_eps", layer_norm_eps), each("bos_token_id", bos), each("pad_token_id", pad);
+    each("eos_token_id", eos), each("unk_token_id", unk), each("mask_token_id", mask);
+    each("decoder_start_token_id", decoder_start);
+  }
 
   bool predictable_mask() const { return mask == unk; }
   int64_t head_size() const { return d_model / attention_heads; }
@@ -79,7 +101,7 @@ class Model {
   const Numeric layer_type, vocabulary_type;
   // Of the keys and values that are kept.
   Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
-  int64_t cache_bytes() const { return cache_type() == Numeric::kFloat32 ? 4 : 2; }
+  int64_t cache_bytes() const { return bytes_of(cache_type()); }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;

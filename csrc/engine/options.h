@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace janus_fast {
@@ -12,7 +13,13 @@ struct Ids {
   const int32_t* ids;
   const int32_t* offsets;  // [count + 1]
   int64_t count;
+  int64_t size() const { return offsets[count]; }
   int64_t length(int64_t i) const { return offsets[i + 1] - offsets[i]; }
+  int64_t longest() const {
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; i++) most = most > length(i) ? most : length(i);
+    return most;
+  }
 };
 
 struct Hypothesis {
@@ -24,22 +31,37 @@ struct Hypothesis {
 };
 typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, best first
 
+// A call's options, which Python gives by name: `each` has the fields that it fills.
 struct NonAutoregressiveOptions {
-  int64_t iterations, length_beam;
-  bool window, canvas_score, adaptive;
-  int64_t num_hypotheses;
-  bool return_history;
+  int64_t iterations, length_beam, num_hypotheses;
+  std::string length_candidates, score;
+  bool adaptive, return_history;
+
+  template <typename Each>
+  void each(const Each& each) {
+    each("iterations", iterations), each("length_beam", length_beam), each("num_hypotheses", num_hypotheses);
+    each("length_candidates", length_candidates), each("score", score);
+    each("adaptive", adaptive), each("return_history", return_history);
+  }
 };
 
 struct AutoregressiveOptions {
-  int64_t beam_size, num_hypotheses;
-  double length_penalty;
-  int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
-  // Sampling alone: a topk of 0 takes the whole vocabulary; uniforms [sources * num_hypotheses, steps] in [0, 1).
-  int64_t sampling_topk;
-  double sampling_topp, sampling_temperature;
-  const double* uniforms;
-  int64_t steps;
+  int64_t beam_size, num_hypotheses, max_decoding_length, min_decoding_length, no_repeat_ngram_size, sampling_topk;
+  double length_penalty, sampling_topp, sampling_temperature;
+  uint64_t seed;  // of whoever draws `uniforms`
+
+  template <typename Each>
+  void each(const Each& each) {
+    each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("length_penalty", length_penalty);
+    each("max_decoding_length", max_decoding_length), each("min_decoding_length", min_decoding_length);
+    each("no_repeat_ngram_size", no_repeat_ngram_size), each("seed", seed), each("sampling_topk", sampling_topk);
+    each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
+  }
+
+  bool sampling() const { return sampling_topk != 1; }
+  // Of sampling: numbers in [0, 1), [sources * num_hypotheses, steps].
+  const double* uniforms = nullptr;
+  int64_t steps = 0;
 };
 
 // A score that is not a number: FloatingPointError in Python.

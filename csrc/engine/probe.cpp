@@ -22,7 +22,7 @@
 
 #include "csrc/engine/gil.h"
 #include "csrc/engine/team.h"
-#include "kernels/cpu/engine.h"
+#include "csrc/isa.h"
 
 namespace janus_fast {
 namespace {
@@ -113,46 +113,43 @@ JANUS_READ(avx2_read, JANUS_AVX2)
 JANUS_READ(avx512_read, JANUS_AVX512)
 #endif
 
-// A type without instructions of its own is computed in the next larger one.
+struct Peak {
+  const char *isa, *type;
+  double (*run)();
+};
+// Best first. A type without instructions of its own is computed in the next larger one.
+const Peak kPeaks[] = {
+#ifdef __x86_64__
+    {"avx512_bf16_amx", "int8", amx_int8},        {"avx512_bf16_amx", "bfloat16", amx_bfloat16},
+    {"avx512_bf16", "bfloat16", avx512_bfloat16}, {"avx512_vnni", "int8", avx512_vnni_int8},
+    {"avx2_vnni", "int8", avx2_vnni_int8},        {"avx2", "int8", avx2_int8},
+    {"avx512", "float32", avx512_float32},        {"avx2", "float32", avx2_float32},
+#endif
+    {"generic", "float32", generic_float32},
+};
+
 double (*peak_of(const std::string& type))() {
   if (type != "float32" && type != "bfloat16" && type != "int8")
     throw std::invalid_argument("peak: type must be float32, bfloat16 or int8, got " + type);
-#ifdef __x86_64__
-  __builtin_cpu_init();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  size_t count;
-  if (std::strstr(engine_kernels(&count)[0]->isa, "amx")) {
-    if (type == "int8") return amx_int8;
-    if (type == "bfloat16") return amx_bfloat16;
-  }
-  if (type == "int8") {
-    if (avx512 && __builtin_cpu_supports("avx512vnni")) return avx512_vnni_int8;
-    if (avx2 && __builtin_cpu_supports("avxvnni")) return avx2_vnni_int8;
-    if (avx2) return avx2_int8;
-  }
-  if (type == "bfloat16" && avx512 && __builtin_cpu_supports("avx512bf16")) return avx512_bfloat16;
-  if (avx512) return avx512_float32;
-  if (avx2) return avx2_float32;
-#endif
-  return generic_float32;
+  for (const Peak& peak : kPeaks)
+    if (runs(peak.isa) && (type == peak.type || std::string("float32") == peak.type)) return peak.run;
+  std::abort();  // every processor runs the generic one
 }
 
 void (*best_read())(const Words*, int64_t) {
 #ifdef __x86_64__
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return avx512_read;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2_read;
+  if (runs("avx512")) return avx512_read;
+  if (runs("avx2")) return avx2_read;
 #endif
   return generic_read;
 }
 
 // The most that `threads` threads together do a second, of several tries; work(thread) returns the amount it did.
-double rate(int threads, const std::function<double(int)>& work) {
+double rate(const char* argument, int threads, const std::function<double(int)>& work) {
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kTry(20);
   double best = 0;
-  Team team(threads);
+  Team team(threads, argument);
   for (int repeat = 0; repeat < 6; ++repeat) {
     std::vector<double> rates(threads);
     std::atomic<int> ready{0};
@@ -176,20 +173,14 @@ double rate(int threads, const std::function<double(int)>& work) {
   return best;
 }
 
-void require_threads(const char* what, int threads) {
-  if (threads < 1)
-    throw std::invalid_argument(std::string(what) + ": threads must be a positive integer, got " +
-                                std::to_string(threads));
-}
-
 double peak(const std::string& type, int threads) {
-  require_threads("peak", threads);
+  require_threads("peak: threads", threads);
   auto run = peak_of(type);
-  return rate(threads, [&](int) { return run(); });
+  return rate("peak: threads", threads, [&](int) { return run(); });
 }
 
 double read_bandwidth(int64_t bytes, int threads) {
-  require_threads("read_bandwidth", threads);
+  require_threads("read_bandwidth: threads", threads);
   const int64_t lines = bytes / int64_t(sizeof(Words)) / threads;  // of each thread
   if (lines < 1)
     throw std::invalid_argument("read_bandwidth: bytes must be at least a cache line a thread, got " +
@@ -203,7 +194,7 @@ double read_bandwidth(int64_t bytes, int threads) {
 #endif
   std::memset(memory.get(), 1, size);
   auto read = best_read();
-  return rate(threads, [&](int thread) {
+  return rate("read_bandwidth: threads", threads, [&](int thread) {
     read(static_cast<const Words*>(memory.get()) + thread * lines, lines);
     return double(lines) * sizeof(Words);
   });

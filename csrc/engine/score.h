@@ -10,4 +10,9 @@ namespace janus_fast {
 std::vector<std::vector<float>> score(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
                                       const Ids& targets);
 
+// The same by the steps of autoregressive decoding, each of so many tokens of every target, over a cache of those
+// before.
+std::vector<std::vector<float>> score_in_steps(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                                               const Ids& targets, int64_t tokens);
+
 }  // namespace janus_fast

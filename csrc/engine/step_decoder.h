@@ -1,4 +1,5 @@
-// One autoregressive step: feeds one token a hypothesis and leaves the hidden rows that predict the next.
+// One autoregressive step: feeds each hypothesis its next tokens, one or more, and leaves the hidden rows that predict
+// what follows each.
 #pragma once
 
 #include "csrc/engine/forward.h"
@@ -8,16 +9,16 @@ namespace janus_fast {
 
 // Keys and values of all steps so far. Hypotheses find theirs through a table: continuing one moves integers alone.
 //
-// Each step of a two-stream model has two rows a hypothesis: the content row (the token) and the query row (a mask at
-// the same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has
-// the content row alone, which predicts.
+// Each step of a two-stream model has two rows a token: the content row (the token) and the query row (a mask at the
+// same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has the
+// content row alone, which predicts.
 class StepDecoder {
  public:
   // Up to `slots` hypotheses at once.
   StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
 
-  // One member's part of a step for hypotheses whose `tokens` and `owners` (their sources; those of a source side by
-  // side) the first member has set. Returns the hidden rows.
+  // One member's part of a step for hypotheses whose `owners` (their sources; those of a source side by side) and
+  // `tokens` (as many for each) the first member has set. Returns the hidden rows, one a token.
   float* step(Forward& forward);
   // Hypothesis r of the next step continues the one that was origins[r]. By the first member alone.
   void reorder(const std::vector<int32_t>& origins);
@@ -33,9 +34,9 @@ class StepDecoder {
   Workspace& workspace_;
   const Ids& sources_;
   const int64_t slots_, streams_, width_;
-  int64_t position_ = 0, capacity_ = 0, longest_source_ = 0;
+  int64_t position_ = 0, capacity_ = 0, steps_ = 1;
   std::vector<int32_t> origin_, moved_;  // [capacity, slots]
-  std::vector<int32_t> input_, places_, query_offsets_, key_sequences_;
+  std::vector<int32_t> input_, places_, offsets_, query_owners_;
 };
 
 }  // namespace janus_fast

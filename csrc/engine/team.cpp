@@ -29,15 +29,19 @@ std::atomic<int64_t> forked{0};
 
 int64_t forks() { return forked.load(); }
 
-Team::Team(int threads) {
+void require_threads(const std::string& argument, int count) {
+  if (count < 1 || count > kMostThreads)
+    throw std::invalid_argument(argument + " must be in [1, " + std::to_string(kMostThreads) + "], got " +
+                                std::to_string(count));
+}
+
+Team::Team(int threads, const std::string& argument) {
   threads_.reserve(threads - 1);
   try {
     for (int index = 1; index < threads; index++) threads_.emplace_back([this, index] { work(index); });
   } catch (const std::system_error& error) {
     close();
-    throw NotStarted("threads must be as many as the system can start, got " + std::to_string(threads) +
-                     ": it started " + std::to_string(threads_.size()) + " beside the caller's (" +
-                     error.code().message() + ")");
+    throw NotStarted(argument, std::to_string(threads), static_cast<int64_t>(threads_.size()), error.code().message());
   } catch (...) {
     close();
     throw;

@@ -10,6 +10,7 @@
 #include <functional>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -17,9 +18,20 @@ namespace janus_fast {
 
 class Member;
 
+constexpr int kMostThreads = 1024;  // as engine.MOST_THREADS
+
+// Throws std::invalid_argument when there cannot be so many threads, or teams of them.
+void require_threads(const std::string& argument, int count);
+
 // Threads that the system did not start: OSError in Python.
 struct NotStarted : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  NotStarted(const std::string& arguments, const std::string& got, int64_t started, const std::string& reason)
+      : std::runtime_error(arguments + " must be as many as the system can start, got " + got + ": it started " +
+                           std::to_string(started) + " beside the caller's (" + reason + ")"),
+        started(started),
+        reason(reason) {}
+  const int64_t started;
+  const std::string reason;
 };
 
 // How many forks lie between this process and the one that loaded the library. A child of fork has the memory of all
@@ -32,7 +44,7 @@ inline constexpr char kForked[] = "Translator: a signal's handler must not fork 
 class Team {
  public:
   // Throws NotStarted, and leaves no thread behind, when the system refuses one.
-  explicit Team(int threads);
+  explicit Team(int threads, const std::string& argument = "threads");
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;

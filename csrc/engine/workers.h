@@ -25,7 +25,13 @@ struct Worker {
 class Workers {
  public:
   Workers(int count, int threads) : process(forks()) {
-    for (int i = 0; i < count; i++) all_.push_back(std::make_unique<Worker>(threads));
+    try {
+      for (int i = 0; i < count; i++) all_.push_back(std::make_unique<Worker>(threads));
+    } catch (const NotStarted& error) {
+      const int64_t before = static_cast<int64_t>(all_.size()) * (threads - 1);
+      throw NotStarted("Translator: intra_threads and inter_threads",
+                       std::to_string(threads) + " and " + std::to_string(count), before + error.started, error.reason);
+    }
     for (const auto& worker : all_) free_.push_back(worker.get());
   }
 

@@ -2,58 +2,23 @@
 
 import argparse
 
-from ..config import MODES
+from ..decoding.modes import MODES
+from ..inputs import flag, in_flags
 
+TITLES = ", or ".join(mode.title for mode in MODES.values())
 MOST = 1_000_000  # sentences of a batch, threads, ...
-
-# Only what the user names is passed on, so that the defaults live in one place, the Translator.
-BOTH = {
-    "num_hypotheses": dict(type=int, metavar="N", help="translations of each sentence, best first (default: 1)"),
-    "max_input_length": dict(
-        type=int, metavar="N", help="cut sentences behind N tokens (default: one too long is an error)"
-    ),
-}
-AUTOREGRESSIVE = {
-    "beam_size": dict(
-        type=int, metavar="N", help="hypotheses kept at each step, at most 512; 1 is greedy (default: 5)"
-    ),
-    "length_penalty": dict(type=float, metavar="X", help="scores are divided by length ** X (default: 1.0)"),
-    "max_decoding_length": dict(type=int, metavar="N", help="longest translation, in tokens (default: 256)"),
-    "min_decoding_length": dict(type=int, metavar="N", help="shortest translation, in tokens (default: 1)"),
-    "no_repeat_ngram_size": dict(type=int, metavar="N", help="no N tokens in a row appear twice"),
-    "sampling_topk": dict(
-        type=int,
-        metavar="N",
-        help="with --beam-size 1: draw each token from the N likeliest, 0: from all (default: 1, no drawing)",
-    ),  # fmt: skip
-    "sampling_topp": dict(
-        type=float, metavar="P", help="with --sampling-topk: draw from the likeliest tokens of total probability P"
-    ),
-    "sampling_temperature": dict(
-        type=float, metavar="T", help="with --sampling-topk: logits are divided by T before drawing"
-    ),
-    "seed": dict(type=int, metavar="N", help="seed of the drawing"),
-}
-NONAUTOREGRESSIVE = {
-    "iterations": dict(
-        type=int, metavar="N", help="passes of the decoder over the whole translation, at most 512 (default: 4)"
-    ),
-    "length_beam": dict(type=int, metavar="N", help="lengths tried for each sentence, at most 512 (default: 3)"),
-    "length_candidates": dict(
-        choices=("window", "topk"), help="lengths around the best, or the best lengths (default: window)"
-    ),
-    "score": dict(
-        choices=("tokens", "canvas"), help="how lengths compare: mean over tokens, or the original's (default: tokens)"
-    ),
-    "adaptive": dict(
-        action=argparse.BooleanOptionalAction, help="stop when a late pass changes nothing (default: --adaptive)"
-    ),
-}
+# Options of decoding by name: the declaration, and the modes that have one of that name. Only what the user names is
+# passed on, so that the defaults live in one place.
+OPTIONS: dict[str, tuple] = {}
+for _mode in MODES:
+    for _field in MODES[_mode].fields.values():
+        if _field.metadata.get("flag", True):
+            OPTIONS.setdefault(_field.name, (_field, []))[1].append(_mode)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model directory")
-    parser.add_argument("--mode", choices=MODES, default="ar", help="left to right, or in parallel (default: ar)")
+    parser.add_argument("--mode", choices=MODES, default="ar", help=f"{TITLES} (default: ar)")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences (default: 32)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
@@ -80,25 +45,34 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    groups = (
-        ("decoding", BOTH),
-        ("decoding, --mode ar (left to right)", AUTOREGRESSIVE),
-        ("decoding, --mode nar (in parallel)", NONAUTOREGRESSIVE),
+    common = parser.add_argument_group("decoding")
+    groups = {mode: parser.add_argument_group(f"decoding, --mode {mode} ({MODES[mode].title})") for mode in MODES}
+    for name, (field, modes) in OPTIONS.items():
+        default, choices = field.default, getattr(field.metadata["check"], "keywords", {}).get("choices")
+        if field.type is bool:
+            kind, default = {"action": argparse.BooleanOptionalAction}, flag(name if default else f"no_{name}")
+        elif choices:
+            kind = {"choices": choices}
+        else:
+            kind = {"type": field.type, "metavar": field.metadata.get("metavar", "N" if field.type is int else "X")}
+        text = in_flags(field.metadata["help"], OPTIONS)
+        text += "" if "(default: " in text else f" (default: {default})"
+        (common if len(modes) > 1 else groups[modes[0]]).add_argument(flag(name), default=None, help=text, **kind)
+    common.add_argument(
+        "--max-input-length",
+        type=int,
+        metavar="N",
+        help="cut sentences behind N tokens (default: one too long is an error)",
     )
-    for title, options in groups:
-        group = parser.add_argument_group(title)
-        for name, settings in options.items():
-            group.add_argument(flag(name), default=None, **settings)
 
 
 def decoding_options(arguments: argparse.Namespace) -> dict:
-    """The decoding options that were named, ``mode`` included; an option of the other mode is a mistake."""
-    other, other_mode = (NONAUTOREGRESSIVE, "nar") if arguments.mode == "ar" else (AUTOREGRESSIVE, "ar")
-    for name in other:
-        if getattr(arguments, name) is not None:
-            raise ValueError(f"{flag(name)} must go with --mode {other_mode}, got --mode {arguments.mode}")
-    own = {**BOTH, **(AUTOREGRESSIVE if arguments.mode == "ar" else NONAUTOREGRESSIVE)}
-    named = {name: getattr(arguments, name) for name in own if getattr(arguments, name) is not None}
+    """The decoding options that were named, ``mode`` included; an option of another mode is a mistake."""
+    names = (*OPTIONS, "max_input_length")
+    named = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    for name in named.keys() & OPTIONS.keys():
+        if arguments.mode not in (modes := OPTIONS[name][1]):
+            raise ValueError(f"{flag(name)} must go with --mode {' or '.join(modes)}, got --mode {arguments.mode}")
     return {"mode": arguments.mode, **named}
 
 
@@ -113,10 +87,6 @@ def translator(arguments: argparse.Namespace):
         inter_threads=arguments.inter_threads,
         backend=arguments.backend,
     )
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def positive(text: str) -> int:

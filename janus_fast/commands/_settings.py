@@ -5,55 +5,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import get_args
 
 from ..config import JanusConfig
-from ._decoding import flag
+from ..inputs import flag
+from ..training.options import OF_THE_CALL, TrainingOptions, without_effect
 
-MODEL_HELP = {
-    "d_model": "width of the model",
-    "encoder_layers": "layers of the encoder",
-    "decoder_layers": "layers of the decoder",
-    "attention_heads": "heads of every attention",
-    "encoder_ffn_dim": "width of the encoder's feed-forward blocks",
-    "decoder_ffn_dim": "width of the decoder's feed-forward blocks",
-    "max_source_positions": "longest source, in tokens",
-    "max_target_positions": "longest target, in tokens",
-    "length_classes": "target lengths that the length predictor tells apart",
-    "activation": "relu, gelu or silu",
-    "positions": "learned or sinusoidal",
-    "normalize_before": "norms before each block instead of behind it",
-    "dropout": "share of activations dropped in training",
-}
-TRAINING_HELP = {
-    "max_tokens": "tokens in a batch",
-    "accumulate": "batches to an update",
-    "max_updates": "updates in all",
-    "max_minutes": "stop after this long, resumably",
-    "learning_rate": "highest learning rate",
-    "warmup_updates": "updates until the highest learning rate",
-    "decay_updates": "updates at the end in which the rate falls to zero",
-    "adam_betas": "Adam's decay rates",
-    "weight_decay": "AdamW's weight decay",
-    "clip_norm": "longest gradient",
-    "label_smoothing": "share of the target given to all tokens alike",
-    "seed": "of weights, order, masks and dropout",
-    "precision": "auto, float32, bfloat16, or on GPUs float16",
-    "device": "cpu or cuda",
-    "log_gradient_norms": "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
-    "checkpoint_activations": "compute activations again in the backward pass instead of storing them",
-    "fsdp": "each process holds a share of parameters, gradients and Adam's moments (FSDP2)",
-    "save_interval": "updates between checkpoints",
-    "save_minutes": "oldest that the last checkpoint gets",
-    "validate_interval": "updates between validations",
-    "keep": "checkpoints kept, and averaged at the end",
-    "log_interval": "updates between lines of metrics.jsonl",
-}
-# What may differ when a run is taken up again: how long it goes on, and what it writes on the way.
-CHANGEABLE = (
-    "max_updates", "max_minutes", "decay_updates", "save_interval", "save_minutes", "validate_interval", "keep",
-    "log_interval", "log_gradient_norms", "device", "checkpoint_activations", "fsdp",
-)  # fmt: skip
-OF_THE_CALL = ("max_minutes", "device", "checkpoint_activations", "fsdp")  # and not of the run
+MODEL = {field.name: field for field in dataclasses.fields(JanusConfig) if field.metadata.get("setting")}
+TRAINING = {field.name: field for field in dataclasses.fields(TrainingOptions)}
 START = ("recipe", "vocabulary", "vocabulary_size", "normalization", "init")
 
 # What a run without options is. A fraction is that part of max_updates; all else is as JanusConfig and TrainingOptions
@@ -71,28 +30,22 @@ RECIPES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags for all settings, None where they are not given."""
-    from ..objectives import OBJECTIVES
-    from ..training.options import OF_OBJECTIVES, TrainingOptions
-
     parser.add_argument_group("recipe").add_argument(
         "--recipe", choices=RECIPES,
         help="what settings are that are not given: small, which learns within hours on a CPU, or paper, the sizes, "
         "losses and schedule of JANUS (EMNLP 2022), for runs as long as its own (default: small)",
     )  # fmt: skip
-    common = {"objective": ", ".join(OBJECTIVES), **TRAINING_HELP}
-    for title, owner, texts in (("model", JanusConfig, MODEL_HELP), ("training", TrainingOptions, common)):
-        group = parser.add_argument_group(title)
-        for field in dataclasses.fields(owner):
-            if field.name in texts:
-                _add_field(group, field.name, field.default, texts[field.name])
-    for having in dict.fromkeys(objectives for objectives, _ in OF_OBJECTIVES.values()):
-        group = parser.add_argument_group(f"training, with --objective {' or '.join(having)}")
-        for name, (objectives, field) in OF_OBJECTIVES.items():
-            if objectives == having:
-                _add_field(group, name, field.default, field.metadata["help"], field.metadata.get("type", str))
+    groups = {title: parser.add_argument_group(title) for title in ("model", "training")}
+    for title, fields in (("model", MODEL), ("training", TRAINING)):
+        for name, field in fields.items():
+            objectives = field.metadata.get("objectives")
+            group = f"{title}, with --objective {' or '.join(objectives)}" if objectives else title
+            groups[group] = groups.get(group) or parser.add_argument_group(group)
+            _add_field(groups[group], name, field)
 
 
-def _add_field(group, name: str, default, text: str, kind: type = str) -> None:
+def _add_field(group, name: str, field: dataclasses.Field) -> None:
+    default, text, kind = field.default, field.metadata["help"], (get_args(field.type) or (field.type,))[0]
     own = {recipe: settings.get(name, default) for recipe, settings in RECIPES.items()}
     shown = {recipe: _in_words(value) for recipe, value in own.items()}
     if own["small"] == own["paper"]:
@@ -104,9 +57,9 @@ def _add_field(group, name: str, default, text: str, kind: type = str) -> None:
         group.add_argument(flag(name), action="store_true", default=None, help=text)
         group.add_argument(off.replace("_", "-"), dest=name, action="store_false", default=None, help="or not")
     elif isinstance(default, tuple):
-        group.add_argument(flag(name), type=float, nargs=len(default), metavar="X", help=text)
+        group.add_argument(flag(name), type=kind, nargs=len(default), metavar="X", help=text)
     else:
-        group.add_argument(flag(name), type=kind if default is None else type(default), metavar="X", help=text)
+        group.add_argument(flag(name), type=kind, metavar="X", help=text)
 
 
 def _in_words(value) -> str:
@@ -131,7 +84,7 @@ def model_settings(arguments: argparse.Namespace, before: Mapping | None, init: 
         before: the settings of the run that goes on.
         init: the configuration of the model to begin with. Dropout, which is no part of it, may be another.
     """
-    named = given(arguments, MODEL_HELP)
+    named = given(arguments, MODEL)
     if before:
         return before["model"]
     if init:
@@ -139,21 +92,20 @@ def model_settings(arguments: argparse.Namespace, before: Mapping | None, init: 
         refuse_others(own, {name: named[name] for name in named if name != "dropout"}, "in the model of --init")
         return {**own, **named}
     recipe = RECIPES[arguments.recipe or "small"]
-    return {**of_model(JanusConfig), **{name: recipe[name] for name in recipe if name in MODEL_HELP}, **named}
+    return {**of_model(JanusConfig), **{name: recipe[name] for name in recipe if name in MODEL}, **named}
 
 
 def of_model(config: JanusConfig) -> dict:
-    return {name: getattr(config, name) for name in MODEL_HELP}
+    return {name: getattr(config, name) for name in MODEL}
 
 
 def training_settings(arguments: argparse.Namespace, before: Mapping | None, threads: int, width: int) -> dict:
     """How to train: as the run that goes on began, or as given, or as the recipe has it for so many ``threads``."""
-    from ..training.options import TrainingOptions, without_effect
-
-    named = given(arguments, vars(TrainingOptions()))
+    named = given(arguments, TRAINING)
     own = before["training"] if before else RECIPES[arguments.recipe or "small"]
-    left_out = without_effect({**vars(TrainingOptions()), **own, **named}).keys() | (OF_THE_CALL if before else ())
-    own = {name: value for name, value in own.items() if hasattr(TrainingOptions, name) and name not in left_out}
+    left_out = {*without_effect({**vars(TrainingOptions()), **own, **named})}
+    left_out |= {name for name in TRAINING if before and TRAINING[name].metadata.get("lasts") == OF_THE_CALL}
+    own = {name: value for name, value in own.items() if name in TRAINING and name not in left_out}
     own |= named
     if before:
         return own
@@ -183,12 +135,12 @@ def batch_tokens(threads: int, width: int, device: str) -> int:
 
 def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -> None:
     """Raises ValueError where an option is given that is another than when the run ``before`` began."""
-    from ..training.options import TrainingOptions
-
     # An older version had fewer options, and did what the defaults of the others say.
     defaults = {"model": of_model(JanusConfig), "training": vars(TrainingOptions()), "start": dict.fromkeys(START)}
     for part, own in defaults.items():
-        named = given(arguments, (name for name in own if name not in CHANGEABLE))
+        named = given(
+            arguments, (name for name in own if name not in TRAINING or not TRAINING[name].metadata.get("lasts"))
+        )
         refuse_others({**own, **before[part]}, named, f"when the run in {origin} began")
 
 

@@ -11,12 +11,12 @@ import janus_fast
 from .. import models
 from ..config import JanusConfig
 from ..directory import VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
+from ..inputs import flag
 from ..replacing import replacing
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
-from ._decoding import flag
 from ._progress import say
-from ._settings import MODEL_HELP
+from ._settings import MODEL, TRAINING
 
 SETTINGS = "train.json"
 
@@ -88,10 +88,7 @@ def _read_settings(path: Path) -> dict:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"train: {path} must be whole, got {error}") from None
-    from ..training.options import TrainingOptions
-
-    options = vars(TrainingOptions())
-    for part, known in (("text", None), ("start", None), ("model", MODEL_HELP), ("training", options)):
+    for part, known in (("text", None), ("start", None), ("model", MODEL), ("training", TRAINING)):
         own = settings.get(part) if isinstance(settings, dict) else None
         if not isinstance(own, dict):
             raise ValueError(f"train: {path} must have settings of {part}, got {own}")

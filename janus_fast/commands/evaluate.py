@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 
+from ..decoding.modes import MODES
 from ..text.lines import lines_of
 from . import _decoding
 from ._table import table
@@ -72,9 +73,8 @@ def _circumstances(translator) -> dict:
 
 
 def _shown(record: dict) -> str:
-    mode = {"ar": "left to right", "nar": "in parallel"}[record["mode"]]
     header = ["mode", "BLEU", "chrF", "sentences", "seconds", "sentences/s", "tokens/s"]
-    row = [mode, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
+    row = [MODES[record["mode"]].title, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
     row += [f"{record[name]:,.1f}" for name in ("seconds", "sentences_per_second", "tokens_per_second")]
     options = textwrap.fill(" ".join(f"{name}={value}" for name, value in record["options"].items()), 100)
     kernels = f"{record['backend']}, {record['compute_type']}, kernels: {record['isa'] or 'reference'}"

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_unique_state, unique_state
-from ..config import MODES, JanusConfig
+from ..config import JanusConfig
+from ..decoding.modes import MODES
+from ..inputs import OptionError
 from ..model import JanusModel
 from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
 from .torch_file import Record, StoredTensor, open_torch_file
@@ -67,9 +69,9 @@ def load(
     """
     if (source_dict is None) != (target_dict is None):
         missing = "source_dict" if source_dict is None else "target_dict"
-        raise ValueError(f"convert: {missing} must be given, too, when the other dictionary is, got None")
+        raise OptionError(f"convert: {missing}", "be given, too, when the other dictionary is", None)
     if bpe is not None and source_dict is None:
-        raise ValueError(f"convert: bpe must go with source_dict and target_dict, got {bpe} alone")
+        raise OptionError("convert: bpe", "go with source_dict and target_dict", f"{bpe} alone")
     with open_torch_file(checkpoint) as contents:
         if not isinstance(contents, dict) or not isinstance(contents.get("model"), dict):
             raise ValueError(f"convert: {checkpoint} must be a fairseq checkpoint, got no 'model' in it")
@@ -106,9 +108,8 @@ def load(
                 f"got {len(vocabulary)}"
             )
     if model.config.share_all_embeddings and source.tokens != target.tokens:
-        raise ValueError(
-            f"convert: target_dict must equal source_dict when embeddings are shared, got {source_dict}, {target_dict}"
-        )
+        words = "equal source_dict when embeddings are shared"
+        raise OptionError("convert: target_dict", words, f"{source_dict}, {target_dict}")
     return model, (source, source if source.tokens == target.tokens else target)
 
 
@@ -267,7 +268,7 @@ def _convert(
         two_stream=two_stream,
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
-        trained_modes=MODES if two_stream else ("ar",),
+        trained_modes=tuple(MODES) if two_stream else ("ar",),
     )
     model = JanusModel(config).float()  # whatever torch's default dtype is
     aliases = set(EMBEDDINGS) - set(unique_state(model))

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import JanusConfig
 from ..ops.beam_step import MOST_BEAMS
 from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
-from .mask_predict import MaskPredict, run_eagerly
-from .options import AutoregressiveOptions, NonAutoregressiveOptions
+from .mask_predict import MaskPredict
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, untaken
 from .runtime import Eager
 from .shapes import Sources, rounded
 
@@ -28,20 +27,13 @@ MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results 
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 
 
-def refusal(
-    options: AutoregressiveOptions | NonAutoregressiveOptions, config: JanusConfig,
-    prefixes: list[list[int]] | None = None,
-) -> str | None:  # fmt: skip
+def refusal(options: Options, prefixes: list[list[int]] | None = None) -> str | None:
     """Why a call with these options cannot be recorded, or None when it can."""
-    if isinstance(options, NonAutoregressiveOptions):
-        return None
-    if options.sampling_topk != 1:
-        return "sampling draws its random numbers on the host"
-    if options.no_repeat_ngram_size:
-        return "no_repeat_ngram_size looks for repeated n-grams on the host"
+    if (reason := untaken("cuda", options)) is not None:
+        return reason
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
-    if options.beam_size > MOST_BEAMS:
+    if getattr(options, "beam_size", 1) > MOST_BEAMS:
         return f"a step of beam search takes at most {MOST_BEAMS} hypotheses, not {options.beam_size}"
     return None
 
@@ -52,26 +44,27 @@ class Decoder:
     def __init__(self, model: FusedModel, runtime: Eager):
         self.model, self.runtime = model, runtime
         self._programs: OrderedDict[Hashable, tuple] = OrderedDict()
-        self._caches = model.model.output_weight.new_zeros(0)
+        self._caches: Tensor | None = None
         self._rows_each: float | None = None  # the most rows of canvases that a row of sources has had, each candidate
 
     def decode(
-        self, sources: list[list[int]], options: AutoregressiveOptions | NonAutoregressiveOptions,
-        numbers: list[int] = (), prefixes: list[list[int]] | None = None,
+        self, sources: list[list[int]], options: Options, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        if isinstance(options, NonAutoregressiveOptions):
-            return self.mask_predict(sources, options)
-        return self.beam_search(sources, options, numbers, prefixes)
+        return getattr(self, options.algorithm)(sources, options, numbers, prefixes)
 
     @torch.inference_mode()
-    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions) -> list[list[Hypothesis]]:
+    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
         if not self.runtime.recorded:
-            return run_eagerly(self.model, sources, options)
-        settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
-        rows = sum(map(len, sources)) * options.length_beam
+            program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
+            program.sources.load(sources, self.runtime)
+            return program.results(program.run(), len(sources), options, self.runtime)[1]
+        held, rows = self._held(sources), sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
+        settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         while True:
-            refinement, run = self._program(self.refinement, _held(sources), room, *settings)
+            key = "refinement", held, room, *settings
+            refinement, run = self._program(key, lambda room=room: self.refinement(held, room, options))
             refinement.sources.load(sources, self.runtime)
             needed, results = refinement.results(run(), len(sources), options, self.runtime)
             self._rows_each = max(self._rows_each or 0.0, needed / rows)
@@ -85,65 +78,56 @@ class Decoder:
         prefixes: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
-        longest, model = options.longest(self.model.config), self.model
-        if self.runtime.recorded:
-            search, begin, step = self._program(self.search, _held(sources), options.beam_size, longest)
-        else:
-            room = Sources(model.model, len(sources), sum(map(len, sources)))
-            caches = _zeros(self._cache_sizes(len(sources) * options.kept, longest), self._caches)
-            search = BeamSearch(model, room, options, caches, numbers, prefixes)
-            begin, step = search.begin, search.step
+        held = self._held(sources)
+        key = "search", held, options.beam_size, options.longest(self.model.config)
+        search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes))
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
 
     def refinement(
-        self, held: tuple[int, int], room: int, iterations: int, length_beam: int, candidates: str, adaptive: bool
+        self, held: tuple[int, int], room: int, options: NonAutoregressiveOptions
     ) -> tuple[MaskPredict, Callable]:
         """For so many sources and rows of sources, and rows of canvases: a refinement, and its recorded ``run``."""
-        options = NonAutoregressiveOptions(iterations, length_beam, candidates, adaptive=adaptive)
         refinement = MaskPredict(self.model, options, Sources(self.model.model, *held), room)
         return refinement, self.runtime.record(refinement.run)
 
-    def search(self, held: tuple[int, int], beams: int, longest: int) -> tuple[BeamSearch, Callable, Callable]:
+    def search(
+        self, held: tuple[int, int], options: AutoregressiveOptions, *more
+    ) -> tuple[BeamSearch, Callable, Callable]:
         """For so many sources and rows of sources: a search, and its recorded ``begin`` and ``step``."""
-        options = AutoregressiveOptions(beams, max_decoding_length=longest, min_decoding_length=0)
-        caches = self._cache_of(self._cache_sizes(held[0] * beams, longest))
-        search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches)
+        caches = self._caches_of(held[0] * options.kept, options.longest(self.model.config) + 1)
+        search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches, *more)
         return search, self.runtime.record(search.begin), self.runtime.record(search.step)
 
-    def _cache_sizes(self, hypotheses: int, longest: int) -> tuple[int, ...]:
-        config = self.model.config
-        return config.decoder_layers, hypotheses * (longest + 1), 2, config.attention_heads, config.head_size
+    def _held(self, sources: list[list[int]]) -> tuple[int, int]:
+        """How many sources, and rows of them, a program is made for that is to take these."""
+        sizes = len(sources), sum(map(len, sources))
+        return (rounded(sizes[0]), rounded(sizes[1])) if self.runtime.recorded else sizes
 
-    def _cache_of(self, sizes: tuple[int, ...]) -> Tensor:
-        """Room for keys and values: one piece of memory for all searches, of which one runs at a time."""
+    def _caches_of(self, hypotheses: int, steps: int) -> Tensor:
+        """Room for keys and values, finite: one piece of memory for all programs kept, as one runs at a time."""
+        config, weight = self.model.config, self.model.model.output_weight
+        sizes = config.decoder_layers, hypotheses * steps, 2, config.attention_heads, config.head_size
         size = math.prod(sizes)
-        if self._caches.numel() < size:
+        if not self.runtime.recorded:
+            if weight.device.type != "cpu":
+                return weight.new_zeros(sizes)
+            zeros = np.zeros(size * weight.element_size(), np.uint8)  # which take memory where they are written
+            return torch.from_numpy(zeros).view(weight.dtype).view(sizes)
+        if self._caches is None or self._caches.numel() < size:
             for key in [key for key in self._programs if key[0] == "search"]:
                 del self._programs[key]
-            self._caches = self._caches.new_zeros(size)
+            self._caches = weight.new_zeros(size)
         return self._caches[:size].view(sizes)
 
-    def _program(self, build: Callable[..., tuple], *sizes: Hashable) -> tuple:
-        """What ``build`` makes for these sizes, or has made."""
-        key = build.__name__, *sizes
+    def _program(self, key: Hashable, build: Callable[[], tuple]) -> tuple:
+        """What ``build`` makes, or has made for this ``key``."""
+        if not self.runtime.recorded:
+            return build()
         if key not in self._programs:
             if len(self._programs) >= MOST_PROGRAMS:
                 self._programs.popitem(last=False)
-            self._programs[key] = build(*sizes)
+            self._programs[key] = build()
         self._programs.move_to_end(key)
         return self._programs[key]
-
-
-def _zeros(sizes: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros that take memory only where they are written over, if they lie on the CPU."""
-    if like.device.type != "cpu":
-        return like.new_zeros(sizes)
-    zeros = np.zeros(math.prod(sizes) * like.element_size(), np.uint8)
-    return torch.from_numpy(zeros).view(like.dtype).view(sizes)
-
-
-def _held(sources: list[list[int]]) -> tuple[int, int]:
-    """How many sources, and rows of them, a program is made for that is to take these."""
-    return rounded(len(sources)), rounded(sum(map(len, sources)))

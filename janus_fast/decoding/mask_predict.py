@@ -1,4 +1,7 @@
-"""Mask-predict over packed canvases, in shapes that no data decide: recorded for a GPU, or run as it is written."""
+"""Mask-predict over packed canvases, in shapes that no data decide: recorded for a GPU, or run as it is written.
+
+``janus_fast.reference.mask_predict`` is the definition.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -9,22 +12,11 @@ from torch import Tensor
 from .. import ops
 from ..ops.update_mask import Canvases
 from ..reference.mask_predict import forbidding_bias, rank, require_finite
-from ..visibility import FOREVER, Visibility
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
 from .runtime import Eager
 from .shapes import Room, Sources
-
-
-@torch.inference_mode()
-def run_eagerly(
-    model: FusedModel, sources: list[list[int]], options: NonAutoregressiveOptions
-) -> list[list[Hypothesis]]:
-    """In buffers of just the size that these sources need; it waits to know it, and ends when no word is masked."""
-    program = MaskPredict(model, options, Sources(model.model, len(sources), sum(map(len, sources))))
-    program.sources.load(sources, Eager())
-    return program.results(program.run(), len(sources), options, Eager())[1]
 
 
 @dataclass
@@ -43,9 +35,9 @@ class Outcome:
 class MaskPredict:
     """Encoder, lengths and all passes over ``room`` rows of canvases, for sources of which there is ``sources`` room.
 
-    ``run`` neither waits for the device nor lets data decide a shape, but where it has no ``room``, which it makes when
-    it knows the lengths. Every pass computes all rows up to the last layer, done and missing canvases included; of what
-    ``masked_rows`` lists it computes as many rows as there can be.
+    ``run`` neither waits for the device nor lets data decide a shape. Every pass computes all rows up to the last
+    layer, done and missing canvases included; of those that are masked it computes as many as there can be. Without
+    ``room`` it waits: to know how many rows the canvases have, and before each pass how many of them are masked.
     """
 
     def __init__(self, model: FusedModel, options: NonAutoregressiveOptions, sources: Sources, room: int | None = None):
@@ -54,21 +46,21 @@ class MaskPredict:
         self.bias = forbidding_bias(model.model)
         if room is not None:
             self._make_room(room)
+            self.masked_rows = [self._room_of(self._masked_rows(t)) for t in range(options.iterations)]
 
     def _make_room(self, capacity: int) -> None:
-        beam, device = self.options.length_beam, self.sources.tokens.device
-        canvases = self.sources.room.sequences * beam
-        self.room = Room(canvases, capacity, device)
-        own = torch.arange(canvases, dtype=torch.int32, device=device)
-        self.never, self.forever = torch.zeros_like(self.room.index), torch.full_like(self.room.index, FOREVER)
+        device = self.sources.tokens.device
+        self.room = Room(self.sources.room.sequences * self.options.length_beam, capacity, device)
+        self.room.sees(*self._keys())
         self.no_scores = torch.zeros(capacity, device=device, dtype=torch.float32)
         self.masks = torch.full((capacity,), self.config.mask_token_id, device=device)
-        # Of each pass: room for the rows that it predicts, and which canvas and source these see.
-        self.masked_rows = [Room(canvases, self._masked_rows(t), device) for t in range(self.options.iterations)]
-        self.named = [
-            (rows.naming(own, self.room.empty), rows.naming(own // beam, self.sources.room.empty))
-            for rows in (self.room, *self.masked_rows)
-        ]
+
+    def _keys(self) -> list[tuple[Room, int]]:
+        return [(self.room, 1), (self.sources.room, self.options.length_beam)]
+
+    def _room_of(self, rows: int) -> Room:
+        """For so many of the canvases' rows."""
+        return Room(self.room.sequences, rows, self.room.index.device).sees(*self._keys())
 
     def _masked_rows(self, done: int) -> int:
         """The most rows that are masked after ``done`` passes: ``update_mask`` masks this part of every canvas."""
@@ -79,12 +71,13 @@ class MaskPredict:
     def run(self) -> Outcome:
         outcome = self.begin()
         for iteration in range(self.options.iterations):
-            outcome.row_offsets.append(outcome.canvases.row_offsets)
-            outcome.masked.append(outcome.canvases.masked_tokens)
-            outcome.canvases = self.refine(outcome.canvases, iteration)
-            outcome.not_finite.append(outcome.canvases.not_finite)
             if self.waits and not outcome.canvases.row_offsets[-1]:
                 break
+            outcome.row_offsets.append(outcome.canvases.row_offsets)
+            if self.options.return_history or not self.waits:  # a recorded program serves those who want it, too
+                outcome.masked.append(outcome.canvases.masked_tokens)
+            outcome.canvases = self.refine(outcome.canvases, iteration)
+            outcome.not_finite.append(outcome.canvases.not_finite)
         return outcome
 
     def begin(self) -> Outcome:
@@ -102,11 +95,11 @@ class MaskPredict:
             self._make_room(int(offsets[-1]))
         self.offsets = offsets.clamp(max=self.room.capacity)
         self.packed = self.room.offsets(self.offsets), source_offsets
-        positions, last = self.room.places(self.packed[0])
-        self.positions = decoder.embed_positions(positions)
+        positions = self.room.places(self.packed[0])
+        self.positions, first = decoder.embed_positions(positions), positions == 0
         # between bos and eos; the rows behind the canvases are bos
-        tokens = self.masks.masked_fill(last, self.config.eos_token_id)
-        tokens.masked_fill_(positions == 0, self.config.bos_token_id)
+        tokens = self.masks.masked_fill(first.roll(-1), self.config.eos_token_id)
+        tokens.masked_fill_(first, self.config.bos_token_id)
         nothing = tokens[:0], self.no_scores[:0]
         canvases = self._update(tokens, self.no_scores, tokens[:0], *nothing, ratio=0.0)
         return Outcome(lengths, log_probs, offsets, canvases)
@@ -114,17 +107,18 @@ class MaskPredict:
     def _canvas_offsets(self, lengths: Tensor) -> Tensor:
         """Of equal lengths of a source the first alone has a canvas; of a source that is missing none has."""
         repeated = (lengths[:, :, None] == lengths[:, None, :]).tril(-1).any(-1)
-        missing = self.sources.offsets.diff() == 0
-        rows = lengths * (repeated | missing[:, None]).logical_not()
+        present = self.sources.offsets.diff() > 0
+        rows = lengths * (repeated < present[:, None])  # not repeated, and present
         return torch.cat([self.sources.offsets[:1], rows.flatten().cumsum(0, dtype=torch.int32)])
 
     def refine(self, canvases: Canvases, iteration: int) -> Canvases:
         """One pass of the decoder: predict what is masked, mask the least certain again."""
-        decoder, rows = self.model.model.decoder, self.masked_rows[iteration]
+        decoder = self.model.model.decoder
+        rows = self._room_of(int(canvases.row_offsets[-1])) if self.waits else self.masked_rows[iteration]
         x = self.model.embed(decoder, canvases.masked_tokens, self.positions)
         listed = canvases.rows[: rows.capacity]
-        seen = self._sees(self.packed[0], 0)
-        seen_by_rows = self._sees(rows.offsets(canvases.row_offsets), 1 + iteration)
+        seen = self.room.visibility(self.packed[0], *self.packed)
+        seen_by_rows = rows.visibility(rows.offsets(canvases.row_offsets), *self.packed)
         hidden = self.model.refine(x, seen, self.cross_keys, listed, seen_by_rows)
         predictions = ops.linear_argmax(hidden, self.model.model.output_weight, self.bias)
         ratio = 1.0 - (iteration + 1) / self.options.iterations
@@ -136,16 +130,8 @@ class MaskPredict:
     def _update(self, *state: Tensor, **options) -> Canvases:
         return ops.update_mask(*state, self.offsets, mask_token=self.config.mask_token_id, static=True, **options)
 
-    def _sees(self, offsets: Tensor, which: int) -> tuple[Visibility, Visibility]:
-        """Which keys of canvases and of sources the rows at ``offsets`` see: all of their sequence."""
-        canvases, sources = self.named[which]
-        times = self.never[: self.room.capacity if which == 0 else self.masked_rows[which - 1].capacity]
-        own = Visibility(offsets, self.packed[0], canvases, times, self.never, self.forever)
-        held = self.sources
-        return own, Visibility(offsets, self.packed[1], sources, times, held.never, held.forever)
-
     def results(
-        self, outcome: Outcome, sources: int, options: NonAutoregressiveOptions, runtime
+        self, outcome: Outcome, sources: int, options: NonAutoregressiveOptions, runtime: Eager
     ) -> tuple[int, list[list[Hypothesis]] | None]:
         """How many rows the canvases have; and the candidates of the first ``sources`` sources, best first, or None
         where there was no room for so many rows."""
@@ -162,7 +148,8 @@ class MaskPredict:
         if any(count.item() for count in not_finite):
             require_finite("prediction", scores.new_tensor([math.nan]))
 
-        passes = sum((begins.diff() > 0).int() for begins in row_offsets).tolist()
+        nothing = torch.zeros(len(offsets) - 1, dtype=torch.int32)
+        passes = sum((begins.diff() > 0 for begins in row_offsets), nothing).tolist()
         tokens, scores, masked = tokens.tolist(), scores.tolist(), [m.tolist() for m in masked]
         groups: list[list[Hypothesis]] = []
         for source in range(sources):

@@ -28,23 +28,32 @@ class Room:
         ends = [*range(PADDING, capacity, PADDING), capacity, capacity]
         self.ends = torch.tensor(ends, dtype=torch.int32, device=device)
         self.index = torch.arange(capacity, dtype=torch.int32, device=device)
+        self.never, self.forever = torch.zeros_like(self.index), torch.full_like(self.index, FOREVER)
         self.empty = sequences + len(ends) - 1
 
     def offsets(self, offsets: Tensor) -> Tensor:
         """Where sequences begin [S + 1], at most ``capacity`` -> the same and where the rows behind them do."""
         return torch.cat([offsets, torch.maximum(offsets[-1:], self.ends)])
 
-    def naming(self, key_sequences: Tensor, empty: int) -> Tensor:
-        """The key sequence of each sequence [S], and ``empty`` for the rows behind them: int32."""
-        return torch.cat([key_sequences.to(torch.int32), torch.full_like(self.ends, empty)])
+    def sees(self, *keys: tuple["Room", int]) -> "Room":
+        """Rows see all of a sequence in each of ``keys``. As many sequences in a row as are named see the same one."""
+        own = torch.arange(self.sequences, dtype=torch.int32, device=self.ends.device)
+        self.keys = [(room, torch.cat([own // each, torch.full_like(self.ends, room.empty)])) for room, each in keys]
+        return self
 
-    def places(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each row, with offsets as ``offsets`` gives them: its index within its sequence, and whether it is the
-        last one. Rows behind the last sequence have index 0, so that it is one of the position table."""
+    def visibility(self, offsets: Tensor, *key_offsets: Tensor) -> list[Visibility]:
+        """What is seen in each of the keys, all offsets as ``offsets`` gives them."""
+        return [
+            Visibility(offsets, packed, named, self.never, room.never, room.forever)
+            for packed, (room, named) in zip(key_offsets, self.keys, strict=True)
+        ]
+
+    def places(self, offsets: Tensor) -> Tensor:
+        """The index of each row within its sequence, with offsets as ``offsets`` gives them. Rows behind the last
+        sequence have index 0, so that it is one of the position table."""
         sequence = torch.searchsorted(offsets[1:], self.index, right=True)
-        begins, ends = offsets[sequence], offsets[sequence + 1]
         real = self.index < offsets[self.sequences]
-        return ((self.index - begins) * real).long(), self.index == ends - 1
+        return ((self.index - offsets[sequence]) * real).long()
 
 
 class Sources:
@@ -55,9 +64,7 @@ class Sources:
         self.room = Room(count, rows, device)
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.offsets = torch.zeros(count + 1, dtype=torch.int32, device=device)
-        own = torch.arange(count, dtype=torch.int32, device=device)
-        self.key_sequences = self.room.naming(own, self.room.empty)
-        self.never, self.forever = torch.zeros_like(self.room.index), torch.full_like(self.room.index, FOREVER)
+        self.room.sees((self.room, 1))
 
     def load(self, sources: list[list[int]], runtime) -> None:
         """There may be fewer sources and rows than there is room for; the sources that are missing have no rows."""
@@ -70,6 +77,5 @@ class Sources:
     def encode(self, model) -> tuple[Tensor, Tensor]:
         """Encoded rows, and the offsets of the sources and of the rows behind them."""
         offsets = self.room.offsets(self.offsets)
-        positions, _ = self.room.places(offsets)
-        visibility = Visibility(offsets, offsets, self.key_sequences, self.never, self.never, self.forever)
-        return model.encode(self.tokens, positions, visibility), offsets
+        (visibility,) = self.room.visibility(offsets, offsets)
+        return model.encode(self.tokens, self.room.places(offsets), visibility), offsets

@@ -1,7 +1,12 @@
-"""Models that ship with the package, each a directory here."""
+"""Models by name, directory or object; here are those that ship with the package, each a directory."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
+
+from .. import directory, weights
+from ..config import JanusConfig
+from ..text import Vocabulary
 
 _HERE = Path(__file__).parent
 
@@ -27,3 +32,19 @@ def locate(name_or_path: str | Path) -> Path:
     if path.is_file():
         hint = ", a file; janus-fast convert makes a model directory of a fairseq checkpoint"
     raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}{hint}")
+
+
+def read(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
+    """The configuration of a model, its parameters, which nobody else can change, and its vocabularies."""
+    if isinstance(model, (str, os.PathLike)):
+        folder = locate(model)
+        config = directory.read_config(folder)
+        return config, weights.read(folder / directory.WEIGHTS, config), directory.read_vocabularies(folder)
+    from ..model import JanusModel
+
+    if not isinstance(model, JanusModel):
+        raise TypeError(f"Translator: model must be a name, a directory or a JanusModel, got {type(model).__name__}")
+    arrays = {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in model.named_parameters()}
+    if name := weights.nonfinite(arrays):
+        raise ValueError(f"Translator: model must hold finite weights alone, got NaN or infinity in {name}")
+    return model.config, arrays, None

@@ -1,8 +1,9 @@
 """JANUS (EMNLP 2022): AR, NAR and AUX together, tied by symmetric divergences on the masked positions."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ..inputs import OptionError, option, rule
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from .masking import Masked
 from .streams import first_rows, masked_streams
@@ -18,10 +19,8 @@ def _nats(text: str) -> float:
 
 
 def _weight(stream: str):
-    return field(default=None, metadata={
-        "help": f"weight of {stream}'s cross-entropy", "type": float,
-        "rule": ("be at least 0 and finite", lambda x: x is None or 0 <= x < math.inf),
-    })  # fmt: skip
+    check = rule("be at least 0 and finite", lambda x: x is None or 0 <= x < math.inf)
+    return option(None, check, f"weight of {stream}'s cross-entropy")
 
 
 @dataclass
@@ -37,27 +36,23 @@ class Janus(Masked):
     modes = ("ar", "nar")
 
     auxiliary: bool = True
-    without_auxiliary: bool = field(default=False, metadata={"help": "leave JANUS's auxiliary stream out"})
-    divergence_weight: float = field(default=1.0, metadata={
-        "help": "factor of JANUS's divergences", "rule": ("be at least 0 and finite", lambda x: 0 <= x < math.inf),
-    })  # fmt: skip
-    encoder_passes: int = field(default=1, metadata={
-        "help": "1, or 2: the AR and NAR streams read the source under dropouts of their own",
-    })  # fmt: skip
-    autoregressive_every: int = field(default=1, metadata={
-        "help": "only each N-th sentence of a batch also trains JANUS's AR streams",
-    })  # fmt: skip
-    detach: str = field(default="none", metadata={
-        "help": "whether divergences leave the AR streams as they are: none; ar; or a number: while NAR's loss, over "
+    without_auxiliary: bool = option(False, None, "leave JANUS's auxiliary stream out")
+    divergence_weight: float = option(
+        1.0, rule("be at least 0 and finite", lambda x: 0 <= x < math.inf), "factor of JANUS's divergences"
+    )
+    encoder_passes: int = option(1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own")
+    autoregressive_every: int = option(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
+    detach: str = option(
+        "none", rule("be none, ar or a number of nats from 0", lambda x: x in ("none", "ar") or _nats(x) >= 0),
+        "whether divergences leave the AR streams as they are: none; ar; or a number: while NAR's loss, over "
         "some hundred updates, is more nats than that above AR's",
-        "rule": ("be none, ar or a number of nats from 0", lambda x: x in ("none", "ar") or _nats(x) >= 0),
-    })  # fmt: skip
+    )  # fmt: skip
     ar_weight: float | None = _weight("AR")
     nar_weight: float | None = _weight("NAR")
     aux_weight: float | None = _weight("AUX")
-    divergence_warmup_updates: int = field(default=0, metadata={
-        "help": "updates until the divergences have their full weight", "rule": ("be at least 0", lambda x: x >= 0),
-    })  # fmt: skip
+    divergence_warmup_updates: int = option(
+        0, rule("be at least 0", lambda x: x >= 0), "updates until the divergences have their full weight"
+    )
 
     def __post_init__(self):
         self.auxiliary = self.auxiliary and not self.without_auxiliary
@@ -66,10 +61,9 @@ class Janus(Masked):
         super().__post_init__()
         every = self.autoregressive_every
         if every != 1 and (every < 1 or any("ar" in pair for pair in self.divergence)):
-            raise ValueError(
-                "objective: autoregressive_every must be 1, or more beside a nar stream and without divergences of ar, "
-                f"got {every!r} with streams {self.streams} and divergence {self.divergence}"
-            )
+            words = "be 1, or more beside a nar stream and without divergences of ar"
+            given = f"{every!r} with streams {self.streams} and divergence {self.divergence}"
+            raise OptionError("objective: autoregressive_every", words, given)
 
     def terms(self):
         weights, divergence = {"ar": 1.0, "nar": 1.0}, {("ar", "nar"): 1.0}
@@ -100,6 +94,7 @@ class Janus(Masked):
 
     @classmethod
     def without_effect(cls, options):
+        """Divergences that weigh nothing, and streams that are not there."""
         divergences = () if options["divergence_weight"] else ("divergence_warmup_updates", "detach")
         found = dict.fromkeys(divergences, "divergence_weight 0")
         return found | ({"aux_weight": "without_auxiliary"} if options.get("without_auxiliary") else {})

@@ -1,11 +1,12 @@
 """Which target words are masked in training."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..inputs import option
 from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
@@ -70,7 +71,7 @@ MASKINGS = {"span": span_mask, "uniform": uniform_mask}
 
 
 def masking_option(default: str):
-    return field(default=default, metadata={"help": " or ".join(MASKINGS)})
+    return option(default, None, " or ".join(MASKINGS))
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import JanusConfig
+from ..inputs import OptionError
 from ..packing import pack
 from .packed_batch import PackedBatch
 from .streams import Streams, autoregressive_streams, causal_streams, join, sentences_of
@@ -59,7 +60,7 @@ class Objective:
         if self.config.output_bias:
             raise ValueError("objective: output_bias must be off in a model that is trained, got True")
         if self.encoder_passes not in (1, 2):
-            raise ValueError(f"objective: encoder_passes must be 1 or 2, got {self.encoder_passes!r}")
+            raise OptionError("objective: encoder_passes", "be 1 or 2", self.encoder_passes)
         named = {*self.cross_entropy, *(stream for pair in self.divergence for stream in pair)}
         if absent := sorted(named - set(self.streams)):
             raise ValueError(f"objective: loss terms must be of the streams {self.streams}, got one of {absent[0]!r}")

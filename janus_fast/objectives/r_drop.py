@@ -1,8 +1,9 @@
 """R-Drop (Liang et al. 2021): left to right twice, under two dropouts, which a symmetric divergence ties together."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ..inputs import option, rule
 from .objective import Objective
 
 
@@ -16,9 +17,9 @@ class RDrop(Objective):
     modes = ("ar",)
     takes_one_stream = True
 
-    alpha: float = field(default=5.0, metadata={
-        "help": "weight of R-Drop's divergence", "rule": ("be at least 0 and finite", lambda x: 0 <= x < math.inf),
-    })  # fmt: skip
+    alpha: float = option(
+        5.0, rule("be at least 0 and finite", lambda x: 0 <= x < math.inf), "weight of R-Drop's divergence"
+    )
     encoder_passes: int = 2
 
     def terms(self):

@@ -11,8 +11,7 @@ from janus_fast.ops._native import isa
 from janus_fast.ops._operation import OPERATIONS, backends, explain
 
 _files = [file.name for file in iter_modules(__path__) if not file.name.startswith("_")]
-_operations = {name: vars(import_module(f"{__name__}.{name}")).get(name) for name in _files}
-_operations = {name: operation for name, operation in _operations.items() if operation}
+_operations = {name: vars(import_module(f"{__name__}.{name}"))[name] for name in _files}
 globals().update(_operations)
 
 __all__ = ["OPERATIONS", "backends", "explain", "isa", *_operations]

@@ -1,7 +1,6 @@
 """The native library: where it lies, whether it loaded, and which instruction set its CPU kernels use."""
 
 import ctypes
-import os
 from contextlib import contextmanager
 
 import torch
@@ -61,6 +60,5 @@ def _set_isa(name: str, argument: str) -> None:
         raise ValueError(f"janus_fast: {argument} must be one of {isas()} on this processor, got {name!r}")
 
 
-if _library and (_name := os.environ.get("JANUS_FAST_ISA")):
-    # the engine also knows avx512_vnni, ...
-    _set_isa(_name if _name in isas() else _name.rpartition("_")[0] or _name, "JANUS_FAST_ISA")
+if _library and (_name := installation.asked_isa()):
+    _set_isa(_name, "JANUS_FAST_ISA")

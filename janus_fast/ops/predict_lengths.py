@@ -110,6 +110,8 @@ def _samples():
     inf, one = float("inf"), (torch.ones(1, 1), torch.tensor([0, 1], dtype=torch.int32))
     for label, logits, *rest in (
         ("infinite_logits", [1.0, -inf, 3.0, 3.0, -inf], 4, False, 0, 4),
+        ("not_a_number", [1.0, 5.0, float("nan"), 3.0], 3, False, 1, 3),
+        ("highest_infinite", [1.0, inf, 2.0], 2, True, 0, 2),
         ("nothing_finite", [-inf, -inf, -inf], 3, True, 0, 2),
     ):
         yield label, (*one, torch.tensor(logits)[:, None], *rest)

@@ -1,5 +1,6 @@
 """One step of beam search, by definition: rank all continuations, finish what ends, go on with the best of the rest."""
 
+from functools import cache
 from typing import Annotated, NamedTuple, get_type_hints
 
 import torch
@@ -32,6 +33,7 @@ class BeamState(NamedTuple):
     remaining: Annotated[Tensor, torch.int32, "1"]  # sentences that are not done
 
     @classmethod
+    @cache
     def fields(cls) -> dict[str, tuple[torch.dtype, str]]:
         """Of each field: its dtype and its dimensions."""
         return {name: hint.__metadata__ for name, hint in get_type_hints(cls, include_extras=True).items()}

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import inputs
+from ..inputs import OptionError
 from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -96,7 +97,7 @@ class Vocabulary:
                 bos_id=0, pad_id=1, eos_id=2, unk_id=3, control_symbols=[SPECIAL_TOKENS[4]], minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
-            raise ValueError(f"Vocabulary: {_reason(str(error), size)}") from None
+            raise _reason(str(error), size) from None
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         return cls(_pieces(processor), processor)
 
@@ -198,12 +199,13 @@ def read_codes(path: str | Path) -> str:
     return codes
 
 
-def _reason(message: str, size: int) -> str:
+def _reason(message: str, size: int) -> ValueError:
     """What sentencepiece says of a text that it cannot train on, in the terms of ``Vocabulary.train``."""
     if largest := re.search(r"size too high .* <= (\d+)", message):
-        return f"vocabulary_size must be at most {largest[1]} for this text, got {size}"
+        return OptionError("Vocabulary: vocabulary_size", f"be at most {largest[1]} for this text", size)
     if least := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"vocabulary_size must be at least {least[1]} for the characters of this text, got {size}"
+        words = f"be at least {least[1]} for the characters of this text"
+        return OptionError("Vocabulary: vocabulary_size", words, size)
     if "sentences_.empty()" in message:
-        return "files must hold text, got none"
-    return f"vocabulary_size must suit the text, got {size}: {message}"
+        return ValueError("Vocabulary: files must hold text, got none")
+    return OptionError("Vocabulary: vocabulary_size", "suit the text", f"{size}: {message}")

@@ -1,107 +1,110 @@
 """How to train: options, what they may be, and the schedules that follow from them."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, make_dataclass
+from dataclasses import Field, dataclass, make_dataclass
 
-from ..inputs import unwrap_numbers
+from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
-RULES = (  # options, what they must, and whether they do
-    (
-        "max_tokens accumulate max_updates warmup_updates save_interval validate_interval keep log_interval",
-        "be at least 1", lambda x: x >= 1,
-    ),
-    ("decay_updates", "be at least 0", lambda x: x >= 0),
-    ("learning_rate", "be positive and finite", lambda x: 0 < x < math.inf),
-    ("max_minutes save_minutes clip_norm", "be positive", lambda x: x > 0),
-    ("weight_decay", "be at least 0 and finite", lambda x: 0 <= x < math.inf),
-    ("label_smoothing", "be in [0, 1)", lambda x: 0 <= x < 1),
-    ("adam_betas", "be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x)),
-    ("seed", "be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32),
-)  # fmt: skip
+CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
 
 
-def of_objectives() -> dict[str, tuple[tuple[str, ...], Field]]:
-    """The options that some objectives alone have: which ones; and the field, None where their defaults differ."""
+def setting(default, check, help: str, lasts: str | None = None):
+    """An option of all objectives, and whether it ``lasts`` less long than a run."""
+    return option(default, check, help, lasts=lasts)
+
+
+_objective = rule(f"be one of {sorted(OBJECTIVES)}", lambda x: x in OBJECTIVES)
+_counted = rule("be at least 1", lambda x: x >= 1)
+_natural = rule("be at least 0", lambda x: x >= 0)
+_positive = rule("be positive", lambda x: x > 0)
+_rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
+_decay = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
+_share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
+_betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
+_seed = rule("be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32)
+_precision = rule("be auto, float32, bfloat16 or float16", lambda x: x in ("auto", "float32", "bfloat16", "float16"))
+_device = rule("be cpu or cuda", lambda x: x in ("cpu", "cuda"))
+
+
+def of_objectives() -> list[tuple[str, type, Field]]:
+    """Name, type and field of the options that some objectives alone have; a default is None where theirs differ."""
     found = {}
     for objective, kind in OBJECTIVES.items():
         for name, own in kind.options().items():
-            having, first = found.get(name, ((), own))
-            default = own.default if own.default == first.default else None
-            found[name] = (*having, objective), field(default=default, metadata=own.metadata)
-            found[name][1].type = own.type
-    return found
+            before = found[name][2] if name in found else own
+            having = *before.metadata.get("objectives", ()), objective
+            default = own.default if own.default == before.default else None
+            declared = dataclasses.field(default=default, metadata={**own.metadata, "objectives": having})
+            found[name] = name, own.type, declared
+    return list(found.values())
 
 
 def without_effect(options: Mapping) -> dict[str, str]:
     """The names of options that change nothing beside ``options``, and why."""
-    objective = options["objective"]
-    why = {name: f"objective {objective!r}" for name, (having, _) in OF_OBJECTIVES.items() if objective not in having}
+    objective, why = options["objective"], {}
+    for field in dataclasses.fields(TrainingOptions):
+        if objective not in field.metadata.get("objectives", OBJECTIVES):
+            why[field.name] = f"objective {objective!r}"
     return why | OBJECTIVES[objective].without_effect(options)
 
 
-OF_OBJECTIVES = of_objectives()
-
-
+@documented
 @dataclass
-class TrainingOptions(make_dataclass("Own", [(name, own.type, own) for name, (_, own) in OF_OBJECTIVES.items()])):
+class TrainingOptions(make_dataclass("Own", of_objectives())):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
     resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old. Beside
     these there are the options of the objectives, None where the objective has its own.
     """
 
-    objective: str = "janus"
-    max_tokens: int = 4096
-    accumulate: int = 1
-    max_updates: int = 10_000
-    max_minutes: float = math.inf
-    learning_rate: float = 5e-4
-    warmup_updates: int = 4000
-    decay_updates: int = 0
-    adam_betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    label_smoothing: float = 0.1
-    seed: int = 1
-    precision: str = "auto"
-    device: str = "cpu"
-    checkpoint_activations: bool = False
-    fsdp: bool = False
-    save_interval: int = 500
-    save_minutes: float = 5.0
-    validate_interval: int = 500
-    keep: int = 5
-    log_interval: int = 25
-    log_gradient_norms: bool = False
+    objective: str = setting("janus", _objective, ", ".join(OBJECTIVES))
+    max_tokens: int = setting(4096, _counted, "tokens in a batch")
+    accumulate: int = setting(1, _counted, "batches to an update")
+    max_updates: int = setting(10_000, _counted, "updates in all", CHANGEABLE)
+    max_minutes: float = setting(math.inf, _positive, "stop after this long, resumably", OF_THE_CALL)
+    learning_rate: float = setting(5e-4, _rate, "highest learning rate")
+    warmup_updates: int = setting(4000, _counted, "updates until the highest learning rate")
+    decay_updates: int = setting(0, _natural, "updates at the end in which the rate falls to zero", CHANGEABLE)
+    adam_betas: tuple[float, float] = setting((0.9, 0.98), _betas, "Adam's decay rates")
+    weight_decay: float = setting(1e-4, _decay, "AdamW's weight decay")
+    clip_norm: float = setting(1.0, _positive, "longest gradient")
+    label_smoothing: float = setting(0.1, _share, "share of the target given to all tokens alike")
+    seed: int = setting(1, _seed, "of weights, order, masks and dropout")
+    precision: str = setting("auto", _precision, "auto, float32, bfloat16, or on GPUs float16")
+    device: str = setting("cpu", _device, "cpu or cuda", OF_THE_CALL)
+    checkpoint_activations: bool = setting(
+        False, None, "compute activations again in the backward pass instead of storing them", OF_THE_CALL
+    )
+    fsdp: bool = setting(
+        False, None, "each process holds a share of parameters, gradients and Adam's moments (FSDP2)", OF_THE_CALL
+    )
+    save_interval: int = setting(500, _counted, "updates between checkpoints", CHANGEABLE)
+    save_minutes: float = setting(5.0, _positive, "oldest that the last checkpoint gets", CHANGEABLE)
+    validate_interval: int = setting(500, _counted, "updates between validations", CHANGEABLE)
+    keep: int = setting(5, _counted, "checkpoints kept, and averaged at the end", CHANGEABLE)
+    log_interval: int = setting(25, _counted, "updates between lines of metrics.jsonl", CHANGEABLE)
+    log_gradient_norms: bool = setting(
+        False,
+        None,
+        "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
+        CHANGEABLE,
+    )
 
     def __post_init__(self):
         unwrap_numbers(self)
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"train: objective must be one of {sorted(OBJECTIVES)}, got {self.objective!r}")
-        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"train: precision must be auto, float32, bfloat16 or float16, got {self.precision!r}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"train: device must be cpu or cuda, got {self.device!r}")
+        check_fields(self, "train: ")
         if self.precision == "float16" and self.device == "cpu":
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
             if self.log_gradient_norms:
-                raise ValueError("train: log_gradient_norms must be off with fsdp, got True")
-        for names, rule, holds in RULES:
-            for name in names.split():
-                self._check(name, rule, holds)
-        for own in fields(self):
-            self._check(own.name, *own.metadata.get("rule", ("", lambda value: True)))
+                raise OptionError("train: log_gradient_norms", "be off with fsdp", True)
         for name, why in without_effect(vars(self)).items():
             if (value := getattr(self, name)) != getattr(TrainingOptions, name):
-                raise ValueError(f"train: {name} must be left out with {why}, got {value}")
-
-    def _check(self, name: str, rule: str, holds) -> None:
-        if not holds(getattr(self, name)):  # NaN holds nothing
-            raise ValueError(f"train: {name} must {rule}, got {getattr(self, name)}")
+                raise OptionError(f"train: {name}", f"be left out with {why}", value)
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.

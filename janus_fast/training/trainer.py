@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import checkpoint
 from ..config import JanusConfig
+from ..inputs import OptionError
 from ..model import JanusModel
 from ..objectives import OBJECTIVES, Objective, as_one
 from .checkpoints import checkpoints, is_regular, latest_checkpoint, read_state
@@ -50,10 +51,8 @@ class Trainer:
         self.stopped = self._stopping = False
         self.objective = objective_of(options, model.config)
         if (least := min(data.lengths)) > options.max_tokens:
-            raise ValueError(
-                f"train: max_tokens must be at least {least}, as many as the shortest pair has, "
-                f"got {options.max_tokens}"
-            )
+            words = f"be at least {least}, as many as the shortest pair has"
+            raise OptionError("train: max_tokens", words, options.max_tokens)
         for stack in (model.encoder, model.decoder):
             stack.checkpoint_activations = options.checkpoint_activations
         self.loss = Loss(self.objective, model)
@@ -168,7 +167,7 @@ class Trainer:
         if not torch.isfinite(norm) and self.scaler.get_scale() <= 1.0:
             raise FloatingPointError(
                 f"train: the gradient must be finite, got norm {norm} at update {self.update + 1}; "
-                "lower the learning rate or raise warmup_updates"
+                "lower the learning rate or warm up for longer"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = options.rate(self.update + 1)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .. import evaluate
+from ..decoding.modes import MODES
 from ..text.batching import batches_by_tokens
 from .data import ParallelData
 
@@ -15,7 +16,7 @@ class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
     The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
-    ``sources`` against ``references``, decoded greedily left to right and in four passes in parallel.
+    ``sources`` against ``references``, decoded in each mode with the options that its record has for that.
     """
 
     data: ParallelData
@@ -45,9 +46,8 @@ class Validation:
             return {}
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
-        for mode, options in (("ar", {"beam_size": 1}), ("nar", {"iterations": 4})):
-            if mode in modes:
-                results = translator.translate(self.sources, mode=mode, **options)
-                hypotheses = [translation.hypotheses[0] for translation in results]
-                result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]
+        for mode in modes:
+            results = translator.translate(self.sources, mode=mode, **MODES[mode].validated)
+            hypotheses = [translation.hypotheses[0] for translation in results]
+            result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]
         return result

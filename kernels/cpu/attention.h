@@ -59,10 +59,9 @@ struct Intervals {
 // Asks for rows of keys or values that are needed soon: each head's are a piece of memory of its own.
 template <typename T>
 JANUS_INLINE void prefetch_rows(const T* rows, int64_t stride, int64_t count, int64_t size) {
-  constexpr int64_t kLine = 64, kMost = 64 * 1024;  // what is more pushes out what it should not
+  constexpr int64_t kMost = 64 * 1024;  // what is more pushes out what it should not
   if (count * size * int64_t{sizeof(T)} > kMost) return;
-  for (int64_t i = 0; i < count; i++)
-    for (int64_t c = 0; c < size; c += kLine / sizeof(T)) __builtin_prefetch(rows + i * stride + c);
+  for (int64_t i = 0; i < count; i++) prefetch(rows + i * stride, size);
 }
 
 template <typename T>

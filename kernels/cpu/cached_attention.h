@@ -1,4 +1,4 @@
-// Attention of one query row a hypothesis over cached rows that other hypotheses may have left.
+// Attention of a hypothesis's newest rows over cached rows that other hypotheses may have left.
 #pragma once
 
 #include "kernels/cpu/engine.h"
@@ -51,9 +51,7 @@ JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t 
 // Asks for rows that are needed soon: a head's are a piece of memory of its own.
 template <typename T>
 JANUS_INLINE void prefetch_cached(const T* base, const int64_t* rows, int64_t count, int64_t size) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t t = 0; t < count; t++)
-    for (int64_t c = 0; c < size; c += kLine) __builtin_prefetch(base + rows[t] + c);
+  for (int64_t t = 0; t < count; t++) prefetch(base + rows[t], size);
 }
 
 template <typename T>
@@ -64,54 +62,58 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
   const int64_t head_stride = call.slots * call.capacity * size;
   for (int64_t task = task_begin; task < task_end; task++) {
     const int64_t hypothesis = task / call.heads, head = task % call.heads;
-    const float* query = call.query + hypothesis * call.query_stride + head * size;
-    float* output = call.output + hypothesis * call.output_stride + head * size;
+    const int64_t row_begin = hypothesis * call.steps, row_end = row_begin + call.steps;
+    const int32_t* origin = call.origin + hypothesis;
     T *key = static_cast<T*>(call.key) + head * head_stride, *value = static_cast<T*>(call.value) + head * head_stride;
-    if (call.new_key) {
-      const int64_t from = hypothesis * call.new_stride + head * size;
-      const int64_t to = (hypothesis * call.capacity + call.count - 1) * size;
+    for (int64_t row = row_begin; row < row_end && call.new_key; row++) {
+      const int64_t from = row * call.new_stride + head * size, place = call.places[row];
+      const int64_t to = (origin[place * call.slots] * call.capacity + place) * size;
       for (int64_t c = 0; c < size; c += lanes) {
         store_part(key + to + c, load_part(call.new_key + from + c, size - c), size - c);
         store_part(value + to + c, load_part(call.new_value + from + c, size - c), size - c);
       }
     }
-    for (int64_t c = 0; c < size; c++) output[c] = 0;
-    float peak = -INFINITY, total = 0;
-    for (int64_t begin = 0; begin < call.count; begin += kKeyBlock) {
-      const int64_t count = smaller(kKeyBlock, call.count - begin);
-      int64_t rows[kKeyBlock + 4];
-      alignas(64) float scores[kKeyBlock + lanes];
-      for (int64_t t = 0; t < count; t++) {
-        const int64_t slot = call.origin[(begin + t) * call.slots + hypothesis];
-        rows[t] = (slot * call.capacity + begin + t) * size;
+    for (int64_t row = row_begin; row < row_end; row++) {
+      const float* query = call.query + row * call.query_stride + head * size;
+      float* output = call.output + row * call.output_stride + head * size;
+      const int64_t seen = call.places[row] + 1;
+      const bool more = row + 1 == row_end && head + 1 < call.heads && task + 1 < task_end;
+      for (int64_t c = 0; c < size; c++) output[c] = 0;
+      float peak = -INFINITY, total = 0;
+      for (int64_t begin = 0; begin < seen; begin += kKeyBlock) {
+        const int64_t count = smaller(kKeyBlock, seen - begin);
+        int64_t rows[kKeyBlock + 4];
+        alignas(64) float scores[kKeyBlock + lanes];
+        for (int64_t t = 0; t < count; t++)
+          rows[t] = (origin[(begin + t) * call.slots] * call.capacity + begin + t) * size;
+        prefetch_cached(value, rows, count, size);
+        for (int64_t t = 0; t < count; t += 4) {
+          const T* keys[4];
+          for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
+          dot_keys<T>(query, keys, size, scores + t);
+        }
+        for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
+        Vec<float> top = splat(-INFINITY);
+        for (int64_t t = 0; t < count; t += lanes) {
+          const Vec<float> s = load(scores + t) * call.scale;
+          store(scores + t, s);
+          top = maximum<float>(s, top);
+        }
+        const float before = peak, here = maximum<float>(top);
+        peak = here > peak ? here : peak;
+        const float decay = begin == 0 ? 0 : exponential(splat(before - peak))[0];
+        Vec<float> sums = {};
+        for (int64_t t = 0; t < count; t += lanes) {
+          const Vec<float> p = exponential(load(scores + t) - peak);
+          store(scores + t, p);
+          sums += p;
+        }
+        total = total * decay + sum<float>(sums);
+        if (more) prefetch_cached(key + head_stride, rows, count, size);
+        add_values<kVectors, T>(scores, rows, count, value, decay, output, size);
       }
-      prefetch_cached(value, rows, count, size);
-      for (int64_t t = 0; t < count; t += 4) {
-        const T* keys[4];
-        for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
-        dot_keys<T>(query, keys, size, scores + t);
-      }
-      for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
-      Vec<float> top = splat(-INFINITY);
-      for (int64_t t = 0; t < count; t += lanes) {
-        const Vec<float> s = load(scores + t) * call.scale;
-        store(scores + t, s);
-        top = maximum<float>(s, top);
-      }
-      const float before = peak, here = maximum<float>(top);
-      peak = here > peak ? here : peak;
-      const float decay = begin == 0 ? 0 : exponential(splat(before - peak))[0];
-      Vec<float> sums = {};
-      for (int64_t t = 0; t < count; t += lanes) {
-        const Vec<float> p = exponential(load(scores + t) - peak);
-        store(scores + t, p);
-        sums += p;
-      }
-      total = total * decay + sum<float>(sums);
-      if (head + 1 < call.heads && task + 1 < task_end) prefetch_cached(key + head_stride, rows, count, size);
-      add_values<kVectors, T>(scores, rows, count, value, decay, output, size);
+      for (int64_t c = 0; c < size; c++) output[c] /= total;
     }
-    for (int64_t c = 0; c < size; c++) output[c] /= total;
   }
 }
 

@@ -35,12 +35,12 @@ struct MultiplyCall {
   Operand x;
   int64_t rows;
   const Matrix* weight;
-  Activation activation;
-  const float* residual;  // [rows, outputs] added behind the activation, or null; may be `output` itself
-  int64_t residual_stride;
-  float* output;     // [rows, outputs], or null when
-  BFloat16* narrow;  // the result is wanted as bfloat16 (residual is added before rounding)
+  float* output;  // [rows, output_stride], or null when
   int64_t output_stride;
+  BFloat16* narrow = nullptr;  // the result is wanted as bfloat16 (residual is added before rounding)
+  Activation activation = Activation::kNone;
+  const float* residual = nullptr;  // [rows, outputs] added behind the activation, or null; may be `output` itself
+  int64_t residual_stride = 0;
 };
 
 // Layer norm of rows, as float and, if wanted, as the operand of the next product.
@@ -80,22 +80,22 @@ struct EmbedCall {
   float* output;
 };
 
-// One query row a hypothesis over the rows of a cache, by indirection: hypothesis r sees, for t in [0, count), what
-// slot origin[t * slots + r] holds at t. A cache is [H, slots, capacity, D], so that what a head reads lies in one
-// piece.
+// `steps` query rows a hypothesis, side by side, over the rows of a cache, by indirection: a row of hypothesis r at
+// place p sees, for t in [0, p], what slot origin[t * slots + r] holds at t. A cache is [H, slots, capacity, D], so
+// that what a head reads lies in one piece.
 struct CachedAttentionCall {
-  const float* query;  // [hypotheses, query_stride], heads side by side
+  const float* query;  // [hypotheses * steps, query_stride], heads side by side
   int64_t query_stride;
-  // The last position's keys and values, which go into slot r first; or null when they are there.
+  // The rows' own keys and values, which go to their places first; or null when they are there.
   const float *new_key, *new_value;
   int64_t new_stride;
   Numeric type;  // of the cache: float or bfloat16
   void *key, *value;
   int64_t slots, capacity;
-  const int32_t* origin;  // [count, slots]
-  int64_t hypotheses, heads, size, count;
+  const int32_t *origin, *places;  // [capacity, slots], [hypotheses * steps]
+  int64_t steps, heads, size;
   float scale;
-  float* output;  // [hypotheses, output_stride]
+  float* output;  // [hypotheses * steps, output_stride]
   int64_t output_stride;
 };
 
@@ -148,8 +148,5 @@ extern const EngineKernels engine_generic;
 extern const EngineKernels engine_avx2, engine_avx2_vnni, engine_avx512, engine_avx512_vnni, engine_avx512_bf16,
     engine_avx512_bf16_amx;
 #endif
-
-// Best first; each runs on this processor.
-const EngineKernels* const* engine_kernels(size_t* count);
 
 }  // namespace janus_fast

@@ -173,17 +173,23 @@ struct DropoutAddCall {
 template <typename TX, typename TO>
 using DropoutAddKernel = void (*)(const DropoutAddCall<TX, TO>&, int64_t begin, int64_t end);
 
+template <typename T>
+struct KernelsOf {
+  AttentionKernels<T> attention;
+  LinearTopkKernels<T> linear_topk;
+  JointLossKernels<T> joint_loss;
+  PredictLengthsKernels<T> predict_lengths;
+};
+template <>
+struct KernelsOf<double> {
+  AttentionKernels<double> attention;
+};
+
 struct Kernels {
   const char* isa;
-  AttentionKernels<float> attention_float;
-  AttentionKernels<double> attention_double;
-  AttentionKernels<BFloat16> attention_bfloat16;
-  LinearTopkKernels<float> linear_topk_float;
-  LinearTopkKernels<BFloat16> linear_topk_bfloat16;
-  JointLossKernels<float> joint_loss_float;
-  JointLossKernels<BFloat16> joint_loss_bfloat16;
-  PredictLengthsKernels<float> predict_lengths_float;
-  PredictLengthsKernels<BFloat16> predict_lengths_bfloat16;
+  KernelsOf<float> of_float;
+  KernelsOf<double> of_double;
+  KernelsOf<BFloat16> of_bfloat16;
   DropoutAddKernel<float, float> dropout_add_float;
   DropoutAddKernel<float, BFloat16> dropout_add_float_bfloat16;
   DropoutAddKernel<BFloat16, float> dropout_add_bfloat16_float;

@@ -73,6 +73,41 @@ JANUS_INLINE float sum_exponentials(const float* logits, int64_t count, float pe
   return sum<float>(total);
 }
 
+// What pieces of a row's logits add up to: its maximum and, above that, the logarithm of its sum of exponentials. A
+// piece without an allowed token adds nothing; NaN passes through.
+struct LogSum {
+  float peak, log_total;
+  float log_prob(float logit) const { return logit - peak - log_total; }
+};
+JANUS_INLINE LogSum merge_sums(const float* peaks, const float* sums, int64_t pieces) {
+  float peak = -INFINITY, total = 0;
+  for (int64_t p = 0; p < pieces; p++) peak = peaks[p] > peak ? peaks[p] : peak;
+  for (int64_t p = 0; p < pieces; p++)
+    total += peaks[p] == -INFINITY ? sums[p] * 0 : sums[p] * __builtin_expf(peaks[p] - peak);
+  return {peak, logarithm(total)};
+}
+
+// The k best of lists of best tokens [lists, length], which end with their first token of -1: calls take(i, value,
+// token), the latter -1 when there are no more. `taken` is scratch of one integer a list.
+template <typename F>
+JANUS_INLINE void merge_lists(const float* values, const int32_t* tokens, int64_t lists, int64_t length, int64_t k,
+                              int32_t* taken, const F& take) {
+  for (int64_t l = 0; l < lists; l++) taken[l] = 0;
+  for (int64_t i = 0; i < k; i++) {
+    float value = -INFINITY;
+    int32_t token = -1;
+    int64_t from = 0;
+    for (int64_t l = 0; l < lists; l++) {
+      if (taken[l] == length) continue;
+      const float v = values[l * length + taken[l]];
+      const int32_t t = tokens[l * length + taken[l]];
+      if (t >= 0 && (token < 0 || v > value || (v == value && t < token))) value = v, token = t, from = l;
+    }
+    if (token >= 0) taken[from]++;
+    take(i, value, token);
+  }
+}
+
 template <typename T>
 void linear_topk_panels(const LinearTopkCall<T>& call, int64_t task_begin, int64_t task_end, float* tile) {
   constexpr int64_t kStep = 64;  // tokens whose weights stay in the second-level cache while the rows pass
@@ -93,6 +128,7 @@ void linear_topk_panels(const LinearTopkCall<T>& call, int64_t task_begin, int64
       call.panel_sum[to] = sum_exponentials(logits, count, call.panel_max[to]);
       best_of(logits, count, static_cast<int32_t>(first), smaller(kept, count), call.panel_values + to * kept,
               call.panel_tokens + to * kept);
+      for (int64_t j = count; j < kept; j++) call.panel_tokens[to * kept + j] = -1;
     }
   }
 }
@@ -102,27 +138,12 @@ template <typename T>
 void linear_topk_merge(const LinearTopkCall<T>& call, int64_t row_begin, int64_t row_end, int32_t* taken) {
   const int64_t panels = (call.vocabulary + kPanel - 1) / kPanel, kept = smaller(call.k, kPanel);
   for (int64_t row = row_begin; row < row_end; row++) {
-    const float *peaks = call.panel_max + row * panels, *sums = call.panel_sum + row * panels;
-    float peak = -INFINITY, total = 0;
-    for (int64_t p = 0; p < panels; p++) peak = peaks[p] > peak ? peaks[p] : peak;
-    // A panel without an allowed token adds nothing; NaN passes through.
-    for (int64_t p = 0; p < panels; p++)
-      total += peaks[p] == -INFINITY ? sums[p] * 0 : sums[p] * __builtin_expf(peaks[p] - peak);
-    const float log_total = logarithm(total);
-
-    const float* values = call.panel_values + row * panels * kept;
-    const int32_t* tokens = call.panel_tokens + row * panels * kept;
-    for (int64_t p = 0; p < panels; p++) taken[p] = 0;
-    for (int64_t i = 0; i < call.k; i++) {
-      int64_t best = -1;
-      for (int64_t p = 0; p < panels; p++) {
-        if (taken[p] == smaller(kept, call.vocabulary - p * kPanel)) continue;
-        if (best < 0 || values[p * kept + taken[p]] > values[best * kept + taken[best]]) best = p;
-      }
-      const int64_t from = best * kept + taken[best]++;
-      call.tokens[row * call.k + i] = tokens[from];
-      call.log_probs[row * call.k + i] = values[from] - peak - log_total;
-    }
+    const LogSum all = merge_sums(call.panel_max + row * panels, call.panel_sum + row * panels, panels);
+    merge_lists(call.panel_values + row * panels * kept, call.panel_tokens + row * panels * kept, panels, kept, call.k,
+                taken, [&](int64_t i, float value, int32_t token) {
+                  call.tokens[row * call.k + i] = token;
+                  call.log_probs[row * call.k + i] = all.log_prob(value);
+                });
   }
 }
 

@@ -52,6 +52,12 @@ JANUS_INLINE void narrow(float x, BFloat16* y) {  // to nearest, ties to even
   y->bits = x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// Asks for a row that is needed soon.
+template <typename T>
+JANUS_INLINE void prefetch(const T* row, int64_t size) {
+  for (int64_t c = 0; c < size; c += 64 / int64_t{sizeof(T)}) __builtin_prefetch(row + c);
+}
+
 template <typename T>
 JANUS_INLINE Vec<T> load(const T* p) {
   Vec<T> v;

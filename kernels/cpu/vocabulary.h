@@ -74,37 +74,19 @@ inline void vocabulary_groups(const VocabularyCall& call, int64_t group_begin, i
 inline void vocabulary_merge(const VocabularyCall& call, int64_t row_begin, int64_t row_end) {
   const int64_t groups = (call.weight->outputs + kVocabularyGroup - 1) / kVocabularyGroup, length = list_length(call.k);
   for (int64_t row = row_begin; row < row_end; row++) {
-    const float* peaks = call.group_max + row * groups;
     float* sums = call.group_sum + row * groups;
-    float peak = -INFINITY, total = 0;
-    for (int64_t g = 0; g < groups; g++) peak = peaks[g] > peak ? peaks[g] : peak;
-    // A group without an allowed token adds nothing; NaN passes through.
-    for (int64_t g = 0; g < groups; g++)
-      total += peaks[g] == -INFINITY ? sums[g] * 0 : sums[g] * __builtin_expf(peaks[g] - peak);
-    const float log_total = logarithm(total);
+    const LogSum all = merge_sums(call.group_max + row * groups, sums, groups);
     const auto log_prob = [&](float logit) {  // of what is forbidden minus infinity, unless a logit was NaN
-      return logit == -INFINITY && total == total ? logit : logit - peak - log_total;
+      return logit == -INFINITY && all.log_total == all.log_total ? logit : all.log_prob(logit);
     };
     if (call.asked) call.asked_log_probs[row] = call.asked[row] < 0 ? 0 : log_prob(call.asked_logits[row]);
-
-    // The sums are used up; in their place stands how many of each list have been taken.
-    const auto taken = [&](int64_t g) -> int32_t& { return reinterpret_cast<int32_t*>(sums)[g]; };
-    for (int64_t g = 0; g < groups; g++) taken(g) = 0;
-    for (int64_t i = 0; i < call.k; i++) {
-      float value = -INFINITY;
-      int32_t token = -1;
-      int64_t from = -1;
-      for (int64_t g = 0; g < groups; g++) {
-        if (taken(g) == length) continue;
-        const int64_t at = (row * groups + g) * length + taken(g);
-        const float v = call.group_values[at];
-        const int32_t t = call.group_tokens[at];
-        if (t >= 0 && (v > value || (v == value && token >= 0 && t < token))) value = v, token = t, from = g;
-      }
-      if (from >= 0) taken(from)++;
-      call.tokens[row * call.k + i] = token;
-      call.log_probs[row * call.k + i] = log_prob(value);
-    }
+    const int64_t list = row * groups * length;
+    merge_lists(call.group_values + list, call.group_tokens + list, groups, length, call.k,
+                reinterpret_cast<int32_t*>(sums),  // which are used up
+                [&](int64_t i, float value, int32_t token) {
+                  call.tokens[row * call.k + i] = token;
+                  call.log_probs[row * call.k + i] = log_prob(value);
+                });
   }
 }
 

@@ -12,11 +12,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
 from janus_fast.decoding.decoder import Decoder
 from janus_fast.decoding.fused import FusedModel
 from janus_fast.decoding.runtime import Eager
 
 SIX_LAYERS = {"source_vocab_size": 10000, "target_vocab_size": 10000}
+
+
+class Recorded(Eager):
+    """Programs as for graphs, whose records are themselves."""
+
+    recorded = True
 
 
 class Launches(TorchDispatchMode):
@@ -48,7 +55,8 @@ def launches_of(function: Callable, *arguments) -> Counter:
 def refinement(adaptive: bool = True, **config) -> tuple[Counter, Counter]:
     """The operators before the first pass of a refinement, and those of a pass that another one follows."""
     with FakeTensorMode(), torch.no_grad():  # in inference mode it would show operators that are made of others
-        refinement, _ = _decoder(config).refinement((32, 640), 2560, 4, 3, "window", adaptive)
+        options = NonAutoregressiveOptions(4, 3, adaptive=adaptive)
+        refinement, _ = _decoder(config).refinement((32, 640), 2560, options)
         before = launches_of(refinement.begin)
         return before, launches_of(refinement.refine, refinement.begin().canvases, 0)
 
@@ -56,13 +64,14 @@ def refinement(adaptive: bool = True, **config) -> tuple[Counter, Counter]:
 def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
     """The operators before the first step of a beam search, and those of a step."""
     with FakeTensorMode(), torch.no_grad():
-        search, begin, step = _decoder(config).search((32, 640), beams, 100)
+        options = AutoregressiveOptions(beams, max_decoding_length=100)
+        _, begin, step = _decoder(config).search((32, 640), options)
         return launches_of(begin), launches_of(step)
 
 
 def _decoder(config: dict) -> Decoder:
     model = JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False)
-    return Decoder(FusedModel(model), Eager())
+    return Decoder(FusedModel(model), Recorded())
 
 
 def main(argv: list[str]) -> int:

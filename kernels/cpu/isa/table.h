@@ -1,53 +1,9 @@
-// Included once by each instruction set's file, which defines JANUS_ISA, a namespace, and JANUS_VECTOR_BYTES.
-// Everything below is compiled with that file's flags, so nothing here may be shared with another file: no inline
-// function or template of the standard library that the linker could pick for the whole library.
-#include "kernels/cpu/attention.h"
-#include "kernels/cpu/dropout_add.h"
-#include "kernels/cpu/joint_loss.h"
-#include "kernels/cpu/kernels.h"
-#include "kernels/cpu/linear_topk.h"
-#include "kernels/cpu/predict_lengths.h"
+// setup.py compiles the files beside this one once for each instruction set, with its flags, its name as JANUS_ISA,
+// which is a namespace, and JANUS_VECTOR_BYTES. So nothing in them may be shared with another file: no inline function
+// or template of the standard library that the linker could pick for the whole library.
+#pragma once
 
 #define JANUS_STRING_(x) #x
 #define JANUS_STRING(x) JANUS_STRING_(x)
-#define JANUS_TABLE_(isa) kernels_##isa
-#define JANUS_TABLE(isa) JANUS_TABLE_(isa)
-
-namespace janus_fast {
-namespace JANUS_ISA {
-template <typename T>
-constexpr AttentionKernels<T> attention_kernels() {
-  return {attention_fwd_scratch<T>, attention_bwd_scratch<T>, attention_fwd<T>, attention_bwd<T>};
-}
-template <typename T>
-constexpr LinearTopkKernels<T> linear_topk_kernels() {
-  return {linear_topk_scratch, linear_topk_panels<T>, linear_topk_merge<T>};
-}
-template <typename T>
-constexpr JointLossKernels<T> joint_loss_kernels() {
-  return {joint_loss_scratch<T>, joint_loss_pack<T>,      joint_loss_logits<T>,
-          joint_loss_merge<T>,   joint_loss_gradients<T>, joint_loss_reduce<T>};
-}
-template <typename T>
-constexpr PredictLengthsKernels<T> predict_lengths_kernels() {
-  return {predict_lengths_scratch, predict_lengths<T>};
-}
-}  // namespace JANUS_ISA
-
-const Kernels JANUS_TABLE(JANUS_ISA) = {
-    JANUS_STRING(JANUS_ISA),
-    JANUS_ISA::attention_kernels<float>(),
-    JANUS_ISA::attention_kernels<double>(),
-    JANUS_ISA::attention_kernels<BFloat16>(),
-    JANUS_ISA::linear_topk_kernels<float>(),
-    JANUS_ISA::linear_topk_kernels<BFloat16>(),
-    JANUS_ISA::joint_loss_kernels<float>(),
-    JANUS_ISA::joint_loss_kernels<BFloat16>(),
-    JANUS_ISA::predict_lengths_kernels<float>(),
-    JANUS_ISA::predict_lengths_kernels<BFloat16>(),
-    JANUS_ISA::dropout_add<float, float>,
-    JANUS_ISA::dropout_add<float, BFloat16>,
-    JANUS_ISA::dropout_add<BFloat16, float>,
-    JANUS_ISA::dropout_add<BFloat16, BFloat16>,
-};
-}  // namespace janus_fast
+#define JANUS_JOIN_(a, b) a##_##b
+#define JANUS_JOIN(a, b) JANUS_JOIN_(a, b)

@@ -1,18 +1,13 @@
-// Included once by each instruction set's file, as isa/table.h is; the same rules hold.
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/cached_attention.h"
+#include "kernels/cpu/isa/table.h"
 #include "kernels/cpu/multiply.h"
 #include "kernels/cpu/predict_lengths.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vocabulary.h"
 
-#define JANUS_STRING_(x) #x
-#define JANUS_STRING(x) JANUS_STRING_(x)
-#define JANUS_TABLE_(isa) engine_##isa
-#define JANUS_TABLE(isa) JANUS_TABLE_(isa)
-
 namespace janus_fast {
-const EngineKernels JANUS_TABLE(JANUS_ISA) = {
+const EngineKernels JANUS_JOIN(engine, JANUS_ISA) = {
     JANUS_STRING(JANUS_ISA),
     JANUS_ISA::kPanelOutputs,
     JANUS_ISA::kVocabularyGroup,

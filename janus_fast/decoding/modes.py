@@ -1,0 +1,59 @@
+"""The modes of decoding: what the rest of the package knows of one is its record here."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from ..inputs import choice
+from .options import AutoregressiveOptions, NonAutoregressiveOptions
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to decode.
+
+    Attributes:
+        title: what it is called in a sentence.
+        options: the class of what it can be told. Its ``algorithm`` names what runs: a method of the engine's
+            ``Decoder`` and of that of ``janus_fast.decoding.decoder``; ``on`` says which backends have it.
+        prefixes: whether it takes a ``target_prefix``.
+        shown: what the demo shows of it, options by label.
+        validated: options of the translations that a training run is judged by.
+    """
+
+    title: str
+    options: type
+    prefixes: bool
+    shown: Mapping[str, dict]
+    validated: Mapping[str, object]
+
+    @property
+    def fields(self) -> dict[str, dataclasses.Field]:
+        """The declarations of its options, by name."""
+        return {field.name: field for field in dataclasses.fields(self.options)}
+
+
+MODES = {
+    "ar": Mode(
+        "left to right", AutoregressiveOptions, prefixes=True,
+        shown={"beam 5": {"beam_size": 5}, "greedy": {"beam_size": 1}}, validated={"beam_size": 1},
+    ),
+    "nar": Mode(
+        "in parallel", NonAutoregressiveOptions, prefixes=False,
+        shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}}, validated={"iterations": 4},
+    ),
+}  # fmt: skip
+
+
+def options_of(mode: str, given: Mapping):
+    """The options of ``mode`` with those that are ``given``; a ValueError names what it does not have."""
+    known = [*MODES[choice("mode", mode, tuple(MODES))].fields]
+    for name in given:
+        if name not in known:
+            meant = get_close_matches(name, known, 1)
+            hint = f"; did you mean {meant[0]!r}?" if meant else ""
+            if others := [repr(other) for other in MODES if name in MODES[other].fields]:
+                hint = f", which is one of mode {' and '.join(others)}"
+            raise ValueError(f"options of mode {mode!r} must be among {known}, got {name!r}{hint}")
+    return MODES[mode].options(**given)
