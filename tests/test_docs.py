@@ -3,11 +3,14 @@
 import inspect
 import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import janus_fast
 import reference
+
+ROOT = Path(__file__).parent.parent
 
 
 def public():
@@ -39,6 +42,19 @@ def test_what_docstrings_refer_to_is_there():
             for part in path.split(".")[1:]:
                 assert hasattr(found, part), f"{name} refers to {path}"
                 found = getattr(found, part)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_pages_lead_to_is_there(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:janus_fast|csrc|kernels|tests|benchmarks|tools|docs|findings)/[\w./]*)`", text):
+        file = ROOT / re.sub(r"\b(X|NAME)\b", "*", path)  # which stand for any
+        assert any(file.parent.glob(f"{file.name}*")), path  # a stem stands for its .h and .cpp
 
 
 def test_the_tables_of_options_are_those_of_the_declarations():

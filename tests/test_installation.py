@@ -82,6 +82,7 @@ def test_a_build_starts_with_no_files_of_an_earlier_one(tmp_path):
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     subprocess.run(command, cwd=PACKAGE.parent, env={**os.environ, "PATH": path}, check=True, timeout=100)
     assert not [*(tmp_path / "lib" / "janus_fast").glob("_*.so"), *(tmp_path / "lib").rglob("gone.py")]
+    assert not [*(tmp_path / "lib").rglob("*corpus*")]  # a package of its own
     assert (tmp_path / "lib" / "janus_fast" / "engine.py").exists()
 
 

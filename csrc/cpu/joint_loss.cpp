@@ -1,6 +1,7 @@
 // Launcher of the joint loss: cuts the rows into chunks, runs the stages of each, adds up the terms.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 #include <vector>
 
@@ -19,8 +20,6 @@ int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct Weights {
   double cross_entropy[kStreams], divergence[kStreams][kStreams] = {}, pull[kStreams][kStreams] = {}, label_smoothing;
   bool tied[kStreams] = {};
-  std::vector<int64_t> masked[kStreams];  // rows of a stream that divergences compare, if it `is_masked`; else all
-  bool is_masked[kStreams] = {};
 };
 
 // Positions and the rows of hidden that are their distributions: rows[s][position], for the streams named.
@@ -30,44 +29,44 @@ struct Positions {
   int64_t size() const { return rows.empty() ? 0 : static_cast<int64_t>(rows[0].size()); }
 };
 
-// All rows, as positions that divergences tie together, and the others, each a position of its own.
-std::pair<Positions, Positions> arrange(const Weights& weights, const std::vector<int64_t>& rows) {
+// All rows, as positions that divergences tie together, and the others, each a position of its own. Of the streams in
+// `masked` those rows are tied that ar_masked has, as many of each; of other tied streams all.
+std::pair<Positions, Positions> arrange(const Weights& weights, const std::vector<int64_t>& rows,
+                                        const Tensor& ar_masked, const std::vector<int64_t>& masked) {
   Positions together, apart;
-  apart.rows.resize(1);
-  int64_t first = 0;
-  for (size_t s = 0; s < rows.size(); first += rows[s++]) {
-    std::vector<int64_t> tied;
-    std::vector<bool> taken(rows[s], weights.tied[s]);
-    if (weights.tied[s] && weights.is_masked[s]) {
-      taken.assign(rows[s], false);
-      for (int64_t row : weights.masked[s]) {
-        JANUS_CHECK(row >= 0 && row < rows[s] && !taken[row], "joint_loss: ar_masked must be distinct rows in [0, ",
-                    rows[s], "), got ", row);
-        taken[row] = true;
-        tied.push_back(first + row);
-      }
-    } else if (weights.tied[s]) {
-      for (int64_t i = 0; i < rows[s]; i++) tied.push_back(first + i);
+  const size_t each = masked.empty() ? 0 : ar_masked.numel() / masked.size();
+  std::vector<bool> taken(std::accumulate(rows.begin(), rows.end(), int64_t{0}));
+  for (size_t s = 0, first = 0; s < rows.size(); first += rows[s++]) {
+    if (!weights.tied[s]) continue;
+    const size_t place = std::find(masked.begin(), masked.end(), s) - masked.begin();
+    const int64_t* chosen = place < masked.size() ? data<int64_t>(ar_masked) + place * each : nullptr;
+    std::vector<int64_t> tied(place < masked.size() ? each : rows[s]);
+    for (size_t i = 0; i < tied.size(); i++) {
+      const int64_t row = chosen ? chosen[i] : static_cast<int64_t>(i);
+      JANUS_CHECK(row >= 0 && row < rows[s] && !taken[first + row],
+                  "joint_loss: ar_masked must be distinct rows in [0, ", rows[s], "), got ", row);
+      taken[first + row] = true;
+      tied[i] = first + row;
     }
-    if (weights.tied[s]) {
-      together.streams.push_back(s);
-      together.rows.push_back(std::move(tied));
-      JANUS_CHECK(static_cast<int64_t>(together.rows.back().size()) == together.size(),
-                  "joint_loss: the streams of divergences must predict the same rows, got ", together.size(), " and ",
-                  together.rows.back().size());
-    }
-    for (int64_t i = 0; i < rows[s]; i++)
-      if (!taken[i]) apart.rows[0].push_back(first + i);
+    together.streams.push_back(s);
+    together.rows.push_back(std::move(tied));
+    JANUS_CHECK(static_cast<int64_t>(together.rows.back().size()) == together.size(),
+                "joint_loss: the streams of divergences must predict the same rows, got ", together.size(), " and ",
+                together.rows.back().size());
   }
+  apart.rows.resize(1);
+  for (size_t row = 0; row < taken.size(); row++)
+    if (!taken[row]) apart.rows[0].push_back(row);
   return {together, apart};
 }
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                                                const std::vector<int64_t>& rows, const Weights& weights,
-                                               const std::vector<int64_t>& pairs, bool gradients) {
+                                               const std::vector<int64_t>& pairs, bool gradients,
+                                               const std::pair<Positions, Positions>& arranged) {
   const auto& table = kernels_of<T>().joint_loss;
-  const auto [together, apart] = arrange(weights, rows);
+  const auto& [together, apart] = arranged;
   const int64_t count = hidden.size(0), channels = hidden.size(1), vocabulary = weight.size(0);
   const int64_t all = rows.size();
   std::vector<int64_t> stream_of;
@@ -226,15 +225,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> joint_loss_cpu(
   }
   JANUS_CHECK(std::count(weights.tied, weights.tied + all, true) <= kTied, op, ": pairs must be of at most ", kTied,
               " streams");
-  const int64_t each = masked.empty() ? 0 : ar_masked.numel() / static_cast<int64_t>(masked.size());
-  const auto* masked_row = data<int64_t>(ar_masked);
-  for (int64_t s : masked) {
-    JANUS_CHECK(s >= 0 && s < all, op, ": masked must be streams, got ", s);
-    weights.masked[s].assign(masked_row, masked_row + each), masked_row += each;
-    weights.is_masked[s] = true;
-  }
+  const auto arranged = arrange(weights, rows, ar_masked, masked);
   return with_type<float, BFloat16>(hidden, op, "hidden must be float32 or bfloat16", [&](auto type) {
-    return run<decltype(type)>(hidden, weight, targets, rows, weights, pairs, gradients);
+    return run<decltype(type)>(hidden, weight, targets, rows, weights, pairs, gradients, arranged);
   });
 }
 

@@ -106,38 +106,33 @@ void Forward::leave(const Norm& norm, float* x, int64_t rows) {
   has_current_ = true;
 }
 
-void Forward::multiply(std::initializer_list<Product> products) {
-  const int64_t width = model.kernels.panel;
+void Forward::multiply(std::initializer_list<MultiplyCall> products) {
+  const auto panels = [&](const MultiplyCall& product) {
+    return (product.weight->outputs + model.kernels.panel - 1) / model.kernels.panel;
+  };
   int64_t tasks = 0;
-  for (const Product& p : products) tasks += (p.weight->outputs + width - 1) / width;
+  for (const MultiplyCall& product : products) tasks += panels(product);
   member.share(tasks, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;
-    for (const Product& p : products) {
-      const int64_t panels = (p.weight->outputs + width - 1) / width;
-      const int64_t from = std::max(begin - first, int64_t{0}), to = std::min(end - first, panels);
-      if (from < to)
-        model.kernels.multiply({p.x, p.rows, p.weight, Activation::kNone, nullptr, 0, p.output, nullptr, p.stride},
-                               from, to);
-      first += panels;
+    for (const MultiplyCall& product : products) {
+      const int64_t count = panels(product), from = std::max(begin, int64_t{0}), to = std::min(end, count);
+      if (from < to) model.kernels.multiply(product, from, to);
+      begin -= count, end -= count;
     }
   });
 }
 
 void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual) {
-  const MultiplyCall call = {x,        rows,    &weight,       Activation::kNone, residual, weight.outputs,
-                             residual, nullptr, weight.outputs};
-  member.share((weight.outputs + model.kernels.panel - 1) / model.kernels.panel,
-               [&](int64_t begin, int64_t end) { model.kernels.multiply(call, begin, end); });
+  multiply({{x, rows, &weight, residual, weight.outputs, nullptr, Activation::kNone, residual, weight.outputs}});
 }
 
 template <typename TK>
 void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                        const KeyValues& values, const Queries& queries, const Keys& keys) {
+                        const Keys& keys, const Queries& queries) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
   AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
-  call.key = {static_cast<const TK*>(values.key), values.row_stride, values.head_stride};
-  call.value = {static_cast<const TK*>(values.value), values.row_stride, values.head_stride};
+  call.key = {static_cast<const TK*>(keys.key), keys.row_stride, keys.head_stride};
+  call.value = {static_cast<const TK*>(keys.value), keys.row_stride, keys.head_stride};
   call.query_offsets = queries.offsets;
   call.key_offsets = keys.offsets;
   call.key_sequences = keys.sequences;
@@ -153,19 +148,19 @@ void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float*
                [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
 }
 
-void Forward::attend(const float* query, int64_t query_stride, const KeyValues& values, const Queries& queries,
-                     const Keys& keys) {
-  if (values.type == Numeric::kFloat32)
-    attend_to(model.kernels.attention, query, query_stride, values, queries, keys);
+void Forward::attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries) {
+  if (keys.type == Numeric::kFloat32)
+    attend_to(model.kernels.attention, query, query_stride, keys, queries);
   else
-    attend_to(model.kernels.narrow_attention, query, query_stride, values, queries, keys);
+    attend_to(model.kernels.narrow_attention, query, query_stride, keys, queries);
 }
 
-SelfAttention Forward::packed(const Keys& keys) {
-  return [this, keys](size_t, const Queries& queries) {
+SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from) {
+  return [=](size_t, const Queries& queries) {
     const float *query = workspace.wide.data(), *key = query + width_;
-    const KeyValues values = {Numeric::kFloat32, key, key + width_, 3 * width_, model.config.head_size()};
-    attend(query, 3 * width_, values, queries, keys);
+    const int64_t stride = 3 * width_, size = model.config.head_size();
+    attend(query, stride, {Numeric::kFloat32, key, key + width_, stride, size, offsets, sequences, visible_from},
+           queries);
   };
 }
 
@@ -174,18 +169,17 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   const Operand in = enter(layer.final_norm, x, rows);
   const int64_t ffn = layer.fc1.outputs;
   const bool narrow = model.layer_type == Numeric::kBFloat16;
-  MultiplyCall call = {in, rows, &layer.fc1, model.config.activation, nullptr, 0, workspace.wide.data(), nullptr, ffn};
   Operand hidden = {workspace.second.data(), nullptr, padded(ffn)};
+  MultiplyCall call = {in, rows, &layer.fc1, workspace.wide.data(), ffn, nullptr, model.config.activation};
   if (narrow) {
-    call.output = nullptr;
+    call.output = nullptr, call.output_stride = hidden.stride;
     call.narrow = static_cast<BFloat16*>(hidden.data);
-    call.output_stride = hidden.stride;
   }
-  member.share((ffn + model.kernels.panel - 1) / model.kernels.panel, [&](int64_t begin, int64_t end) {
-    model.kernels.multiply(call, begin, end);
-    if (narrow && end * model.kernels.panel >= ffn && ffn % 2)  // the last group is whole
+  multiply({call});
+  if (narrow && ffn % 2)  // the last group is whole
+    member.once([&] {
       for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
-  });
+    });
   if (!narrow) hidden = convert(workspace.wide.data(), rows, ffn, model.layer_type);
   add_product(hidden, rows, layer.fc2, x);
   leave(layer.final_norm, x, rows);
@@ -213,10 +207,8 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
     attend_self(i, queries);
     add_attended(layer.self.out, layer.self_norm, queries.rows);
     if (pass.sources) {
-      const Ids& sources = *pass.sources;
       multiply({{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
-      attend(wide, width_, cross(static_cast<int64_t>(i), sources.size()), queries,
-             {sources.offsets, pass.owners, nullptr});
+      attend(wide, width_, cross(i, *pass.sources, pass.owners), queries);
       add_attended(layer.cross.out, layer.cross_norm, queries.rows);
     }
     feed_forward(layer, x, queries.rows);
@@ -236,22 +228,22 @@ void Forward::encode(const Ids& sources) {
   });
   const Queries queries = {rows, sources.count, sources.offsets, nullptr};
   const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
-  float* x =
-      run(model.encoder, pass, packed({sources.offsets, workspace.identity.data(), nullptr}), workspace.encoded.data());
+  const auto whole = packed(sources.offsets, workspace.identity.data(), nullptr);
+  float* x = run(model.encoder, pass, whole, workspace.encoded.data());
   if (model.config.normalize_before) normalise(model.encoder.norm, x, rows, x, Numeric::kFloat32);
-  cross_keys(rows);
+  cross_keys(sources);
 }
 
-void Forward::cross_keys(int64_t rows) {
+void Forward::cross_keys(const Ids& sources) {
   const auto& layers = model.decoder.layers;
-  const int64_t heads = model.config.attention_heads, size = model.config.head_size();
+  const int64_t rows = sources.size(), heads = model.config.attention_heads, size = model.config.head_size();
   member.once(
       [&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes()); });
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
   const float* wide = workspace.wide.data();
   for (size_t i = 0; i < layers.size(); i++) {
     multiply({{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
-    const KeyValues keys = cross(static_cast<int64_t>(i), rows);
+    const Keys keys = cross(i, sources, nullptr);
     member.share(2 * heads, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; head++) {
         char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * model.cache_bytes();
@@ -261,10 +253,10 @@ void Forward::cross_keys(int64_t rows) {
   }
 }
 
-KeyValues Forward::cross(int64_t layer, int64_t source_rows) const {
-  const int64_t size = model.config.head_size(), bytes = source_rows * width_ * model.cache_bytes();
-  const char* key = workspace.cross.data() + layer * 2 * bytes;
-  return {model.cache_type(), key, key + bytes, size, source_rows * size};
+Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) const {
+  const int64_t rows = sources.size(), size = model.config.head_size(), bytes = rows * width_ * model.cache_bytes();
+  const char* key = workspace.cross.data() + static_cast<int64_t>(layer) * 2 * bytes;
+  return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr};
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,

@@ -52,8 +52,13 @@ struct Queries {
   const int32_t* times;    // [rows]: they see keys that are visible from then, or before; null: every key
 };
 
-// The key sequences that they see.
+// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in
+// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
+// values of its sources and its past.
 struct Keys {
+  Numeric type;
+  const void *key, *value;
+  int64_t row_stride, head_stride;
   const int32_t *offsets, *sequences;  // sequences: [query sequences]
   const int32_t* visible_from;         // [keys], where queries have times
 };
@@ -86,15 +91,6 @@ struct Workspace {
   Buffer<float> best_log_probs;
 };
 
-// Keys and values that attention reads: float rows as a product left them, or heads one after another, [H, rows, D], in
-// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
-// values of its sources and its past.
-struct KeyValues {
-  Numeric type;
-  const void *key, *value;
-  int64_t row_stride, head_stride;
-};
-
 class Forward {
  public:
   Forward(const Model& model, Workspace& workspace, Member& member);
@@ -111,7 +107,7 @@ class Forward {
     return run(model.decoder, pass, attend, workspace.x.data());
   }
   // Self-attention over the content rows of the pass itself.
-  SelfAttention packed(const Keys& keys);
+  SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.
@@ -135,24 +131,16 @@ class Forward {
   // Those rows of x -> workspace.last, and of its operand.
   Operand select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x);
 
-  struct Product {
-    Operand x;
-    int64_t rows;
-    const Matrix* weight;
-    float* output;
-    int64_t stride;
-  };
-  void multiply(std::initializer_list<Product> products);
+  void multiply(std::initializer_list<MultiplyCall> products);
   void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
-  void attend(const float* query, int64_t query_stride, const KeyValues& values, const Queries& queries,
-              const Keys& keys);
+  void attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
   void feed_forward(const Layer& layer, float* x, int64_t rows);
-  KeyValues cross(int64_t layer, int64_t source_rows) const;
-  void cross_keys(int64_t rows);
+  void cross_keys(const Ids& sources);
+  Keys cross(size_t layer, const Ids& sources, const int32_t* owners) const;
   template <typename TK>
-  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                 const KeyValues& values, const Queries& queries, const Keys& keys);
+  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride, const Keys& keys,
+                 const Queries& queries);
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;

@@ -114,8 +114,9 @@ class PackedMatrix {
                      const std::optional<std::vector<Range>>& ranges) const {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
-    MultiplyCall call = {operand.operand(), rows,    &matrix_, activation_of(activation), nullptr, 0,
-                         nullptr,           nullptr, stride};
+    MultiplyCall call = {};
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_, call.activation = activation_of(activation);
+    call.output_stride = stride;
     if (residual) {
       require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,
               "residual must have the shape of a float32 output");

@@ -39,7 +39,7 @@ std::vector<std::vector<float>> score(const Model& model, Workspace& workspace, 
     const Queries all = {streams * keys, streams * sources.count, offsets.data(), places.data()};
     const int32_t* selected = streams == 2 ? workspace.identity.data() + keys : nullptr;
     const Pass pass = {content.data(), places.data(), keys, all, last, selected, &sources, owners.data()};
-    float* hidden = forward.decode(pass, forward.packed({offsets.data(), owners.data(), places.data()}));
+    float* hidden = forward.decode(pass, forward.packed(offsets.data(), owners.data(), places.data()));
     forward.vocabulary(hidden, keys, model.vocabulary.bias, 1, asked.data(), logits.data(), log_probs.data());
   });
   std::vector<std::vector<float>> scores;

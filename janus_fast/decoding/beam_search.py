@@ -28,7 +28,7 @@ class BeamSearch:
 
     All hypotheses of a sentence share one sequence of cached keys, one row for each position and hypothesis, and
     ``beam_step`` says by intervals of times which of these each sees: nothing is copied when hypotheses are reordered.
-    Sentences that are done, and those that are missing, are computed in vain. ``caches`` is
+    Programs compute sentences that are done, and those that are missing, in vain. ``caches`` is
     [layers, sentences * (longest + 1) * beams, 2, H, D], finite.
 
     A sample is a sentence of its own with one hypothesis, which continues as its random number says.
@@ -41,61 +41,58 @@ class BeamSearch:
         self.model, self.config, self.sources, self.caches = model, model.config, sources, caches
         config, device, beams, steps = model.config, caches.device, options.beam_size, options.longest(model.config) + 1
         self.longest, self.samples = steps - 1, options.kept // beams  # of a source
-        self.sentences = sentences = sources.room.sequences * self.samples
-        streams, hypotheses = 1 + config.two_stream, sentences * beams
+        sentences, streams = sources.room.sequences * self.samples, 1 + config.two_stream
         self.continuations = Continuations(model.model, options, prefixes)
         self.sampling = Sampling(options, numbers, steps, device) if options.sampling_topk != 1 else None
         self.asks_for_past = bool(options.no_repeat_ngram_size or prefixes)
         make = {"device": device, "dtype": torch.int32}
         # What the decoder reads: the last token of each hypothesis, and in a two-stream model a mask for each.
-        self.inputs = torch.full((streams * hypotheses,), config.mask_token_id, device=device)
+        self.inputs = torch.full((streams, sentences * beams), config.mask_token_id, device=device)
         self.state = BeamState.new(sentences, steps, beams, device)
-        self.state = self.state._replace(tokens=self.inputs[:hypotheses].view(sentences, beams))
+        self.state = self.state._replace(tokens=self.inputs[0].view(sentences, beams))
         self.position = torch.zeros(1, **make)  # of all hypotheses alike
         # Each sentence has `steps * beams` rows of keys, of which those up to the position form its sequence.
-        sequences = torch.arange(sentences, **make)
-        first_key = sequences * (steps * beams)
+        first_key = torch.arange(sentences, **make) * (steps * beams)
         self.own_keys = (first_key[:, None] + torch.arange(beams, **make)).flatten().long()
         both = torch.stack([first_key, first_key + beams], 1).flatten()
         self.key_offsets = torch.cat([both, both.new_full((1,), caches.shape[1])])  # at the first step
         self.grows = torch.tensor([0, beams] * sentences + [0], **make)
-        self.query_offsets = torch.arange(streams * sentences + 1, **make) * beams
-        self.query_sequences = 2 * sequences.repeat(streams)  # every other sequence is what is not written yet
-        self.source_sequences = (sequences // self.samples).repeat(streams)
-        self.no_times = torch.zeros(streams * hypotheses, **make)
 
     def begin(self) -> None:
         """Encodes the sources and sets the state to what it is before the first step."""
-        encoded, source_offsets = self.sources.encode(self.model)
+        encoded, self.source_offsets = self.sources.encode(self.model)
         self.cross_keys = self.model.cross_keys(encoded)
-        sources, self.cross = self.sources, []
-        for rows in (len(self.inputs), self.state.tokens.numel()):  # all, and those that predict
-            count = rows // self.state.tokens.shape[1]
-            offsets, named = self.query_offsets[: count + 1], self.source_sequences[:count]
-            held, times = sources.room, self.no_times[:rows]
-            self.cross.append(Visibility(offsets, source_offsets, named, times, held.never, held.forever))
-        self.state.begin((sources.offsets.diff() == 0).repeat_interleave(self.samples))
+        self.state.begin((self.sources.offsets.diff() == 0).repeat_interleave(self.samples))
         self.state.tokens.fill_(self.config.decoder_start_token_id)
         self.position.zero_()
+        self.compute(torch.arange(len(self.state.steps), device=self.position.device))
+
+    def compute(self, sentences: Tensor) -> None:
+        """From here on computes these sentences alone: the others are done."""
+        beams, named, self.queries = self.state.tokens.shape[1], sentences.int(), []
+        self.rows = (sentences[:, None] * beams + torch.arange(beams, device=named.device)).flatten()
+        for streams in (len(self.inputs), 1):  # all rows, and those that predict
+            offsets = torch.arange(streams * len(named) + 1, device=named.device, dtype=torch.int32) * beams
+            no_times, sources = torch.zeros_like(self.rows, dtype=torch.int32).repeat(streams), named // self.samples
+            ends = self.sources.room.never, self.sources.room.forever
+            cross = Visibility(offsets, self.source_offsets, sources.repeat(streams), no_times, *ends)
+            self.queries.append((offsets, 2 * named.repeat(streams), cross))  # every other sequence is not written yet
 
     def feed(self) -> Tensor:
-        """Reads every hypothesis' last token: the hidden rows [R, C] that predict the next ones."""
-        decoder, state = self.model.model.decoder, self.state
-        x = self.model.embed(decoder, self.inputs, decoder.embed_positions(self.position))
-        offsets = torch.addcmul(self.key_offsets, self.grows, self.position)
+        """Reads the last token of every hypothesis: the hidden rows [R, C] that predict the next ones."""
+        decoder, state, everything = self.model.model.decoder, self.state, len(self.rows) == self.inputs.shape[1]
+        pick = (lambda t: t) if everything else (lambda t: t[..., self.rows])
+        x = self.model.embed(decoder, pick(self.inputs).flatten(), decoder.embed_positions(self.position))
+        key_offsets = torch.addcmul(self.key_offsets, self.grows, self.position)
         times, *sees = (t.flatten() for t in (state.times, state.visible_from, state.visible_until))
-        sentences = self.sentences
-        predicting = Visibility(
-            self.query_offsets[: sentences + 1], offsets, self.query_sequences[:sentences], times, *sees
-        )
-        everything = predicting
-        if self.config.two_stream:
-            everything = Visibility(self.query_offsets, offsets, self.query_sequences, times.repeat(2), *sees)
-        places = torch.add(self.own_keys, self.position, alpha=state.tokens.shape[1])
+        times = pick(times)
+        seen = [
+            (Visibility(offsets, key_offsets, named, t, *sees), cross)
+            for t, (offsets, named, cross) in zip((times.repeat(len(self.inputs)), times), self.queries, strict=True)
+        ]
+        places = torch.add(pick(self.own_keys), self.position, alpha=state.tokens.shape[1])
         self.position += 1
-        return self.model.step(
-            x, (everything, self.cross[0]), self.cross_keys, self.caches, places, (predicting, self.cross[1])
-        )
+        return self.model.step(x, seen[0], self.cross_keys, self.caches, places, seen[1])
 
     def step(self, number: int | None = None, last: bool = False) -> None:
         """Feeds every hypothesis' last token and chooses the next ones; in the ``last`` step the end alone.
@@ -104,16 +101,21 @@ class BeamSearch:
         """
         hidden = self.feed()
         if last:
-            ids, log_probs = self.continuations.end(hidden)
+            chosen = self.continuations.end(hidden)
+        elif self.asks_for_past:
+            owners = self.rows // (self.inputs.shape[1] // self.sources.room.sequences)
+            chosen = self.continuations(hidden, self.past(number)[self.rows], owners)
         else:
-            ids, log_probs = self.continuations(hidden, self.past(number) if self.asks_for_past else None)
+            chosen = self.continuations(hidden)
         if self.sampling is not None:
-            ids, log_probs = self.sampling(ids, log_probs, number, self.state.steps > number)
-        shape = *self.state.tokens.shape, ids.shape[1]
-        ops.beam_step(log_probs.view(shape), ids.view(shape), self.state, eos=self.config.eos_token_id)
+            chosen = self.sampling(*chosen, self.rows, number)
+        if len(self.rows) < self.inputs.shape[1]:  # what is done wants anything
+            chosen = (t.new_zeros(self.inputs.shape[1], t.shape[1]).index_copy_(0, self.rows, t) for t in chosen)
+        ids, log_probs = (t.view(*self.state.tokens.shape, -1) for t in chosen)
+        ops.beam_step(log_probs, ids, self.state, eos=self.config.eos_token_id)
 
     def past(self, steps: int) -> Tensor:
-        """What the hypotheses hold after so many steps: [R, steps]."""
+        """What all hypotheses hold after so many steps: [sentences * beams, steps]."""
         wrote = self.state.slots[:, 1 : steps + 1].long()  # the row of which each token was chosen
         return self.state.history_tokens[:, :steps].gather(2, wrote).transpose(1, 2).flatten(0, 1)
 
@@ -121,19 +123,26 @@ class BeamSearch:
         """All steps of a search, by ``begin`` and ``step`` as ``runtime`` recorded them.
 
         The host knows how many steps it has asked for, and hears of finished sentences when it has asked for more;
-        where nothing is recorded, it looks at every step.
+        where nothing is recorded, it looks at every step, and what is done is computed no more.
         """
         begin()
-        look, every = None, STEPS_BETWEEN_LOOKS if runtime.recorded else 1
+        look = None
         for number in range(self.longest):
             if number in (0, options.min_decoding_length):
                 self.continuations.allow_end(number >= options.min_decoding_length)
-            step() if runtime.recorded else self.step(number)
-            if (number + 1) % every == 0:
-                before, look = look, runtime.download(self.state.remaining)
-                seen = before if runtime.recorded else look
-                if seen is not None and seen()[0].item() == 0:
+            if not runtime.recorded:
+                self.step(number)
+                left = (self.state.steps == number + 1).nonzero()[:, 0]
+                if len(left) == 0:
                     return
+                if len(left) * self.state.tokens.shape[1] < len(self.rows):
+                    self.compute(left)
+                continue
+            step()
+            if (number + 1) % STEPS_BETWEEN_LOOKS == 0:
+                if look is not None and look()[0].item() == 0:
+                    return
+                look = runtime.download(self.state.remaining)
         self.step(self.longest, last=True)
 
     def results(self, sources: int, options: AutoregressiveOptions, runtime: Eager) -> list[list[Hypothesis]]:

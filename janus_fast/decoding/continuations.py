@@ -28,21 +28,26 @@ class Continuations:
         forbidden = len(always | {self.eos}) + (options.longest(config) if self.ngram else 0)  # at most
         self.choices = min(wanted + forbidden if wanted else config.target_vocab_size, config.target_vocab_size)
         most = max(map(len, prefixes or [[]]))
-        self.prefixes = torch.tensor([[*prefix, *[-1] * (most - len(prefix))] for prefix in prefixes or ()])
+        padded = [[*prefix, *[-1] * (most - len(prefix))] for prefix in prefixes or ()]
+        self.prefixes = torch.tensor(padded, device=self.banned.device)
 
     def allow_end(self, allowed: bool) -> None:
         self.banned[self.eos : self.eos + 1].fill_(not allowed)
 
-    def __call__(self, hidden: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Ids and log-probabilities [R, K], best first but for those that are forbidden. ``past`` are the tokens [R, n]
-        so far, which n-grams and prefixes ask for."""
+    def __call__(
+        self, hidden: Tensor, past: Tensor | None = None, owners: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and log-probabilities [R, K], best first but for those that are forbidden.
+
+        ``past`` are the tokens [R, n] so far, which n-grams and prefixes ask for, and ``owners`` the sources [R].
+        """
         ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
         forbidden = self.banned[ids]
         if self.ngram:
             forbidden |= self._repeating(past).gather(1, ids)
         log_probs = log_probs.masked_fill(forbidden, float("-inf"))
         if past is not None and past.shape[1] < self.prefixes.shape[-1]:
-            self._force(hidden, self.prefixes[:, past.shape[1]].to(ids.device), ids, log_probs)
+            self._force(hidden, self.prefixes[owners, past.shape[1]], ids, log_probs)
         return ids, log_probs
 
     def end(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +71,7 @@ class Continuations:
         return banned
 
     def _force(self, hidden: Tensor, forced: Tensor, ids: Tensor, log_probs: Tensor) -> None:
-        """Where a sentence's prefix has a token here, that alone may follow; elsewhere it is -1."""
-        forced = forced.repeat_interleave(len(ids) // len(forced))
+        """Where a source's prefix has a token here, that alone may follow; elsewhere it is -1."""
         rows = (forced >= 0).nonzero()[:, 0]
         ids[rows, 0] = forced[rows]
         log_probs[rows] = float("-inf")

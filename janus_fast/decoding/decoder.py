@@ -106,7 +106,7 @@ class Decoder:
         return (rounded(sizes[0]), rounded(sizes[1])) if self.runtime.recorded else sizes
 
     def _caches_of(self, hypotheses: int, steps: int) -> Tensor:
-        """Room for keys and values, finite: one piece of memory for all programs that are kept, one runs at once."""
+        """Room for keys and values, finite: one piece of memory for all programs kept, as one runs at a time."""
         config, weight = self.model.config, self.model.model.output_weight
         sizes = config.decoder_layers, hypotheses * steps, 2, config.attention_heads, config.head_size
         size = math.prod(sizes)

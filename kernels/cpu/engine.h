@@ -35,12 +35,12 @@ struct MultiplyCall {
   Operand x;
   int64_t rows;
   const Matrix* weight;
-  Activation activation;
-  const float* residual;  // [rows, outputs] added behind the activation, or null; may be `output` itself
-  int64_t residual_stride;
-  float* output;     // [rows, outputs], or null when
-  BFloat16* narrow;  // the result is wanted as bfloat16 (residual is added before rounding)
+  float* output;  // [rows, output_stride], or null when
   int64_t output_stride;
+  BFloat16* narrow = nullptr;  // the result is wanted as bfloat16 (residual is added before rounding)
+  Activation activation = Activation::kNone;
+  const float* residual = nullptr;  // [rows, outputs] added behind the activation, or null; may be `output` itself
+  int64_t residual_stride = 0;
 };
 
 // Layer norm of rows, as float and, if wanted, as the operand of the next product.
