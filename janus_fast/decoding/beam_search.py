@@ -60,6 +60,7 @@ class BeamSearch:
         both = torch.stack([first_key, first_key + beams], 1).flatten()
         self.key_offsets = torch.cat([both, both.new_full((1,), caches.shape[1])])  # at the first step
         self.grows = torch.tensor([0, beams] * sentences + [0], **make)
+        self.compute(torch.arange(sentences, device=device))
 
     def begin(self) -> None:
         """Encodes the sources and sets the state to what it is before the first step."""
@@ -68,7 +69,6 @@ class BeamSearch:
         self.state.begin((self.sources.offsets.diff() == 0).repeat_interleave(self.samples))
         self.state.tokens.fill_(self.config.decoder_start_token_id)
         self.position.zero_()
-        self.compute(torch.arange(len(self.state.steps), device=self.position.device))
 
     def compute(self, sentences: Tensor) -> None:
         """From here on computes these sentences alone: the others are done."""
@@ -76,23 +76,24 @@ class BeamSearch:
         self.rows = (sentences[:, None] * beams + torch.arange(beams, device=named.device)).flatten()
         for streams in (len(self.inputs), 1):  # all rows, and those that predict
             offsets = torch.arange(streams * len(named) + 1, device=named.device, dtype=torch.int32) * beams
-            no_times, sources = torch.zeros_like(self.rows, dtype=torch.int32).repeat(streams), named // self.samples
-            ends = self.sources.room.never, self.sources.room.forever
-            cross = Visibility(offsets, self.source_offsets, sources.repeat(streams), no_times, *ends)
-            self.queries.append((offsets, 2 * named.repeat(streams), cross))  # every other sequence is not written yet
+            keys = 2 * named.repeat(streams)  # every other sequence is not written yet
+            no_times = torch.zeros_like(self.rows, dtype=torch.int32).repeat(streams)
+            self.queries.append((offsets, keys, (named // self.samples).repeat(streams), no_times))
 
     def feed(self) -> Tensor:
         """Reads the last token of every hypothesis: the hidden rows [R, C] that predict the next ones."""
-        decoder, state, everything = self.model.model.decoder, self.state, len(self.rows) == self.inputs.shape[1]
+        decoder, state, room = self.model.model.decoder, self.state, self.sources.room
+        everything = len(self.rows) == self.inputs.shape[1]
         pick = (lambda t: t) if everything else (lambda t: t[..., self.rows])
         x = self.model.embed(decoder, pick(self.inputs).flatten(), decoder.embed_positions(self.position))
         key_offsets = torch.addcmul(self.key_offsets, self.grows, self.position)
         times, *sees = (t.flatten() for t in (state.times, state.visible_from, state.visible_until))
-        times = pick(times)
-        seen = [
-            (Visibility(offsets, key_offsets, named, t, *sees), cross)
-            for t, (offsets, named, cross) in zip((times.repeat(len(self.inputs)), times), self.queries, strict=True)
-        ]
+        seen, times = [], pick(times)
+        for at, (offsets, keys, sources, no_times) in zip(
+            (times.repeat(len(self.inputs)), times), self.queries, strict=True
+        ):
+            cross = Visibility(offsets, self.source_offsets, sources, no_times, room.never, room.forever)
+            seen.append((Visibility(offsets, key_offsets, keys, at, *sees), cross))
         places = torch.add(pick(self.own_keys), self.position, alpha=state.tokens.shape[1])
         self.position += 1
         return self.model.step(x, seen[0], self.cross_keys, self.caches, places, seen[1])
