@@ -51,10 +51,7 @@ def _read(
             text = inputs.text(f"source {number + len(chunk)}", text)
             tokens = translator.source_vocabulary.encode(text)[: max_input_length or None]
             if len(tokens) + ends > limit:
-                raise ValueError(
-                    f"{inputs.too_long('source', number + len(chunk), len(tokens) + ends, limit)}; "
-                    f"max_input_length={limit - ends} cuts such sources"
-                )
+                raise inputs.TooLong(number + len(chunk), len(tokens) + ends, limit, limit - ends)
             chunk.append(tokens)
     except Exception as error:
         return chunk, error

@@ -26,6 +26,20 @@ class OptionError(ValueError):
         return f"{in_flags(f'{name} must {rule}', names)}, got {value}"
 
 
+class TooLong(ValueError):
+    """A sentence of a stream that has more tokens than the model has positions, unless it is cut."""
+
+    def __init__(self, number: int, length: int, limit: int, uncut: int):
+        super().__init__(number, length, limit, uncut)
+
+    def __str__(self) -> str:
+        return self.named("source {}", "max_input_length={} cuts such sources")
+
+    def named(self, name: str, hint: str) -> str:
+        number, length, limit, uncut = self.args
+        return f"{too_long(name.format(number), length, limit)}; {hint.format(uncut)}"
+
+
 def in_flags(text: str, names: Iterable[str]) -> str:
     """``text`` of ours with ``--beam-size`` for ``beam_size``, where that is among ``names``."""
     return re.sub(r"\w+", lambda word: flag(word[0]) if "_" in word[0] and word[0] in names else word[0], text)
@@ -88,6 +102,9 @@ def rule(words: str, holds: Callable) -> Callable:
         return value
 
     return check
+
+
+weight = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
 
 
 def integer(name: str, value, least: int, most: int | None = None) -> int:
@@ -177,14 +194,14 @@ def token_lists(name: str, value, *, gaps: bool = False) -> list[list[str]]:
 def ids(name: str, number: int, value, vocabulary_size: int, limit: int) -> None:
     """Refuses ids that are too many, or no tokens of the vocabulary."""
     if len(value) > limit:
-        raise ValueError(too_long(name, number, len(value), limit))
+        raise ValueError(too_long(f"{name} {number}", len(value), limit))
     for token in value:
         if not isinstance(token, Integral) or isinstance(token, bool) or not 0 <= token < vocabulary_size:
             raise ValueError(f"{name} {number} must hold ids in [0, {vocabulary_size}), got {token!r}")
 
 
-def too_long(name: str, number: int, length: int, limit: int) -> str:
-    return f"{name} {number} must have at most {limit} tokens, bos and eos included, got {length}"
+def too_long(name: str, length: int, limit: int) -> str:
+    return f"{name} must have at most {limit} tokens, bos and eos included, got {length}"
 
 
 def prefixes(value, count: int, limit: int, config) -> list[list[int]] | None:

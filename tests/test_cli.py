@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from janus_fast import checkpoint, cli, demo, engine, models
 from janus_fast.commands._table import table
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
+from janus_fast.inputs import OptionError
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 
@@ -328,6 +330,14 @@ def test_table():
 
 
 # what goes wrong
+
+
+def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
+    error = OptionError("train: max_tokens", "be at least 2 beside warmup_updates", "max_tokens")
+    assert str(error) == "train: max_tokens must be at least 2 beside warmup_updates, got max_tokens"
+    said = error.in_flags(["max_tokens", "warmup_updates"])
+    assert said == "train: --max-tokens must be at least 2 beside --warmup-updates, got max_tokens"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize(

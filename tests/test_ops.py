@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -541,3 +542,13 @@ def test_error_says_what_is_wrong(case):
 
 def test_registered_operations_have_their_front_page():
     assert set(_operation.OPERATIONS) <= set(ops.__all__)
+
+
+@pytest.mark.parametrize(
+    "triton, capability, refused", [("3.7.1", (10, 0), True), ("3.8.0", (10, 3), False), ("3.7.1", (9, 0), False)]
+)
+def test_a_triton_that_cannot_compile_linear_argmax_is_not_asked_to(monkeypatch, triton, capability, refused):
+    monkeypatch.setattr(_triton, "version", lambda name: triton)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    hidden = SimpleNamespace(is_cuda=True, device="cuda")
+    assert bool(ops.OPERATIONS["linear_argmax"].limits("triton", hidden)) == refused

@@ -23,6 +23,14 @@ from janus_fast.training.trainer import Trainer
 parallel = test_train.parallel
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A run of tests in the background ignores Ctrl-C, and so would what it trains."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path):
     out = tmp_path / "out"

@@ -9,9 +9,15 @@ from importlib.util import find_spec
 import pytest
 from gpu import cubins, gpu_kernels
 
+from janus_fast.ops import _triton
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton: pip install triton"),
+    pytest.mark.skipif(
+        bool(find_spec("triton")) and _triton.older_than(3, 9),
+        reason="budgets are of Triton 3.9: pip install -U triton",
+    ),
     pytest.mark.skipif(cubins.nvdisasm() is None, reason="needs nvdisasm, of CUDA's toolkit or of Triton's wheel"),
 ]
 

@@ -45,7 +45,7 @@ SIZES = """--recipe paper --average always
 FIXED = (
     "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
     "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
-    *dict.fromkeys(word for _, own in ARMS.values() for word in own if word.startswith("--")),
+    *dict.fromkeys(word for own in ARMS.values() for word in own if word.startswith("--")),
 )  # fmt: skip
 
 

@@ -94,12 +94,14 @@ def work(job: dict, directory: Path) -> None:
                 batch = trainer.objective.pack(data.sources, data.targets, generator(), processes.share)
                 trainer.step(iter([(0, 0, batch)]), Window())
                 seconds.append(time.perf_counter() - began)
-            record = {
-                "seconds": statistics.median(seconds[1:]), "parameters": parameters,
-                "resident": resident() - idle, "peak": resident(field="VmHWM") - idle,
-            }  # fmt: skip
+            # Linux counts pages on each processor and adds them up at times, so that a later reading may be smaller.
+            held = resident()
+            peak = max(held, resident(field="VmHWM"))
             trainer.save()
-        record["saving_peak"] = resident(field="VmHWM") - idle
+        record = {
+            "seconds": statistics.median(seconds[1:]), "parameters": parameters, "resident": held - idle,
+            "peak": peak - idle, "saving_peak": max(peak, resident(field="VmHWM")) - idle,
+        }  # fmt: skip
         (directory / f"{processes.rank}.json").write_text(json.dumps(record))
 
 

@@ -22,17 +22,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="sentences (default: 32)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
-        "--backend",
-        choices=("auto", "engine", "cuda", "torch"),
-        default="auto",
+        "--backend", choices=("auto", "engine", "cuda", "torch"), default="auto",
         help="the native engine, CUDA graphs, or torch step by step",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--compute-type",
-        default="default",
-        metavar="TYPE",
+        "--compute-type", default="default", metavar="TYPE",
         help="float32, bfloat16, int8, int8_bfloat16, or auto: the fastest here (default: float32; int8 if stored so)",
-    )
+    )  # fmt: skip
     add_threads_argument(parser)
     parser.add_argument("--inter-threads", type=positive, default=1, metavar="N", help="batches at once (default: 1)")
 
@@ -59,19 +55,17 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         text += "" if "(default: " in text else f" (default: {default})"
         (common if len(modes) > 1 else groups[modes[0]]).add_argument(flag(name), default=None, help=text, **kind)
     common.add_argument(
-        "--max-input-length",
-        type=int,
-        metavar="N",
+        "--max-input-length", type=int, metavar="N",
         help="cut sentences behind N tokens (default: one too long is an error)",
-    )
+    )  # fmt: skip
 
 
 def decoding_options(arguments: argparse.Namespace) -> dict:
     """The decoding options that were named, ``mode`` included; an option of another mode is a mistake."""
     names = (*OPTIONS, "max_input_length")
     named = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    for name in named.keys() & OPTIONS.keys():
-        if arguments.mode not in (modes := OPTIONS[name][1]):
+    for name in named:
+        if name in OPTIONS and arguments.mode not in (modes := OPTIONS[name][1]):
             raise ValueError(f"{flag(name)} must go with --mode {' or '.join(modes)}, got --mode {arguments.mode}")
     return {"mode": arguments.mode, **named}
 
@@ -80,13 +74,9 @@ def translator(arguments: argparse.Namespace):
     from janus_fast import Translator
 
     return Translator(
-        arguments.model,
-        device=arguments.device,
-        compute_type=arguments.compute_type,
-        intra_threads=arguments.threads,
-        inter_threads=arguments.inter_threads,
+        arguments.model, arguments.device, arguments.compute_type, arguments.threads, arguments.inter_threads,
         backend=arguments.backend,
-    )
+    )  # fmt: skip
 
 
 def positive(text: str) -> int:

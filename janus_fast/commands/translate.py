@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 
+from ..inputs import TooLong
 from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
@@ -55,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm(total=_count_lines(files), unit=" sentences", disable=not sys.stderr.isatty() or written.isatty())
         )
         try:
-            lines = _short_enough(_lines(files), translator, options.get("max_input_length"))
-            for result in chain.from_iterable(translate(chunk, first_number=done) for chunk in _chunks(lines, ahead)):
+            chunks = _chunks(_lines(files), ahead)
+            for result in chain.from_iterable(translate(chunk, first_number=done) for chunk in chunks):
                 # An interruption waits until the line is written and counted, unless a reader may keep it waiting.
                 with uninterrupted() if output else nullcontext():
                     written.write(_line(result, arguments.json) + "\n")
@@ -65,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.update()
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the first {done:,} translations are written") from None
+        except TooLong as error:
+            raise ValueError(error.named(f"line {done + 1:,}", "--max-input-length {} cuts such lines")) from None
     return 0
 
 
@@ -121,21 +124,6 @@ def _chunks(lines: Iterator[str | None], most: int) -> Iterator[Iterator[str]]:
     for first in lines:
         if first is not None:
             yield chain([first], takewhile(lambda line: line is not None, islice(lines, most - 1)))
-
-
-def _short_enough(lines: Iterator[str | None], translator, cut: int | None) -> Iterator[str | None]:
-    config, number = translator.config, 0
-    limit, ends = config.max_source_positions, len(config.source_ids([]))
-    for line in lines:
-        if line is not None:
-            number += 1
-            length = len(translator.source_vocabulary.encode(line))
-            if min(length, cut or length) + ends > limit:
-                raise ValueError(
-                    f"line {number:,} must have at most {limit} tokens, bos and eos included, got {length + ends}; "
-                    f"--max-input-length {limit - ends} cuts such lines"
-                )
-        yield line
 
 
 def _count_lines(files: list[str]) -> int | None:

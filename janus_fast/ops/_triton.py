@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
@@ -9,6 +10,11 @@ import torch
 from janus_fast.installation import absence
 
 missing = None if find_spec("triton") else f"it needs {absence('triton')}"
+
+
+def older_than(major: int, minor: int) -> bool:
+    """Whether the Triton that is installed is older than a version."""
+    return tuple(map(int, version("triton").split(".")[:2])) < (major, minor)
 
 
 def launcher(module: str, function: str) -> Callable:

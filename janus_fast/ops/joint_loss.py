@@ -71,7 +71,7 @@ def joint_loss(
     if cross_entropy is None:
         cross_entropy = {s: CROSS_ENTROPY.get(s, 1.0) for s in hidden}
     if divergence is None:
-        divergence = {pair: w for pair, w in DIVERGENCE.items() if set(pair) <= hidden.keys()}
+        divergence = {pair: w for pair, w in DIVERGENCE.items() if all(s in hidden for s in pair)}
     detach, streams = detach or {}, list(hidden)
     masked = ar_masked if isinstance(ar_masked, Mapping) else {}
     if isinstance(ar_masked, Tensor) and "ar" in hidden:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from janus_fast import reference
+from janus_fast.ops import _triton
 from janus_fast.ops._operation import Operation
 from janus_fast.ops.linear_topk import backward, check, keep, samples, work
 
@@ -47,6 +48,12 @@ def _fake(hidden, weight, bias):
     return hidden.new_empty(rows, dtype=torch.int64), hidden.new_empty(rows, dtype=torch.float32)
 
 
+def _limits(backend, hidden, *others):
+    if backend != "triton" or not hidden.is_cuda or torch.cuda.get_device_capability(hidden.device)[0] != 10:
+        return None
+    return "Triton compiles it for compute capability 10 from 3.8 on" if _triton.older_than(3, 8) else None
+
+
 def _samples():
     for label, (hidden, weight, bias, _) in samples():
         yield label, (hidden, weight, bias)
@@ -63,4 +70,5 @@ operation = Operation(
     backward=_backward,
     cpp_dtypes=(torch.float32, torch.bfloat16),
     triton_dtypes=(torch.float32, torch.bfloat16, torch.float16),
+    limits=_limits,
 )

@@ -5,24 +5,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
-from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers
+from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers, weight
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
 CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
-
-
-def setting(default, check, help: str, lasts: str | None = None):
-    """An option of all objectives, and whether it ``lasts`` less long than a run."""
-    return option(default, check, help, lasts=lasts)
-
-
 _objective = rule(f"be one of {sorted(OBJECTIVES)}", lambda x: x in OBJECTIVES)
 _counted = rule("be at least 1", lambda x: x >= 1)
 _natural = rule("be at least 0", lambda x: x >= 0)
 _positive = rule("be positive", lambda x: x > 0)
 _rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
-_decay = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
 _share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
 _betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
 _seed = rule("be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32)
@@ -46,6 +38,8 @@ def of_objectives() -> list[tuple[str, type, Field]]:
 def without_effect(options: Mapping) -> dict[str, str]:
     """The names of options that change nothing beside ``options``, and why."""
     objective, why = options["objective"], {}
+    if objective not in OBJECTIVES:
+        return why
     for field in dataclasses.fields(TrainingOptions):
         if objective not in field.metadata.get("objectives", OBJECTIVES):
             why[field.name] = f"objective {objective!r}"
@@ -60,37 +54,37 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
     these there are the options of the objectives, None where the objective has its own.
     """
 
-    objective: str = setting("janus", _objective, ", ".join(OBJECTIVES))
-    max_tokens: int = setting(4096, _counted, "tokens in a batch")
-    accumulate: int = setting(1, _counted, "batches to an update")
-    max_updates: int = setting(10_000, _counted, "updates in all", CHANGEABLE)
-    max_minutes: float = setting(math.inf, _positive, "stop after this long, resumably", OF_THE_CALL)
-    learning_rate: float = setting(5e-4, _rate, "highest learning rate")
-    warmup_updates: int = setting(4000, _counted, "updates until the highest learning rate")
-    decay_updates: int = setting(0, _natural, "updates at the end in which the rate falls to zero", CHANGEABLE)
-    adam_betas: tuple[float, float] = setting((0.9, 0.98), _betas, "Adam's decay rates")
-    weight_decay: float = setting(1e-4, _decay, "AdamW's weight decay")
-    clip_norm: float = setting(1.0, _positive, "longest gradient")
-    label_smoothing: float = setting(0.1, _share, "share of the target given to all tokens alike")
-    seed: int = setting(1, _seed, "of weights, order, masks and dropout")
-    precision: str = setting("auto", _precision, "auto, float32, bfloat16, or on GPUs float16")
-    device: str = setting("cpu", _device, "cpu or cuda", OF_THE_CALL)
-    checkpoint_activations: bool = setting(
-        False, None, "compute activations again in the backward pass instead of storing them", OF_THE_CALL
+    objective: str = option("janus", _objective, ", ".join(OBJECTIVES))
+    max_tokens: int = option(4096, _counted, "tokens in a batch")
+    accumulate: int = option(1, _counted, "batches to an update")
+    max_updates: int = option(10_000, _counted, "updates in all", lasts=CHANGEABLE)
+    max_minutes: float = option(math.inf, _positive, "stop after this long, resumably", lasts=OF_THE_CALL)
+    learning_rate: float = option(5e-4, _rate, "highest learning rate")
+    warmup_updates: int = option(4000, _counted, "updates until the highest learning rate")
+    decay_updates: int = option(0, _natural, "updates at the end in which the rate falls to zero", lasts=CHANGEABLE)
+    adam_betas: tuple[float, float] = option((0.9, 0.98), _betas, "Adam's decay rates")
+    weight_decay: float = option(1e-4, weight, "AdamW's weight decay")
+    clip_norm: float = option(1.0, _positive, "longest gradient")
+    label_smoothing: float = option(0.1, _share, "share of the target given to all tokens alike")
+    seed: int = option(1, _seed, "of weights, order, masks and dropout")
+    precision: str = option("auto", _precision, "auto, float32, bfloat16, or on GPUs float16")
+    device: str = option("cpu", _device, "cpu or cuda", lasts=OF_THE_CALL)
+    checkpoint_activations: bool = option(
+        False, None, "compute activations again in the backward pass instead of storing them", lasts=OF_THE_CALL
     )
-    fsdp: bool = setting(
-        False, None, "each process holds a share of parameters, gradients and Adam's moments (FSDP2)", OF_THE_CALL
+    fsdp: bool = option(
+        False, None, "each process holds a share of parameters, gradients and Adam's moments (FSDP2)", lasts=OF_THE_CALL
     )
-    save_interval: int = setting(500, _counted, "updates between checkpoints", CHANGEABLE)
-    save_minutes: float = setting(5.0, _positive, "oldest that the last checkpoint gets", CHANGEABLE)
-    validate_interval: int = setting(500, _counted, "updates between validations", CHANGEABLE)
-    keep: int = setting(5, _counted, "checkpoints kept, and averaged at the end", CHANGEABLE)
-    log_interval: int = setting(25, _counted, "updates between lines of metrics.jsonl", CHANGEABLE)
-    log_gradient_norms: bool = setting(
+    save_interval: int = option(500, _counted, "updates between checkpoints", lasts=CHANGEABLE)
+    save_minutes: float = option(5.0, _positive, "oldest that the last checkpoint gets", lasts=CHANGEABLE)
+    validate_interval: int = option(500, _counted, "updates between validations", lasts=CHANGEABLE)
+    keep: int = option(5, _counted, "checkpoints kept, and averaged at the end", lasts=CHANGEABLE)
+    log_interval: int = option(25, _counted, "updates between lines of metrics.jsonl", lasts=CHANGEABLE)
+    log_gradient_norms: bool = option(
         False,
         None,
         "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
-        CHANGEABLE,
+        lasts=CHANGEABLE,
     )
 
     def __post_init__(self):
