@@ -13,9 +13,9 @@ const std::vector<std::string>& isas();
 bool runs(const std::string& isa);
 
 // The first that is named so; null where there is none.
-template <typename Table>
-const Table* find_table(const std::vector<const Table*>& tables, const std::string& isa) {
-  for (const Table* table : tables)
+template <typename Tables>
+typename Tables::value_type find_table(const Tables& tables, const std::string& isa) {
+  for (const auto table : tables)
     if (isa == table->isa) return table;
   return nullptr;
 }
@@ -25,7 +25,7 @@ template <typename Table>
 std::vector<const Table*> runnable(std::initializer_list<const Table*> tables) {
   std::vector<const Table*> found;
   for (const std::string& isa : isas())
-    if (const Table* table = find_table<Table>(tables, isa)) found.push_back(table);
+    if (const Table* table = find_table(tables, isa)) found.push_back(table);
   return found;
 }
 

@@ -91,7 +91,7 @@ class PackedMatrix {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
     MultiplyCall call = {};
-    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_,
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_;
     call.activation = named<Activation>("kernels: activation", activation,
                                         {{"none", Activation::kNone},
                                          {"relu", Activation::kRelu},
