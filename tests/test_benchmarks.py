@@ -433,7 +433,10 @@ def torch_as_it_was():
 
 def test_a_training_step_is_right_and_measured(monkeypatch, torch_as_it_was, capsys):
     monkeypatch.setattr(training, "Process", Here)
-    assert training.main(["--config", "tiny", "--dtype", "bfloat16", "--rounds", "1", "--json", "-"]) == 0
+    assert (
+        training.main(["--config", "tiny", "--dtype", "bfloat16", "--rounds", "1", "--threads", "1", "--json", "-"])
+        == 0
+    )
     record = json.loads(capsys.readouterr().out)
     assert 0 < record["gate"]["share_of_allowed"] <= 1
     assert record["seconds"] > 0 and record["eager_seconds"] > 0 and record["peak_bytes"] > 0
