@@ -94,8 +94,7 @@ class Engine:
         record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
         if getattr(options, "sampling_topk", 1) != 1:
-            seeds = ([options.seed, number, k] for number in numbers for k in range(options.num_hypotheses))
-            given["uniforms"] = np.stack([np.random.default_rng(seed).random(longest + 1) for seed in seeds])
+            given["uniforms"] = options.uniforms(numbers, longest + 1)
         groups = getattr(self._decoder, options.algorithm)(*_packed(sources), record, self._check(), **given)
         return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
 

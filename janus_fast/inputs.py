@@ -104,6 +104,9 @@ def rule(words: str, holds: Callable) -> Callable:
     return check
 
 
+weight = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
+
+
 def integer(name: str, value, least: int, most: int | None = None) -> int:
     """``value`` as an int: NumPy's integers are integers, True and False are not."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:

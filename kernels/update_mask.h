@@ -5,8 +5,22 @@
 
 namespace janus_fast {
 
-// A canvas that a pass did not change has settled once at most one word of so many is masked.
-constexpr int64_t kFew = 3;
+#ifdef __CUDACC__
+#define JANUS_EVERYWHERE __host__ __device__
+#else
+#define JANUS_EVERYWHERE
+#endif
+
+// How many of the words of a canvas are masked again: in float32, as the original counts.
+template <typename Int>
+JANUS_EVERYWHERE inline Int words_to_mask(Int words, float ratio) {
+  return static_cast<Int>(static_cast<float>(words) * ratio);
+}
+
+// Whether a canvas is done before its time: a pass did not change it, and at most one word of three is masked.
+JANUS_EVERYWHERE inline bool settled(bool changed, int64_t masked, int64_t words) {
+  return !changed && 3 * masked <= words;
+}
 
 struct UpdateMaskCall {
   const int64_t *tokens, *rows, *predicted_tokens;

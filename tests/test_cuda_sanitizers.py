@@ -28,7 +28,7 @@ SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS
 
 
 def update_mask(record):
-    for label in ("half", "short_canvases", "not_a_number", "everything_masked", "room", "settling"):
+    for label in ("half", "short_canvases", "not_a_number", "room", "settling_with_masks", "very_many_canvases"):
         emulated.update_mask(record, *SAMPLES["update_mask"][label])
 
 
@@ -101,11 +101,6 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
         "update_mask", "update_mask.cuh",
         "    call.masked_tokens[row] = call.tokens[row];\n", "", ["in order"],
         id="update_mask-nothing-behind-the-canvases",
-    ),
-    pytest.param(
-        "update_mask", "update_mask.cuh",
-        "    if (call.next_offsets[canvas] == call.next_offsets[canvas + 1]) continue;\n", "", ["in order"],
-        id="update_mask-settled-ones-are-listed",
     ),
     pytest.param(
         "update_mask", "collectives.cuh",

@@ -54,7 +54,8 @@ def test_what_pages_lead_to_is_there(page):
         assert (page.parent / link).exists(), link
     for path in re.findall(r"`((?:janus_fast|csrc|kernels|tests|benchmarks|tools|docs|findings)/[\w./]*)`", text):
         file = ROOT / re.sub(r"\b(X|NAME)\b", "*", path)  # which stand for any
-        assert any(file.parent.glob(f"{file.name}*")), path  # a stem stands for its .h and .cpp
+        built = file.suffix == ".so"
+        assert built or any(file.parent.glob(f"{file.name}*")), path  # a stem stands for its .h and .cpp
 
 
 def test_the_tables_of_options_are_those_of_the_declarations():

@@ -59,9 +59,9 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys):
     assert "* janus-two-passes, seed 1\n" in (call.results / "experiment.md").read_text()
 
     status, whole = call()
-    assert status == 0 and work == {"updates": 15, "evaluations": 1 + 3 + 3 * 4}
+    assert status == 0 and work == {"updates": 3 * 6, "evaluations": 1 + 3 + 1 + 3 * 4}
     assert [record["arm"] for record in whole["records"]] == list(experiment.ARMS) and whole["missing"] == []
-    decodes = {"autoregressive": ["ar"], "cmlm": ["nar-1", "nar-4", "nar-10"]}
+    decodes = {"autoregressive": ["ar"], "r_drop": ["ar"], "cmlm": ["nar-1", "nar-4", "nar-10"]}
     for record in whole["records"]:
         training, evaluations = record["training"], record["evaluations"]
         assert training["update"] == 3 and training["seconds"] > 0 and training["tokens_seen"] > 0

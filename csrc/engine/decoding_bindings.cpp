@@ -4,10 +4,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <map>
 #include <string>
 #include <type_traits>
 
+#include "csrc/engine/arguments.h"
 #include "csrc/engine/autoregressive.h"
 #include "csrc/engine/gil.h"
 #include "csrc/engine/mask_predict.h"
@@ -36,13 +36,11 @@ size_t fill(Record& record, const py::dict& given) {
 }
 
 Config config_of(const py::dict& given) {
-  static const std::map<std::string, Activation> activations = {
-      {"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}};
   Config config = {};
   fill(config, given);
-  const auto activation = activations.find(given["activation"].cast<std::string>());
-  if (activation == activations.end()) refuse("Model: activation must be relu, gelu or silu");
-  config.activation = activation->second;
+  config.activation =
+      named<Activation>("Model: activation", given["activation"].cast<std::string>(),
+                        {{"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}});
   config.sinusoidal = given["positions"].cast<std::string>() == "sinusoidal";
   return config;
 }
@@ -55,31 +53,6 @@ Options options_of(const py::dict& given) {
   return options;
 }
 
-Array array_of(const std::string& name, const py::array& array, const py::dict& tensors) {
-  if (!(array.flags() & py::array::c_style)) refuse("Model: " + name + " must be contiguous");
-  Array result = {};
-  result.shape.assign(array.shape(), array.shape() + array.ndim());
-  result.table.data = array.data();
-  const std::string type = py::str(array.dtype());
-  if (type == "float32") {
-    result.table.type = Numeric::kFloat32;
-  } else if (type == "uint16") {
-    result.table.type = Numeric::kBFloat16;
-  } else if (type == "int8") {
-    const std::string scale = name + "_scale";
-    if (!tensors.contains(scale.c_str())) refuse("Model: " + scale + " must be given beside " + name);
-    const auto scales = tensors[scale.c_str()].cast<py::array>();
-    if (std::string(py::str(scales.dtype())) != "float32" || array.ndim() != 2 || scales.ndim() != 1 ||
-        scales.shape(0) != array.shape(0) || !(scales.flags() & py::array::c_style))
-      refuse("Model: " + scale + " must be float32, one number for each row of " + name);
-    result.table.type = Numeric::kInt8;
-    result.table.scales = static_cast<const float*>(scales.data());
-  } else {
-    refuse("Model: " + name + " must be float32, uint16 (bfloat16) or int8, got " + type);
-  }
-  return result;
-}
-
 // A model and the arrays that it looks up rows in.
 struct Loaded {
   std::unique_ptr<Model> model;
@@ -88,15 +61,12 @@ struct Loaded {
 
 std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, const std::string& compute_type,
                              const std::string& isa) {
-  Numeric layers = Numeric::kFloat32, vocabulary = Numeric::kFloat32;
-  if (compute_type == "bfloat16")
-    layers = vocabulary = Numeric::kBFloat16;
-  else if (compute_type == "int8")
-    layers = vocabulary = Numeric::kInt8;
-  else if (compute_type == "int8_bfloat16")
-    layers = Numeric::kInt8, vocabulary = Numeric::kBFloat16;
-  else if (compute_type != "float32")
-    refuse("Model: compute_type must be float32, bfloat16, int8 or int8_bfloat16, got " + compute_type);
+  typedef std::pair<Numeric, Numeric> Types;
+  const auto [layers, vocabulary] = named<Types>("Model: compute_type", compute_type,
+                                                 {{"float32", {Numeric::kFloat32, Numeric::kFloat32}},
+                                                  {"bfloat16", {Numeric::kBFloat16, Numeric::kBFloat16}},
+                                                  {"int8", {Numeric::kInt8, Numeric::kInt8}},
+                                                  {"int8_bfloat16", {Numeric::kInt8, Numeric::kBFloat16}}});
   const Config config = config_of(fields);
   const EngineKernels& kernels = engine_kernels("Model", isa);
   auto loaded = std::make_unique<Loaded>();
@@ -104,7 +74,10 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
   for (const auto& item : tensors) {
     const auto name = item.first.cast<std::string>();
     if (name.size() > 6 && name.substr(name.size() - 6) == "_scale") continue;
-    arrays[name] = array_of(name, item.second.cast<py::array>(), tensors);
+    const auto array = item.second.cast<py::array>();
+    const std::string scale = name + "_scale";
+    const py::object scales = tensors.contains(scale.c_str()) ? py::object(tensors[scale.c_str()]) : py::none();
+    arrays[name] = {table_of("Model: " + name, array, scales), {array.shape(), array.shape() + array.ndim()}};
   }
   for (const std::string name : {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
     for (const std::string suffix : {"", "_scale"})

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/engine/arguments.h"
 #include "csrc/engine/forward.h"
 #include "csrc/isa.h"
 
@@ -25,18 +26,8 @@ using Maybe = std::optional<Numbers<T>>;
 typedef std::pair<int64_t, int64_t> Range;
 
 Numeric numeric_of(const std::string& type) {
-  if (type == "float32") return Numeric::kFloat32;
-  if (type == "bfloat16") return Numeric::kBFloat16;
-  if (type == "int8") return Numeric::kInt8;
-  throw std::invalid_argument("kernels: type must be float32, bfloat16 or int8, got " + type);
-}
-
-Activation activation_of(const std::string& name) {
-  if (name == "none") return Activation::kNone;
-  if (name == "relu") return Activation::kRelu;
-  if (name == "gelu") return Activation::kGelu;
-  if (name == "silu") return Activation::kSilu;
-  throw std::invalid_argument("kernels: activation must be none, relu, gelu or silu, got " + name);
+  return named<Numeric>("kernels: type", type,
+                        {{"float32", Numeric::kFloat32}, {"bfloat16", Numeric::kBFloat16}, {"int8", Numeric::kInt8}});
 }
 
 void require(bool condition, const char* what) {
@@ -50,21 +41,6 @@ struct Zeroed : Buffer<char> {
     return reinterpret_cast<T*>(data());
   }
 };
-
-// A float32, bfloat16 (uint16 bits) or int8 matrix as a file stores it.
-Table table_of(const py::array& rows, const Maybe<float>& scales) {
-  require(rows.ndim() == 2 && (rows.flags() & py::array::c_style), "a table must be a contiguous matrix");
-  Table table = {Numeric::kFloat32, rows.data(), nullptr};
-  if (py::isinstance<py::array_t<uint16_t>>(rows)) table.type = Numeric::kBFloat16;
-  if (py::isinstance<py::array_t<int8_t>>(rows)) table.type = Numeric::kInt8;
-  require(table.type != Numeric::kFloat32 || py::isinstance<py::array_t<float>>(rows),
-          "a table must be float32, uint16 (bfloat16) or int8");
-  if (table.type == Numeric::kInt8) {
-    require(scales && scales->ndim() == 1 && scales->shape(0) == rows.shape(0), "int8 must have a scale a row");
-    table.scales = scales->data();
-  }
-  return table;
-}
 
 int64_t group_of(Numeric type) { return type == Numeric::kFloat32 ? 1 : type == Numeric::kBFloat16 ? 2 : 4; }
 
@@ -88,7 +64,7 @@ std::pair<py::array, py::array> arrays_of(const OwnedOperand& operand, Numeric t
 
 class PackedMatrix {
  public:
-  PackedMatrix(const py::array& weight, const std::string& type, const Maybe<float>& bias, const Maybe<float>& scales,
+  PackedMatrix(const py::array& weight, const std::string& type, const Maybe<float>& bias, const py::object& scales,
                const std::string& isa)
       : kernels_(engine_kernels("kernels", isa)),
         outputs_(weight.ndim() == 2 ? weight.shape(0) : 0),
@@ -98,7 +74,7 @@ class PackedMatrix {
         bias_(padded_ * 4),
         scales_(padded_ * 4),
         offsets_(padded_ * 4) {
-    const Table table = table_of(weight, scales);
+    const Table table = table_of("kernels: weight", weight, scales);
     require(outputs_ > 0 && inputs_ > 0, "a weight must not be empty");
     if (bias) fill_bias(*bias, bias_.as<float>());
     kernels_.pack(table, outputs_, inputs_, numeric_of(type), panels_.data(), scales_.as<float>(),
@@ -115,7 +91,12 @@ class PackedMatrix {
     const OwnedOperand operand = converted(x);
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
     MultiplyCall call = {};
-    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_, call.activation = activation_of(activation);
+    call.x = operand.operand(), call.rows = rows, call.weight = &matrix_,
+    call.activation = named<Activation>("kernels: activation", activation,
+                                        {{"none", Activation::kNone},
+                                         {"relu", Activation::kRelu},
+                                         {"gelu", Activation::kGelu},
+                                         {"silu", Activation::kSilu}});
     call.output_stride = stride;
     if (residual) {
       require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,
@@ -202,9 +183,9 @@ py::tuple norm(const Numbers<float>& x, const Numbers<float>& weight, const Numb
   return py::make_tuple(with_output ? py::object(output) : py::none(), arrays.first, arrays.second);
 }
 
-Numbers<float> embed(const py::array& table, const Maybe<float>& scales, const Numbers<float>& positions,
+Numbers<float> embed(const py::array& table, const py::object& scales, const Numbers<float>& positions,
                      const Numbers<int32_t>& ids, const Numbers<int32_t>& places, float scale, const std::string& isa) {
-  const Table tokens = table_of(table, scales);
+  const Table tokens = table_of("kernels: table", table, scales);
   require(positions.ndim() == 2 && positions.shape(1) == table.shape(1), "positions must have the table's channels");
   require(ids.ndim() == 1 && places.ndim() == 1 && ids.shape(0) == places.shape(0),
           "a row must have an id and a place");
@@ -274,8 +255,7 @@ void bind_kernels(py::module_& m) {
   auto k = m.def_submodule("kernels", "The engine's kernels one by one, for tests and timings.");
   using py::arg;
   py::class_<PackedMatrix>(k, "PackedMatrix")
-      .def(py::init<const py::array&, const std::string&, const Maybe<float>&, const Maybe<float>&,
-                    const std::string&>(),
+      .def(py::init<const py::array&, const std::string&, const Maybe<float>&, const py::object&, const std::string&>(),
            arg("weight"), arg("type"), arg("bias") = py::none(), arg("scales") = py::none(), arg("isa") = "")
       .def_property_readonly("panels", &PackedMatrix::panels)
       .def_property_readonly("groups", &PackedMatrix::groups)

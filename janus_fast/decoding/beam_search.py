@@ -17,7 +17,7 @@ from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .options import AutoregressiveOptions
 from .runtime import Eager
-from .sampling import Sampling
+from .sampling import draw
 from .shapes import Sources
 
 STEPS_BETWEEN_LOOKS = 4
@@ -38,12 +38,15 @@ class BeamSearch:
         self, model: FusedModel, sources: Sources, options: AutoregressiveOptions, caches: Tensor,
         numbers: list[int] = (), prefixes: list[list[int]] | None = None,
     ):  # fmt: skip
-        self.model, self.config, self.sources, self.caches = model, model.config, sources, caches
+        self.model, self.config, self.options = model, model.config, options
+        self.sources, self.caches = sources, caches
         config, device, beams, steps = model.config, caches.device, options.beam_size, options.longest(model.config) + 1
         self.longest, self.samples = steps - 1, options.kept // beams  # of a source
         sentences, streams = sources.room.sequences * self.samples, 1 + config.two_stream
         self.continuations = Continuations(model.model, options, prefixes)
-        self.sampling = Sampling(options, numbers, steps, device) if options.sampling_topk != 1 else None
+        self.uniforms = None
+        if options.sampling_topk != 1:
+            self.uniforms = torch.from_numpy(options.uniforms(numbers, steps)).to(device)
         self.asks_for_past = bool(options.no_repeat_ngram_size or prefixes)
         make = {"device": device, "dtype": torch.int32}
         # What the decoder reads: the last token of each hypothesis, and in a two-stream model a mask for each.
@@ -107,9 +110,9 @@ class BeamSearch:
             chosen = self.continuations(hidden, self.past(number)[self.rows], owners)
         else:
             chosen = self.continuations(hidden)
-        if self.sampling is not None:
-            chosen = self.sampling(*chosen, self.rows, number)
-        if len(self.rows) < self.inputs.shape[1]:  # what is done wants anything
+        if self.uniforms is not None:
+            chosen = draw(*chosen, self.uniforms[self.rows, number], self.options)
+        if len(self.rows) < self.inputs.shape[1]:  # of the others, which are done, nothing is read
             chosen = (t.new_zeros(self.inputs.shape[1], t.shape[1]).index_copy_(0, self.rows, t) for t in chosen)
         ids, log_probs = (t.view(*self.state.tokens.shape, -1) for t in chosen)
         ops.beam_step(log_probs, ids, self.state, eos=self.config.eos_token_id)

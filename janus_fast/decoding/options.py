@@ -6,9 +6,12 @@ name, and which backends take it (``on``): one that does not say it does refuses
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..inputs import OptionError, check_fields, documented, integers, numbers, one_of, option
 
@@ -92,6 +95,14 @@ class AutoregressiveOptions:
     def kept(self) -> int:
         """Hypotheses of a source that are in the making at once."""
         return self.beam_size if self.sampling_topk == 1 else self.num_hypotheses
+
+    def uniforms(self, numbers: Iterable[int], steps: int) -> np.ndarray:
+        """What sampling draws by, in [0, 1): a row for each sample of the sources of these ``numbers``.
+
+        It depends on the seed, the source's number and the sample's number alone, not on the batch.
+        """
+        streams = (np.random.default_rng([self.seed, n, k]) for n in numbers for k in range(self.num_hypotheses))
+        return np.stack([stream.random(steps) for stream in streams])
 
     def longest(self, config: "JanusConfig") -> int:
         """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""

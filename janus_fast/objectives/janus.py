@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..inputs import OptionError, option, rule
+from ..inputs import OptionError, option, rule, weight
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from .masking import Masked
 from .streams import first_rows, masked_streams
@@ -37,9 +37,7 @@ class Janus(Masked):
 
     auxiliary: bool = True
     without_auxiliary: bool = option(False, None, "leave JANUS's auxiliary stream out")
-    divergence_weight: float = option(
-        1.0, rule("be at least 0 and finite", lambda x: 0 <= x < math.inf), "factor of JANUS's divergences"
-    )
+    divergence_weight: float = option(1.0, weight, "factor of JANUS's divergences")
     encoder_passes: int = option(1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own")
     autoregressive_every: int = option(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
     detach: str = option(
@@ -70,7 +68,7 @@ class Janus(Masked):
         if self.auxiliary:
             weights, divergence = CROSS_ENTROPY, DIVERGENCE
         own = {stream: getattr(self, f"{stream}_weight") for stream in weights}
-        return {s: weight if own[s] is None else own[s] for s, weight in weights.items()}, divergence
+        return {s: weights[s] if own[s] is None else own[s] for s in weights}, divergence
 
     @property
     def watched(self) -> tuple[str, ...]:

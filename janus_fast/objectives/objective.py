@@ -31,7 +31,7 @@ class Objective:
     * ``watched``: names of loss terms that :meth:`observe` gets of each update of training. What it keeps of them in
       ``state``, numbers by name, is saved with a run;
     * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``;
-    * its options of training: fields with a ``help`` in their metadata.
+    * its options of training: fields by :func:`janus_fast.inputs.option`.
 
     With ``encoder_passes=2`` every other part of :meth:`build` reads the source under dropouts of its own.
     """

@@ -1,9 +1,8 @@
 """R-Drop (Liang et al. 2021): left to right twice, under two dropouts, which a symmetric divergence ties together."""
 
-import math
 from dataclasses import dataclass
 
-from ..inputs import option, rule
+from ..inputs import option, weight
 from .objective import Objective
 
 
@@ -17,9 +16,7 @@ class RDrop(Objective):
     modes = ("ar",)
     takes_one_stream = True
 
-    alpha: float = option(
-        5.0, rule("be at least 0 and finite", lambda x: 0 <= x < math.inf), "weight of R-Drop's divergence"
-    )
+    alpha: float = option(5.0, weight, "weight of R-Drop's divergence")
     encoder_passes: int = 2
 
     def terms(self):

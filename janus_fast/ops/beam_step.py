@@ -98,10 +98,10 @@ def _samples():
     yield "nothing_may_follow", (torch.full_like(log_probs, float("-inf")), *rest)
 
 
-def _work(log_probs, ids, eos, steps, totals, tokens, *rest):
-    done, beams = steps[steps < rest[0].shape[1]], totals.shape[1]
+def _work(log_probs, ids, eos, steps, totals, tokens, slots, *rest):
+    going = steps[steps < slots.shape[1]]
     # candidates; the table and intervals of the positions so far
-    return int(12 * log_probs[0].numel() * done.numel() + 16 * beams * done.sum()) if done.numel() else 0, 0
+    return totals.shape[1] * (12 * log_probs.shape[2] * going.numel() + 16 * int(going.sum())), 0
 
 
 _STATE = ", ".join(f"Tensor({chr(ord('a') + i)}!) {name}" for i, name in enumerate(BeamState._fields))

@@ -141,8 +141,9 @@ def _samples():
     yield "everything_masked", case([6, 9], 0.4, share=1.0)
     yield "short_canvases", case([0, 1, 2, 3, 0], 0.9)
     yield "no_canvases", case([], 0.5)
-    # more rows than a block lists in one turn, more canvases than it has warps
+    # more canvases than a block has warps, and than it lists in one turn
     yield "many_canvases", case([2 + 37 * n % 118 for n in range(150)], 0.8)
+    yield "very_many_canvases", case([n % 4 for n in range(1100)], 0.5)
     tokens, scores, rows, *rest = case([8, 17], 0.5)
     yield "not_a_number", (tokens, scores.masked_fill(tokens == 4, float("nan")), rows, *rest)
     yield "strided", (torch.stack([tokens, tokens], 1)[:, 0], torch.stack([scores, scores], 1)[:, 1], rows, *rest)
@@ -155,6 +156,7 @@ def _samples():
     yield "room", roomy(False, lengths, 0.5)
     yield "settling", roomy(True, lengths, 0.3, vocabulary=2000)
     yield "settling_at_last", roomy(True, [2 + n for n in range(40)], 0.34, vocabulary=2000)
+    yield "settling_with_masks", roomy(True, [*lengths, 60], 0.1)
     yield "not_yet_settling", roomy(True, lengths, 0.6, vocabulary=2000)
 
 

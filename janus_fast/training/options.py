@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
-from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers
+from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers, weight
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
@@ -15,7 +15,6 @@ _counted = rule("be at least 1", lambda x: x >= 1)
 _natural = rule("be at least 0", lambda x: x >= 0)
 _positive = rule("be positive", lambda x: x > 0)
 _rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
-_decay = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
 _share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
 _betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
 _seed = rule("be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32)
@@ -64,7 +63,7 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
     warmup_updates: int = option(4000, _counted, "updates until the highest learning rate")
     decay_updates: int = option(0, _natural, "updates at the end in which the rate falls to zero", lasts=CHANGEABLE)
     adam_betas: tuple[float, float] = option((0.9, 0.98), _betas, "Adam's decay rates")
-    weight_decay: float = option(1e-4, _decay, "AdamW's weight decay")
+    weight_decay: float = option(1e-4, weight, "AdamW's weight decay")
     clip_norm: float = option(1.0, _positive, "longest gradient")
     label_smoothing: float = option(0.1, _share, "share of the target given to all tokens alike")
     seed: int = option(1, _seed, "of weights, order, masks and dropout")

@@ -37,15 +37,13 @@ inline void update_mask(const UpdateMaskCall& call) {
     if (call.row_offsets == nullptr || call.row_offsets[s] < call.row_offsets[s + 1]) {  // else it is done
       words.clear();
       for (int64_t row = begin + 1; row < end - 1; row++) words.push_back(row);
-      // In float32, as the original counts.
-      const int64_t chosen = static_cast<int64_t>(static_cast<float>(words.size()) * call.ratio);
+      const int64_t count = static_cast<int64_t>(words.size()), chosen = words_to_mask(count, call.ratio);
       std::nth_element(words.begin(), words.begin() + chosen, words.end(), less_certain);
       next = std::copy_n(words.begin(), chosen, next);
       next = std::copy_if(words.begin() + chosen, words.end(), next, masked);
       if (end > begin && masked(begin)) *next++ = begin;
       if (end > begin + 1 && masked(end - 1)) *next++ = end - 1;
-      const bool few = kFew * (next - first) <= static_cast<int64_t>(words.size());
-      if (call.adaptive && !call.changed[s] && few) next = first;
+      if (call.adaptive && settled(call.changed[s], next - first, count)) next = first;
       std::sort(first, next);
     }
     call.next_offsets[s + 1] = static_cast<int32_t>(next - call.next_rows);

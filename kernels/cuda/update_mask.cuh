@@ -98,8 +98,7 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
     }
     if (done) continue;
     const int words = static_cast<int>(larger<int64_t>(end - begin - 2, 0));
-    const int chosen = static_cast<int>(static_cast<float>(words) * call.ratio);  // in float32, as the original counts
-    mask_least_certain(call, begin, words, smaller(chosen, words));
+    mask_least_certain(call, begin, words, smaller(words_to_mask(words, call.ratio), words));
   }
   not_finite = block_scan(not_finite).total;  // and all of masked_tokens is there
 
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(kUpdateMaskThreads, 1) update_mask_kernel(Upda
   };
   for (int64_t canvas = warp(); canvas < call.canvases; canvas += threads / kWarp) {
     int count = for_masked(canvas, [](int64_t, int) {});
-    if (call.adaptive && !call.changed[canvas] && kFew * count <= end_of(canvas) - begin_of(canvas) - 2) {
+    if (call.adaptive && settled(call.changed[canvas], count, end_of(canvas) - begin_of(canvas) - 2)) {
       count = 0;
       for (int64_t row = begin_of(canvas) + lane(); row < end_of(canvas); row += kWarp)
         call.masked_tokens[row] = call.new_tokens[row];

@@ -23,6 +23,7 @@ import torch
 from benchmarks.cards import CARDS
 from benchmarks.operations.registry import CONFIGURATIONS, cases
 from janus_fast.ops import OPERATIONS
+from janus_fast.reference import BeamState
 
 from . import cubins
 
@@ -134,8 +135,10 @@ def works() -> Iterator[tuple[str, str, int, int]]:
         if operation.cuda_dtypes or operation.triton_dtypes:
             yield case.operation, case.label, *case.work()
     shape, step = cubins.SHAPE, cubins.SHAPE.sequence_rows
-    # kernels/cuda/beam_step.cuh: candidates, and the table and intervals of the positions so far
-    yield "beam_step", f"step {step}", SENTENCES * shape.beams * (12 * shape.choices + 16 * step), 0
+    state = BeamState.new(SENTENCES, step + 1, shape.beams)
+    state.steps.fill_(step)
+    candidates = torch.empty(SENTENCES, shape.beams, shape.choices)
+    yield "beam_step", f"step {step}", *OPERATIONS["beam_step"].work(candidates, None, 2, *state)
 
 
 def _each(values) -> str:
