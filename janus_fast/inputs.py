@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from functools import partial
 from numbers import Integral, Real
 
@@ -94,12 +95,13 @@ def one_of(*choices) -> Callable:
 
 
 def rule(words: str, holds: Callable) -> Callable:
-    """A check by what a value must do, in words, and whether it does; NaN does nothing."""
+    """A check by what a value must do, in words, and whether it does; NaN and values of another kind do nothing."""
 
     def check(name: str, value):
-        if not holds(value):
-            raise OptionError(name, words, repr(value))
-        return value
+        with suppress(TypeError):
+            if holds(value):
+                return value
+        raise OptionError(name, words, repr(value))
 
     return check
 

@@ -373,7 +373,7 @@ def test_mistakes_of_construction_and_of_types():
     model = make_model()
     for options, message in [
         ({"compute_type": "int7"}, "Translator: compute_type must be one of"),
-        ({"device": "warp"}, "Translator: device must be 'cpu', 'cuda', 'cuda:1' or another device of torch"),
+        ({"device": "warp"}, "Translator: device must be 'cpu', 'cuda', 'cuda:1' or another device of torch, got"),
         ({"intra_threads": -1}, "Translator: intra_threads must be an integer of at least 0, got -1"),
         ({"inter_threads": 0}, "Translator: inter_threads must be an integer of at least 1, got 0"),
         ({"intra_threads": 10**6}, "Translator: intra_threads must be at most 1024, got 1000000"),

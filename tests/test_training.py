@@ -299,6 +299,8 @@ def test_options_are_checked():
         ({"precision": "float16"}, "train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'"),
         ({"device": "tpu"}, "train: device must be cpu or cuda, got 'tpu'"),
         ({"max_tokens": 0}, "train: max_tokens must be at least 1, got 0"),
+        ({"max_tokens": "9"}, "train: max_tokens must be at least 1, got '9'"),
+        ({"adam_betas": 0.9}, r"train: adam_betas must be two numbers in \[0, 1\), got 0.9"),
         ({"log_interval": 0}, "train: log_interval must be at least 1, got 0"),
         ({"validate_interval": 0}, "train: validate_interval must be at least 1, got 0"),
         ({"decay_updates": -1}, "train: decay_updates must be at least 0, got -1"),
