@@ -81,7 +81,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys):
         assert (call.results / picture).stat().st_size > 10_000
 
     capsys.readouterr()
-    assert call() == (0, whole) and work == {"updates": 15, "evaluations": 16}
+    assert call() == (0, whole) and work == {"updates": 18, "evaluations": 17}
     assert capsys.readouterr().err.count("trained already") == 5
 
 
