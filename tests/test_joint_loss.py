@@ -285,6 +285,10 @@ ERRORS = {
         lambda: call(dict.fromkeys("abcd", H), divergence={("a", "b"): 1.0, ("c", "d"): 1.0}), ValueError,
         "joint_loss: divergence must tie at most 3 streams, got 4",
     ),
+    "ar_masked that is a list": (
+        lambda: call({"ar": H, "nar": H}, ar_masked=[3, 2, 1, 0]), TypeError,
+        "joint_loss: ar_masked must be a tensor or a dict from streams to [M] rows, got list",
+    ),
     "ar_masked of no stream": (
         lambda: call({"ar": H}, ar_masked={"nar": ROWS}), ValueError,
         "joint_loss: ar_masked must be of streams of hidden, got 'nar'",

@@ -552,3 +552,18 @@ def test_a_triton_that_cannot_compile_linear_argmax_is_not_asked_to(monkeypatch,
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     hidden = SimpleNamespace(is_cuda=True, device="cuda")
     assert bool(ops.OPERATIONS["linear_argmax"].limits("triton", hidden)) == refused
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_gradients_of_update_mask_leave_alone_what_lies_behind_the_rows(backend):
+    if backend not in ops.backends("update_mask"):
+        pytest.skip("the native library is not built; `make setup` builds it")
+    tokens, offsets = torch.arange(3, 9), torch.tensor([0, 6], dtype=torch.int32)
+    scores, predicted = (torch.zeros(n, requires_grad=True) for n in (6, 4))
+    rows, row_offsets = torch.tensor([1, 3, 99, -5]), torch.tensor([0, 2], dtype=torch.int32)
+    results = ops.update_mask(
+        tokens, scores, rows, tokens[:4], predicted, offsets, ratio=0.5, mask_token=2, row_offsets=row_offsets,
+        static=True, backend=backend,
+    )  # fmt: skip
+    (results.scores * torch.arange(1.0, 7.0)).sum().backward()
+    assert scores.grad.tolist() == [1, 0, 3, 0, 5, 6] and predicted.grad.tolist() == [2, 4, 0, 0]

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..inputs import OptionError, option, rule, weight
+from ..inputs import OptionError, integers, option, rule, switch, weight
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from .masking import Masked
 from .streams import first_rows, masked_streams
@@ -11,9 +11,9 @@ from .streams import first_rows, masked_streams
 GAP_UPDATES = 100  # over which the mean of the distance of two losses is taken
 
 
-def _nats(text: str) -> float:
+def _nats(text: str | float) -> float:
     try:
-        return float(text)
+        return math.nan if isinstance(text, bool) else float(text)
     except ValueError:
         return math.nan
 
@@ -36,10 +36,16 @@ class Janus(Masked):
     modes = ("ar", "nar")
 
     auxiliary: bool = True
-    without_auxiliary: bool = option(False, None, "leave JANUS's auxiliary stream out")
+    without_auxiliary: bool = option(False, switch, "leave JANUS's auxiliary stream out")
     divergence_weight: float = option(1.0, weight, "factor of JANUS's divergences")
-    encoder_passes: int = option(1, None, "1, or 2: the AR and NAR streams read the source under dropouts of their own")
-    autoregressive_every: int = option(1, None, "only each N-th sentence of a batch also trains JANUS's AR streams")
+    encoder_passes: int = option(
+        1,
+        rule("be 1 or 2", lambda x: x in (1, 2)),
+        "1, or 2: the AR and NAR streams read the source under dropouts of their own",
+    )
+    autoregressive_every: int = option(
+        1, integers(1), "only each N-th sentence of a batch also trains JANUS's AR streams"
+    )
     detach: str = option(
         "none", rule("be none, ar or a number of nats from 0", lambda x: x in ("none", "ar") or _nats(x) >= 0),
         "whether divergences leave the AR streams as they are: none; ar; or a number: while NAR's loss, over "
@@ -48,9 +54,7 @@ class Janus(Masked):
     ar_weight: float | None = _weight("AR")
     nar_weight: float | None = _weight("NAR")
     aux_weight: float | None = _weight("AUX")
-    divergence_warmup_updates: int = option(
-        0, rule("be at least 0", lambda x: x >= 0), "updates until the divergences have their full weight"
-    )
+    divergence_warmup_updates: int = option(0, integers(0), "updates until the divergences have their full weight")
 
     def __post_init__(self):
         self.auxiliary = self.auxiliary and not self.without_auxiliary

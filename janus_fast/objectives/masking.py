@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inputs import option
+from ..inputs import option, rule
 from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
@@ -71,7 +71,8 @@ MASKINGS = {"span": span_mask, "uniform": uniform_mask}
 
 
 def masking_option(default: str):
-    return option(default, None, " or ".join(MASKINGS))
+    check = rule(f"be one of {sorted(MASKINGS)}", lambda x: x is None or x in MASKINGS)
+    return option(default, check, " or ".join(MASKINGS))
 
 
 @dataclass

@@ -44,7 +44,8 @@ def joint_loss(
         weight: [V, C], the output matrix, dtype and device of ``hidden``.
         targets: [N_s] int64 per stream.
         ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
-            ``ar``. Or by stream the rows of it that divergences compare: all of a stream that is not named.
+            ``ar``, left alone where there is none. Or by stream the rows of it that divergences compare: all of a
+            stream that is not named.
         cross_entropy, divergence: weights of the terms; the defaults are the original's, cut to the streams given, and
             1 for cross-entropies of other streams.
         detach: for a pair of ``divergence``, the stream that its gradient must not reach, as a teacher.
@@ -73,9 +74,11 @@ def joint_loss(
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if all(s in hidden for s in pair)}
     detach, streams = detach or {}, list(hidden)
-    masked = ar_masked if isinstance(ar_masked, Mapping) else {}
-    if isinstance(ar_masked, Tensor) and "ar" in hidden:
-        masked = {"ar": ar_masked}
+    if not isinstance(ar_masked, (Mapping, Tensor, type(None))):
+        kind = type(ar_masked).__name__
+        raise TypeError(f"joint_loss: ar_masked must be a tensor or a dict from streams to [M] rows, got {kind}")
+    masked = {"ar": ar_masked} if isinstance(ar_masked, Tensor) else ar_masked or {}
+    masked = masked if isinstance(ar_masked, Mapping) or "ar" in hidden else {}  # where the stream is left out
     tied = list(dict.fromkeys(s for pair in divergence for s in pair))
     _check_terms(hidden, weight, targets, cross_entropy, divergence, detach)
     _check_tied(hidden, tied, masked, "ar" in tied and ar_masked is None)

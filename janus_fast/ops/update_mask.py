@@ -96,6 +96,7 @@ def update_mask(
 def _backward(ctx, gradient, rows, row_offsets):
     count = rows.shape[0] if row_offsets is None else row_offsets[-1]
     written = torch.arange(rows.shape[0], device=rows.device) < count
+    rows = rows.masked_fill(~written, 0)  # what lies behind may be no rows at all
     replaced = torch.zeros_like(gradient).index_add(0, rows, written.to(gradient.dtype)) > 0
     return None, gradient.masked_fill(replaced, 0.0), None, None, gradient[rows].masked_fill(~written, 0.0), *[None] * 5
 
@@ -129,7 +130,7 @@ def _samples():
         behind = lambda tensor, filler: torch.cat([tensor, tensor.new_full((5,), filler)])  # noqa: E731
         # a mask, and a score that is not finite, that are nobody's
         tokens, scores = behind(tokens, 3), behind(scores, float("nan"))
-        rows, predicted, predicted_scores = behind(rows, 0), behind(predicted, 7), behind(predicted_scores, 1.0)
+        rows, predicted, predicted_scores = behind(rows, 10**6), behind(predicted, 7), behind(predicted_scores, 1.0)
         return tokens, scores, rows, predicted, predicted_scores, offsets, ratio, 3, row_offsets, adaptive
 
     yield "half", case([7, 2, 31, 3, 12], 0.5)

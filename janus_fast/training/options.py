@@ -5,19 +5,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
-from ..inputs import OptionError, check_fields, documented, option, rule, unwrap_numbers, weight
+from ..inputs import OptionError, check_fields, documented, integers, option, rule, switch, unwrap_numbers, weight
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
 CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
 _objective = rule(f"be one of {sorted(OBJECTIVES)}", lambda x: x in OBJECTIVES)
-_counted = rule("be at least 1", lambda x: x >= 1)
-_natural = rule("be at least 0", lambda x: x >= 0)
+_counted, _natural = integers(1), integers(0)
 _positive = rule("be positive", lambda x: x > 0)
 _rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
 _share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
 _betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
-_seed = rule("be in [0, 2 ** 32)", lambda x: 0 <= x < 2**32)
+_seed = rule("be an integer in [0, 2 ** 32)", lambda x: isinstance(x, int) and 0 <= x < 2**32)
 _precision = rule("be auto, float32, bfloat16 or float16", lambda x: x in ("auto", "float32", "bfloat16", "float16"))
 _device = rule("be cpu or cuda", lambda x: x in ("cpu", "cuda"))
 
@@ -48,7 +47,7 @@ def without_effect(options: Mapping) -> dict[str, str]:
 
 @documented
 @dataclass
-class TrainingOptions(make_dataclass("Own", of_objectives())):
+class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
     resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old. Beside
     these there are the options of the objectives, None where the objective has its own.
@@ -70,10 +69,13 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
     precision: str = option("auto", _precision, "auto, float32, bfloat16, or on GPUs float16")
     device: str = option("cpu", _device, "cpu or cuda", lasts=OF_THE_CALL)
     checkpoint_activations: bool = option(
-        False, None, "compute activations again in the backward pass instead of storing them", lasts=OF_THE_CALL
+        False, switch, "compute activations again in the backward pass instead of storing them", lasts=OF_THE_CALL
     )
     fsdp: bool = option(
-        False, None, "each process holds a share of parameters, gradients and Adam's moments (FSDP2)", lasts=OF_THE_CALL
+        False,
+        switch,
+        "each process holds a share of parameters, gradients and Adam's moments (FSDP2)",
+        lasts=OF_THE_CALL,
     )
     save_interval: int = option(500, _counted, "updates between checkpoints", lasts=CHANGEABLE)
     save_minutes: float = option(5.0, _positive, "oldest that the last checkpoint gets", lasts=CHANGEABLE)
@@ -82,7 +84,7 @@ class TrainingOptions(make_dataclass("Own", of_objectives())):
     log_interval: int = option(25, _counted, "updates between lines of metrics.jsonl", lasts=CHANGEABLE)
     log_gradient_norms: bool = option(
         False,
-        None,
+        switch,
         "also log the norm of each loss term's gradient; lines of metrics.jsonl then take longer",
         lasts=CHANGEABLE,
     )
