@@ -105,7 +105,6 @@ def _samples():
     yield "few_choices", case(3, 6, 1, 8, 3)
     yield "ends_everywhere", case(6, 4, 3, 12, 2, ending=1.0)
     yield "never_ends", case(2, 3, 6, 40, 35, ending=0.0)
-    yield "many_positions", case(2, 7, 12, 40, 37, ending=0.02)
     yield "many_beams", case(2, 32, 64, 7, 3, ending=0.1)
     yield "more_beams_than_the_gpu_takes", case(2, 41, 5, 5, 2)
     yield "no_sentences", case(0, 3, 4, 5, 0)
@@ -114,6 +113,7 @@ def _samples():
     log_probs, ids, *rest = case(3, 4, 6, 5, 1)
     yield "ids_that_end_in_eos", (log_probs, torch.where(ids == eos, ids, 2**32 + eos), *rest)
     yield "nothing_may_follow", (torch.full_like(log_probs, float("-inf")), ids, *rest)
+    yield "many_positions", case(3, 7, 12, 40, 37, ending=0.2)
 
 
 def _work(log_probs, ids, eos, steps, totals, tokens, slots, *rest):
