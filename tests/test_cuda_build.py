@@ -13,7 +13,7 @@ BUDGETS = {
     "update_mask_kernel": (64, 128),
     "predict_lengths_kernel<float>": (64, 384),
     "predict_lengths_kernel<__nv_bfloat16>": (64, 384),
-    "beam_step_kernel": (64, 1920),
+    "beam_step_kernel": (64, 2048),
     **{f"attention_kernel<{t}, 32>": (128, 0) for t in ("__half", "__nv_bfloat16")},
     **{f"attention_kernel<{t}, 64>": (168, 0) for t in ("__half", "__nv_bfloat16")},
     **{f"attention_kernel<{t}, 96>": (192, 0) for t in ("__half", "__nv_bfloat16")},

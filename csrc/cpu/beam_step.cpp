@@ -14,7 +14,7 @@ void beam_step_cpu(const Tensor& log_probs, const Tensor& ids, int64_t eos JANUS
     JANUS_CHECK(steps >= 0 && count >= 0 && count <= call.beams, op,
                 ": steps and finished_count must be in range, got ", steps, " and ", count, " of sentence ", s);
     const int32_t* slots = call.slots + s * call.most_steps * call.beams;
-    for (int64_t i = call.beams; steps < call.most_steps && i < steps * call.beams; i++)
+    for (int64_t i = 0; steps < call.most_steps && i < steps * call.beams; i++)
       JANUS_CHECK(slots[i] >= 0 && slots[i] < call.beams, op, ": slots must be in [0, ", call.beams, "), got ",
                   slots[i], " of sentence ", s);
   }

@@ -80,12 +80,12 @@ class Search {
         auto& tokens = tokens_[row + next.row];
         auto& scores = scores_[row + next.row];
         next_tokens_.push_back(alone ? std::move(tokens) : tokens);
-        next_tokens_.back().push_back(next.token);
+        next_tokens_.back().push_back(static_cast<int32_t>(next.token));
         next_scores_.push_back(alone ? std::move(scores) : scores);
         next_scores_.back().push_back(next.log_prob);
         next_totals_.push_back(next.total);
         origins_.push_back(static_cast<int32_t>(row + next.row));
-        decoder.tokens.push_back(next.token);
+        decoder.tokens.push_back(static_cast<int32_t>(next.token));
         decoder.owners.push_back(owner(active_[i]));
       }
     }

@@ -27,7 +27,8 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
     Args:
         log_probs: [S, B, K] float32, minus infinity where a token may not follow; in the last step of T, the end alone
             may.
-        ids: [S, B, K] int64, tokens.
+        ids: [S, B, K] int64, tokens, below 2 ** 31: all of an id is compared with ``eos``, but the histories keep its
+            lower 32 bits.
         state: a ``janus_fast.reference.BeamState``, whose fields say what they hold, from ``BeamState.new``.
         eos: the token that ends a hypothesis.
         backend: "auto" or one of ``janus_fast.backends("beam_step", device)``.
@@ -35,7 +36,8 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
         ValueError: shapes or devices differ, or a field is not contiguous.
         TypeError: wrong dtype.
         NotImplementedError: the named backend cannot run this call.
-        RuntimeError (native): what the state holds is out of range.
+        RuntimeError (native): what the state holds is out of range, on the CPU. On a GPU nothing outside the state is
+            written then, but what the sentence holds is undefined.
     """
     op = "beam_step"
     _check.floating(op, "log_probs", log_probs)
@@ -64,6 +66,17 @@ def _limits(backend, log_probs, *rest):
     return None
 
 
+def spoil_unread(state: BeamState) -> None:
+    """Overwrites what a step must not read: of sentences that are done, and what is not written yet."""
+    done = state.steps == state.slots.shape[1]
+    unwritten = done[:, None] | (torch.arange(state.slots.shape[1]) >= state.steps[:, None])  # [S, T]
+    unread = {"totals": done, "times": done}
+    unread |= dict.fromkeys(("slots", "history_tokens", "history_scores"), unwritten)
+    for name, field in state._asdict().items():
+        if name not in ("steps", "finished_count", "remaining"):
+            field[unread.get(name, ...)] = float("nan") if field.is_floating_point() else 10**6
+
+
 def _samples():
     make, eos = torch.Generator().manual_seed(6), 2
 
@@ -77,6 +90,9 @@ def _samples():
             log_probs[torch.rand(shape, generator=make) < 0.1] = float("-inf")
             if int(state.steps.min() if sentences else 0) < before:
                 reference.beam_step(log_probs, ids, eos, *state)
+        absent = (state.totals == float("-inf")) | (state.steps == steps)[:, None]
+        ids[absent], log_probs[absent] = eos, 100.0
+        spoil_unread(state)
         if spoil is not None:
             log_probs[0, 0, 0] = spoil
         return log_probs, ids, eos, *state
@@ -94,8 +110,10 @@ def _samples():
     yield "no_sentences", case(0, 3, 4, 5, 0)
     yield "not_a_number", case(3, 3, 5, 6, 2, spoil=float("nan"))
     yield "infinite", case(3, 3, 5, 6, 2, spoil=float("inf"))
-    log_probs, *rest = case(3, 4, 6, 5, 1)
-    yield "nothing_may_follow", (torch.full_like(log_probs, float("-inf")), *rest)
+    log_probs, ids, *rest = case(3, 4, 6, 5, 1)
+    yield "ids_that_end_in_eos", (log_probs, torch.where(ids == eos, ids, 2**32 + eos), *rest)
+    yield "nothing_may_follow", (torch.full_like(log_probs, float("-inf")), ids, *rest)
+    yield "many_positions", case(3, 7, 12, 40, 37, ending=0.2)
 
 
 def _work(log_probs, ids, eos, steps, totals, tokens, slots, *rest):

@@ -15,8 +15,8 @@ class Beam {
  public:
   struct Candidate {
     float total, log_prob;
-    int32_t row, token;  // of the hypothesis that it continues, by which token
-    int64_t order;
+    int32_t row;  // of the hypothesis that it continues
+    int64_t token, order;
   };
   std::vector<Candidate> finished, going;  // best first; of those that go on, ended ones, of no use, come last
 
@@ -31,7 +31,7 @@ class Beam {
       const auto row = static_cast<int32_t>(order / choices);
       const float total = totals[row] + log_probs[order];
       if (std::isnan(total)) return false;
-      candidates_.push_back({total, log_probs[order], row, static_cast<int32_t>(ids[order]), order});
+      candidates_.push_back({total, log_probs[order], row, ids[order], order});
     }
     const auto kept = candidates_.begin() + std::min(2 * beams, rows * choices);
     std::partial_sort(candidates_.begin(), kept, candidates_.end(), [](const Candidate& a, const Candidate& b) {
@@ -109,7 +109,7 @@ inline void beam_step(const BeamStepCall& call) {
     }
     for (int64_t b = 0; b < beams; b++) {
       const Beam::Candidate& next = beam.going[b];
-      history[step * beams + b] = next.token;
+      history[step * beams + b] = static_cast<int32_t>(next.token);
       scores[step * beams + b] = next.log_prob;
       call.tokens[first + b] = next.token;
       call.totals[first + b] = next.total;

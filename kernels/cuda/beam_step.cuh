@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   // The best candidates, best first.
   SHARED(int, ranked, 2 * kMostBeams);
   SHARED(int, origin, 2 * kMostBeams);
-  SHARED(int, token, 2 * kMostBeams);
+  SHARED(int64_t, token, 2 * kMostBeams);
   SHARED(float, total, 2 * kMostBeams);
   SHARED(float, score, 2 * kMostBeams);
   SHARED(bool, finishes, 2 * kMostBeams);
@@ -37,10 +37,10 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   const int thread = static_cast<int>(threadIdx.x), steps = static_cast<int>(call.most_steps);
   const int beams = static_cast<int>(call.beams), choices = static_cast<int>(call.choices);
   const int step = call.steps[sentence];
-  if (step >= steps) return;
+  if (step < 0 || step >= steps) return;  // a state out of range: it cannot complain, but stays within its buffers
   const int64_t first_row = sentence * beams;
   const int candidates = beams * choices, kept = smaller(2 * beams, candidates);
-  const int finished_before = call.finished_count[sentence];
+  const int finished_before = smaller(larger(call.finished_count[sentence], 0), beams);
 
   auto total_of = [&](int candidate) {
     return call.totals[first_row + candidate / choices] + call.log_probs[first_row * choices + candidate];
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   if (thread < kept) {
     const int c = ranked[thread];
     origin[thread] = c / choices;
-    token[thread] = static_cast<int>(call.ids[first_row * choices + c]);
+    token[thread] = call.ids[first_row * choices + c];
     total[thread] = total_of(c);
     score[thread] = call.log_probs[first_row * choices + c];
     const bool finite = total[thread] - total[thread] == 0.0f;
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
     if (!finishes[r]) continue;
     const int64_t to = first_row + number++;
     for (int position = 1 + thread; position <= step; position += kBeamThreads) {
-      const int slot = position < step ? slots[position * beams + origin[r]] : origin[r];
+      const int ancestor = position < step ? slots[position * beams + origin[r]] : origin[r];
+      const int slot = smaller(larger(ancestor, 0), beams - 1);
       call.finished_tokens[to * steps + position - 1] = history_tokens[(position - 1) * beams + slot];
       call.finished_scores[to * steps + position - 1] = history_scores[(position - 1) * beams + slot];
     }
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   }
   if (thread < beams) {
     const int r = survivor[thread];
-    history_tokens[step * beams + thread] = token[r];
+    history_tokens[step * beams + thread] = static_cast<int>(token[r]);
     history_scores[step * beams + thread] = score[r];
     call.tokens[first_row + thread] = token[r];
     call.totals[first_row + thread] = token[r] == call.eos ? -INFINITY : total[r];
