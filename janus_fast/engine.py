@@ -92,6 +92,7 @@ class Engine:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
         fields = [field.name for field in dataclasses.fields(options) if "engine" in field.metadata["on"]]
         record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
+        record.pop("seed", None)  # the engine gets the numbers that it draws by
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
         if getattr(options, "sampling_topk", 1) != 1:
             given["uniforms"] = options.uniforms(numbers, longest + 1)

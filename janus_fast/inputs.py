@@ -86,8 +86,8 @@ def integers(least: int, most: int | None = None) -> Callable:
     return partial(integer, least=least, most=most)
 
 
-def numbers(*, above: float, most: float = math.inf) -> Callable:
-    return partial(number, above=above, most=most)
+def numbers(**bounds: float) -> Callable:
+    return partial(number, **bounds)
 
 
 def one_of(*choices) -> Callable:
@@ -119,14 +119,15 @@ def integer(name: str, value, least: int, most: int | None = None) -> int:
     return int(value)
 
 
-def number(name: str, value, *, above: float, most: float = math.inf) -> float:
+def number(name: str, value, *, above=-math.inf, least=-math.inf, most=math.inf) -> float:
     real = isinstance(value, Real) and not isinstance(value, bool)
     try:
         finite = real and math.isfinite(value)
     except OverflowError:  # an integer beyond the floats
         finite = False
-    if not finite or not above < value <= most:
-        bounds = f"above {above:g}" if most == math.inf else f"in ({above:g}, {most:g}]"
+    if not finite or not (above < value <= most and least <= value):
+        begin = f"({above:g}" if least == -math.inf else f"[{least:g}"
+        bounds = f"above {above:g}" if most == math.inf else f"in {begin}, {most:g}]"
         raise OptionError(name, f"be a finite number {bounds}", repr(value))
     return float(value)
 

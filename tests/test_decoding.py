@@ -130,7 +130,7 @@ def uncached_log_probs(model, source, prefix):
     return model.logits(hidden[-1:]).log_softmax(-1)[0]
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 10.0])
 def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
     translator = Translator(make_model(vocabulary=8, seed=3), compute_type="float64")
     source, longest = [BOS, 5, 7, 6, EOS], 3
@@ -287,8 +287,10 @@ ERRORS = [
     ({"sampling_temperature": 0.0}, "sampling_temperature must be a finite number above 0, got 0.0"),
     ({"sampling_temperature": math.inf}, "sampling_temperature must be a finite number above 0, got inf"),
     ({"sampling_temperature": 0.5}, "sampling_topk must not be 1 when sampling_topp or sampling_temperature is not 1"),
-    ({"length_penalty": math.nan}, "length_penalty must be a finite number above -inf, got nan"),
-    ({"length_penalty": 10**400}, "length_penalty must be a finite number above -inf, got 10000"),
+    ({"length_penalty": math.nan}, "length_penalty must be a finite number in [-10, 10], got nan"),
+    ({"length_penalty": 1e300}, "length_penalty must be a finite number in [-10, 10], got 1e+300"),
+    ({"length_penalty": -10.1}, "length_penalty must be a finite number in [-10, 10], got -10.1"),
+    ({"length_penalty": 10**400}, "length_penalty must be a finite number in [-10, 10], got 10000"),
     ({"min_decoding_length": 30}, "min_decoding_length must be at most the model's longest output = 23, got 30"),
     (
         {"min_decoding_length": 9, "max_decoding_length": 8},

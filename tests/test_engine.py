@@ -19,6 +19,7 @@ from janus_fast.inputs import option
 
 if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
+from janus_fast import _engine  # noqa: E402
 
 MODELS = {
     "post-norm": {},
@@ -285,8 +286,84 @@ def test_an_option_that_the_engine_does_not_have_is_refused(options):
     with pytest.raises(NotImplementedError, match="got 'engine': it has no novelty"):
         backend.decode(source, longer(**vars(options), novelty=1), [0], None)
     record = {**vars(options), "novelty": 0}
+    record.pop("seed", None)
     with pytest.raises(ValueError, match="Decoder: options must have fields of that name, got .*novelty"):
         getattr(backend._decoder, options.algorithm)(np.int32([0, 7, 2]), np.int32([0, 3]), record)
+
+
+AR = {name: value for name, value in vars(AutoregressiveOptions()).items() if name != "seed"}
+NAR = vars(NonAutoregressiveOptions())
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(("search", "changes", "message"), [
+    ("beam_search", {"beam_size": 2**62}, f"beam_size must be in [1, 512], got {2**62}"),
+    ("beam_search", {"beam_size": 2**63}, f"beam_size must fit the C++ type long, got {2**63}"),
+    ("beam_search", {"beam_size": 0}, "beam_size must be in [1, 512], got 0"),
+    ("beam_search", {"num_hypotheses": 6}, "num_hypotheses must be in [1, 5], got 6"),
+    ("beam_search", {"sampling_topk": 2**63 - 1}, f"sampling_topk must be in [0, {2**31 - 1}], got {2**63 - 1}"),
+    ("beam_search", {"sampling_topk": -1}, f"sampling_topk must be in [0, {2**31 - 1}], got -1"),
+    ("beam_search", {"sampling_topk": 0, "num_hypotheses": 2**62}, f"num_hypotheses must be in [1, 4096], got {2**62}"),
+    ("beam_search", {"sampling_topk": 0}, "uniforms must have a row for each sample and a column for each step"),
+    ("beam_search", {"max_decoding_length": -1}, f"max_decoding_length must be in [1, {2**31 - 1}], got -1"),
+    ("beam_search", {"min_decoding_length": -1}, f"min_decoding_length must be in [0, {2**31 - 1}], got -1"),
+    ("beam_search", {"no_repeat_ngram_size": -1}, f"no_repeat_ngram_size must be in [0, {2**31 - 1}], got -1"),
+    ("beam_search", {"length_penalty": 1e300}, "length_penalty must be in [-10, 10], got 1e+300"),
+    ("beam_search", {"length_penalty": NAN}, "length_penalty must be in [-10, 10], got nan"),
+    ("beam_search", {"sampling_topp": NAN}, "sampling_topp must be in (0, 1], got nan"),
+    ("beam_search", {"sampling_temperature": INF}, "sampling_temperature must be a finite number above 0, got inf"),
+    ("mask_predict", {"iterations": 2**62}, f"iterations must be in [1, 512], got {2**62}"),
+    ("mask_predict", {"length_beam": 2**62}, f"length_beam must be in [1, 22], got {2**62}"),
+    ("mask_predict", {"length_beam": -1}, "length_beam must be in [1, 22], got -1"),
+    ("mask_predict", {"num_hypotheses": 4}, "num_hypotheses must be in [1, 3], got 4"),
+])  # fmt: skip
+def test_no_option_makes_the_decoder_leave_its_memory(search, changes, message):
+    """Whoever calls the extension itself, which Python's options do not guard there."""
+    decoder, record = of(make_model())._backend._decoder, {"beam_search": AR, "mask_predict": NAR}[search]
+    with pytest.raises(ValueError) as raised:
+        getattr(decoder, search)(np.int32([0, 7, 2]), np.int32([0, 3]), {**record, **changes})
+    assert str(raised.value) == f"Decoder: {message}"
+
+
+def test_more_sources_than_rows_have_numbers_are_refused():
+    decoder, count = of(make_model())._backend._decoder, 100_000
+    call = np.zeros(count, np.int32), np.arange(count + 1, dtype=np.int32)
+    with pytest.raises(ValueError, match=r"Decoder: source must have at most 87381 sequences, got 100000"):
+        decoder.beam_search(*call, {**AR, "beam_size": 512})
+
+
+TOKENS = ("bos", "pad", "eos", "unk", "mask", "decoder_start")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    *(({f"{name}_token_id": value}, f"{name}_token_id must be in [0, 39], got {value}")
+      for name in TOKENS for value in (2**30, 40, -1)),
+    *(({name: 0}, f"{name} must be in [1, {2**31 - 1}], got 0")
+      for name in ("attention_heads", "d_model", "encoder_layers", "decoder_ffn_dim", "source_vocab_size")),
+    ({"attention_heads": 5}, "d_model must be a multiple of attention_heads = 5, got 32"),
+    ({"max_target_positions": 2**62}, f"max_target_positions must be in [1, {2**17}], got {2**62}"),
+    ({"position_offset": -1}, f"position_offset must be in [0, {2**17}], got -1"),
+    ({"positions": "rotary"}, "positions must be one of learned, sinusoidal, got rotary"),
+    ({"target_vocab_size": 41}, "target_vocab_size must equal source_vocab_size when share_all_embeddings is set, "
+                                "got 41"),
+    ({"layer_norm_eps": NAN}, "layer_norm_eps must be a positive, finite number, got nan"),
+    ({"d_model": 32.5}, "d_model must fit the C++ type long, got 32.5"),
+])  # fmt: skip
+def test_no_configuration_makes_the_engine_leave_its_memory(changes, message):
+    model = make_model()
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    config = dataclasses.asdict(model.config)
+    with pytest.raises(ValueError) as raised:
+        _engine.Model({**config, **changes}, arrays, "float32")
+    assert str(raised.value) == f"Model: {message}"
+
+
+def test_arrays_that_nobody_keeps_are_refused():
+    model = make_model()
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays["encoder.embed_tokens.weight"] = [list(row) for row in arrays["encoder.embed_tokens.weight"]]
+    with pytest.raises(ValueError, match="Model: encoder.embed_tokens.weight must be a NumPy array, got <class 'list'"):
+        _engine.Model(dataclasses.asdict(model.config), arrays, "float32")
 
 
 def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):

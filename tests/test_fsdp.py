@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_training import make_data, make_model, options_of
-from two_processes import CASES, RUNS, gradients_of, make_trainer
+from two_processes import CASES, RUNS, WATCHED, gradients_of, make_trainer
 
 from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.training.checkpoints import checkpoints, latest_checkpoint, read_state
@@ -54,6 +54,23 @@ def test_gradients_are_those_of_ddp_to_the_bit(folder, case):
 def test_a_run_is_that_of_one_process(folder, tmp_path, case):
     make_trainer(case, tmp_path).train()
     compare_runs(folder / case, tmp_path)
+
+
+def test_what_a_run_watches_is_that_of_one_process(folder, tmp_path):
+    """The norms of the terms' gradients, logged to five digits, and the gap that decides what is detached."""
+    make_trainer("janus", tmp_path, **WATCHED).train()
+    found, expected = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (folder / "watched", tmp_path)
+    )
+    norms = [
+        [record["gradient_norms"] for record in records if record["kind"] == "train"] for records in (found, expected)
+    ]
+    assert len(norms[1]) == 4 and {"ar_ce", "kl_ar_nar", "length"} < norms[1][0].keys()
+    for one, other in zip(*norms, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    gaps = [read_state(latest_checkpoint(run))["objective"]["gap"] for run in (folder / "watched", tmp_path)]
+    assert abs(gaps[1]) > 1e-3 and gaps[0] == pytest.approx(gaps[1], rel=0, abs=1e-6)
 
 
 @pytest.mark.parametrize("run", ["one then fsdp", "ddp then fsdp", "fsdp then one"])

@@ -251,6 +251,12 @@ def test_triton_kernel_refuses_what_is_no_token_and_no_row(by_triton):
         rows[0] = wrong
         with pytest.raises(RuntimeError, match=r"joint_loss: ar_masked must be distinct rows in \[0, 40\)"):
             by_triton((hidden, weight, targets, rows, *rest))
+    hidden, weight, targets, ar_masked, *rest = SAMPLES["masked_streams"]  # 12 rows of each of three streams
+    for stream, size in enumerate((20, 30, 25)):
+        rows = ar_masked.clone()
+        rows[12 * stream] = rows[12 * stream + 1]
+        with pytest.raises(RuntimeError, match=rf"joint_loss: ar_masked must be distinct rows in \[0, {size}\)"):
+            by_triton((hidden, weight, targets, rows, *rest))
 
 
 H, W = torch.zeros(4, 8), torch.zeros(10, 8)

@@ -28,6 +28,7 @@ CASES = {  # objective and other options, and the model
 }
 
 RUNS = ("janus", "accumulated", "autoregressive")
+WATCHED = {"detach": "0.01", "log_gradient_norms": True, "accumulate": 2}
 
 
 def make_trainer(
@@ -82,6 +83,7 @@ def main(folder: Path, processes: Processes) -> None:
             save(f"{case}.{way}", gradients_of(make_trainer(case, "unused", processes, fsdp=way == "fsdp")))
     for case in RUNS:
         make_trainer(case, folder / case, processes, fsdp=True).train()
+    make_trainer("janus", folder / "watched", processes, **WATCHED).train()
     make_trainer("janus", folder / "ddp then fsdp", processes, max_updates=2).train()
     for run in ("ddp then fsdp", "one then fsdp"):
         trainer = make_trainer("janus", folder / run, processes, fsdp=True)

@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -24,12 +26,33 @@ typedef py::array_t<double, py::array::c_style | py::array::forcecast> DoubleArr
 
 [[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
 
+// The bounds of options.py and config.py. What Python lets through passes here; no product of sizes overflows.
+constexpr int64_t kMost = 512, kMostSamples = 4096, kMostPositions = 1 << 17;
+constexpr int64_t kMostInteger = std::numeric_limits<int32_t>::max();
+constexpr double kMostPenalty = 10;
+
+template <typename Value>
+void require(bool holds, const std::string& argument, const std::string& rule, const Value& value) {
+  if (!holds) refuse(argument + " must " + rule + ", got " + std::string(py::str(py::cast(value))));
+}
+
+void within(const std::string& argument, int64_t value, int64_t least, int64_t most) {
+  require(value >= least && value <= most, argument,
+          "be in [" + std::to_string(least) + ", " + std::to_string(most) + "]", value);
+}
+
 // Fills a record from the entries of its fields' names; returns how many these are.
 template <typename Record>
-size_t fill(Record& record, const py::dict& given) {
+size_t fill(const std::string& owner, Record& record, const py::dict& given) {
   size_t count = 0;
   record.each([&](const char* name, auto& field) {
-    field = given[name].template cast<std::decay_t<decltype(field)>>();
+    typedef std::decay_t<decltype(field)> Field;
+    const py::object value = given[name];
+    try {
+      field = value.cast<Field>();
+    } catch (const py::cast_error&) {
+      require(false, owner + name, "fit the C++ type " + py::type_id<Field>(), std::string(py::str(value)));
+    }
     count++;
   });
   return count;
@@ -37,18 +60,35 @@ size_t fill(Record& record, const py::dict& given) {
 
 Config config_of(const py::dict& given) {
   Config config = {};
-  fill(config, given);
+  fill("Model: ", config, given);
+  config.each([&](const std::string& name, const auto& field) {
+    typedef std::decay_t<decltype(field)> Field;
+    const bool places = name.find("position") != std::string::npos;
+    if constexpr (std::is_same_v<Field, int64_t>)
+      within("Model: " + name, field, name != "position_offset", places ? kMostPositions : kMostInteger);
+    if constexpr (std::is_same_v<Field, int32_t>) within("Model: " + name, field, 0, config.target_vocab_size - 1);
+  });
+  require(config.d_model % config.attention_heads == 0, "Model: d_model",
+          "be a multiple of attention_heads = " + std::to_string(config.attention_heads), config.d_model);
+  require(!config.share_all_embeddings || config.source_vocab_size == config.target_vocab_size,
+          "Model: target_vocab_size", "equal source_vocab_size when share_all_embeddings is set",
+          config.target_vocab_size);
+  require(std::isfinite(config.layer_norm_eps) && config.layer_norm_eps > 0, "Model: layer_norm_eps",
+          "be a positive, finite number", config.layer_norm_eps);
   config.activation =
       named<Activation>("Model: activation", given["activation"].cast<std::string>(),
                         {{"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}});
-  config.sinusoidal = given["positions"].cast<std::string>() == "sinusoidal";
+  config.sinusoidal = named<bool>("Model: positions", given["positions"].cast<std::string>(),
+                                  {{"learned", false}, {"sinusoidal", true}});
+  require(!config.sinusoidal || config.d_model % 2 == 0, "Model: d_model", "be even with sinusoidal positions",
+          config.d_model);
   return config;
 }
 
 template <typename Options>
 Options options_of(const py::dict& given) {
   Options options = {};
-  if (fill(options, given) != given.size())
+  if (fill("Decoder: ", options, given) != given.size())
     refuse("Decoder: options must have fields of that name, got " + std::string(py::str(py::list(given))));
   return options;
 }
@@ -74,6 +114,8 @@ std::unique_ptr<Loaded> load(const py::dict& fields, const py::dict& tensors, co
   for (const auto& item : tensors) {
     const auto name = item.first.cast<std::string>();
     if (name.size() > 6 && name.substr(name.size() - 6) == "_scale") continue;
+    require(py::isinstance<py::array>(item.second), "Model: " + name, "be a NumPy array",
+            std::string(py::str(py::type::of(item.second))));  // memory that lasts
     const auto array = item.second.cast<py::array>();
     const std::string scale = name + "_scale";
     const py::object scales = tensors.contains(scale.c_str()) ? py::object(tensors[scale.c_str()]) : py::none();
@@ -108,10 +150,6 @@ Ids ids_of(const char* name, const IntArray& ids, const IntArray& offsets, int64
   return packed;
 }
 
-void require(bool condition, const char* name, const char* rule) {
-  if (!condition) refuse(std::string("Decoder: ") + name + " must " + rule);
-}
-
 class Decoder {
  public:
   Decoder(std::shared_ptr<Loaded> loaded, int workers, int threads)
@@ -128,13 +166,13 @@ class Decoder {
                         const py::object& check) {
     const Config& config = model().config;
     const auto options = options_of<NonAutoregressiveOptions>(given);
-    require(config.two_stream, "model", "have two streams to decode in parallel; it is an ordinary Transformer");
-    require(options.iterations >= 1, "iterations", "be positive");
-    require(options.num_hypotheses >= 1 && options.num_hypotheses <= options.length_beam, "num_hypotheses",
-            "be in [1, length_beam]");
-    require(options.length_beam <= std::min(config.max_target_positions, config.length_classes - 1) - 1, "length_beam",
-            "be at most the number of target lengths");
-    const Ids sources = sources_of(source, offsets);
+    if (!config.two_stream)
+      refuse("Decoder: model must have two streams to decode in parallel; it is an ordinary Transformer");
+    within("Decoder: iterations", options.iterations, 1, kMost);
+    const int64_t lengths = std::min(config.max_target_positions, config.length_classes - 1) - 1;
+    within("Decoder: length_beam", options.length_beam, 1, std::min(kMost, lengths));
+    within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.length_beam);
+    const Ids sources = sources_of(source, offsets, options.length_beam);
     return decode(check,
                   [&](Worker& w) { return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options); });
   }
@@ -144,26 +182,32 @@ class Decoder {
     const Config& config = model().config;
     auto options = options_of<AutoregressiveOptions>(given);
     const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
-    require(options.max_decoding_length >= 1, "max_decoding_length", "be positive");
-    require(options.num_hypotheses >= 1, "num_hypotheses", "be positive");
+    within("Decoder: beam_size", options.beam_size, 1, kMost);
+    within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.sampling() ? kMostSamples : options.beam_size);
+    within("Decoder: max_decoding_length", options.max_decoding_length, 1, kMostInteger);
+    within("Decoder: min_decoding_length", options.min_decoding_length, 0, kMostInteger);
+    within("Decoder: no_repeat_ngram_size", options.no_repeat_ngram_size, 0, kMostInteger);
+    within("Decoder: sampling_topk", options.sampling_topk, 0, kMostInteger);
+    require(std::abs(options.length_penalty) <= kMostPenalty, "Decoder: length_penalty", "be in [-10, 10]",
+            options.length_penalty);
+    require(options.sampling_topp > 0 && options.sampling_topp <= 1, "Decoder: sampling_topp", "be in (0, 1]",
+            options.sampling_topp);
+    require(options.sampling_temperature > 0 && std::isfinite(options.sampling_temperature),
+            "Decoder: sampling_temperature", "be a finite number above 0", options.sampling_temperature);
+    const Ids sources = sources_of(source, offsets, options.sampling() ? options.num_hypotheses : options.beam_size);
     if (options.sampling()) {
-      require(options.sampling_topk >= 0, "sampling_topk", "not be negative");
-      require(uniforms.ndim() == 2 && uniforms.shape(0) == (offsets.size() - 1) * options.num_hypotheses &&
-                  uniforms.shape(1) > longest,
-              "uniforms", "have a row for each sample and a column for each step");
+      if (uniforms.ndim() != 2 || uniforms.shape(0) != sources.count * options.num_hypotheses ||
+          uniforms.shape(1) <= longest)
+        refuse("Decoder: uniforms must have a row for each sample and a column for each step");
       options.uniforms = uniforms.data();
       options.steps = uniforms.shape(1);
-    } else {
-      require(options.beam_size >= 1, "beam_size", "be positive");
-      require(options.num_hypotheses <= options.beam_size, "num_hypotheses", "be at most beam_size");
     }
-    const Ids sources = sources_of(source, offsets);
     std::pair<IntArray, IntArray> begun;
     Ids starts = {};
     if (!prefixes.is_none()) {
       begun = prefixes.cast<std::pair<IntArray, IntArray>>();
       starts = ids_of("prefixes", begun.first, begun.second, config.target_vocab_size, 0, longest);
-      require(starts.count == sources.count, "prefixes", "have one sequence for each source");
+      require(starts.count == sources.count, "Decoder: prefixes", "have one sequence for each source", starts.count);
     }
     const Ids* first = prefixes.is_none() ? nullptr : &starts;
     return decode(check, [&](Worker& w) {
@@ -174,11 +218,11 @@ class Decoder {
   std::vector<std::vector<float>> score(const IntArray& source, const IntArray& offsets, const IntArray& target,
                                         const IntArray& target_offsets, int64_t step, const py::object& check) {
     const Config& config = model().config;
-    const Ids sources = sources_of(source, offsets);
+    within("Decoder: step", step, 0, config.max_target_positions);
+    const Ids sources = sources_of(source, offsets, 1);
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
-    require(sources.count == targets.count, "target", "have one sequence for each source");
-    require(step >= 0 && step <= config.max_target_positions, "step", "be in [0, max_target_positions]");
+    require(sources.count == targets.count, "Decoder: target", "have one sequence for each source", targets.count);
     return serve(check, [&](Worker& w) {
       return step ? score_in_steps(model(), w.workspace, w.team, sources, targets, step)
                   : janus_fast::score(model(), w.workspace, w.team, sources, targets);
@@ -194,8 +238,13 @@ class Decoder {
   }
   const Model& model() const { return *loaded_->model; }
 
-  Ids sources_of(const IntArray& source, const IntArray& offsets) const {
-    return ids_of("source", source, offsets, model().config.source_vocab_size, 1, model().config.max_source_positions);
+  // The rows of both streams of all that is decoded, `kept` outputs of each source, are numbered in int32.
+  Ids sources_of(const IntArray& source, const IntArray& offsets, int64_t kept) const {
+    const Config& config = model().config;
+    const Ids all = ids_of("source", source, offsets, config.source_vocab_size, 1, config.max_source_positions);
+    const int64_t most = kMostInteger / 2 / config.max_target_positions / kept;
+    require(all.count <= most, "Decoder: source", "have at most " + std::to_string(most) + " sequences", all.count);
+    return all;
   }
 
   template <typename Run>

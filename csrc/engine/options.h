@@ -48,13 +48,12 @@ struct NonAutoregressiveOptions {
 struct AutoregressiveOptions {
   int64_t beam_size, num_hypotheses, max_decoding_length, min_decoding_length, no_repeat_ngram_size, sampling_topk;
   double length_penalty, sampling_topp, sampling_temperature;
-  uint64_t seed;  // of whoever draws `uniforms`
 
   template <typename Each>
   void each(const Each& each) {
     each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("length_penalty", length_penalty);
     each("max_decoding_length", max_decoding_length), each("min_decoding_length", min_decoding_length);
-    each("no_repeat_ngram_size", no_repeat_ngram_size), each("seed", seed), each("sampling_topk", sampling_topk);
+    each("no_repeat_ngram_size", no_repeat_ngram_size), each("sampling_topk", sampling_topk);
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
   }
 

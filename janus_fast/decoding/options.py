@@ -5,7 +5,6 @@ name, and which backends take it (``on``): one that does not say it does refuses
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,7 @@ class AutoregressiveOptions:
         doc="at most ``beam_size``, or of sampling, where they are independent, 4,096",
     )  # fmt: skip
     length_penalty: float = everywhere(
-        1.0, numbers(above=-math.inf), "scores are divided by length ** X",
+        1.0, numbers(least=-10, most=10), "scores are divided by length ** X, X in [-10, 10]",
         doc="a score is the sum of log-probabilities, ``eos`` counts in both",
     )  # fmt: skip
     max_decoding_length: int = everywhere(

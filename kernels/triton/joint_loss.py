@@ -221,7 +221,9 @@ def _slots(masked: dict[int, Tensor], begins: list[int], tied: list[int], block:
         together[tied.index(s)] = chosen + begins[s] if s else chosen
     streams, together = len(together), torch.stack(together)
     taken = torch.zeros_like(every).index_fill_(0, together.flatten(), 1)
-    _check(taken.sum() == together.numel(), rule.format(begins[1]))
+    for s, chosen in masked.items():
+        own = taken[begins[s] : begins[s + 1]]
+        _check(own.sum() == chosen.numel(), rule.format(len(own)))
     apart = taken.argsort(stable=True)[: begins[-1] - together.numel()]
     apart = F.pad(apart, (0, -apart.numel() % streams), value=-1).view(streams, -1)
     return torch.cat([F.pad(together, (0, -together.shape[1] % block), value=-1), apart], 1).int()
