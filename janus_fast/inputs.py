@@ -58,9 +58,11 @@ def option(default, check: Callable | None, help: str, **more) -> dataclasses.Fi
         default: its default, or ``dataclasses.MISSING``.
         check: called with name and value; returns the value, or raises OptionError.
         help: what it is, in a line for the command line and the documentation.
-        more: further entries of the field's metadata: ``doc`` goes on where the line ends, in the documentation alone.
+        more: further entries of the field's metadata: ``doc`` goes on where the line ends, in the documentation alone;
+            ``recorded`` False says that no program recorded for a GPU depends on it.
     """
-    return dataclasses.field(default=default, metadata={"check": check, "help": help, "on": (), **more})
+    metadata = {"check": check, "help": help, "on": (), "recorded": True, **more}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_fields(options, owner: str = "") -> None:

@@ -14,7 +14,7 @@ from .config import JanusConfig
 from .decoding import Hypothesis
 from .decoding.decoder import Decoder, refusal
 from .decoding.fused import FusedModel
-from .decoding.options import Options
+from .decoding.options import Options, untaken
 from .decoding.runtime import Eager, Graphs
 from .decoding.score import score
 from .model import JanusModel
@@ -103,16 +103,21 @@ class TorchBackend:
     def intra_threads(self) -> int:
         return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
-    refusal = staticmethod(refusal)
+    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+        """Why "cuda", where it records, or "torch" cannot decode a call with these options, or None when it can."""
+        return refusal(options, prefixes) if self._recorded else untaken("torch", options)
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
     ) -> list[list[Hypothesis]]:
-        reason = self._recorded and refusal(options, prefixes)
-        if reason and self.insists:
-            raise NotImplementedError(f"generate: backend must be able to run this, got 'cuda': {reason}")
+        reason, recorded = self.refusal(options, prefixes), self._recorded is not None
+        if reason and recorded and not self.insists:
+            reason, recorded = untaken("torch", options), False
+        if reason:
+            name = "cuda" if recorded else "torch"
+            raise NotImplementedError(f"generate: backend must be able to run this, got {name!r}: {reason}")
         with self._decoding():
-            if reason or not self._recorded:
+            if not recorded:
                 return self._decoder.decode(sources, options, numbers, prefixes)
             with self._lock, torch.cuda.device(self._device):
                 return self._recorded.decode(sources, options)

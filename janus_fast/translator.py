@@ -13,7 +13,7 @@ from . import inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
 from .decoding.modes import MODES, options_of
-from .decoding.options import FEWEST_ROWS, MOST_ROWS
+from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult
 from .text import Vocabulary
@@ -34,8 +34,9 @@ class Translator:
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads.
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
-            the definition, on every device; or "auto", the first of them that can: float64 and what the others cannot
-            are torch's. ``explain`` says which decodes a call.
+            the definition, on every device; or "auto", the first of them that can decode this model in this type here,
+            as torch alone has float64; calls that "cuda" then cannot record are torch's, too. ``explain`` says which
+            decodes a call.
         vocabularies: (source, target) for a model given as an object; needed for tokens and text, not for ids.
 
     Raises:
@@ -124,9 +125,9 @@ class Translator:
     def explain(self, *, mode: str = "ar", target_prefix: list | None = None, **options) -> str:
         """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
         options = options_of(mode, options)
-        reasons, takers = {name: backends.refusal(name, *self._wanted) for name in backends.BACKENDS}, [self.backend]
-        if self.backend != "torch":
-            reasons[self.backend] = self._backend.refusal(options, target_prefix)
+        names, takers = backends.BACKENDS, [self.backend]
+        reasons = {name: backends.refusal(name, *self._wanted) or untaken(name, options) for name in names}
+        reasons[self.backend] = self._backend.refusal(options, target_prefix)
         if self.backend == "cuda" and not self._backend.insists:
             takers.append("torch")
         chosen = next((name for name in takers if reasons[name] is None), None)

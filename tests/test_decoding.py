@@ -163,18 +163,26 @@ def test_searches_are_those_of_the_definition(two_stream, label):
     """Without and with words that outputs must begin with: which the definition looks for in whole forwards."""
     model, sources = make_model(two_stream=two_stream, seed=4), make_sources(3, seed=2)
     exact, options = copy.deepcopy(model).double(), SEARCHES[label]
-    translators = [Translator(model, backend="torch", compute_type="float64")]
-    if engine.missing() is None:
-        translators.append(Translator(model, backend="engine"))
+    runs = [("torch", "float64"), *([("engine", "float32")] if engine.missing() is None else [])]
+    translators = [(Translator(model, backend=name, compute_type=kind), kind) for name, kind in runs]
+    # as for ``translator``; the definition's are float32 numbers, too
+    tolerances = {kind: 4 * rounding_error(model, kind) + 2e-6 for _, kind in runs}
     for prefixes in (None, [[7, 9], [], [6]]):
         expected = reference.beam_search(exact, sources, AutoregressiveOptions(**options), prefixes)
-        for translator in translators:
+        for translator, kind in translators:
             for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
                 assert result.hypotheses == [h.ids for h in truth]
                 assert result.iterations == [h.iterations for h in truth]
-                assert result.scores == pytest.approx([h.score for h in truth], abs=1e-3)
-                for scores, h in zip(result.token_scores, truth, strict=True):
-                    assert scores == pytest.approx(h.token_scores, abs=2e-4)
+                for score, scores, h in zip(result.scores, result.token_scores, truth, strict=True):
+                    assert scores == pytest.approx(h.token_scores, abs=tolerances[kind])
+                    # a score sums up to as many errors as there are tokens
+                    assert score == pytest.approx(h.score, abs=len(scores) * tolerances[kind])
+
+
+def test_the_definition_of_a_search_refuses_to_draw():
+    options = AutoregressiveOptions(beam_size=1, sampling_topk=5)
+    with pytest.raises(ValueError, match="^beam_search: sampling_topk must be 1, as a search draws nothing, got 5$"):
+        reference.beam_search(make_model(), make_sources(1), options)
 
 
 def test_lengths_ngrams_and_prefixes_are_respected(translator):

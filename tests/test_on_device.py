@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel, Translator, backend, ops, torch_backend
+from janus_fast import translator as translator_module
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search
 from janus_fast.decoding import decoder as on_device
 from janus_fast.decoding.fused import FusedModel
@@ -146,6 +147,83 @@ def test_programs_are_forgotten_when_there_are_too_many_and_caches_grow(monkeypa
         (sources,) = batches(1)
         assert_same(decoder.decode(sources, options), eager.decode(sources, options), 2e-6)
         assert len(decoder._programs) <= 2
+
+
+def settings_of(decoder):
+    """What its programs depend on besides sizes."""
+    return {key[3:] if key[0] == "mask_predict" else key[2:] for key in decoder._programs}
+
+
+READ_BY_THE_HOST = {
+    "ar": {
+        "num_hypotheses": 3, "length_penalty": 0.2, "min_decoding_length": 3, "seed": 7,
+        "max_decoding_length": 10**6,  # more than the model can
+    },
+    "nar": {"num_hypotheses": 2, "score": "canvas", "return_history": True},
+}  # fmt: skip
+READ_BY_PROGRAMS = {
+    "ar": {"beam_size": 3, "max_decoding_length": 7},
+    "nar": {"iterations": 3, "length_beam": 2, "length_candidates": "topk", "adaptive": False},
+}
+
+
+@pytest.mark.parametrize("mode", OPTIONS)
+def test_a_program_serves_all_calls_whose_options_it_does_not_read(mode):
+    decoder, eager = decoders(make_model().double().requires_grad_(False))
+    (sources,), host, own = batches(1), READ_BY_THE_HOST[mode], READ_BY_PROGRAMS[mode]
+    fields = {name for name, field in MODES[mode].fields.items() if "cuda" in field.metadata["on"]}
+    assert fields == {*host, *own}
+    for number, given in enumerate([{}, *({name: value} for name, value in own.items())]):
+        for more in ({}, *({name: value} for name, value in host.items() if name not in given), {}):
+            options = OPTIONS[mode](**{**more, **given})
+            assert_same(decoder.decode(sources, options), eager.decode(sources, options), 2e-6)
+            assert len(settings_of(decoder)) == number + 1
+
+
+@pytest.mark.parametrize("kind", OPTIONS.values())
+def test_a_new_option_is_another_program_unless_the_host_alone_reads_it(kind):
+    @dataclass
+    class More(kind):
+        read: float = option(0.0, None, "a new option", on=("cuda", "torch"))
+        unread: float = option(0.0, None, "another", on=("cuda", "torch"), recorded=False)
+
+    decoder, (sources,) = decoders(make_model().requires_grad_(False))[0], batches(1)
+    for options, count in ((More(), 1), (More(unread=0.5), 1), (More(read=0.5), 2), (More(), 2)):
+        decoder.decode(sources, options)
+        assert len(settings_of(decoder)) == count
+
+
+@pytest.mark.parametrize("label", ["greedy", "five", "sampling", "host"])
+def test_caches_of_what_is_not_recorded_grow_with_the_outputs(label, monkeypatch):
+    """And give what caches of one size do, to the bit."""
+    more = {
+        "sampling": {"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 3, "seed": 1},
+        "host": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 6},
+    }
+    options = AutoregressiveOptions(**{**AR, **more}[label])
+    decoder, (sources,), results = decoders(make_model().requires_grad_(False))[1], batches(1), []
+    for first in (10**6, 1, 2, 7):
+        monkeypatch.setattr(on_device, "FIRST_POSITIONS", first)
+        results.append(decoder.decode(sources, options, range(len(sources))))
+    assert max(len(h.ids) for group in results[0] for h in group) > 5
+    assert results[1:] == results[:1] * 3
+
+
+@pytest.mark.parametrize("first, most", [(1, 4), (16, 16)])
+def test_a_short_output_takes_no_caches_for_the_longest(first, most, monkeypatch):
+    monkeypatch.setattr(on_device, "FIRST_POSITIONS", first)
+    model = make_model(output_bias=True, max_target_positions=600).requires_grad_(False)
+    model.output_bias[model.config.eos_token_id] = 100.0
+    decoder, searches, (sources,) = decoders(model)[1], [], batches(1)
+    search = decoder.search
+    monkeypatch.setattr(decoder, "search", lambda *rest: searches.append(search(*rest)) or searches[-1])
+    results = decoder.decode(
+        sources, AutoregressiveOptions(beam_size=4, min_decoding_length=2, max_decoding_length=500)
+    )
+    assert all(len(group[0].ids) == 2 for group in results)
+    config, caches = model.config, searches[0][0].caches
+    assert caches.nbytes <= config.decoder_layers * len(sources) * most * 4 * 2 * config.d_model * 4
+    assert caches.untyped_storage().nbytes() == caches.nbytes
 
 
 def test_nothing_finite_is_an_error():
@@ -359,6 +437,24 @@ def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_
         assert f"cuda: no: {reason}\n  torch: can run" in insisting.explain(**options)
         with pytest.raises(NotImplementedError, match=f"got 'cuda': {re.escape(reason)}"):
             insisting.generate(sources[:1], **options)
+
+
+@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions])
+def test_an_option_that_torch_does_not_have_is_refused(kind, as_on_a_gpu, monkeypatch):
+    @dataclass
+    class More(kind):
+        novelty: float = option(0.0, None, "a new option", on=("engine",))
+
+    model, sources, refused = make_model(), make_sources(2), "got '{}': it has no novelty"
+    auto, insisting, torchs = (Translator(model, backend=name) for name in ("auto", "cuda", "torch"))
+    monkeypatch.setattr(translator_module, "options_of", lambda mode, given: More(**given))
+    for translator, name in ((auto, "torch"), (insisting, "cuda"), (torchs, "torch")):
+        assert translator.generate(sources, novelty=0.0) == translator.generate(sources)
+        with pytest.raises(NotImplementedError, match=f"^generate: backend must .*, {refused.format(name)}$"):
+            translator.generate(sources, novelty=0.5)
+        assert translator._backend.refusal(More(novelty=0.5)) == "it has no novelty"
+        explained = translator.explain(novelty=0.5)
+        assert explained.endswith("  cuda: no: it has no novelty\n  torch: no: it has no novelty")
 
 
 def test_who_insists_on_cuda_where_there_is_none_gets_an_error():

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -29,7 +30,8 @@ class BeamSearch:
     All hypotheses of a sentence share one sequence of cached keys, one row for each position and hypothesis, and
     ``beam_step`` says by intervals of times which of these each sees: nothing is copied when hypotheses are reordered.
     Programs compute sentences that are done, and those that are missing, in vain. ``caches`` is
-    [layers, sentences * (longest + 1) * beams, 2, H, D], finite.
+    [layers, sentences * positions * beams, 2, H, D], finite; with fewer than ``longest + 1`` positions they grow, which
+    a recorded program cannot.
 
     A sample is a sentence of its own with one hypothesis, which continues as its random number says.
     """
@@ -39,7 +41,7 @@ class BeamSearch:
         numbers: list[int] = (), prefixes: list[list[int]] | None = None,
     ):  # fmt: skip
         self.model, self.config, self.options = model, model.config, options
-        self.sources, self.caches = sources, caches
+        self.sources = sources
         config, device, beams, steps = model.config, caches.device, options.beam_size, options.longest(model.config) + 1
         self.longest, self.samples = steps - 1, options.kept // beams  # of a source
         sentences, streams = sources.room.sequences * self.samples, 1 + config.two_stream
@@ -54,13 +56,25 @@ class BeamSearch:
         self.state = BeamState.new(sentences, steps, beams, device)
         self.state = self.state._replace(tokens=self.inputs[0].view(sentences, beams))
         self.position = torch.zeros(1, **make)  # of all hypotheses alike
-        # Each sentence has `steps * beams` rows of keys, of which those up to the position form its sequence.
-        first_key = torch.arange(sentences, **make) * (steps * beams)
+        self.grows = torch.tensor([0, beams] * sentences + [0], **make)
+        self._keep_in(caches)
+        self.compute(torch.arange(sentences, device=device))
+
+    def _keep_in(self, caches: Tensor) -> None:
+        """Each sentence has as many rows of the caches, of which those up to the position form its sequence."""
+        sentences, beams = self.state.tokens.shape
+        self.caches, self.positions = caches, caches.shape[1] // (sentences * beams)
+        make = {"device": caches.device, "dtype": torch.int32}
+        first_key = torch.arange(sentences, **make) * (self.positions * beams)
         self.own_keys = (first_key[:, None] + torch.arange(beams, **make)).flatten().long()
         both = torch.stack([first_key, first_key + beams], 1).flatten()
         self.key_offsets = torch.cat([both, both.new_full((1,), caches.shape[1])])  # at the first step
-        self.grows = torch.tensor([0, beams] * sentences + [0], **make)
-        self.compute(torch.arange(sentences, device=device))
+
+    def _grow(self) -> None:
+        """Half as many positions again."""
+        held = self.caches.unflatten(1, (len(self.state.tokens), self.positions, -1))
+        more = min(self.positions + self.positions // 2 + 1, self.longest + 1) - self.positions
+        self._keep_in(F.pad(held, (0,) * 9 + (more,)).flatten(1, 3))
 
     def begin(self) -> None:
         """Encodes the sources and sets the state to what it is before the first step."""
@@ -87,8 +101,8 @@ class BeamSearch:
         pick = (lambda t: t) if everything else (lambda t: t[..., self.rows])
         x = self.model.embed(decoder, pick(self.inputs).flatten(), decoder.embed_positions(self.position))
         key_offsets = torch.addcmul(self.key_offsets, self.grows, self.position)
-        times, *sees = (t.flatten() for t in (state.times, state.visible_from, state.visible_until))
-        seen, times = [], pick(times)
+        seen, times = [], pick(state.times.flatten())
+        sees = [t[:, : self.positions].flatten() for t in (state.visible_from, state.visible_until)]
         for at, (offsets, keys, sources, no_times) in zip(
             (times.repeat(len(self.inputs)), times), self.queries, strict=True
         ):
@@ -101,8 +115,10 @@ class BeamSearch:
     def step(self, number: int | None = None, last: bool = False) -> None:
         """Feeds every hypothesis' last token and chooses the next ones; in the ``last`` step the end alone.
 
-        Options that look at the past want to know the ``number`` of the step.
+        Options that look at the past, and caches that grow, want to know the ``number`` of the step.
         """
+        if number == self.positions:
+            self._grow()
         hidden = self.feed()
         if last:
             chosen = self.continuations.end(hidden)

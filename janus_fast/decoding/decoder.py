@@ -10,7 +10,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,12 +18,13 @@ from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .mask_predict import MaskPredict
-from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, untaken
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, recorded, untaken
 from .runtime import Eager
 from .shapes import Sources, rounded
 
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
+FIRST_POSITIONS = 16  # of a search whose caches can grow
 
 
 def refusal(options: Options, prefixes: list[list[int]] | None = None) -> str | None:
@@ -61,9 +61,8 @@ class Decoder:
             return program.results(program.run(), len(sources), options, self.runtime)[1]
         held, rows = self._held(sources), sum(map(len, sources)) * options.length_beam
         room = rounded(math.ceil(rows * (FIRST_GUESS if self._rows_each is None else self._rows_each)))
-        settings = options.iterations, options.length_beam, options.length_candidates, options.adaptive
         while True:
-            key = "refinement", held, room, *settings
+            key = options.algorithm, held, room, *recorded(options, self.model.config)
             refinement, run = self._program(key, lambda room=room: self.refinement(held, room, options))
             refinement.sources.load(sources, self.runtime)
             needed, results = refinement.results(run(), len(sources), options, self.runtime)
@@ -79,7 +78,7 @@ class Decoder:
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
         held = self._held(sources)
-        key = "search", held, options.beam_size, options.longest(self.model.config)
+        key = options.algorithm, held, *recorded(options, self.model.config)
         search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes))
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
@@ -96,7 +95,10 @@ class Decoder:
         self, held: tuple[int, int], options: AutoregressiveOptions, *more
     ) -> tuple[BeamSearch, Callable, Callable]:
         """For so many sources and rows of sources: a search, and its recorded ``begin`` and ``step``."""
-        caches = self._caches_of(held[0] * options.kept, options.longest(self.model.config) + 1)
+        positions = options.longest(self.model.config) + 1
+        if not self.runtime.recorded:
+            positions = min(positions, FIRST_POSITIONS)
+        caches = self._caches_of(held[0] * options.kept, positions)
         search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches, *more)
         return search, self.runtime.record(search.begin), self.runtime.record(search.step)
 
@@ -105,18 +107,15 @@ class Decoder:
         sizes = len(sources), sum(map(len, sources))
         return (rounded(sizes[0]), rounded(sizes[1])) if self.runtime.recorded else sizes
 
-    def _caches_of(self, hypotheses: int, steps: int) -> Tensor:
+    def _caches_of(self, hypotheses: int, positions: int) -> Tensor:
         """Room for keys and values, finite: one piece of memory for all programs kept, as one runs at a time."""
         config, weight = self.model.config, self.model.model.output_weight
-        sizes = config.decoder_layers, hypotheses * steps, 2, config.attention_heads, config.head_size
+        sizes = config.decoder_layers, hypotheses * positions, 2, config.attention_heads, config.head_size
         size = math.prod(sizes)
         if not self.runtime.recorded:
-            if weight.device.type != "cpu":
-                return weight.new_zeros(sizes)
-            zeros = np.zeros(size * weight.element_size(), np.uint8)  # which take memory where they are written
-            return torch.from_numpy(zeros).view(weight.dtype).view(sizes)
+            return weight.new_zeros(sizes)
         if self._caches is None or self._caches.numel() < size:
-            for key in [key for key in self._programs if key[0] == "search"]:
+            for key in [key for key in self._programs if key[0] == AutoregressiveOptions.algorithm]:
                 del self._programs[key]
             self._caches = weight.new_zeros(size)
         return self._caches[:size].view(sizes)

@@ -1,7 +1,8 @@
 """What each decoding mode can be told: an option is one field here, checked when its class is made.
 
 From a field follow the flag of the command line, its line in docs/options.md, its place in the engine's record of that
-name, and which backends take it (``on``): one that does not say it does refuses a value other than the default.
+name, and which backends take it (``on``): one that does not say it does refuses a value other than the default. Another
+value is another recorded program on a GPU, unless the field says that the host alone reads it (``recorded``).
 """
 
 import dataclasses
@@ -36,6 +37,12 @@ def untaken(backend: str, options: "Options") -> str | None:
     return None
 
 
+def recorded(options: "Options", config: "JanusConfig") -> tuple:
+    """What a program recorded with these options depends on."""
+    names = [field.name for field in dataclasses.fields(options) if field.metadata["recorded"]]
+    return options.longest(config), *(getattr(options, name) for name in names)
+
+
 @documented
 @dataclass
 class AutoregressiveOptions:
@@ -49,16 +56,19 @@ class AutoregressiveOptions:
     beam_size: int = everywhere(5, integers(1, MOST), "hypotheses kept at each step, at most 512; 1 is greedy")
     num_hypotheses: int = everywhere(
         1, integers(1, MOST_SAMPLES), "translations of each sentence, best first",
-        doc="at most ``beam_size``, or of sampling, where they are independent, 4,096",
+        doc="at most ``beam_size``, or of sampling, where they are independent, 4,096", recorded=False,
     )  # fmt: skip
     length_penalty: float = everywhere(
         1.0, numbers(least=-10, most=10), "scores are divided by length ** X, X in [-10, 10]",
-        doc="a score is the sum of log-probabilities, ``eos`` counts in both",
+        doc="a score is the sum of log-probabilities, ``eos`` counts in both", recorded=False,
     )  # fmt: skip
     max_decoding_length: int = everywhere(
-        256, integers(1, MOST_INTEGER), "longest translation, in tokens", doc="``eos`` not counted"
+        256, integers(1, MOST_INTEGER), "longest translation, in tokens", doc="``eos`` not counted",
+        recorded=False,  # but for ``longest``
+    )  # fmt: skip
+    min_decoding_length: int = everywhere(
+        1, integers(0, MOST_INTEGER), "shortest translation, in tokens", recorded=False
     )
-    min_decoding_length: int = everywhere(1, integers(0, MOST_INTEGER), "shortest translation, in tokens")
     no_repeat_ngram_size: int = on_host(
         0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
         why="no_repeat_ngram_size looks for repeated n-grams on the host",
@@ -75,7 +85,9 @@ class AutoregressiveOptions:
     sampling_temperature: float = on_host(
         1.0, numbers(above=0), "with sampling_topk: logits are divided by T before drawing", metavar="T"
     )
-    seed: int = everywhere(0, integers(0, 2**64 - 1), "seed of the drawing")  # which is refused where it cannot be
+    seed: int = everywhere(  # of what is refused where it cannot be
+        0, integers(0, 2**64 - 1), "seed of the drawing", recorded=False
+    )
 
     def __post_init__(self):
         check_fields(self)
@@ -131,6 +143,7 @@ class NonAutoregressiveOptions:
         "tokens", one_of("tokens", "canvas"), "how lengths compare: mean over tokens, or the original's",
         doc='``"tokens"``, of the log-probabilities of predicted tokens, where an empty candidate wins only if its '
         'length is the most likely one; or ``"canvas"``, the mean over ``bos`` and ``eos`` (0 each) as well',
+        recorded=False,
     )  # fmt: skip
     adaptive: bool = everywhere(
         True, one_of(True, False), "stop when a late pass changes nothing",
@@ -138,10 +151,10 @@ class NonAutoregressiveOptions:
     )  # fmt: skip
     num_hypotheses: int = everywhere(
         1, integers(1, MOST), "translations of each sentence, best first",
-        doc="at most ``length_beam``; fewer where there are fewer candidates",
+        doc="at most ``length_beam``; fewer where there are fewer candidates", recorded=False,
     )  # fmt: skip
     return_history: bool = everywhere(
-        False, one_of(True, False), "results hold the canvas after every pass", flag=False
+        False, one_of(True, False), "results hold the canvas after every pass", flag=False, recorded=False
     )
 
     def __post_init__(self):

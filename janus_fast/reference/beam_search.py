@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from janus_fast.decoding.hypothesis import Hypothesis
+from janus_fast.inputs import OptionError
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
 
@@ -24,8 +25,10 @@ def beam_search(
 
     Each step keeps, of all continuations of a sentence's hypotheses, the best ``2 * beam_size``; those among the first
     ``beam_size`` that end are finished, the best ``beam_size`` of the others go on. A sentence is done when
-    ``beam_size`` hypotheses are finished.
+    ``beam_size`` hypotheses are finished. Sampling is none of this.
     """
+    if options.sampling_topk != 1:
+        raise OptionError("beam_search: sampling_topk", "be 1, as a search draws nothing", options.sampling_topk)
     return [_search(model, *given, options) for given in zip(sources, prefixes or [[]] * len(sources), strict=True)]
 
 
