@@ -57,7 +57,9 @@ class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
     max_tokens: int = option(4096, _counted, "tokens in a batch")
     accumulate: int = option(1, _counted, "batches to an update")
     max_updates: int = option(10_000, _counted, "updates in all", lasts=CHANGEABLE)
-    max_minutes: float = option(math.inf, _positive, "stop after this long, resumably", lasts=OF_THE_CALL)
+    max_minutes: float = option(
+        math.inf, _positive, "stop once the run has trained this long in all, resumably", lasts=OF_THE_CALL
+    )
     learning_rate: float = option(5e-4, _rate, "highest learning rate")
     warmup_updates: int = option(4000, _counted, "updates until the highest learning rate")
     decay_updates: int = option(0, _natural, "updates at the end in which the rate falls to zero", lasts=CHANGEABLE)
