@@ -25,7 +25,7 @@ test: .venv/ready  ## run all the tests
 # What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
 # code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
 # checkpoints, recorded runs, processes, pictures, benchmarks, the corpus, and all that takes long.
-CHECK := conformance ops engine decoding golden golden_decode translator training cli docs
+CHECK := conformance ops update_mask engine decoding golden golden_decode translator training cli docs
 
 check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from .decoding.modes import MODES
-from .inputs import OptionError, check_fields, documented, one_of, option, rule, unwrap_numbers
+from .inputs import OptionError, check_fields, documented, one_of, option, rule, switch, unwrap_numbers
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("learned", "sinusoidal")
@@ -22,7 +22,6 @@ def _is_integer(value) -> bool:
 # Fields of sizes and switches; those of a `setting` are options of `janus-fast train`, too.
 _positive = rule("be a positive integer", lambda x: _is_integer(x) and x >= 1)
 _natural = rule("be a non-negative integer", lambda x: _is_integer(x) and x >= 0)
-_switch = rule("be true or false", lambda x: isinstance(x, bool))
 _share = rule("be in [0, 1)", lambda x: isinstance(x, (int, float)) and 0.0 <= x < 1.0)
 _finite = rule("be a positive, finite number", lambda x: isinstance(x, (int, float)) and 0.0 < x < math.inf)
 _modes = rule(
@@ -57,20 +56,20 @@ class JanusConfig:
     activation: str = setting("relu", one_of(*ACTIVATIONS), "relu, gelu or silu")
     positions: str = setting("learned", one_of(*POSITIONS), "learned or sinusoidal")
     position_offset: int = option(0, _natural, "the position of a sequence's first token in the sinusoidal table")
-    normalize_before: bool = setting(False, _switch, "norms before each block instead of behind it")
+    normalize_before: bool = setting(False, switch, "norms before each block instead of behind it")
     share_all_embeddings: bool = option(
-        True, _switch, "the embeddings of both sides are one, and the output matrix is, too"
+        True, switch, "the embeddings of both sides are one, and the output matrix is, too"
     )
-    share_decoder_embeddings: bool = option(True, _switch, "the output matrix is that of the target's embeddings")
-    scale_embedding: bool = option(True, _switch, "embeddings are multiplied by sqrt(C)")
+    share_decoder_embeddings: bool = option(True, switch, "the output matrix is that of the target's embeddings")
+    scale_embedding: bool = option(True, switch, "embeddings are multiplied by sqrt(C)")
     layer_norm_eps: float = option(1e-5, _finite, "added to the variance in every norm")
     dropout: float = setting(0.1, _share, "share of activations dropped in training")
     two_stream: bool = option(
-        True, _switch, "a model of JANUS",
+        True, switch, "a model of JANUS",
         doc="without, an ordinary Transformer, which decodes left to right alone: the row of a word predicts the next",
     )  # fmt: skip
-    output_bias: bool = option(False, _switch, "the vocabulary's scores have a bias")
-    source_bos: bool = option(True, _switch, "sources begin with ``bos``")
+    output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
+    source_bos: bool = option(True, switch, "sources begin with ``bos``")
     bos_token_id: int = option(0, None, "begins sequences")
     pad_token_id: int = option(1, None, "stands for nothing")
     eos_token_id: int = option(2, None, "ends sequences")

@@ -108,7 +108,7 @@ def rule(words: str, holds: Callable) -> Callable:
     return check
 
 
-switch = rule("be True or False", lambda x: isinstance(x, bool))
+switch = rule("be true or false", lambda x: isinstance(x, bool))
 weight = rule("be at least 0 and finite", lambda x: 0 <= x < math.inf)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.arguments import positive
-from benchmarks.budget import allowed, error
+from benchmarks.budget import allowed, error, largest
 from benchmarks.machine import machine
 from benchmarks.operations.pytorch import Peer, compiled
 from benchmarks.operations.registry import BATCHES, BEAM, CONFIGURATIONS, TIMED, Case, cases
@@ -149,10 +149,7 @@ def call_of(case: Case, operation: Operation, backend: str) -> Callable[[], tupl
 
 
 def budget(case: Case, operation: Operation) -> list[tuple[Tensor, float]]:
-    """The definition's results and gradients in float64, and how far a result may be from each.
-
-    That is what :mod:`benchmarks.budget` says, and one more unit in the last place of the largest value.
-    """
+    """The definition's results and gradients in float64, and how far a result may be from each."""
     exact = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in case.arguments]
     result = []
     for truth, rounded in zip(
@@ -160,8 +157,7 @@ def budget(case: Case, operation: Operation) -> list[tuple[Tensor, float]]:
     ):
         distance = 0.0
         if truth.is_floating_point() and truth.numel():
-            size = truth.abs().max().item()
-            distance = allowed(error(rounded, truth), size, rounded.dtype) + torch.finfo(rounded.dtype).eps * size
+            distance = allowed(error(rounded, truth), largest(truth), rounded.dtype)
         result.append((truth, distance))
     return result
 

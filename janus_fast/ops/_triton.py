@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
@@ -14,7 +13,9 @@ missing = None if find_spec("triton") else f"it needs {absence('triton')}"
 
 def older_than(major: int, minor: int) -> bool:
     """Whether the Triton that is installed is older than a version."""
-    return tuple(map(int, version("triton").split(".")[:2])) < (major, minor)
+    import triton  # late, as it takes long; its package has another name in some builds of torch
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) < (major, minor)
 
 
 def launcher(module: str, function: str) -> Callable:

@@ -74,11 +74,13 @@ def joint_loss(
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if all(s in hidden for s in pair)}
     detach, streams = detach or {}, list(hidden)
-    if not isinstance(ar_masked, (Mapping, Tensor, type(None))):
+    if isinstance(ar_masked, Tensor):
+        masked = {"ar": ar_masked} if "ar" in hidden else {}  # as in calls that leave the stream out
+    elif ar_masked is None or isinstance(ar_masked, Mapping):
+        masked = ar_masked or {}
+    else:
         kind = type(ar_masked).__name__
         raise TypeError(f"joint_loss: ar_masked must be a tensor or a dict from streams to [M] rows, got {kind}")
-    masked = {"ar": ar_masked} if isinstance(ar_masked, Tensor) else ar_masked or {}
-    masked = masked if isinstance(ar_masked, Mapping) or "ar" in hidden else {}  # where the stream is left out
     tied = list(dict.fromkeys(s for pair in divergence for s in pair))
     _check_terms(hidden, weight, targets, cross_entropy, divergence, detach)
     _check_tied(hidden, tied, masked, "ar" in tied and ar_masked is None)
