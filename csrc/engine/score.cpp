@@ -1,54 +1,65 @@
 #include "csrc/engine/score.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "csrc/engine/step_decoder.h"
 
 namespace janus_fast {
 
+TeacherForcing::TeacherForcing(const Model& model, const Ids& targets, const std::vector<int32_t>& owners)
+    : targets_(targets.count), streams_(1 + model.config.two_stream), longest_(targets.longest()) {
+  for (int64_t t = 0; t < targets.count; t++) {
+    const int32_t *first = targets.ids + targets.offsets[t], *last = targets.ids + targets.offsets[t + 1] - 1;
+    rows_.insert(rows_.end(), first, last);
+    asked_.insert(asked_.end(), first + 1, last + 1);
+    for (int32_t place = 0; place < last - first; place++) places_.push_back(place);
+  }
+  const size_t content = rows_.size();
+  for (int64_t stream = 0; stream < streams_; stream++)
+    for (int64_t t = 0; t < targets.count; t++) {
+      offsets_.push_back(offsets_.back() + static_cast<int32_t>(targets.length(t) - 1));
+      keys_.push_back(static_cast<int32_t>(t));
+      owners_.push_back(owners[t]);
+    }
+  if (streams_ == 2) {
+    rows_.insert(rows_.end(), content, model.config.mask);
+    places_.insert(places_.end(), places_.begin(), places_.begin() + content);
+  }
+  logits_.resize(content), log_probs_.resize(content);
+}
+
+void TeacherForcing::run(Forward& forward, const Ids& sources) {
+  const int64_t content = static_cast<int64_t>(asked_.size()), rows = static_cast<int64_t>(rows_.size());
+  forward.reserve(rows, std::max(longest_, sources.longest()), sources.size());
+  forward.member.once([&] { forward.reserve_vocabulary(content, 1); });
+  const Queries all = {rows, streams_ * targets_, offsets_.data(), places_.data()};
+  const Queries last = {content, targets_, offsets_.data(), places_.data()};
+  const int32_t* selected = streams_ == 2 ? forward.workspace.identity.data() + content : nullptr;
+  const Pass pass = {rows_.data(), places_.data(), content, all, last, selected, &sources, owners_.data()};
+  float* hidden = forward.decode(pass, forward.packed(offsets_.data(), keys_.data(), places_.data()));
+  forward.vocabulary(hidden, content, forward.model.vocabulary.bias, 1, asked_.data(), logits_.data(),
+                     log_probs_.data());
+}
+
+std::vector<std::vector<float>> TeacherForcing::scores() const {
+  std::vector<std::vector<float>> scores;
+  for (int64_t t = 0; t < targets_; t++)
+    scores.emplace_back(log_probs_.begin() + offsets_[t], log_probs_.begin() + offsets_[t + 1]);
+  return scores;
+}
+
 std::vector<std::vector<float>> score(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
                                       const Ids& targets) {
-  // Content rows: the targets without their last token; then, with two streams, as many masks. Key j is seen from time
-  // j on.
-  const int64_t streams = 1 + model.config.two_stream;
-  std::vector<int32_t> content, asked, places, offsets = {0}, owners;
-  for (int64_t s = 0; s < sources.count; s++) {
-    const int32_t *first = targets.ids + targets.offsets[s], *last = targets.ids + targets.offsets[s + 1];
-    content.insert(content.end(), first, last - 1);
-    asked.insert(asked.end(), first + 1, last);
-    for (int32_t place = 0; place < last - 1 - first; place++) places.push_back(place);
-  }
-  const int64_t keys = static_cast<int64_t>(content.size());
-  for (int64_t stream = 0; stream < streams; stream++)
-    for (int64_t s = 0; s < sources.count; s++) {
-      offsets.push_back(offsets.back() + static_cast<int32_t>(targets.length(s) - 1));
-      owners.push_back(static_cast<int32_t>(s));
-    }
-  if (streams == 2) {
-    content.insert(content.end(), keys, model.config.mask);
-    places.insert(places.end(), places.begin(), places.begin() + keys);
-  }
-  std::vector<float> logits(keys), log_probs(keys);
-
+  std::vector<int32_t> owners(sources.count);
+  std::iota(owners.begin(), owners.end(), 0);
+  TeacherForcing forcing(model, targets, owners);
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
     forward.encode(sources);
-    forward.reserve(streams * keys, std::max(targets.longest(), sources.longest()), sources.size());
-    member.once([&] { forward.reserve_vocabulary(keys, 1); });
-    const Queries last = {keys, sources.count, offsets.data(), places.data()};
-    const Queries all = {streams * keys, streams * sources.count, offsets.data(), places.data()};
-    const int32_t* selected = streams == 2 ? workspace.identity.data() + keys : nullptr;
-    const Pass pass = {content.data(), places.data(), keys, all, last, selected, &sources, owners.data()};
-    float* hidden = forward.decode(pass, forward.packed(offsets.data(), owners.data(), places.data()));
-    forward.vocabulary(hidden, keys, model.vocabulary.bias, 1, asked.data(), logits.data(), log_probs.data());
+    forcing.run(forward, sources);
   });
-  std::vector<std::vector<float>> scores;
-  for (int64_t s = 0, row = 0; s < sources.count; s++) {
-    const int64_t length = targets.length(s) - 1;
-    scores.emplace_back(log_probs.begin() + row, log_probs.begin() + row + length);
-    row += length;
-  }
-  return scores;
+  return forcing.scores();
 }
 
 std::vector<std::vector<float>> score_in_steps(const Model& model, Workspace& workspace, Team& team, const Ids& sources,

@@ -115,6 +115,10 @@ class AutoregressiveOptions:
         streams = (np.random.default_rng([self.seed, n, k]) for n in numbers for k in range(self.num_hypotheses))
         return np.stack([stream.random(steps) for stream in streams])
 
+    def resolved(self, config: "JanusConfig") -> "AutoregressiveOptions":
+        """These: no default stands for something else."""
+        return self
+
     def longest(self, config: "JanusConfig") -> int:
         """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
         table = config.max_target_positions - 1
@@ -145,6 +149,12 @@ class NonAutoregressiveOptions:
         'length is the most likely one; or ``"canvas"``, the mean over ``bos`` and ``eos`` (0 each) as well',
         recorded=False,
     )  # fmt: skip
+    rerank: bool | None = everywhere(
+        None, one_of(True, False, None), "rank lengths by the log-probabilities that the model gives left to right "
+        "(default: where there are several lengths, if it was trained for that)",
+        doc="``None``: the default, which no ``score`` but ``\"tokens\"`` goes with; scores and token_scores are then those "
+        'of mode "ar" with ``length_penalty`` 1, the end included; one more pass, which ``iterations`` does not count',
+    )  # fmt: skip
     adaptive: bool = everywhere(
         True, one_of(True, False), "stop when a late pass changes nothing",
         doc="a candidate ends so when at most a third of its tokens are to be predicted again",
@@ -161,6 +171,15 @@ class NonAutoregressiveOptions:
         check_fields(self)
         if self.num_hypotheses > self.length_beam:
             raise OptionError("num_hypotheses", f"be at most length_beam = {self.length_beam}", self.num_hypotheses)
+        if self.rerank and self.score != "tokens":
+            raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
+
+    def resolved(self, config: "JanusConfig") -> "NonAutoregressiveOptions":
+        """These, with what ``rerank`` None stands for in a model of this ``config``."""
+        if self.rerank is not None:
+            return self
+        trained = config.trained_modes is None or "ar" in config.trained_modes
+        return dataclasses.replace(self, rerank=trained and self.length_beam > 1 and self.score == "tokens")
 
     @property
     def kept(self) -> int:
