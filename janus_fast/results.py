@@ -10,8 +10,8 @@ class TranslationResult:
     Attributes:
         hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
         scores: what they were ranked by, in nats.
-        token_scores: the log-probability (nats) of each token, and in "ar" mode of the end.
-        iterations: decoder passes.
+        token_scores: the log-probability (nats) of each token, and in "ar" mode, and with ``rerank``, of the end.
+        iterations: decoder passes, that of ``rerank`` not counted.
         history: the canvases of every pass, with ``return_history=True``.
     """
 

@@ -230,7 +230,7 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
-        options = options_of(mode, options)
+        options = options_of(mode, options).resolved(self.config)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
         return_scores = inputs.choice("return_scores", return_scores, (True, False))
@@ -241,7 +241,8 @@ class Translator:
         if target_prefix is not None and not MODES[mode].prefixes:
             raise ValueError(f"target_prefix must be None in mode {mode!r}, got {type(target_prefix).__name__}")
         prefixes = inputs.prefixes(target_prefix, len(source), longest, self.config)
-        self._warn_unless_trained(mode)
+        for used in (mode, "ar") if getattr(options, "rerank", False) else (mode,):
+            self._warn_unless_trained(used)
 
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []

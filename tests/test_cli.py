@@ -218,7 +218,7 @@ def test_evaluate_says_what_was_in_force(model, capsys):
     }  # fmt: skip
     assert nar["options"] == {
         "max_batch_size": 7, "iterations": 4, "length_beam": 3, "length_candidates": "window", "score": "tokens",
-        "adaptive": False, "num_hypotheses": 1,
+        "rerank": True, "adaptive": False, "num_hypotheses": 1,
     }  # fmt: skip
 
 

@@ -103,6 +103,17 @@ def test_given_translations_get_the_scores_of_float64(model):
     assert error <= 2 * max(by_torch, rounding_error(model, "float32")) + 2e-6
 
 
+@models("post-norm", "pre-norm, gelu")
+@pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
+def test_candidates_are_ranked_by_the_bits_of_given_translations(model, compute_type):
+    translator = of(model, compute_type=compute_type, vocabularies=VOCABULARIES)
+    tokens = [VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(9)]
+    options = {"iterations": 3, "length_beam": 5, "num_hypotheses": 5}
+    for source, result in zip(tokens, translator.translate_batch(tokens, mode="nar", **options), strict=True):
+        given = translator.score_batch([source] * len(result.hypotheses), result.hypotheses)
+        assert [scored.log_probs for scored in given] == result.token_scores
+
+
 @models("post-norm", "pre-norm, gelu", "one stream")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
 def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
@@ -120,7 +131,7 @@ def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
 
 @models("post-norm", "pre-norm, gelu")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
-@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "sampling"])
+@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "nar, ranked as they are", "sampling"])
 def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
     sources = make_sources(13)
     alone = of(model, compute_type=compute_type, intra_threads=1)
