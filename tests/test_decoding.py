@@ -284,7 +284,7 @@ def test_ranking_says_when_a_model_did_not_learn_to(recwarn):
 def test_a_candidate_that_cannot_be_read_is_an_error(backend):
     model = make_model(output_bias=True)
     with torch.no_grad():
-        model.output_bias[EOS] = -math.inf  # which is never predicted in parallel
+        model.output_bias[[EOS, 7]] = torch.tensor([-3e38, 3e38])  # in parallel no end is predicted
     translator, sources = Translator(model, backend=backend), make_sources(3)
     assert translator.generate(sources, mode="nar", rerank=False)
     with pytest.raises(FloatingPointError, match="^generate: every candidate must have a finite score, got NaN or inf"):

@@ -41,7 +41,8 @@ MODES = {
     ),
     "nar": Mode(
         "in parallel", NonAutoregressiveOptions, prefixes=False,
-        shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}}, validated={"iterations": 4, "rerank": False},
+        shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}},
+        validated={"iterations": 4, "rerank": False},  # of NAR alone
     ),
 }  # fmt: skip
 

@@ -150,10 +150,10 @@ class NonAutoregressiveOptions:
         recorded=False,
     )  # fmt: skip
     rerank: bool | None = everywhere(
-        None, one_of(True, False, None), "rank lengths by the log-probabilities that the model gives left to right "
-        "(default: where there are several lengths, if it was trained for that)",
-        doc="``None``: the default, which no ``score`` but ``\"tokens\"`` goes with; scores and token_scores are then those "
-        'of mode "ar" with ``length_penalty`` 1, the end included; one more pass, which ``iterations`` does not count',
+        None, one_of(True, False, None), "compare lengths by what the model thinks of them left to right "
+        "(default: with several lengths, if it was trained left to right)",
+        doc='the default is ``None``, and not for ``score="canvas"``; scores and token scores are then those of mode "ar" '
+        "with ``length_penalty`` 1; takes one more pass, of up to twice the work",
     )  # fmt: skip
     adaptive: bool = everywhere(
         True, one_of(True, False), "stop when a late pass changes nothing",
