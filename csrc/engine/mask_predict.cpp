@@ -214,7 +214,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
       const Pass pass = {
           canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
           canvases.sources.data()};
-      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data(), nullptr));
+      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
       forward.vocabulary(hidden, masked, model.canvas_bias, 1);
       member.once([&] {
         require_finite("prediction", workspace.best_log_probs.data(), masked);

@@ -152,8 +152,8 @@ class NonAutoregressiveOptions:
     rerank: bool | None = everywhere(
         None, one_of(True, False, None), "compare lengths by what the model thinks of them left to right "
         "(default: with several lengths, if it was trained left to right)",
-        doc='the default is ``None``, and not for ``score="canvas"``; scores and token scores are then those of mode "ar" '
-        "with ``length_penalty`` 1; takes one more pass, of up to twice the work",
+        doc='the default is ``None``, and not for ``score="canvas"``; scores and token scores are then those of mode '
+        '"ar" with ``length_penalty`` 1; takes one more pass, of up to twice the work',
     )  # fmt: skip
     adaptive: bool = everywhere(
         True, one_of(True, False), "stop when a late pass changes nothing",
