@@ -210,18 +210,18 @@ def too_long(name: str, length: int, limit: int) -> str:
     return f"{name} must have at most {limit} tokens, bos and eos included, got {length}"
 
 
-def prefixes(value, count: int, limit: int, config) -> list[list[int]] | None:
-    """What each of ``count`` outputs begins with; a gap is nothing."""
+def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]] | None:
+    """Words of each of ``count`` outputs; a gap is none."""
     if value is None:
         return None
-    value = [own or [] for own in list_of("target_prefix", value, "id lists", gaps=True)]
+    value = [own or [] for own in list_of(name, value, "id lists", gaps=True)]
     if len(value) != count:
-        raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(value)}")
+        raise ValueError(f"{name} must have one entry a source = {count}, got {len(value)}")
     for number, own in enumerate(value):
         if len(own) > limit:
-            raise ValueError(f"target_prefix {number} must have at most {limit} tokens, got {len(own)}")
-        ids("target_prefix", number, own, config.target_vocab_size, limit)
+            raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
+        ids(name, number, own, config.target_vocab_size, limit)
         for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
             if token in own:
-                raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
+                raise ValueError(f"{name} {number} must not hold bos, pad or eos, got {token}")
     return value

@@ -103,14 +103,17 @@ class TorchBackend:
     def intra_threads(self) -> int:
         return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
-    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+    def refusal(
+        self, options: Options, prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None
+    ) -> str | None:
         """Why "cuda", where it records, or "torch" cannot decode a call with these options, or None when it can."""
-        return refusal(options, prefixes) if self._recorded else untaken("torch", options)
+        return refusal(options, prefixes, drafts) if self._recorded else untaken("torch", options)
 
     def decode(
-        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
-    ) -> list[list[Hypothesis]]:
-        reason, recorded = self.refusal(options, prefixes), self._recorded is not None
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
+        drafts: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        reason, recorded = self.refusal(options, prefixes, drafts), self._recorded is not None
         if reason and recorded and not self.insists:
             reason, recorded = untaken("torch", options), False
         if reason:
@@ -118,7 +121,7 @@ class TorchBackend:
             raise NotImplementedError(f"generate: backend must be able to run this, got {name!r}: {reason}")
         with self._decoding():
             if not recorded:
-                return self._decoder.decode(sources, options, numbers, prefixes)
+                return self._decoder.decode(sources, options, numbers, prefixes, drafts)
             with self._lock, torch.cuda.device(self._device):
                 return self._recorded.decode(sources, options)
 

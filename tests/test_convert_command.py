@@ -100,5 +100,5 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("modes", ["ar", [], ["ar", "aux"], {"ar": 1}])
 def test_modes_that_are_refused(modes):
-    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar'. or None, got"):
+    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar', 'speculative'. or None, got"):
         JanusConfig(8, 8, trained_modes=modes)

@@ -287,7 +287,7 @@ def test_an_empty_candidate_wins_only_as_the_most_likely_length(backend):
 
 
 ERRORS = [
-    ({"mode": "beam"}, "mode must be one of ('ar', 'nar'), got 'beam'"),
+    ({"mode": "beam"}, "mode must be one of ('ar', 'nar', 'speculative'), got 'beam'"),
     ({"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
     ({"beam_size": 2, "num_hypotheses": 3}, "num_hypotheses must be at most beam_size = 2, got 3"),
     ({"beam_size": 2, "sampling_topk": 5}, "beam_size must be 1 when sampling_topk is not 1, got 2"),
