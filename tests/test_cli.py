@@ -310,7 +310,10 @@ def test_demo(model, capsys):
     labels = [label for label, _, _ in demo.CONFIGURATIONS]
     assert all(re.search(rf"^{label}( +\d+\.\d){{4}}$", shown, re.M) for label in labels)
     assert "pass 0  ░░" in shown and "\033" not in shown
-    sentences = shown.split("\n\n")[-5:]  # each with its last pass above the reference
+    *_, drafts = shown.partition("left to right by drafts, pass by pass")
+    assert re.search(r"pass 1 +\n  pass 2 +\S+ \[", drafts) and re.search(r"\(\d+ passes for \d+ tokens\)\n$", drafts)
+    shown = shown.partition("\nleft to right by drafts, pass")[0]
+    sentences = shown.rstrip().split("\n\n")[-5:]  # each with its last pass above the reference
     assert all("░" not in sentence.splitlines()[-2] and "░" in sentence for sentence in sentences)
 
 

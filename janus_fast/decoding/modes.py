@@ -48,8 +48,8 @@ MODES = {
         shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}}, validated={"iterations": 4},
     ),
     "speculative": Mode(
-        "left to right, from drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",
-        shown={"drafts": {}}, validated=None,
+        "left to right by drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",
+        shown={"greedy": {}}, validated=None,
     ),
 }  # fmt: skip
 
