@@ -121,6 +121,7 @@ PATTERNS = {
     "causal": lambda: Visibility.causal([3, 4]),
     "prefix": lambda: Visibility.prefix([3, 4], [1, 2]),
     "autoregressive": lambda: Visibility.autoregressive([3, 4]),
+    "draft": lambda: Visibility.draft([3, 4], [1, 4], [2, 3]),
     "janus": lambda: Visibility.janus([3, 4], [1, 2]),
     "mpnet": lambda: Visibility.mpnet([3, 4], [1, 2]),
     "xlnet": lambda: Visibility.xlnet([3, 4], [0, 1, 2, -1, 0, 1, 1]),

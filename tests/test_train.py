@@ -48,7 +48,8 @@ def assert_same_weights(first, second, atol: float) -> None:
 
 
 def test_train_resume_translate(parallel, tmp_path, capsys):
-    data = ["--data", parallel, *SIZES, *SCHEDULE]
+    drafts = ["--draft-weight", 0.5, "--draft-length", 4, "--suffix-share", 0.3, "--tail-decay", 4]
+    data = ["--data", parallel, *SIZES, *SCHEDULE, *drafts]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run("train", "--out", straight, *data, "--max-updates", 6)
     said = capsys.readouterr().err
@@ -67,6 +68,7 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [r["update"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "bleu_ar", "bleu_nar"} <= set(records[-1]) and records[-1]["kind"] == "valid"
+    assert all({"ar_nll", "nar_nll", "draft_nll"} <= set(record) for record in records)
 
     versions = json.loads((straight / "train.json").read_text())["versions"]
     assert versions == {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inputs import option, rule
+from ..inputs import option, rule, weight
 from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
@@ -79,13 +79,25 @@ def masking_option(default: str):
 class Masked(Objective):
     """An objective that predicts masked words, and lengths: ``masking`` is "span" (JANUS's) or "uniform" (CMLM's).
 
-    ``mask_ratio`` is the budget of spans.
+    ``mask_ratio`` is the budget of spans. In a share ``suffix_share`` of the sentences the masks are the words from a
+    uniformly drawn one to the last, as in a draft of the rest of a sentence. There early words can matter more: with
+    ``tail_decay`` the word i places behind the first mask is predicted with probability exp(-i / tail_decay), while the
+    others stay masked and predict nothing. Such a loss is in the mean the one that weighs words so (the weights of
+    arXiv 2606.11552), over as many rows as it counts.
     """
 
     predicts_length = True
 
     masking: str = masking_option("span")
     mask_ratio: float = 0.7
+    suffix_share: float = option(
+        0.0, rule("be in [0, 1]", lambda x: 0 <= x <= 1), "share of the sentences of which the last words are masked"
+    )
+    tail_decay: float = option(
+        0.0, weight,
+        "of a masked end, or a draft, the word i places behind its first is predicted with probability exp(-i / X); "
+        "0: all are",
+    )  # fmt: skip
 
     def __post_init__(self):
         super().__post_init__()
@@ -94,10 +106,31 @@ class Masked(Objective):
         if not 0.0 < self.mask_ratio <= 1.0:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
 
+    @classmethod
+    def without_effect(cls, options):
+        return {} if options["suffix_share"] else {"tail_decay": "suffix_share 0"}
+
     def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
+        """Which tokens are masked, and which of these are predicted: bool [N, 2]."""
         mask, probabilities = MASKINGS[self.masking], span_length_probabilities()
         masks = [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
-        masked = torch.cat(masks) if masks else target.bool()
+        predicted = [each.clone() for each in masks]
+        for number, length in enumerate(lengths if self.suffix_share else ()):
+            if length >= 3 and float(torch.rand((), generator=generator)) < self.suffix_share:
+                begin = 1 + int(torch.randint(length - 2, (1,), generator=generator))
+                masks[number] = torch.arange(length) >= begin
+                masks[number][-1] = False
+                predicted[number] = self.tail(length, begin, length - 1, generator)
+        masked, predicted = (torch.cat(places) if places else target.bool() for places in (masks, predicted))
         if self.config.predictable_mask:  # the original masks every word that already is the mask token
-            masked |= target == self.config.mask_token_id
-        return masked
+            more = (target == self.config.mask_token_id) & ~masked
+            masked, predicted = masked | more, predicted | more
+        return torch.stack([masked, predicted], 1)
+
+    def tail(self, length: int, begin: int, end: int, generator: torch.Generator) -> Tensor:
+        """Which of the places from ``begin`` to ``end`` are predicted: bool [length]; the first one always."""
+        places = torch.arange(length)
+        within = (places >= begin) & (places < end)
+        if not self.tail_decay:
+            return within
+        return within & (torch.rand(length, generator=generator) < torch.exp((begin - places) / self.tail_decay))
