@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops
 from janus_fast.ops import _native
-from janus_fast.ops._operation import as_tuple
+from janus_fast.ops._operation import as_tuple, normal
 
 SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS.items()}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
@@ -140,7 +140,7 @@ def expected(name: str, dtype: torch.dtype, label: str) -> tuple[list, Tensor, l
     """Arguments, gradient of the first result, true results with gradients, and what the definition errs in each."""
     operation, arguments = ops.OPERATIONS[name], cast(SAMPLES[name][label], dtype)
     exact = cast(arguments, torch.float64)
-    seed = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(5)).to(dtype).double()
+    seed = normal(torch.Generator().manual_seed(5), *exact[0].shape).to(dtype).double()
     truths = definition(operation, exact, seed)
     # The truth of a float64 kernel is itself rounded to float64, so there the error is float32's, scaled.
     measured = torch.float32 if dtype == torch.float64 else dtype
