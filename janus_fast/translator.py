@@ -1,6 +1,7 @@
 """A trained model made ready to decode."""
 
 import dataclasses
+import inspect
 import os
 import sys
 import warnings
@@ -54,15 +55,13 @@ class Translator:
     CPU (backend "torch" has one thread there).
     """
 
+    @inputs.hinting
     def __init__(
         self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
         *, backend: str = "auto", vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ):  # fmt: skip
-        if compute_type not in COMPUTE_TYPES:
-            rule = f"be one of {list(COMPUTE_TYPES)}"
-            raise inputs.OptionError("Translator: compute_type", rule, repr(compute_type))
-        if backend not in ("auto", *backends.BACKENDS):
-            raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
+        inputs.choice("Translator: compute_type", compute_type, COMPUTE_TYPES)
+        inputs.choice("Translator: backend", backend, ("auto", *backends.BACKENDS))
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
         inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
         self.device, self.inter_threads = str(device), inter_threads
@@ -84,7 +83,9 @@ class Translator:
         )  # fmt: skip
         self.compute_type = self._backend.compute_type
         if vocabularies is not None:
-            vocabularies = inputs.list_of("Translator: vocabularies", vocabularies, "vocabularies", Vocabulary)
+            vocabularies = inputs.list_of(
+                "Translator: vocabularies", vocabularies, "vocabularies", "a Vocabulary", Vocabulary
+            )
             sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
             if tuple(map(len, vocabularies)) != sizes:
                 raise ValueError(
@@ -152,6 +153,7 @@ class Translator:
         """The vocabulary of targets; a ValueError where the model has none."""
         return self._vocabulary(1)
 
+    @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
         """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` and ``draft``
         as text."""
@@ -168,6 +170,7 @@ class Translator:
         decode = self.target_vocabulary.decode
         return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
 
+    @inputs.hinting
     def translate_batch(
         self,
         source: list[list[str]],
@@ -213,6 +216,7 @@ class Translator:
         most = inputs.integer("max_input_length", max_input_length, 0)
         return [tokens[:most] for tokens in source] if most else source
 
+    @inputs.hinting
     def generate(
         self,
         source: list[list[int]],
@@ -246,12 +250,12 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
-        options = options_of(mode, options, self.config)
+        options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
         return_scores = inputs.choice("return_scores", return_scores, (True, False))
         first_number = inputs.integer("first_number", first_number, 0)
-        source = inputs.list_of("source", source, "id lists")
+        source = inputs.list_of("source", source, "id lists", "a list of ids")
         for number, ids in enumerate(source, first_number):
             inputs.ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
         for name, value, taken in (
@@ -287,6 +291,7 @@ class Translator:
                 on_batch(len(batch))
         return results
 
+    @inputs.hinting
     def translate_iterable(
         self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
         read_batch_size: int = 0, max_input_length: int = 0, first_number: int = 0, **options,
@@ -310,6 +315,7 @@ class Translator:
         ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         return translated(self, iter(texts), first_number, ahead, max_input_length, options)
 
+    @inputs.hinting
     def translate_file(
         self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
         **options,
@@ -322,6 +328,7 @@ class Translator:
         """
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
+        inputs.check_output("translate_file: output_path", output_path)
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
@@ -338,12 +345,16 @@ class Translator:
                     written += 1
         return written
 
-    def score(self, texts: list[str], targets: list[str], **options) -> list[ScoringResult]:
+    @inputs.hinting
+    def score(
+        self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
+    ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
         source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
         target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
-        return self.score_batch(source, target, **options)
+        return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
+    @inputs.hinting
     def score_batch(
         self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
@@ -410,6 +421,14 @@ class Translator:
                 "expect bad output",
                 stacklevel=_callers_level(),
             )
+
+
+_BESIDE_OPTIONS = [  # of the mode: what else a call of translate may name
+    name
+    for method in (Translator.translate_batch, Translator.generate)
+    for name, parameter in inspect.signature(method).parameters.items()
+    if parameter.default is not parameter.empty
+]
 
 
 def _callers_level() -> int:

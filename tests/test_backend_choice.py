@@ -85,7 +85,7 @@ def test_an_option_that_torch_does_not_have_is_refused(kind, as_on_a_gpu, monkey
 
     model, sources, refused = make_model(), make_sources(2), "got '{}': it has no novelty"
     auto, insisting, torchs = (Translator(model, backend=name) for name in ("auto", "cuda", "torch"))
-    monkeypatch.setattr(translator_module, "options_of", lambda mode, given, config: More(**given))
+    monkeypatch.setattr(translator_module, "options_of", lambda mode, given, *_: More(**given))
     for translator, name in ((auto, "torch"), (insisting, "cuda"), (torchs, "torch")):
         assert translator.generate(sources, novelty=0.0) == translator.generate(sources)
         with pytest.raises(NotImplementedError, match=f"^generate: backend must .*, {refused.format(name)}$"):

@@ -1,11 +1,10 @@
 """The modes of decoding: what the rest of the package knows of one is its record here."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from ..inputs import choice
+from ..inputs import choice, listed, meant
 from .options import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 
 
@@ -54,14 +53,14 @@ MODES = {
 }  # fmt: skip
 
 
-def options_of(mode: str, given: Mapping, config):
-    """The options of ``mode`` with those that are ``given``, for a model; a ValueError names what it does not have."""
-    known = [*MODES[choice("mode", mode, tuple(MODES))].fields]
+def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ()):
+    """The options of ``mode`` with those that are ``given``, for a model; a ValueError names what it does not have, and
+    says what is meant: an option, or one of the ``arguments`` of who was called."""
+    known = [*MODES[choice("mode", mode, MODES)].fields]
     for name in given:
         if name not in known:
-            meant = get_close_matches(name, known, 1)
-            hint = f"; did you mean {meant[0]!r}?" if meant else ""
+            hint = meant(name, [*known, *arguments])
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
                 hint = f", which is one of mode {' and '.join(others)}"
-            raise ValueError(f"options of mode {mode!r} must be among {known}, got {name!r}{hint}")
+            raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
     return MODES[mode].options(**given).of(config)
