@@ -56,7 +56,8 @@ class Row:
     def options(self) -> dict:
         """As ``Translator.generate`` takes them; the random models never agree with themselves too early."""
         if self.mode == "nar":
-            return {"iterations": self.iterations, "length_beam": self.length_beam, "adaptive": False}
+            lengths = {"length_beam": self.length_beam, "rerank": False}  # as the peers compare them
+            return {"iterations": self.iterations, "adaptive": False, **lengths}
         return {"beam_size": self.beam_size, "min_decoding_length": OUTPUT, "max_decoding_length": OUTPUT}
 
     @property

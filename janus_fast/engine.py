@@ -91,6 +91,7 @@ class Engine:
         """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
         if (reason := self.refusal(options)) is not None:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
+        options = options.resolved(self.config)
         fields = [field.name for field in dataclasses.fields(options) if "engine" in field.metadata["on"]]
         record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
         record.pop("seed", None)  # the engine gets the numbers that it draws by

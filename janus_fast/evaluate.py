@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from . import inputs
-from .decoding.modes import MODES
+from .decoding.modes import MODES, options_of
 from .text.lines import as_line
 
 
@@ -62,7 +62,8 @@ def evaluate(
             f"got {len(references)} for {len(sources)}"
         )
     hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, MODES)].fields
-    defaults = {name: field.default for name, field in fields.items() if field.metadata.get("flag", True)}
+    own = options_of(mode, {name: value for name, value in options.items() if name in fields}, translator.config)
+    in_force = {name: getattr(own, name) for name, field in fields.items() if field.metadata.get("flag", True)}
     for timed in (False, True):
         began = time.perf_counter()
         encoded = [translator.source_vocabulary.encode(text) for text in (sources if timed else sources[:4])]
@@ -72,7 +73,7 @@ def evaluate(
         best = [result.hypotheses[0] for result in results]
         hypotheses = [as_line(translator.target_vocabulary.decode(words)) for words in best]
         seconds, tokens = time.perf_counter() - began, sum(map(len, best))
-    options = {"max_batch_size": max_batch_size, **defaults, **options}
+    options = {"max_batch_size": max_batch_size, **in_force, **options, **in_force}
     return {
         "mode": mode,
         "options": json.loads(json.dumps(options, default=lambda number: number.item())),  # NumPy's numbers, too

@@ -10,8 +10,9 @@ class TranslationResult:
     Attributes:
         hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
         scores: what they were ranked by, in nats.
-        token_scores: the log-probability (nats) of each token, and in "ar" mode of the end.
-        iterations: decoder passes. In mode "speculative" each adds one token, ``eos`` counted, to those of drafts.
+        token_scores: the log-probability (nats) of each token, and but in mode "nar" without ``rerank`` of the end.
+        iterations: decoder passes, that of ``rerank`` not counted. In mode "speculative" each adds one token, ``eos``
+            counted, to those of drafts.
         history: the canvases of every pass, with ``return_history=True``; in mode "speculative" the words so far, and
             the draft, that each was fed.
     """

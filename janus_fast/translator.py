@@ -265,7 +265,8 @@ class Translator:
                 raise ValueError(f"{name} must be None in mode {mode!r}, got {type(value).__name__}")
         prefixes = inputs.outputs("target_prefix", target_prefix, len(source), longest, self.config)
         drafts = inputs.outputs("draft", draft, len(source), self.config.max_target_positions - 1, self.config)
-        self._warn_unless_trained(MODES[mode].trained)
+        for used in (MODES[mode].trained, *(["ar"] if getattr(options, "rerank", False) else [])):
+            self._warn_unless_trained(used)
 
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []

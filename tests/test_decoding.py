@@ -86,6 +86,7 @@ MODES = {
     "beam": {"mode": "ar", "beam_size": 4, "num_hypotheses": 4, "length_penalty": 0.6, "max_decoding_length": 14},
     "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 20},
     "nar": {"mode": "nar", "iterations": 5, "length_beam": 3, "num_hypotheses": 3},
+    "nar, ranked as they are": {"mode": "nar", "num_hypotheses": 3, "rerank": False},
     "nar, fixed": {"mode": "nar", "iterations": 4, "length_beam": 4, "adaptive": False, "length_candidates": "topk"},
     "nar, canvas": {"mode": "nar", "iterations": 3, "length_beam": 5, "score": "canvas", "return_history": True},
 }
@@ -231,6 +232,8 @@ NAR = {
     "adaptive": {"iterations": 10, "num_hypotheses": 3, "return_history": True},
     "likely lengths": {"length_candidates": "topk", "length_beam": 5, "num_hypotheses": 5, "score": "canvas"},
     "one pass": {"iterations": 1, "length_beam": 2, "return_history": True},
+    "their own ranking": {"iterations": 4, "length_beam": 5, "num_hypotheses": 5, "rerank": False},
+    "one length, read": {"length_beam": 1, "rerank": True},
 }
 
 
@@ -246,6 +249,51 @@ def test_mask_predict_is_its_definition(translator, label):
         for score, token_scores, h in zip(result.scores, result.token_scores, group, strict=True):
             assert token_scores == pytest.approx(h.token_scores, abs=translator.tolerance)
             assert score == pytest.approx(h.score, abs=translator.tolerance)
+
+
+@pytest.mark.parametrize("name", ["nar", "nar, fixed"])
+def test_ranked_translations_have_the_scores_of_given_ones(translator, name):
+    """And so those that mode "ar" would give them, with a length penalty of 1."""
+    tokens = [f"t{i}" for i in range(40)]
+    vocabulary = Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *tokens[5:]])
+    truth = Translator(translator.reference, compute_type="float64", backend="torch", vocabularies=(vocabulary,) * 2)
+    sources = make_sources(9)
+    for source, result in zip(sources, translator.generate(sources, **MODES[name]), strict=True):
+        assert result.scores == sorted(result.scores, reverse=True)
+        targets = [vocabulary.tokens_of(ids) for ids in result.hypotheses]
+        given = truth.score_batch([vocabulary.tokens_of(source[1:-1])] * len(targets), targets)
+        for score, scores, expected in zip(result.scores, result.token_scores, given, strict=True):
+            assert scores == pytest.approx(expected.log_probs, abs=translator.tolerance)
+            assert score == pytest.approx(math.fsum(scores) / len(scores), abs=1e-6)
+
+
+def test_candidates_are_ranked_where_that_is_possible_and_of_use():
+    def ranks(trained=None, **options):
+        config = JanusConfig(8, 8, trained_modes=trained)
+        return NonAutoregressiveOptions(**options).resolved(config).rerank
+
+    assert ranks() and ranks(["ar", "nar"]) and ranks(["nar"], rerank=True) and ranks(length_beam=1, rerank=True)
+    off = [{"trained": ["nar"]}, {"length_beam": 1}, {"score": "canvas"}, {"rerank": False}]
+    assert not any(ranks(**case) for case in off)
+
+
+def test_ranking_says_when_a_model_did_not_learn_to(recwarn):
+    model = make_model(trained_modes=["nar"])
+    translator, sources = Translator(model), make_sources(1)
+    translator.generate(sources, mode="nar")
+    assert not recwarn
+    with pytest.warns(UserWarning, match="mode 'ar' is not what this model was trained for, which is nar"):
+        translator.generate(sources, mode="nar", rerank=True)
+
+
+def test_a_candidate_that_cannot_be_read_is_an_error(backend):
+    model = make_model(output_bias=True)
+    with torch.no_grad():
+        model.output_bias[[EOS, 7]] = torch.tensor([-3e38, 3e38])  # in parallel no end is predicted
+    translator, sources = Translator(model, backend=backend), make_sources(3)
+    assert translator.generate(sources, mode="nar", rerank=False)
+    with pytest.raises(FloatingPointError, match="^generate: every candidate must have a finite score, got NaN or inf"):
+        translator.generate(sources, mode="nar")
 
 
 def test_adaptive_stop_saves_passes_and_returns_no_masks(translator):
@@ -276,14 +324,13 @@ def test_an_empty_candidate_wins_only_as_the_most_likely_length(backend):
     with torch.no_grad():
         model.decoder.embed_length.weight.zero_()
     # all lengths equally likely: the first class, clamped to 2, is the most likely one
-    result = Translator(model, backend=backend).generate(make_sources(1), mode="nar", length_beam=3, num_hypotheses=3)[
-        0
-    ]
+    options = {"mode": "nar", "rerank": False, "length_beam": 3, "num_hypotheses": 3}
+    result = Translator(model, backend=backend).generate(make_sources(1), **options)[0]
     assert result.hypotheses[0] == [] and result.scores[0] == 0.0
     with torch.no_grad():
         encoded = model.encode(torch.tensor(make_sources(1)[0]), torch.tensor([0, len(make_sources(1)[0])]).int())
         model.decoder.embed_length.weight[3] = encoded.mean(0)
-    options = {"mode": "nar", "length_beam": 5, "num_hypotheses": 5}
+    options |= {"length_beam": 5, "num_hypotheses": 5}
     result = Translator(model, backend=backend).generate(make_sources(1), **options)[0]
     assert result.hypotheses[0] != [] and result.scores[-1] == -math.inf
     assert (
@@ -322,6 +369,11 @@ ERRORS = [
     ({"mode": "nar", "iterations": 10**9}, "iterations must be at most 512, got 1000000000"),
     ({"mode": "nar", "length_beam": 10**9}, "length_beam must be at most 512, got 1000000000"),
     ({"mode": "nar", "length_candidates": "best"}, "length_candidates must be one of 'window', 'topk', got 'best'"),
+    ({"mode": "nar", "rerank": "no"}, "rerank must be one of True, False, None, got 'no'"),
+    (
+        {"mode": "nar", "rerank": True, "score": "canvas"},
+        "score must be 'tokens' when rerank is true, which scores otherwise, got 'canvas'",
+    ),
     ({"mode": "nar", "score": "sum"}, "score must be one of 'tokens', 'canvas', got 'sum'"),
     ({"mode": "nar", "target_prefix": [[5]]}, "target_prefix must be None in mode 'nar'"),
     ({"mode": "nar", "adaptive": "no"}, "adaptive must be one of True, False, got 'no'"),

@@ -104,6 +104,29 @@ def test_given_translations_get_the_scores_of_float64(model):
     assert error <= 2 * max(by_torch, rounding_error(model, "float32")) + 2e-6
 
 
+@models("post-norm", "pre-norm, gelu")
+@pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
+def test_candidates_are_ranked_by_the_scores_of_given_translations(model, compute_type):
+    """To the bit where a source has one; several, whose common beginnings are read once, add up in another order."""
+    translator = of(model, compute_type=compute_type, vocabularies=VOCABULARIES)
+    exact = of(model, backend="torch", compute_type="float64", vocabularies=VOCABULARIES)
+    tokens = [VOCABULARIES[0].tokens_of(ids[1:-1]) for ids in make_sources(9)]
+    for lengths in (1, 5):
+        options = {"iterations": 3, "length_beam": lengths, "num_hypotheses": lengths, "rerank": True}
+        results = translator.translate_batch(tokens, mode="nar", **options)
+        sides = [[source for source, r in zip(tokens, results, strict=True) for _ in r.hypotheses]]
+        sides.append([target for r in results for target in r.hypotheses])
+        found = [scores for r in results for scores in r.token_scores]
+        given, truth = ([scored.log_probs for scored in t.score_batch(*sides)] for t in (translator, exact))
+        if lengths == 1:
+            assert found == given
+            continue
+        assert len({tuple(target[:2]) for target in sides[1]}) < len(sides[1])  # some have a beginning in common
+        found, given, truth = (np.concatenate(scores) for scores in (found, given, truth))
+        # another order may round an activation to the next number of its type, as any rounding may
+        assert distance(found, given) < distance(given, truth) + 1e-6
+
+
 @models("post-norm", "pre-norm, gelu", "one stream")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
 def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
@@ -121,7 +144,7 @@ def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
 
 @models("post-norm", "pre-norm, gelu")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
-@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "sampling"])
+@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "nar, ranked as they are", "sampling"])
 def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
     sources = make_sources(13)
     alone = of(model, compute_type=compute_type, intra_threads=1)

@@ -69,7 +69,7 @@ def test_wide_length_beam_returns_the_empty_sentence(translator, sources):
     assert [result.hypotheses[0] for result in results] == [words(canvas) for canvas in expected["tokens"]]
     assert [result.scores[0] for result in results] == pytest.approx(expected["scores"].tolist(), abs=1e-4)
     assert sum(not result.hypotheses[0] for result in results) == 2
-    assert all(result.hypotheses[0] for result in translator.generate(sources, score="tokens", **options))
+    assert all(result.hypotheses[0] for result in translator.generate(sources, rerank=False, **options))
 
 
 @pytest.mark.parametrize("case", AR_CASES)

@@ -43,6 +43,8 @@ NAR = {
     "fixed": {"iterations": 5, "adaptive": False, "return_history": True, "num_hypotheses": 2},
     "likely lengths": {"length_candidates": "topk", "length_beam": 5, "num_hypotheses": 5, "score": "canvas"},
     "many passes": {"iterations": 12, "num_hypotheses": 3},
+    "their own ranking": {"iterations": 6, "num_hypotheses": 3, "rerank": False},
+    "one length, read": {"length_beam": 1, "rerank": True},
 }
 AR = {
     "greedy": {"beam_size": 1, "max_decoding_length": 22},
@@ -155,11 +157,11 @@ READ_BY_THE_HOST = {
         "num_hypotheses": 3, "length_penalty": 0.2, "min_decoding_length": 3, "seed": 7,
         "max_decoding_length": 10**6,  # more than the model can
     },
-    "nar": {"num_hypotheses": 2, "score": "canvas", "return_history": True},
+    "nar": {"num_hypotheses": 2, "return_history": True, "score": "tokens"},
 }  # fmt: skip
 READ_BY_PROGRAMS = {
     "ar": {"beam_size": 3, "max_decoding_length": 7},
-    "nar": {"iterations": 3, "length_beam": 2, "length_candidates": "topk", "adaptive": False},
+    "nar": {"iterations": 3, "length_beam": 2, "length_candidates": "topk", "adaptive": False, "rerank": False},
 }
 
 
@@ -301,7 +303,7 @@ def programs(monkeypatch):
     config = JanusConfig(100, 100, d_model=32, encoder_layers=2, decoder_layers=3)
     with torch.no_grad(), torch.device("meta"):
         decoder = on_device.Decoder(FusedModel(JanusModel(config).eval().requires_grad_(False)), Host())
-        refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3))
+        refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3, rerank=True))
         search, begin, step = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
         with StaysOnTheDevice():
             yield {

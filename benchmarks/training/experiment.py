@@ -31,7 +31,7 @@ ARMS = {name: ["--objective", name] for name in OBJECTIVES} | {  # options
     "janus-two-passes": ["--objective", "janus", "--encoder-passes", "2"],
 }
 DECODES = {"ar": {"mode": "ar", "beam_size": 5}} | {
-    f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False}
+    f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False, "rerank": False}
     for passes in (1, 4, 10)
 }  # fmt: skip
 INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM

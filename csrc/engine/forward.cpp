@@ -138,7 +138,7 @@ void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float*
   call.key_sequences = keys.sequences;
   call.query_times = queries.times ? queries.times : workspace.zeros.data();
   call.visible_from = keys.visible_from ? keys.visible_from : workspace.zeros.data();
-  call.visible_until = workspace.endless.data();
+  call.visible_until = keys.visible_until ? keys.visible_until : workspace.endless.data();
   call.heads = heads;
   call.size = size;
   call.scale = 1 / std::sqrt(static_cast<float>(size));
@@ -155,11 +155,13 @@ void Forward::attend(const float* query, int64_t query_stride, const Keys& keys,
     attend_to(model.kernels.narrow_attention, query, query_stride, keys, queries);
 }
 
-SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from) {
+SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from,
+                              const int32_t* visible_until) {
   return [=](size_t, const Queries& queries) {
     const float *query = workspace.wide.data(), *key = query + width_;
     const int64_t stride = 3 * width_, size = model.config.head_size();
-    attend(query, stride, {Numeric::kFloat32, key, key + width_, stride, size, offsets, sequences, visible_from},
+    attend(query, stride,
+           {Numeric::kFloat32, key, key + width_, stride, size, offsets, sequences, visible_from, visible_until},
            queries);
   };
 }
@@ -228,7 +230,7 @@ void Forward::encode(const Ids& sources) {
   });
   const Queries queries = {rows, sources.count, sources.offsets, nullptr};
   const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
-  const auto whole = packed(sources.offsets, workspace.identity.data(), nullptr);
+  const auto whole = packed(sources.offsets, workspace.identity.data());
   float* x = run(model.encoder, pass, whole, workspace.encoded.data());
   if (model.config.normalize_before) normalise(model.encoder.norm, x, rows, x, Numeric::kFloat32);
   cross_keys(sources);
@@ -256,7 +258,7 @@ void Forward::cross_keys(const Ids& sources) {
 Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) const {
   const int64_t rows = sources.size(), size = model.config.head_size(), bytes = rows * width_ * model.cache_bytes();
   const char* key = workspace.cross.data() + static_cast<int64_t>(layer) * 2 * bytes;
-  return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr};
+  return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr, nullptr};
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,

@@ -60,8 +60,8 @@ struct Keys {
   Numeric type;
   const void *key, *value;
   int64_t row_stride, head_stride;
-  const int32_t *offsets, *sequences;  // sequences: [query sequences]
-  const int32_t* visible_from;         // [keys], where queries have times
+  const int32_t *offsets, *sequences;           // sequences: [query sequences]
+  const int32_t *visible_from, *visible_until;  // [keys], where queries have times; until null: for good
 };
 
 // Rows that pass through a stack together.
@@ -109,7 +109,8 @@ class Forward {
     return run(model.decoder, pass, attend, workspace.x.data());
   }
   // Self-attention over the content rows of the pass itself.
-  SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from);
+  SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from = nullptr,
+                       const int32_t* visible_until = nullptr);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.

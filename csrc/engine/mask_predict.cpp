@@ -4,11 +4,19 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <optional>
 
+#include "csrc/engine/score.h"
 #include "kernels/cpu/update_mask.h"
 
 namespace janus_fast {
 namespace {
+
+void require_finite(const char* what, const float* values, int64_t count) {
+  for (int64_t i = 0; i < count; i++)
+    if (!std::isfinite(values[i]))
+      throw NotFinite(std::string("generate: every ") + what + " must have a finite score, got NaN or infinity");
+}
 
 struct Canvas {
   int64_t candidate, source, length;
@@ -23,7 +31,7 @@ class Canvases {
   void add(int64_t source, int64_t length) {
     const Canvas canvas = {static_cast<int64_t>(results.size()), source, length};
     results.emplace_back();
-    owners.push_back(source);
+    owners.push_back(static_cast<int32_t>(source));
     if (length <= 2) return;  // no words: nothing to refine
     std::vector<int64_t> tokens(length, config_.mask), masked(length - 2);
     const std::vector<float> scores(length);
@@ -71,10 +79,30 @@ class Canvases {
     }
   }
 
+  // The pass that scores all results, which are finished, left to right.
+  TeacherForcing forced(const Model& model) const {
+    std::vector<int32_t> ids, begins = {0};
+    for (const Hypothesis& result : results) {
+      ids.push_back(config_.bos);
+      ids.insert(ids.end(), result.ids.begin(), result.ids.end());
+      ids.push_back(config_.eos);
+      begins.push_back(static_cast<int32_t>(ids.size()));
+    }
+    return {model, {ids.data(), begins.data(), static_cast<int64_t>(results.size())}, owners};
+  }
+
+  // What that pass found.
+  void take(std::vector<std::vector<float>> scores) {
+    for (size_t i = 0; i < results.size(); i++) {
+      require_finite("candidate", scores[i].data(), static_cast<int64_t>(scores[i].size()));
+      results[i].token_scores = std::move(scores[i]);
+    }
+  }
+
   std::vector<int32_t> input, places, offsets = {0}, rows, masked_offsets = {0}, sources;
   int64_t longest = 0;
   std::vector<Hypothesis> results;
-  std::vector<int64_t> owners;  // the source of each result
+  std::vector<int32_t> owners;  // the source of each result
 
  private:
   // A canvas that goes on. In `masked` its first row has the number `origin`.
@@ -120,7 +148,9 @@ void rank(std::vector<Hypothesis>& group, int64_t most_likely_length, const NonA
     double sum = 0;
     for (float score : candidate.token_scores) sum += score;
     const double words = static_cast<double>(candidate.ids.size());
-    if (options.score == "canvas")
+    if (options.rerank)
+      candidate.score = sum / (words + 1);
+    else if (options.score == "canvas")
       candidate.score = sum / (words + 2);
     else if (words > 0)
       candidate.score = sum / words;
@@ -132,12 +162,6 @@ void rank(std::vector<Hypothesis>& group, int64_t most_likely_length, const NonA
   if (static_cast<int64_t>(group.size()) > options.num_hypotheses) group.resize(options.num_hypotheses);
 }
 
-void require_finite(const char* what, const float* values, int64_t count) {
-  for (int64_t i = 0; i < count; i++)
-    if (!std::isfinite(values[i]))
-      throw NotFinite(std::string("generate: every ") + what + " must have a finite score, got NaN or infinity");
-}
-
 }  // namespace
 
 Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
@@ -146,6 +170,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
   const int64_t longest = std::min(config.max_target_positions, config.length_classes - 1), beam = options.length_beam;
   const int64_t width = config.d_model;
   Canvases canvases(config, options);
+  std::optional<TeacherForcing> forcing;
   std::vector<int64_t> lengths(sources.count * beam);
   std::vector<float> length_log_probs(sources.count * beam);
 
@@ -189,14 +214,18 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
       const Pass pass = {
           canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
           canvases.sources.data()};
-      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data(), nullptr));
+      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
       forward.vocabulary(hidden, masked, model.canvas_bias, 1);
       member.once([&] {
         require_finite("prediction", workspace.best_log_probs.data(), masked);
         canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);
       });
     }
+    if (!options.rerank) return;
+    member.once([&] { forcing.emplace(canvases.forced(model)); });
+    forcing->run(forward, sources);
   });
+  if (forcing) canvases.take(forcing->scores());
 
   Hypotheses groups(sources.count);
   for (size_t i = 0; i < canvases.results.size(); i++)

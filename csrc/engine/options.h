@@ -35,12 +35,13 @@ typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, be
 struct NonAutoregressiveOptions {
   int64_t iterations, length_beam, num_hypotheses;
   std::string length_candidates, score;
-  bool adaptive, return_history;
+  bool rerank, adaptive, return_history;
 
   template <typename Each>
   void each(const Each& each) {
     each("iterations", iterations), each("length_beam", length_beam), each("num_hypotheses", num_hypotheses);
     each("length_candidates", length_candidates), each("score", score);
+    each("rerank", rerank);
     each("adaptive", adaptive), each("return_history", return_history);
   }
 };

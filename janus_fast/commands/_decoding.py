@@ -45,7 +45,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     groups = {mode: parser.add_argument_group(f"decoding, --mode {mode} ({MODES[mode].title})") for mode in MODES}
     for name, (field, modes) in OPTIONS.items():
         default, choices = field.default, getattr(field.metadata["check"], "keywords", {}).get("choices")
-        if field.type is bool:
+        if field.type in (bool, bool | None):
             kind, default = {"action": argparse.BooleanOptionalAction}, flag(name if default else f"no_{name}")
         elif choices:
             kind = {"choices": choices}

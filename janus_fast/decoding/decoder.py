@@ -61,6 +61,7 @@ class Decoder:
 
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
+        options = options.resolved(self.model.config)
         if not self.runtime.recorded:
             program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
             program.sources.load(sources, self.runtime)

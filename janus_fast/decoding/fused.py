@@ -50,19 +50,20 @@ class FusedModel:
 
     def refine(
         self, x: Tensor, seen: tuple[Visibility, Visibility], cross_keys, rows: Tensor,
-        seen_by_rows: tuple[Visibility, Visibility],
+        seen_by_rows: tuple[Visibility, Visibility], content: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """A pass over canvases: embedded rows [N, C] -> hidden ``rows`` [M, C], which alone leave the last layer.
+        """A pass over whole targets: embedded rows [N, C] -> hidden ``rows`` [M, C], which alone leave the last layer.
 
-        ``seen`` says which keys of the canvases and of the sources all rows see, ``seen_by_rows`` which ``rows`` see.
+        The first ``content`` rows (None: all of them) are keys. ``seen`` says which keys of the targets and of the
+        sources all rows see, ``seen_by_rows`` which ``rows`` see.
         """
         *layers, last = self.model.decoder.layers
         for layer, keys in zip(layers, cross_keys, strict=False):
-            qkv = self._project(layer, layer.before(layer.self_attn_layer_norm, x))
-            x = self._after_self_attention(layer, x, *qkv.unbind(1), keys, seen)
+            query, key, value = self._project(layer, layer.before(layer.self_attn_layer_norm, x)).unbind(1)
+            x = self._after_self_attention(layer, x, query, key[:content], value[:content], keys, seen)
         normed = last.before(last.self_attn_layer_norm, x)
         weight, bias = (part[self.config.d_model :] for part in self.projections[last])
-        key, value = F.linear(normed, weight, bias).view(-1, 2, *self.heads).unbind(1)
+        key, value = F.linear(normed[:content], weight, bias).view(-1, 2, *self.heads).unbind(1)
         x = x.index_select(0, rows)
         query = last.self_attn.q_proj(last.before(last.self_attn_layer_norm, x)).view(-1, *self.heads)
         x = self._after_self_attention(last, x, query, key, value, cross_keys[-1], seen_by_rows)

@@ -8,8 +8,8 @@ class Hypothesis:
     """One output of one source: ids without ``bos`` and ``eos``, best first among its siblings.
 
     ``score`` is what candidates were ranked by, ``token_scores`` the log-probability (nats) of each id, followed by
-    that of ``eos`` in autoregressive mode. ``iterations`` counts decoder passes; ``history`` holds the canvas, with
-    masks, before the first and after each pass when asked for.
+    that of ``eos`` in autoregressive mode and with ``rerank``. ``iterations`` counts decoder passes, but that of
+    ``rerank``; ``history`` holds the canvas, with masks, before the first and after each pass when asked for.
     """
 
     ids: list[int]

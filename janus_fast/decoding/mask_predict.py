@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..ops.update_mask import Canvases
 from ..reference.mask_predict import forbidding_bias, rank, require_finite
+from ..visibility import Visibility
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
@@ -30,6 +31,7 @@ class Outcome:
     row_offsets: list[Tensor] = field(default_factory=list)  # [S * beam + 1] of the rows that the pass predicts
     masked: list[Tensor] = field(default_factory=list)  # [N] what the pass reads
     not_finite: list[Tensor] = field(default_factory=list)  # [1] scores that are not finite, after the pass
+    read: Tensor | None = None  # [N] log-probabilities of what follows each row, left to right
 
 
 class MaskPredict:
@@ -37,7 +39,8 @@ class MaskPredict:
 
     ``run`` neither waits for the device nor lets data decide a shape. Every pass computes all rows up to the last
     layer, done and missing canvases included; of those that are masked it computes as many as there can be. Without
-    ``room`` it waits: to know how many rows the canvases have, and before each pass how many of them are masked.
+    ``room`` it waits: to know how many rows the canvases have, and before each pass how many of them are masked. With
+    ``options.rerank`` a last pass reads what they became.
     """
 
     def __init__(self, model: FusedModel, options: NonAutoregressiveOptions, sources: Sources, room: int | None = None):
@@ -78,6 +81,8 @@ class MaskPredict:
                 outcome.masked.append(outcome.canvases.masked_tokens)
             outcome.canvases = self.refine(outcome.canvases, iteration)
             outcome.not_finite.append(outcome.canvases.not_finite)
+        if self.options.rerank:
+            outcome.read = self.read(outcome.canvases.tokens)
         return outcome
 
     def begin(self) -> Outcome:
@@ -95,8 +100,8 @@ class MaskPredict:
             self._make_room(int(offsets[-1]))
         self.offsets = offsets.clamp(max=self.room.capacity)
         self.packed = self.room.offsets(self.offsets), source_offsets
-        positions = self.room.places(self.packed[0])
-        self.positions, first = decoder.embed_positions(positions), positions == 0
+        self.places = self.room.places(self.packed[0])
+        self.positions, first = decoder.embed_positions(self.places), self.places == 0
         # between bos and eos; the rows behind the canvases are bos
         tokens = self.masks.masked_fill(first.roll(-1), self.config.eos_token_id)
         tokens.masked_fill_(first, self.config.bos_token_id)
@@ -127,6 +132,29 @@ class MaskPredict:
             adaptive=self.options.adaptive,
         )  # fmt: skip
 
+    def read(self, tokens: Tensor) -> Tensor:
+        """The log-probability of what follows each row, left to right: as if canvases were given targets.
+
+        Rows are content, ``eos`` too, which none that matters sees; then as many masks, which predict.
+        """
+        model, count, places = self.model.model, self.room.capacity, self.places.int()
+        (own, canvases), (theirs, sources) = self.room.keys
+        packed, seen = self.packed, []
+        for streams in (2, 1):  # all rows, and those that predict
+            offsets = packed[0] if streams == 1 else torch.cat([packed[0], packed[0][1:] + count])
+            never, named = own.never.repeat(streams), [keys.repeat(streams) for keys in (canvases, sources)]
+            causal = Visibility(offsets, packed[0], named[0], places.repeat(streams), places, own.forever)
+            seen.append((causal, Visibility(offsets, packed[1], named[1], never, theirs.never, theirs.forever)))
+        x = self.model.embed(model.decoder, torch.cat([tokens, self.masks]), self.positions.repeat(2, 1))
+        hidden = self.model.refine(x, seen[0], self.cross_keys, own.index + count, seen[1], content=count)
+        best, log_probs = ops.linear_argmax(hidden, model.output_weight, model.output_bias)
+        # By how much the logits of others are lower: there need not be room for those of the whole vocabulary.
+        dtype, asked = torch.promote_types(hidden.dtype, torch.float32), tokens.roll(-1)
+        lower = (model.output_weight[asked].to(dtype) - model.output_weight[best].to(dtype)).mul_(hidden).sum(-1)
+        if model.output_bias is not None:
+            lower += model.output_bias[asked].to(dtype) - model.output_bias[best].to(dtype)
+        return log_probs + lower.float()
+
     def _update(self, *state: Tensor, **options) -> Canvases:
         return ops.update_mask(*state, self.offsets, mask_token=self.config.mask_token_id, static=True, **options)
 
@@ -136,11 +164,12 @@ class MaskPredict:
         """How many rows the canvases have; and the candidates of the first ``sources`` sources, best first, or None
         where there was no room for so many rows."""
         o = outcome
-        parts = [o.row_offsets, o.masked if options.return_history else [], o.not_finite]
+        read = [] if o.read is None else [o.read]
+        parts = [o.row_offsets, o.masked if options.return_history else [], o.not_finite, read]
         flat = [o.lengths, o.length_log_probs, o.offsets, o.canvases.tokens, o.canvases.scores]
         flat += [t for part in parts for t in part]
         lengths, length_log_probs, offsets, tokens, scores, *lists = runtime.download(*flat)()
-        row_offsets, masked, not_finite = ([lists.pop(0) for _ in part] for part in parts)
+        row_offsets, masked, not_finite, read = ([lists.pop(0) for _ in part] for part in parts)
         lengths, length_log_probs, offsets = lengths[:sources], length_log_probs[:sources], offsets.tolist()
         if offsets[-1] > self.room.capacity:
             return offsets[-1], None
@@ -161,6 +190,11 @@ class MaskPredict:
                 ids, history = tokens[inner], []
                 if options.return_history and passes[canvas]:
                     history = [*(m[inner] for m in masked[: passes[canvas]]), ids]
-                groups[-1].append(Hypothesis(ids, 0.0, scores[inner], passes[canvas], history))
+                token_scores = scores[inner]
+                for log_probs in read:
+                    own = log_probs[offsets[canvas] : offsets[canvas + 1] - 1]
+                    require_finite("candidate", own)
+                    token_scores = own.tolist()
+                groups[-1].append(Hypothesis(ids, 0.0, token_scores, passes[canvas], history))
         most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
         return offsets[-1], [rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]

@@ -44,7 +44,8 @@ MODES = {
     ),
     "nar": Mode(
         "in parallel", NonAutoregressiveOptions, prefixes=False, drafts=False, trained="nar",
-        shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}}, validated={"iterations": 4},
+        shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}},
+        validated={"iterations": 4, "rerank": False},  # of NAR alone
     ),
     "speculative": Mode(
         "left to right by drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",
@@ -63,4 +64,4 @@ def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ())
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
                 hint = f", which is one of mode {' and '.join(others)}"
             raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
-    return MODES[mode].options(**given).of(config)
+    return MODES[mode].options(**given).resolved(config)

@@ -48,8 +48,8 @@ class DecodingOptions:
     def __post_init__(self):
         check_fields(self)
 
-    def of(self, config: "JanusConfig"):
-        """The same for this model, with all that "auto" stands for."""
+    def resolved(self, config: "JanusConfig"):
+        """These, with what "auto" and None stand for in a model of this ``config``."""
         return self
 
 
@@ -176,7 +176,7 @@ class SpeculativeOptions(LeftToRightOptions):
         why="return_history is written by the host",
     )  # fmt: skip
 
-    def of(self, config: "JanusConfig"):
+    def resolved(self, config: "JanusConfig"):
         drafter = self.drafter
         if drafter == "auto":
             drafts = config.two_stream and "speculative" in (config.trained_modes or ("speculative",))
@@ -209,6 +209,12 @@ class NonAutoregressiveOptions(DecodingOptions):
         'length is the most likely one; or ``"canvas"``, the mean over ``bos`` and ``eos`` (0 each) as well',
         recorded=False,
     )  # fmt: skip
+    rerank: bool | None = everywhere(
+        None, one_of(True, False, None), "compare lengths by what the model thinks of them left to right "
+        "(default: with several lengths, if it was trained left to right)",
+        doc='the default is ``None``, and not for ``score="canvas"``; scores and token scores are then those of mode '
+        '"ar" with ``length_penalty`` 1; takes one more pass, of up to twice the work',
+    )  # fmt: skip
     adaptive: bool = everywhere(
         True, one_of(True, False), "stop when a late pass changes nothing",
         doc="a candidate ends so when at most a third of its tokens are to be predicted again",
@@ -225,6 +231,14 @@ class NonAutoregressiveOptions(DecodingOptions):
         super().__post_init__()
         if self.num_hypotheses > self.length_beam:
             raise OptionError("num_hypotheses", f"be at most length_beam = {self.length_beam}", self.num_hypotheses)
+        if self.rerank and self.score != "tokens":
+            raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
+
+    def resolved(self, config: "JanusConfig"):
+        if self.rerank is not None:
+            return self
+        trained = config.trained_modes is None or "ar" in config.trained_modes
+        return dataclasses.replace(self, rerank=trained and self.length_beam > 1 and self.score == "tokens")
 
     @property
     def kept(self) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from janus_fast.decoding.hypothesis import Hypothesis
 from janus_fast.packing import offsets_of
+from janus_fast.reference.beam_search import follow
 from janus_fast.reference.linear_argmax import linear_argmax
 from janus_fast.reference.predict_lengths import predict_lengths
 from janus_fast.reference.update_mask import update_mask
@@ -18,9 +19,11 @@ def mask_predict(model, sources: list[list[int]], options) -> list[list[Hypothes
     """The ``num_hypotheses`` best candidates of every source, best first, by a ``JanusModel`` and the options of mode
     "nar".
 
-    Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it.
+    Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it; that another model, left to right,
+    can choose among the candidates: Gu et al. 2018 (noisy parallel decoding). Here the model is its own.
     """
     device, longest, groups = model.output_weight.device, options.longest(model.config), []
+    options = options.resolved(model.config)
     for source in sources:
         offsets = offsets_of(torch.tensor([len(source)], device=device))
         encoded = model.encode(torch.tensor(source, device=device), offsets)
@@ -30,6 +33,9 @@ def mask_predict(model, sources: list[list[int]], options) -> list[list[Hypothes
         require_finite("length", log_probs)
         lengths, most_likely = lengths[0].tolist(), int(log_probs[0].argmax())
         candidates = [refine(model, encoded, offsets, length, options) for length in dict.fromkeys(lengths)]
+        if options.rerank:
+            for candidate in candidates:
+                candidate.token_scores = read(model, encoded, offsets, candidate.ids)
         groups.append(rank(candidates, lengths[most_likely], options))
     return groups
 
@@ -67,11 +73,21 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
     return Hypothesis(ids, 0.0, scores[1:-1].tolist(), passes, history)
 
 
+def read(model, encoded: Tensor, source_offsets: Tensor, ids: list[int]) -> list[float]:
+    """The log-probability of each of these tokens, and of the end behind them, after those before it, left to right."""
+    steps = [*ids, model.config.eos_token_id]
+    log_probs = torch.stack([follow(model, encoded, source_offsets, ids[:n])[t] for n, t in enumerate(steps)])
+    require_finite("candidate", log_probs)
+    return log_probs.tolist()
+
+
 def rank(candidates: list[Hypothesis], most_likely_length: int, options) -> list[Hypothesis]:
     """Scores the candidates of one source and sorts them, best first."""
     for candidate in candidates:
         words = len(candidate.ids)
-        if options.score == "canvas":
+        if options.rerank:  # the scores of mode "ar", with a length penalty of 1
+            candidate.score = math.fsum(candidate.token_scores) / (words + 1)
+        elif options.score == "canvas":
             candidate.score = math.fsum(candidate.token_scores) / (words + 2)
         elif words:
             candidate.score = math.fsum(candidate.token_scores) / words

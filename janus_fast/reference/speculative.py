@@ -31,7 +31,7 @@ def speculative(
     """
     nothing = [[]] * len(sources)
     given = zip(sources, prefixes or nothing, drafts or nothing, strict=True)
-    return [[_decode(model, *own, options.of(model.config))] for own in given]
+    return [[_decode(model, *own, options.resolved(model.config))] for own in given]
 
 
 def _decode(model, source: list[int], prefix: list[int], given: list[int], options) -> Hypothesis:
