@@ -61,7 +61,7 @@ def evaluate(
             "evaluate: references must be as many as the sources, at least one, "
             f"got {len(references)} for {len(sources)}"
         )
-    hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, tuple(MODES))].fields
+    hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, MODES)].fields
     defaults = {name: field.default for name, field in fields.items() if field.metadata.get("flag", True)}
     for timed in (False, True):
         began = time.perf_counter()

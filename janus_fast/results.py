@@ -11,8 +11,9 @@ class TranslationResult:
         hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
         scores: what they were ranked by, in nats.
         token_scores: the log-probability (nats) of each token, and in "ar" mode of the end.
-        iterations: decoder passes.
-        history: the canvases of every pass, with ``return_history=True``.
+        iterations: decoder passes. In mode "speculative" each adds one token, ``eos`` counted, to those of drafts.
+        history: the canvases of every pass, with ``return_history=True``; in mode "speculative" the words so far, and
+            the draft, that each was fed.
     """
 
     hypotheses: list
@@ -20,6 +21,11 @@ class TranslationResult:
     token_scores: list[list[float]] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     history: list[list] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[int]:
+        """In mode "speculative" the tokens of drafts that are in each hypothesis."""
+        return [len(scores) - passes for scores, passes in zip(self.token_scores, self.iterations, strict=True)]
 
 
 @dataclass

@@ -149,15 +149,15 @@ class Visibility:
         """JANUS, AR, and masks behind its first ``known`` tokens, which stand for the next ones in one pass.
 
         The content of a sentence is ``[token 0 .. | mask 0 .. m-1]``. Tokens and queries see what they see in
-        ``autoregressive``, and no mask; a mask sees the tokens ``j < known`` and all masks of its sentence. Rows:
-        ``[content | queries of the tokens]``.
+        ``autoregressive``, and no mask; mask ``c`` sees the tokens ``j < known`` and the masks up to itself, so that it
+        is the same however many follow. Rows: ``[content | queries of the tokens]``.
 
         Args:
             lengths: [S], tokens of each sequence.
             known: [S], tokens that the masks see, 0 to its length.
             masked: [S], ``m`` of each sequence.
-        Source: ours, for drafts that are verified from left to right; the masks are those of parallel decoding over
-            the cache of such a decoder, as in TiDAR (Liu et al., 2025).
+        Source: ours, for drafts that are verified from left to right: TiDAR (Liu et al., 2025), whose masks see each
+            other, with the order of the cache for the masks, too.
         """
         lengths = _integers("draft", "lengths", lengths)
         known = _integers("draft", "known", known, shape_of=("lengths", lengths))
@@ -165,10 +165,11 @@ class Visibility:
         _refuse_longer("draft", "known", known, lengths)
         rows = lengths + masked
         tokens, place = lengths.repeat_interleave(rows), ranges(rows)
-        # Token i has the odd moment 2i + 1; in the even one between two tokens, masks see each other and nobody else.
-        times = torch.where(place < tokens, 2 * place + 1, 2 * known.repeat_interleave(rows))
-        until = torch.where(place < tokens, FOREVER, times + 1)
-        return cls._content(rows, times, until, query_lengths=lengths, query_times=2 * ranges(lengths) + 1)
+        # Between two tokens there is a moment for each mask; with the next token all masks are gone.
+        step, seen = int(masked.max()) + 1 if masked.numel() else 1, known.repeat_interleave(rows)
+        times = torch.where(place < tokens, (place + 1) * step, seen * step + 1 + place - tokens)
+        until = torch.where(place < tokens, FOREVER, (seen + 1) * step)
+        return cls._content(rows, times, until, query_lengths=lengths, query_times=(ranges(lengths) + 1) * step)
 
     @classmethod
     def janus(cls, visible: Tensor, masked: Tensor) -> "Visibility":

@@ -229,7 +229,7 @@ def test_options_of_one_objective_are_its_own(capsys):
 @pytest.mark.parametrize("tail_decay", [0.0, 2.0])
 def test_a_draft_is_trained_as_a_decoder_with_a_cache_would_make_it(every, tail_decay):
     """Masks behind a prefix, from the prefix's rows alone, however much of the sentence is left."""
-    data, model = make_data(7), make_model(dropout=0.0, max_target_positions=11).double()
+    data, model = make_data(7), make_model(dropout=0.0).double()
     settings = {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": every}
     objective = OBJECTIVES["janus"](
         model.config, **settings, draft_weight=0.25, draft_length=4, tail_decay=tail_decay, label_smoothing=0.0
@@ -239,17 +239,16 @@ def test_a_draft_is_trained_as_a_decoder_with_a_cache_would_make_it(every, tail_
         torch.cat([*map(torch.tensor, targets)]), [*map(len, targets)], torch.Generator().manual_seed(1)
     )
     drafted = drawn[:, 2].split([len(target) for target in targets])
-    losses, cut = [], 0
+    losses = []
     for number, target in enumerate(targets):
         places = drafted[number].nonzero().flatten().tolist()
         known, words = target[: places[0]], [target[place] for place in places]
         assert set(places) <= set(range(len(known), min(len(known) + 4, len(target)))) and known
         if number % every:
             continue
-        masks = min(4, 11 - len(known))
-        cut += masks < 4
-        n, rows = len(known), len(known) + masks
-        times = torch.tensor([*range(n), *[n] * masks], dtype=torch.int32)
+        masks = 4  # those behind the last word that counts change nothing
+        rows = len(known) + masks
+        times = torch.arange(rows, dtype=torch.int32)
         offsets = torch.tensor([0, rows], dtype=torch.int32)
         forever = torch.full_like(times, FOREVER)
         own = Visibility(offsets, offsets, torch.zeros(1, dtype=torch.int32), times, times, forever)
@@ -259,10 +258,10 @@ def test_a_draft_is_trained_as_a_decoder_with_a_cache_would_make_it(every, tail_
         cross = Visibility.bidirectional(offsets, source_offsets)
         hidden = model.decode(tokens, torch.arange(rows), own, encoded, cross)[places]
         losses += F.cross_entropy(hidden @ model.output_weight.T, torch.tensor(words), reduction="none")
-    assert cut > 0
     total, terms = objective.loss(model, batch := pack(objective, data))
     torch.testing.assert_close(terms["draft_nll"], torch.stack(losses).mean().detach())
     assert batch.totals["draft"] == len(losses) and objective.streams == ("ar", "nar", "draft")
+    assert objective.modes == ("ar", "nar", "speculative") and OBJECTIVES["janus"](model.config).modes == ("ar", "nar")
     without = OBJECTIVES["janus"](model.config, **settings, label_smoothing=0.0)
     plain, others = without.loss(model, pack(without, data))  # whose masks are the same
     torch.testing.assert_close(total, plain + 0.25 * torch.stack(losses).mean())

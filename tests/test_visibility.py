@@ -35,8 +35,8 @@ def autoregressive_rule(length):
 
 def draft_rule(length, known, masked):
     content, queries = autoregressive_rule(length)
-    masks = {length + c for c in range(masked)}
-    return content + [set(range(known)) | masks for _ in masks], queries
+    masks = [length + c for c in range(masked)]
+    return content + [{*range(known), *masks[: c + 1]} for c in range(masked)], queries
 
 
 def _permuted_rule(visible, true, mask):

@@ -35,8 +35,8 @@ class Janus(Masked):
     ``divergence_warmup_updates``.
 
     ``draft_weight`` adds CE(draft): of the words behind a uniformly drawn place of each sentence that has AR streams,
-    in one pass by ``draft_length`` masks, which see the AR content rows before that place and each other.
-    ``tail_decay`` says which of these words count.
+    in one pass by ``draft_length`` masks, each of which sees the AR content rows before that place and the masks before
+    it. ``tail_decay`` says which of these words count.
     """
 
     modes = ("ar", "nar")
@@ -66,6 +66,8 @@ class Janus(Masked):
 
     def __post_init__(self):
         self.auxiliary = self.auxiliary and not self.without_auxiliary
+        if self.draft_weight:
+            self.modes = (*self.modes, "speculative")
         if not self.divergence_weight:
             self.divergence = {}
         super().__post_init__()
@@ -137,8 +139,7 @@ class Janus(Masked):
         masked, predicted, drafted = drawn.unbind(1)
         mask_token, every = self.config.mask_token_id, self.autoregressive_every
         if self.draft_weight:
-            window = self.draft_length, self.config.max_target_positions
-            left_to_right = drafting_streams(target, lengths, drafted, *window, mask_token, every)
+            left_to_right = drafting_streams(target, lengths, drafted, mask_token, every)
         else:
             left_to_right = self.left_to_right(target, lengths, every)
         if every == 1:  # AR row i predicts token i + 1; the first token of a sentence has no row

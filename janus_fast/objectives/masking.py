@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inputs import option, rule, weight
+from ..inputs import choice, option, rule, weight
 from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
@@ -71,7 +71,9 @@ MASKINGS = {"span": span_mask, "uniform": uniform_mask}
 
 
 def masking_option(default: str):
-    check = rule(f"be one of {sorted(MASKINGS)}", lambda x: x is None or x in MASKINGS)
+    def check(name: str, value):
+        return None if value is None else choice(name, value, MASKINGS)
+
     return option(default, check, " or ".join(MASKINGS))
 
 
@@ -104,8 +106,7 @@ class Masked(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.masking not in MASKINGS:
-            raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
+        choice("objective: masking", self.masking, MASKINGS)
         if not 0.0 < self.mask_ratio <= 1.0:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
 

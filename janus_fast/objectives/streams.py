@@ -53,14 +53,11 @@ def autoregressive_streams(
     )
 
 
-def drafting_streams(
-    target: Tensor, lengths: Tensor, drafted: Tensor, window: int, positions: int, mask_token: int, every: int = 1
-) -> Streams:
+def drafting_streams(target: Tensor, lengths: Tensor, drafted: Tensor, mask_token: int, every: int = 1) -> Streams:
     """JANUS's AR pair, and masks among its content rows that stand for the next words: a draft over the AR keys.
 
-    The masks of a sentence begin at the first of its places ``drafted`` [Nt] bool. They are ``window``, as in decoding,
-    which does not know where the sentence ends; fewer where the model's ``positions`` end. They see the content rows
-    before them and each other; those at the places ``drafted`` predict the target's token there, ``eos`` too: the
+    The masks of a sentence stand from the first to the last of its places ``drafted`` [Nt] bool. Each sees the content
+    rows and the masks before it; those at the places ``drafted`` predict the target's token there, ``eos`` too: the
     stream ``draft``.
     """
     chosen = sentences_of(lengths) % every == 0
@@ -68,7 +65,7 @@ def drafting_streams(
     pair, place, sentence = autoregressive_streams(target, lengths, mask_token), ranges(lengths), sentences_of(lengths)
     tokens = lengths - 1
     known = tokens.scatter_reduce(0, sentence[drafted], place[drafted], "amin")
-    masks = (positions - known).clamp(max=window)
+    masks = known.scatter_reduce(0, sentence[drafted], place[drafted] + 1, "amax") - known
     mask_place = ranges(masks) + known.repeat_interleave(masks)
     order = torch.cat([sentences_of(tokens), sentences_of(masks)]).argsort(stable=True)
     before = offsets_of(tokens + masks)[:-1] + tokens - known  # which row a mask at place 0 would be
