@@ -81,11 +81,14 @@ def masking_option(default: str):
 class Masked(Objective):
     """An objective that predicts masked words, and lengths: ``masking`` is "span" (JANUS's) or "uniform" (CMLM's).
 
-    ``mask_ratio`` is the budget of spans. In a share ``suffix_share`` of the sentences the masks are the words from a
-    uniformly drawn one to the last, as in a draft of the rest of a sentence. There early words can matter more: with
-    ``tail_decay`` the word i places behind the first mask is predicted with probability exp(-i / tail_decay), while the
-    others stay masked and predict nothing. Such a loss is in the mean the one that weighs words so (the weights of
-    arXiv 2606.11552), over as many rows as it counts.
+    ``mask_ratio`` is the budget of spans. In a share ``suffix_share`` of the sentences, drawn one by one, the masks are
+    instead all words from a uniformly drawn one on, as where the rest of a sentence is drafted.
+
+    A draft is accepted up to its first wrong word, so early words matter more. With ``tail_decay`` the word i places
+    behind the first mask of such a sentence is predicted with probability exp(-i / tail_decay); the others are masked,
+    too, and in no term of the loss. Terms stay means over predicted words, so that in expectation each word weighs
+    exp(-i / tail_decay), as in "Teaching Diffusion to Speculate Left-to-Right" (arXiv 2606.11552), and one of another
+    sentence 1.
     """
 
     predicts_length = True
@@ -111,11 +114,15 @@ class Masked(Objective):
     def without_effect(cls, options):
         return {} if options["suffix_share"] else {"tail_decay": "suffix_share 0"}
 
+    def masks(self, lengths: list[int], generator: torch.Generator) -> list[Tensor]:
+        """Of each sentence which tokens ``masking`` masks: bool [length]."""
+        mask, probabilities = MASKINGS[self.masking], span_length_probabilities()
+        return [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
+
     def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
         """Which tokens are masked, and which of these are predicted: bool [N, 2]."""
-        mask, probabilities = MASKINGS[self.masking], span_length_probabilities()
-        masks = [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
-        predicted = [each.clone() for each in masks]
+        masks = self.masks(lengths, generator)
+        predicted = [*masks]
         for number, length in enumerate(lengths if self.suffix_share else ()):
             if length >= 3 and float(torch.rand((), generator=generator)) < self.suffix_share:
                 begin = 1 + int(torch.randint(length - 2, (1,), generator=generator))
