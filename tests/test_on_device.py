@@ -157,11 +157,11 @@ READ_BY_THE_HOST = {
         "num_hypotheses": 3, "length_penalty": 0.2, "min_decoding_length": 3, "seed": 7,
         "max_decoding_length": 10**6,  # more than the model can
     },
-    "nar": {"num_hypotheses": 2, "return_history": True, "score": "tokens"},
+    "nar": {"num_hypotheses": 2, "score": "canvas", "return_history": True},
 }  # fmt: skip
 READ_BY_PROGRAMS = {
     "ar": {"beam_size": 3, "max_decoding_length": 7},
-    "nar": {"iterations": 3, "length_beam": 2, "length_candidates": "topk", "adaptive": False, "rerank": False},
+    "nar": {"iterations": 3, "length_beam": 2, "length_candidates": "topk", "adaptive": False, "rerank": True},
 }
 
 
@@ -171,8 +171,10 @@ def test_a_program_serves_all_calls_whose_options_it_does_not_read(mode):
     (sources,), host, own = batches(1), READ_BY_THE_HOST[mode], READ_BY_PROGRAMS[mode]
     fields = {name for name, field in MODES[mode].fields.items() if "cuda" in field.metadata["on"]}
     assert fields == {*host, *own}
-    for number, given in enumerate([{}, *({name: value} for name, value in own.items())]):
-        for more in ({}, *({name: value} for name, value in host.items() if name not in given), {}):
+    plain = {"rerank": False} if mode == "nar" else {}  # by which ``score`` ranks
+    for number, given in enumerate([plain, *({**plain, name: value} for name, value in own.items())]):
+        free = {name: value for name, value in host.items() if name != "score" or not given["rerank"]}
+        for more in ({}, *({name: value} for name, value in free.items() if name not in given), {}):
             options = OPTIONS[mode](**{**more, **given})
             assert_same(decoder.decode(sources, options), eager.decode(sources, options), 2e-6)
             assert len(settings_of(decoder)) == number + 1

@@ -100,7 +100,7 @@ MODES = {
     "greedy": {"beam_size": 1, "max_decoding_length": 22},
     "beam": {"beam_size": 4, "num_hypotheses": 4, "length_penalty": 0.6, "max_decoding_length": 14},
     "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 20},
-    "sampling": {"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 3, "max_decoding_length": 14},
+    "sampling": {"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 3, "max_decoding_length": 14, "seed": 1},
 }
 
 
