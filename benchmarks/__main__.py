@@ -14,6 +14,7 @@ FOLDERS = {
     },
     "benchmarks.decode": {
         "decode": "whole decodes against CTranslate2, PyTorch and what the machine allows",
+        "speculative": "drafts that the model checks against its greedy search; quality against time",
         "gpu_decode": "whole decodes on a GPU, against Transformers and PyTorch",
         "memory": "resident memory of a quantised model while it decodes",
         "soak": "memory of a long run of ragged requests",

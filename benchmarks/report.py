@@ -34,7 +34,11 @@ def publish(name: str, results: dict, arguments, page: Callable[[dict], str], *,
         write(name, results, arguments.results, page, **pictures)
     elif alone and arguments.json:
         text = json.dumps({**results["records"][0], "machine": results["machine"]}, indent=1) + "\n"
-        sys.stdout.write(text) if arguments.json == "-" else Path(arguments.json).write_text(text)
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+            Path(arguments.json).write_text(text)
     return int(wrong)
 
 

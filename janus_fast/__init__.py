@@ -1,6 +1,7 @@
 """Fast decoding and training of JANUS models: one Transformer, autoregressive and non-autoregressive."""
 
 import os
+import weakref
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,11 @@ def load(name_or_path):
     from . import models
 
     return _module("checkpoint", "load").load(models.locate(name_or_path))
+
+
+# Finalizers, by which torch takes operations away when Python ends, run where the first one was made among the handlers
+# of atexit: behind those that are registered from here on.
+weakref.finalize(load, bool)
 
 
 def __getattr__(name):

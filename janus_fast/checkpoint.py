@@ -11,6 +11,7 @@ from torch import nn
 from . import parameters, weights
 from .config import JanusConfig
 from .directory import CONFIG, VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
+from .inputs import choice
 from .model import JanusModel, Positions
 from .replacing import replacing
 from .text import Vocabulary
@@ -128,8 +129,8 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
         OSError: something cannot be written.
         ValueError: an unknown quantization, or weights that are not finite.
     """
-    if quantization is not None and quantization not in weights.QUANTIZATIONS:
-        raise ValueError(f"save: quantization must be one of {weights.QUANTIZATIONS}, got {quantization!r}")
+    if quantization is not None:
+        choice("save: quantization", quantization, weights.QUANTIZATIONS)
     removed = [WEIGHTS] if vocabularies is None else [WEIGHTS, *VOCABULARIES]
     with replacing(directory, removed, last=WEIGHTS) as temporary:
         if vocabularies is not None:

@@ -13,7 +13,7 @@ from importlib import import_module
 
 import janus_fast
 from janus_fast.commands._progress import write
-from janus_fast.inputs import OptionError
+from janus_fast.inputs import OptionError, flag, listed, meant
 from janus_fast.installation import HOW_TO_INSTALL, absence
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
@@ -34,6 +34,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """By the rule of all choices, which says what is meant; argparse does from Python 3.14 on, if asked."""
+        if action.choices is not None and value not in action.choices:
+            known = listed(action.choices)
+            raise argparse.ArgumentError(action, f"must be one of {known}, got {value!r}{meant(value, action.choices)}")
 
 
 def parser(command: str | None) -> argparse.ArgumentParser:
@@ -57,7 +63,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if rest and hasattr(arguments, "files") and not any(word.startswith("-") and word != "-" for word in rest):
         arguments.files, rest = [*arguments.files, *rest], []  # argparse takes files in one place alone
     if rest:
-        message = f"unrecognized arguments: {' '.join(rest)}"
+        wrong = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+        message = f"unrecognized arguments: {' '.join(rest)}{meant(wrong, map(flag, vars(arguments)))}"
         top.exit(2, f"janus-fast: error: {message} (see janus-fast {arguments.command} --help)\n")
     return arguments
 

@@ -42,8 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     quality_and_speed(translator, sources, references)
     _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")
     chosen = [n for n, text in enumerate(sources) if 8 <= len(text.split()) <= 12][:5]
-    for number in chosen or range(min(5, len(sources))):
+    chosen = chosen or range(min(5, len(sources)))
+    for number in chosen:
         show_passes(translator, sources[number], references[number], arguments.passes)
+    _say("\nleft to right by drafts, pass by pass (in [brackets] a draft, in front of | what is accepted of it):")
+    show_drafts(translator, sources[chosen[0]])
     return 0
 
 
@@ -76,6 +79,26 @@ def show_passes(translator, source: str, reference: str, passes: int) -> None:
         if sys.stdout.isatty():
             time.sleep(0.2)  # for the eye
     _say(f"  human   {_styled(reference, DIM)}")
+
+
+def show_drafts(translator, source: str) -> None:
+    """What each pass was fed, drafted as much as can be: the words so far and a draft, and what became of that."""
+    drafts = {"draft_threshold": 0.0, "adaptive_drafts": False, "return_history": True}
+    if translator.config.two_stream:
+        drafts["drafter"] = "model"
+    encoded = translator.source_vocabulary.encode(source)
+    result = translator.translate_batch([encoded], mode="speculative", **drafts)[0]
+    output, history, decode = result.hypotheses[0], result.history[0], translator.target_vocabulary.decode
+    _say(f"\n  {_styled(source, BOLD)}")
+    known = 0
+    for number, fed in enumerate(history, 1):
+        agreed = next((n for n, pair in enumerate(zip(fed, output, strict=False)) if pair[0] != pair[1]), len(fed))
+        agreed = min(agreed, len(output))
+        words, right, wrong = (as_line(decode(part)) for part in (fed[:known], fed[known:agreed], fed[agreed:]))
+        draft = f" [{_styled(right, NEW)} | {_styled(wrong, DIM)}]" if fed[known:] else ""
+        _say(f"  pass {number}  {words}{draft}")
+        known = agreed + 1
+    _say(f"  output  {as_line(decode(output))}  ({len(history)} passes for {len(output) + 1} tokens)")
 
 
 def canvas_text(canvas: list[str], before: list[str], mask: str) -> str:

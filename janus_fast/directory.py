@@ -9,6 +9,7 @@ from .text.vocabulary import SUFFIXES
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _VOCABULARIES = ("sentencepiece", "vocabulary", "source", "target")
 VOCABULARIES = tuple(name + suffix for name in _VOCABULARIES for suffix in SUFFIXES)
+FILES = (CONFIG, WEIGHTS, *VOCABULARIES)
 
 
 def read_config(directory: Path) -> JanusConfig:

@@ -80,13 +80,14 @@ class Engine:
         self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
         self._inter_threads, self._here = inter_threads, threading.local()
 
-    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+    def refusal(self, options: Options, *_) -> str | None:
         """Why a call with these options cannot be decoded, or None when it can."""
         return untaken("engine", options)
 
     def decode(
-        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
-    ) -> list[list[Hypothesis]]:
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
+        drafts: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
         """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
         if (reason := self.refusal(options)) is not None:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
@@ -95,6 +96,8 @@ class Engine:
         record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
         record.pop("seed", None)  # the engine gets the numbers that it draws by
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
+        if drafts:
+            given["drafts"] = _packed(drafts)
         if getattr(options, "sampling_topk", 1) != 1:
             given["uniforms"] = options.uniforms(numbers, longest + 1)
         groups = getattr(self._decoder, options.algorithm)(*_packed(sources), record, self._check(), **given)

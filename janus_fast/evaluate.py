@@ -61,9 +61,8 @@ def evaluate(
             "evaluate: references must be as many as the sources, at least one, "
             f"got {len(references)} for {len(sources)}"
         )
-    hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, tuple(MODES))].fields
-    own = options_of(mode, {name: value for name, value in options.items() if name in fields})
-    own = own.resolved(translator.config)
+    hypotheses, tokens, seconds, fields = [], 0, 0.0, MODES[inputs.choice("mode", mode, MODES)].fields
+    own = options_of(mode, {name: value for name, value in options.items() if name in fields}, translator.config)
     in_force = {name: getattr(own, name) for name, field in fields.items() if field.metadata.get("flag", True)}
     for timed in (False, True):
         began = time.perf_counter()

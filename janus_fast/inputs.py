@@ -3,13 +3,18 @@
 import dataclasses
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
-from functools import partial
+from difflib import get_close_matches
+from functools import partial, wraps
 from numbers import Integral, Real
+from pathlib import Path
 
 BATCH_TYPES = ("examples", "tokens")
+SENTENCE = "a sentence as one string"
+ALIKE = 0.65  # of two names, of which one may be meant by the other
 
 
 class OptionError(ValueError):
@@ -141,44 +146,102 @@ def unwrap_numbers(instance) -> None:
             object.__setattr__(instance, field.name, value.item())
 
 
-def choice(name: str, value, choices: tuple):
+def choice(name: str, value, choices: Iterable):
+    """The one of ``choices`` that ``value`` equals: True for NumPy's True."""
+    choices = list(choices)
     if value not in choices:
-        raise OptionError(name, f"be one of {choices}", repr(value))
-    return choices[choices.index(value)]  # True for NumPy's True
+        raise OptionError(name, f"be one of {listed(choices)}", f"{value!r}{meant(value, choices)}")
+    return choices[choices.index(value)]
+
+
+def listed(choices: Iterable) -> str:
+    return ", ".join(map(repr, choices))
+
+
+def meant(value, choices: Iterable) -> str:
+    """What a slip of the pen was meant to be, as the end of a message."""
+    close = get_close_matches(str(value), [name for name in choices if isinstance(name, str)], 1, ALIKE)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def hinting(function: Callable) -> Callable:
+    """``function``, which says what is meant where a keyword is none of its own; ``options`` it hands on."""
+    signature = inspect.signature(function)
+    names = [name for name in signature.parameters if name not in ("self", "options")]
+    hands_on = "options" in signature.parameters
+
+    @wraps(function)
+    def call(*arguments, **options):
+        try:
+            signature.bind(*arguments, **options)
+        except TypeError:
+            what = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
+            for name in (name for name in options if name not in names):
+                hint = meant(name, (own for own in names if own not in options))
+                if hint or not hands_on:
+                    must = f"{what}: arguments must be among {listed(names)}"
+                    raise TypeError(f"{must}, got {name!r}{hint}") from None
+        return function(*arguments, **options)
+
+    return call
+
+
+def check_output(name: str, file: str | Path) -> None:
+    """Refuses a file that cannot be written, before it is."""
+    folder = Path(file).parent
+    if not folder.is_dir():
+        raise ValueError(f"{name} must be in a folder that exists, got {file}: there is no folder {folder}")
+    if Path(file).is_dir():
+        raise ValueError(f"{name} must be a file, got the folder {file}")
+    if not os.access(file if os.path.exists(file) else folder, os.W_OK):
+        raise ValueError(f"{name} must be a file that can be written, got {file}")
+
+
+def check_output_folder(name: str, folder: str | Path) -> None:
+    """Refuses a folder that cannot be made or written to, before it is."""
+    there = Path(folder)
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{name} must be a directory, got {folder}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{name} must be a directory that can be written to, got {folder}: {there} is write-protected")
 
 
 def batch_limit(max_batch_size: int, batch_type: str, default: int) -> int:
     """How much is decoded at once, counted as ``batch_type`` says; 0 is ``default``, in examples."""
-    if batch_type not in BATCH_TYPES:
-        raise OptionError("batch_type", "be 'examples' or 'tokens'", repr(batch_type))
+    choice("batch_type", batch_type, BATCH_TYPES)
     size = integer("max_batch_size", max_batch_size, 0)
     if batch_type == "tokens" and not size:
         raise OptionError("max_batch_size", "be at least 1 with batch_type 'tokens'", 0)
     return size or default
 
 
-def list_of(name: str, value, what: str, kinds: type | tuple = (list, tuple), *, gaps: bool = False) -> list:
-    """The items of a sequence, each of ``kinds``, or None where it may have ``gaps``; arrays become lists."""
+def list_of(name: str, value, what: str, item: str, kinds: type | tuple = (list, tuple), *, gaps=False) -> list:
+    """The items of a sequence, each of ``kinds``, or None where it may have ``gaps``; arrays become lists.
+
+    ``what`` are all of them in an error, ``item`` is one.
+    """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {what}, got {type(value).__name__}")
-    value = [item.tolist() if hasattr(item, "tolist") else item for item in value]
-    for place, item in enumerate(value):
-        if not isinstance(item, kinds) and not (gaps and item is None):
-            raise TypeError(f"{name} {place} must be one of the {what}, got {type(item).__name__}")
+    value = [own.tolist() if hasattr(own, "tolist") else own for own in value]
+    for place, own in enumerate(value):
+        if not isinstance(own, kinds) and not (gaps and own is None):
+            raise TypeError(f"{name} {place} must be {item}, got {type(own).__name__}")
     return value
 
 
 def texts(name: str, value, *, gaps: bool = False) -> list[str]:
     """A list of sentences; a gap is an empty one."""
-    sentences = list_of(name, value, "sentences", str, gaps=gaps)
+    sentences = list_of(name, value, "sentences", SENTENCE, str, gaps=gaps)
     return [text(f"{name} {place}", item or "") for place, item in enumerate(sentences)]
 
 
 def text(name: str, value) -> str:
     """A sentence, which can be written as UTF-8."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a sentence, got {type(value).__name__}")
+        raise TypeError(f"{name} must be {SENTENCE}, got {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -189,7 +252,7 @@ def text(name: str, value) -> str:
 
 def token_lists(name: str, value, *, gaps: bool = False) -> list[list[str]]:
     """A list of lists of tokens; a gap is an empty one."""
-    lists = [tokens or [] for tokens in list_of(name, value, "token lists", gaps=gaps)]
+    lists = [tokens or [] for tokens in list_of(name, value, "token lists", "a list of tokens", gaps=gaps)]
     for place, tokens in enumerate(lists):
         for token in tokens:
             if not isinstance(token, str):
@@ -210,18 +273,18 @@ def too_long(name: str, length: int, limit: int) -> str:
     return f"{name} must have at most {limit} tokens, bos and eos included, got {length}"
 
 
-def prefixes(value, count: int, limit: int, config) -> list[list[int]] | None:
-    """What each of ``count`` outputs begins with; a gap is nothing."""
+def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]] | None:
+    """Words of each of ``count`` outputs; a gap is none."""
     if value is None:
         return None
-    value = [own or [] for own in list_of("target_prefix", value, "id lists", gaps=True)]
+    value = [own or [] for own in list_of(name, value, "id lists", "a list of ids", gaps=True)]
     if len(value) != count:
-        raise ValueError(f"target_prefix must have one entry a source = {count}, got {len(value)}")
+        raise ValueError(f"{name} must have one entry a source = {count}, got {len(value)}")
     for number, own in enumerate(value):
         if len(own) > limit:
-            raise ValueError(f"target_prefix {number} must have at most {limit} tokens, got {len(own)}")
-        ids("target_prefix", number, own, config.target_vocab_size, limit)
+            raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
+        ids(name, number, own, config.target_vocab_size, limit)
         for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
             if token in own:
-                raise ValueError(f"target_prefix {number} must not hold bos, pad or eos, got {token}")
+                raise ValueError(f"{name} {number} must not hold bos, pad or eos, got {token}")
     return value

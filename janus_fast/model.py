@@ -205,12 +205,13 @@ class JanusModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self):
-        """Xavier-uniform matrices, zero biases, embeddings of variance 1 / C."""
+        """Xavier-uniform matrices, zero biases, embeddings of variance 1 / C; of a seed the same on every CPU."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif "embed_" in name or "output_projection" in name:
-                nn.init.normal_(parameter, std=self.config.d_model**-0.5)
+                # in float64: torch's float32 numbers depend in the last place on the processor's instruction sets
+                parameter.copy_(torch.randn_like(parameter, dtype=torch.float64) * self.config.d_model**-0.5)
             elif parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 

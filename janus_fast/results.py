@@ -10,9 +10,11 @@ class TranslationResult:
     Attributes:
         hypotheses: ids, tokens or text, as the source was; without ``bos`` and ``eos``.
         scores: what they were ranked by, in nats.
-        token_scores: the log-probability (nats) of each token, and in "ar" mode, and with ``rerank``, of the end.
-        iterations: decoder passes, that of ``rerank`` not counted.
-        history: the canvases of every pass, with ``return_history=True``.
+        token_scores: the log-probability (nats) of each token, and but in mode "nar" without ``rerank`` of the end.
+        iterations: decoder passes, that of ``rerank`` not counted. In mode "speculative" each adds one token, ``eos``
+            counted, to those of drafts.
+        history: the canvases of every pass, with ``return_history=True``; in mode "speculative" the words so far, and
+            the draft, that each was fed.
     """
 
     hypotheses: list
@@ -20,6 +22,11 @@ class TranslationResult:
     token_scores: list[list[float]] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     history: list[list] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[int]:
+        """In mode "speculative" the tokens of drafts that are in each hypothesis."""
+        return [len(scores) - passes for scores, passes in zip(self.token_scores, self.iterations, strict=True)]
 
 
 @dataclass

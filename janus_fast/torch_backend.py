@@ -1,9 +1,9 @@
 """Decoding in torch, on every device and in every type that torch has; on NVIDIA GPUs by CUDA graphs."""
 
-import atexit
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,15 +28,15 @@ _leaving = threading.Event()
 def _leave() -> None:
     """Lets what runs come to its end, as torch aborts the process when Python ends a daemon thread inside of it.
 
-    Later is too late, as torch takes our operations away at the exit, too. So handlers of atexit that were registered
-    before this import cannot wait for translations in other threads.
+    Later is too late, as torch takes our operations away at the exit, too, by a finalizer. At the exit they run last
+    made, first run, all of them before the handlers of atexit that were there when janus_fast was imported.
     """
     _leaving.set()
     for lock in [*_running]:
         lock.acquire()
 
 
-atexit.register(_leave)
+weakref.finalize(ops.OPERATIONS["attention"], _leave)
 os.register_at_fork(after_in_child=_running.clear)
 
 
@@ -103,14 +103,17 @@ class TorchBackend:
     def intra_threads(self) -> int:
         return 1 if os.getpid() != _PROCESS else self._threads or torch.get_num_threads()
 
-    def refusal(self, options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+    def refusal(
+        self, options: Options, prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None
+    ) -> str | None:
         """Why "cuda", where it records, or "torch" cannot decode a call with these options, or None when it can."""
-        return refusal(options, prefixes) if self._recorded else untaken("torch", options)
+        return refusal(options, prefixes, drafts) if self._recorded else untaken("torch", options)
 
     def decode(
-        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None
-    ) -> list[list[Hypothesis]]:
-        reason, recorded = self.refusal(options, prefixes), self._recorded is not None
+        self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
+        drafts: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        reason, recorded = self.refusal(options, prefixes, drafts), self._recorded is not None
         if reason and recorded and not self.insists:
             reason, recorded = untaken("torch", options), False
         if reason:
@@ -118,7 +121,7 @@ class TorchBackend:
             raise NotImplementedError(f"generate: backend must be able to run this, got {name!r}: {reason}")
         with self._decoding():
             if not recorded:
-                return self._decoder.decode(sources, options, numbers, prefixes)
+                return self._decoder.decode(sources, options, numbers, prefixes, drafts)
             with self._lock, torch.cuda.device(self._device):
                 return self._recorded.decode(sources, options)
 
@@ -128,25 +131,26 @@ class TorchBackend:
 
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[None]:
-        """With this backend's number of threads, and to the end: when the program leaves, daemon threads stay here."""
+        """With this backend's number of threads, and to the end, or not begun: when the program leaves, threads end."""
         if self._name.startswith("cuda") and torch.cuda._is_in_bad_fork():
             raise RuntimeError(
                 "Translator: device must be 'cpu' in a child of a process that used CUDA before it forked, got "
                 f"{self._name!r}; start processes by 'spawn'"
             )
-        before, own, ending = torch.get_num_threads(), threading.Lock(), False
-        threads = self.intra_threads
+        before, own, threads = torch.get_num_threads(), threading.Lock(), self.intra_threads
         with own:
             _running.add(own)
             try:
-                ending = _leaving.is_set() and threading.current_thread() is not threading.main_thread()
-                if not ending:
-                    if threads != before:
-                        torch.set_num_threads(threads)
-                    yield
+                if _leaving.is_set():  # SystemExit, of which other threads end without a word
+                    in_handler = threading.current_thread() is threading.main_thread()
+                    raise (RuntimeError if in_handler else SystemExit)(
+                        "Translator: a handler of atexit must be registered after janus_fast is imported, if it is to "
+                        "translate with torch or to wait for who does"
+                    )
+                if threads != before:
+                    torch.set_num_threads(threads)
+                yield
             finally:
                 if threads != before:
                     torch.set_num_threads(before)
                 _running.discard(own)
-        if ending:
-            threading.Event().wait()

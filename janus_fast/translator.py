@@ -1,6 +1,7 @@
 """A trained model made ready to decode."""
 
 import dataclasses
+import inspect
 import os
 import sys
 import warnings
@@ -19,11 +20,13 @@ from .results import ScoringResult, TranslationResult
 from .text import Vocabulary
 from .text.lines import as_line, decoded
 
+OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
 
 
 class Translator:
-    """Translates with one model, left to right (``mode="ar"``) or in parallel (``mode="nar"``).
+    """Translates with one model: left to right (``mode="ar"``; ``mode="speculative"`` in fewer passes) or in parallel
+    (``mode="nar"``).
 
     Args:
         model: the name of a shipped model, a model directory, or a ``janus_fast.JanusModel``.
@@ -46,20 +49,19 @@ class Translator:
         TypeError: ``model`` is something else.
 
     The attributes ``backend`` and ``compute_type`` say what "auto" and "default" became. The methods take the options
-    of ``janus_fast.decoding.AutoregressiveOptions`` or ``janus_fast.decoding.NonAutoregressiveOptions`` by name,
-    according to ``mode``, and may be called from several threads at once. One made from a name or a directory can be
-    pickled; a child of ``os.fork`` may go on with its parent's, on the CPU (backend "torch" has one thread there).
+    of ``janus_fast.decoding.AutoregressiveOptions``, ``janus_fast.decoding.NonAutoregressiveOptions`` or
+    ``janus_fast.decoding.SpeculativeOptions`` by name, according to ``mode``, and may be called from several threads at
+    once. One made from a name or a directory can be pickled; a child of ``os.fork`` may go on with its parent's, on the
+    CPU (backend "torch" has one thread there).
     """
 
+    @inputs.hinting
     def __init__(
         self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
         *, backend: str = "auto", vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ):  # fmt: skip
-        if compute_type not in COMPUTE_TYPES:
-            rule = f"be one of {list(COMPUTE_TYPES)}"
-            raise inputs.OptionError("Translator: compute_type", rule, repr(compute_type))
-        if backend not in ("auto", *backends.BACKENDS):
-            raise ValueError(f"Translator: backend must be one of {['auto', *backends.BACKENDS]}, got {backend!r}")
+        inputs.choice("Translator: compute_type", compute_type, COMPUTE_TYPES)
+        inputs.choice("Translator: backend", backend, ("auto", *backends.BACKENDS))
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
         inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
         self.device, self.inter_threads = str(device), inter_threads
@@ -81,7 +83,9 @@ class Translator:
         )  # fmt: skip
         self.compute_type = self._backend.compute_type
         if vocabularies is not None:
-            vocabularies = inputs.list_of("Translator: vocabularies", vocabularies, "vocabularies", Vocabulary)
+            vocabularies = inputs.list_of(
+                "Translator: vocabularies", vocabularies, "vocabularies", "a Vocabulary", Vocabulary
+            )
             sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
             if tuple(map(len, vocabularies)) != sizes:
                 raise ValueError(
@@ -122,16 +126,19 @@ class Translator:
             raise AttributeError("Translator: backend must be 'torch' or 'cuda' for a model to be there, got 'engine'")
         return self._backend.model
 
-    def explain(self, *, mode: str = "ar", target_prefix: list | None = None, **options) -> str:
+    def explain(
+        self, *, mode: str = "ar", target_prefix: list | None = None, draft: list | None = None, **options
+    ) -> str:
         """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
-        options = options_of(mode, options)
+        options = options_of(mode, options, self.config)
         names, takers = backends.BACKENDS, [self.backend]
         reasons = {name: backends.refusal(name, *self._wanted) or untaken(name, options) for name in names}
-        reasons[self.backend] = self._backend.refusal(options, target_prefix)
+        reasons[self.backend] = self._backend.refusal(options, target_prefix, draft)
         if self.backend == "cuda" and not self._backend.insists:
             takers.append("torch")
         chosen = next((name for name in takers if reasons[name] is None), None)
-        lines = [f"{mode} on {self.device}, {self.compute_type}:"]
+        drafter = f", drafts by {options.drafter}" if MODES[mode].drafts else ""
+        lines = [f"{mode} on {self.device}, {self.compute_type}{drafter}:"]
         for name, reason in reasons.items():
             lines.append(f"  {name}: {f'no: {reason}' if reason else 'chosen' if name == chosen else 'can run'}")
         return "\n".join(lines)
@@ -146,12 +153,15 @@ class Translator:
         """The vocabulary of targets; a ValueError where the model has none."""
         return self._vocabulary(1)
 
+    @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
-        """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` as text."""
+        """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` and ``draft``
+        as text."""
         texts = inputs.texts("texts", texts)
-        if (prefix := options.get("target_prefix")) is not None:
-            prefix = inputs.texts("target_prefix", prefix, gaps=True)
-            options["target_prefix"] = [self.target_vocabulary.encode(text) for text in prefix]
+        for name in OUTPUTS:
+            if (given := options.get(name)) is not None:
+                given = inputs.texts(name, given, gaps=True)
+                options[name] = [self.target_vocabulary.encode(text) for text in given]
         return self._translate([self.source_vocabulary.encode(text) for text in texts], mode=mode, **options)
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
@@ -160,11 +170,13 @@ class Translator:
         decode = self.target_vocabulary.decode
         return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
 
+    @inputs.hinting
     def translate_batch(
         self,
         source: list[list[str]],
         target_prefix: list[list[str]] | None = None,
         *,
+        draft: list[list[str]] | None = None,
         mode: str = "ar",
         max_input_length: int = 0,
         **options,
@@ -173,18 +185,23 @@ class Translator:
 
         Args:
             source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
-            target_prefix: for each source the tokens that its outputs must begin with ("ar" mode).
-            mode: "ar" or "nar".
+            target_prefix: for each source the tokens that its outputs must begin with (modes "ar" and "speculative").
+            draft: for each source what its output may be, such as the translation before the source was edited; it
+                changes how fast the output is there, not what it is (mode "speculative").
+            mode: "ar", "nar" or "speculative".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
             options: as in ``generate``.
         """
         source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
-        if target_prefix is not None:
-            target_prefix = inputs.token_lists("target_prefix", target_prefix, gaps=True)
-            target_prefix = [self.target_vocabulary.ids(tokens) for tokens in target_prefix]
-        results = self.generate(ids, target_prefix, mode=mode, **options)
+        given = {"target_prefix": target_prefix, "draft": draft}
+        for name, value in given.items():
+            if value is not None:
+                given[name] = [
+                    self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
+                ]
+        results = self.generate(ids, **given, mode=mode, **options)
         tokens_of = self.target_vocabulary.tokens_of
         return [
             dataclasses.replace(
@@ -199,11 +216,13 @@ class Translator:
         most = inputs.integer("max_input_length", max_input_length, 0)
         return [tokens[:most] for tokens in source] if most else source
 
+    @inputs.hinting
     def generate(
         self,
         source: list[list[int]],
         target_prefix: list[list[int]] | None = None,
         *,
+        draft: list[list[int]] | None = None,
         mode: str = "ar",
         max_batch_size: int = 0,
         batch_type: str = "examples",
@@ -216,32 +235,37 @@ class Translator:
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
-            target_prefix: for each source the ids that its outputs must begin with ("ar" mode).
-            mode: "ar" or "nar".
+            target_prefix: for each source the ids that its outputs must begin with (modes "ar" and "speculative").
+            draft: for each source ids that its output may be (mode "speculative").
+            mode: "ar", "nar" or "speculative".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
                 would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: whether results have ``scores``.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
             on_batch: called after each batch with the number of sources in it, to show progress.
-            options: fields of ``janus_fast.decoding.AutoregressiveOptions`` or
-                ``janus_fast.decoding.NonAutoregressiveOptions``.
+            options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
+                ``janus_fast.decoding.NonAutoregressiveOptions`` or ``janus_fast.decoding.SpeculativeOptions``.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
-        options = options_of(mode, options).resolved(self.config)
+        options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
         return_scores = inputs.choice("return_scores", return_scores, (True, False))
         first_number = inputs.integer("first_number", first_number, 0)
-        source = inputs.list_of("source", source, "id lists")
+        source = inputs.list_of("source", source, "id lists", "a list of ids")
         for number, ids in enumerate(source, first_number):
             inputs.ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)
-        if target_prefix is not None and not MODES[mode].prefixes:
-            raise ValueError(f"target_prefix must be None in mode {mode!r}, got {type(target_prefix).__name__}")
-        prefixes = inputs.prefixes(target_prefix, len(source), longest, self.config)
-        for used in (mode, "ar") if getattr(options, "rerank", False) else (mode,):
+        for name, value, taken in (
+            ("target_prefix", target_prefix, MODES[mode].prefixes), ("draft", draft, MODES[mode].drafts),
+        ):  # fmt: skip
+            if value is not None and not taken:
+                raise ValueError(f"{name} must be None in mode {mode!r}, got {type(value).__name__}")
+        prefixes = inputs.outputs("target_prefix", target_prefix, len(source), longest, self.config)
+        drafts = inputs.outputs("draft", draft, len(source), self.config.max_target_positions - 1, self.config)
+        for used in (MODES[mode].trained, *(["ar"] if getattr(options, "rerank", False) else [])):
             self._warn_unless_trained(used)
 
         def result(group: list[Hypothesis]) -> TranslationResult:
@@ -257,8 +281,8 @@ class Translator:
             results[number] = result([Hypothesis([], 0.0, [], 0)])
 
         def decode(batch: list[int]):
-            own = None if prefixes is None else [prefixes[n] for n in batch]
-            return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], own)
+            own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
+            return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], *own)
 
         limits = [len(ids) for ids in source], max_batch_size, batch_type, options.kept
         for batch, groups in self._in_batches(decode, words, *limits):
@@ -268,6 +292,7 @@ class Translator:
                 on_batch(len(batch))
         return results
 
+    @inputs.hinting
     def translate_iterable(
         self, texts: Iterable[str], *, max_batch_size: int = 32, batch_type: str = "examples",
         read_batch_size: int = 0, max_input_length: int = 0, first_number: int = 0, **options,
@@ -279,8 +304,9 @@ class Translator:
         translated; then the error is raised. Wrong options are refused at once. ``first_number`` is that of
         ``generate``.
         """
-        if "target_prefix" in options:
-            raise ValueError("translate_iterable: target_prefix must be left out, which goes with lists alone")
+        for name in OUTPUTS:
+            if name in options:
+                raise ValueError(f"translate_iterable: {name} must be left out, which goes with lists alone")
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
             raise TypeError(f"texts must be an iterable of sentences, got {type(texts).__name__}")
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 32)
@@ -290,6 +316,7 @@ class Translator:
         ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         return translated(self, iter(texts), first_number, ahead, max_input_length, options)
 
+    @inputs.hinting
     def translate_file(
         self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
         **options,
@@ -302,6 +329,7 @@ class Translator:
         """
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
+        inputs.check_output("translate_file: output_path", output_path)
         if Path(output_path).exists() and Path(output_path).samefile(source_path):
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
@@ -318,12 +346,16 @@ class Translator:
                     written += 1
         return written
 
-    def score(self, texts: list[str], targets: list[str], **options) -> list[ScoringResult]:
+    @inputs.hinting
+    def score(
+        self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
+    ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
         source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
         target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
-        return self.score_batch(source, target, **options)
+        return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
+    @inputs.hinting
     def score_batch(
         self, source: list[list[str]], target: list[list[str]], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
@@ -390,6 +422,14 @@ class Translator:
                 "expect bad output",
                 stacklevel=_callers_level(),
             )
+
+
+_BESIDE_OPTIONS = [  # of the mode: what else a call of translate may name
+    name
+    for method in (Translator.translate_batch, Translator.generate)
+    for name, parameter in inspect.signature(method).parameters.items()
+    if parameter.default is not parameter.empty
+]
 
 
 def _callers_level() -> int:

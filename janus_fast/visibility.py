@@ -127,12 +127,7 @@ class Visibility:
         """
         lengths = _integers("prefix", "lengths", lengths)
         prefixes = _integers("prefix", "prefixes", prefixes, shape_of=("lengths", lengths))
-        if bool((prefixes > lengths).any()):
-            at = int((prefixes > lengths).nonzero()[0])
-            raise ValueError(
-                f"Visibility.prefix: prefixes must not exceed lengths, "
-                f"got {int(prefixes[at])} of {int(lengths[at])} at sequence {at}"
-            )
+        _refuse_longer("prefix", "prefixes", prefixes, lengths)
         return cls._content(lengths, ranges(lengths).maximum(prefixes.repeat_interleave(lengths) - 1))
 
     @classmethod
@@ -148,6 +143,33 @@ class Visibility:
         lengths = _integers("autoregressive", "lengths", lengths)
         times = ranges(lengths)
         return cls._content(lengths, times, query_lengths=lengths, query_times=times)
+
+    @classmethod
+    def draft(cls, lengths: Tensor, known: Tensor, masked: Tensor) -> "Visibility":
+        """JANUS, AR, and masks behind its first ``known`` tokens, which stand for the next ones in one pass.
+
+        The content of a sentence is ``[token 0 .. | mask 0 .. m-1]``. Tokens and queries see what they see in
+        ``autoregressive``, and no mask; mask ``c`` sees the tokens ``j < known`` and the masks up to itself, so that it
+        is the same however many follow. Rows: ``[content | queries of the tokens]``.
+
+        Args:
+            lengths: [S], tokens of each sequence.
+            known: [S], tokens that the masks see, 0 to its length.
+            masked: [S], ``m`` of each sequence.
+        Source: ours, for drafts that are verified from left to right: TiDAR (Liu et al., 2025), whose masks see each
+            other, with the order of the cache for the masks, too.
+        """
+        lengths = _integers("draft", "lengths", lengths)
+        known = _integers("draft", "known", known, shape_of=("lengths", lengths))
+        masked = _integers("draft", "masked", masked, shape_of=("lengths", lengths))
+        _refuse_longer("draft", "known", known, lengths)
+        rows = lengths + masked
+        tokens, place = lengths.repeat_interleave(rows), ranges(rows)
+        # Between two tokens there is a moment for each mask; with the next token all masks are gone.
+        step, seen = int(masked.max()) + 1 if masked.numel() else 1, known.repeat_interleave(rows)
+        times = torch.where(place < tokens, (place + 1) * step, seen * step + 1 + place - tokens)
+        until = torch.where(place < tokens, FOREVER, (seen + 1) * step)
+        return cls._content(rows, times, until, query_lengths=lengths, query_times=(ranges(lengths) + 1) * step)
 
     @classmethod
     def janus(cls, visible: Tensor, masked: Tensor) -> "Visibility":
@@ -443,6 +465,15 @@ def _integers(
     if tensor.numel() and int(tensor.min()) < at_least:
         raise ValueError(f"Visibility.{builder}: {name} must be at least {at_least}, got {int(tensor.min())}")
     return tensor.long()
+
+
+def _refuse_longer(builder: str, name: str, value: Tensor, lengths: Tensor) -> None:
+    if bool((value > lengths).any()):
+        at = int((value > lengths).nonzero()[0])
+        raise ValueError(
+            f"Visibility.{builder}: {name} must not exceed lengths, "
+            f"got {int(value[at])} of {int(lengths[at])} at sequence {at}"
+        )
 
 
 def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,16 +47,16 @@ def masks(data: dict[str, Tensor]) -> list[Tensor]:
 class Drawn:
     """Of an objective whose masks have been drawn already."""
 
-    masked: Tensor
+    drawn: list[Tensor]
 
-    def draw(self, target, lengths, generator):
-        return self.masked
+    def masks(self, lengths, generator):
+        return [*self.drawn]
 
 
 def objective(config, data: dict[str, Tensor], kind=janus, **options) -> tuple[Objective, PackedBatch]:
     """An objective and its packed batch, with the masks of ``data``."""
     made = type("Drawn", (Drawn, kind), {})(config, **options)
-    made.masked = torch.cat(masks(data))
+    made.drawn = masks(data)
     return made, made.pack(unpad(data["src_tokens"]), unpad(data["target"]), torch.Generator())
 
 

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 
 from janus_fast import JanusConfig, Translator, backend, torch_backend
 from janus_fast import translator as translator_module
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 from janus_fast.decoding import decoder as on_device
 from janus_fast.decoding.modes import MODES
 from janus_fast.inputs import option
@@ -25,6 +25,8 @@ pytestmark = pytest.mark.gpu
 REFUSED = [
     ({"beam_size": 1, "sampling_topk": 5}, "sampling draws its random numbers on the host"),
     ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size looks for repeated n-grams on the host"),
+    ({"mode": "speculative", "draft": [[7]]}, "texts are searched for drafts by the host"),
+    ({"mode": "speculative", "drafter": "source"}, "texts are searched for drafts by the host"),
     ({"target_prefix": [[7]]}, "target_prefix is put into hypotheses by the host"),
     ({"beam_size": 33}, "a step of beam search takes at most 32 hypotheses, not 33"),
 ]
@@ -43,7 +45,7 @@ def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
 
 
-@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions])
+@pytest.mark.parametrize("kind", [AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions])
 def test_an_option_that_does_not_say_that_the_gpu_has_it_is_refused(kind):
     @dataclass
     class More(kind):
@@ -61,7 +63,7 @@ def test_auto_leaves_to_torch_what_cannot_stay_on_the_device_and_says_why(as_on_
     auto, torchs = Translator(model), Translator(model, backend="torch")
     insisting = Translator(model, backend="cuda")
     assert auto.backend == insisting.backend == "cuda" and auto.model.config == model.config
-    for options in ({"mode": "nar"}, {"beam_size": 2}):
+    for options in ({"mode": "nar"}, {"beam_size": 2}, {"mode": "speculative"}):
         expected = [r.hypotheses for r in torchs.generate(sources, **options)]
         for translator in (auto, insisting):
             assert [r.hypotheses for r in translator.generate(sources, **options)] == expected
@@ -83,7 +85,7 @@ def test_an_option_that_torch_does_not_have_is_refused(kind, as_on_a_gpu, monkey
 
     model, sources, refused = make_model(), make_sources(2), "got '{}': it has no novelty"
     auto, insisting, torchs = (Translator(model, backend=name) for name in ("auto", "cuda", "torch"))
-    monkeypatch.setattr(translator_module, "options_of", lambda mode, given: More(**given))
+    monkeypatch.setattr(translator_module, "options_of", lambda mode, given, *_: More(**given))
     for translator, name in ((auto, "torch"), (insisting, "cuda"), (torchs, "torch")):
         assert translator.generate(sources, novelty=0.0) == translator.generate(sources)
         with pytest.raises(NotImplementedError, match=f"^generate: backend must .*, {refused.format(name)}$"):

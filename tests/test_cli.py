@@ -20,7 +20,7 @@ from janus_fast import checkpoint, cli, demo, engine, models
 from janus_fast.commands._table import table
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
-from janus_fast.inputs import OptionError
+from janus_fast.inputs import OptionError, listed
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
 
@@ -310,7 +310,10 @@ def test_demo(model, capsys):
     labels = [label for label, _, _ in demo.CONFIGURATIONS]
     assert all(re.search(rf"^{label}( +\d+\.\d){{4}}$", shown, re.M) for label in labels)
     assert "pass 0  ░░" in shown and "\033" not in shown
-    sentences = shown.split("\n\n")[-5:]  # each with its last pass above the reference
+    *_, drafts = shown.partition("left to right by drafts, pass by pass")
+    assert re.search(r"pass 1 +\n  pass 2 +\S+ \[", drafts) and re.search(r"\(\d+ passes for \d+ tokens\)\n$", drafts)
+    shown = shown.partition("\nleft to right by drafts, pass")[0]
+    sentences = shown.rstrip().split("\n\n")[-5:]  # each with its last pass above the reference
     assert all("░" not in sentence.splitlines()[-2] and "░" in sentence for sentence in sentences)
 
 
@@ -357,14 +360,19 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["translate", "MODEL", "missing.txt"], "FILE must be a text file that can be read, got missing.txt"),
         (["translate", "MODEL", "beam_size"], "FILE must be a text file that can be read, got beam_size"),
         (["translate", "MODEL", "TEXT", "--compute-type", "beam_size"], "got 'beam_size'"),
-        (["translate", "MODEL", "TEXT", "-o", "missing/out"], "missing/out: No such file or directory"),
+        (["translate", "MODEL", "TEXT", "-o", "missing/out"],
+         "--output must be in a folder that exists, got missing/out: there is no folder missing"),
+        (["translate", "MODEL", "TEXT", "-o", "LATIN/out"],
+         "--output must be in a folder that exists, got LATIN/out: there is no folder LATIN"),
+        (["translate", "MODEL", "TEXT", "-o", "."], "--output must be a file, got the folder ."),
         (["translate", "MODEL", "TEXT", "-o", "/dev/full"], "/dev/full: No space left on device"),
         (["translate", "MODEL", "LATIN"], "LATIN must be UTF-8 text"),
         (["translate", "MODEL", "LONG"], "; --max-input-length 254 cuts such lines"),
         (["translate", "MODEL", "TEXT", "--max-input-length", "-1"],
          "--max-input-length must be an integer of at least 0, got -1"),
-        (["translate", "missing", "TEXT"], f"must be a model directory or one of {models.names()}, got 'missing'"),
-        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean en-de-small?"),
+        (["translate", "missing", "TEXT"],
+         f"must be a model directory or one of {listed(models.names())}, got 'missing'"),
+        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean 'en-de-small'?"),
         (["translate", "BARE", "TEXT"],
          "BARE must hold a vocabulary for tokens and text, got neither sentencepiece.model"),
         (["translate", "BROKEN", "TEXT"], "must be a whole safetensors file"),
@@ -372,7 +380,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["evaluate", "MODEL", "--source", "TEXT"], "--source and --reference must be given together, got one"),
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "LONG"],
          "--source and --reference must have the same number of lines, at least one, got 7 and 2"),
-        (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of en-de, got 'en-xx'"),
+        (["evaluate", "MODEL", "--pair", "en-xx"], "pair must be one of 'en-de', got 'en-xx'"),
         (["evaluate", "MODEL", "--source", "TEXT", "--reference", "TEXT", "--pair", "en-de"],
          "--pair must be left out with --source, got en-de"),
         (["train", "--out", "new"], "--data, or --source and --target, must name the text to train on, got none"),
@@ -389,13 +397,18 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "VOCABULARY",
           "--d-model", "7"], "--d-model must be a multiple of --attention-heads"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "VOCABULARY",
-          "--masking", "all"], "masking must be one of ['span', 'uniform'], got 'all'"),
-        (["train", "--out", "TEXT", "--source", "TEXT", "--target", "TEXT"], "--out must be a directory, got the file"),
-        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "magic"],
-         "train: objective must be one of"),
+          "--masking", "all"], "masking must be one of 'span', 'uniform', got 'all'"),
+        (["train", "--out", "TEXT", "--source", "TEXT", "--target", "TEXT"], "text.en is a file"),
+        (["train", "--out", "LATIN/new", "--source", "TEXT", "--target", "TEXT"],
+         "--out must be a directory, got LATIN/new: LATIN is a file"),
+        (["convert", "MODEL", "--out", "LATIN/a/b"], "--out must be a directory, got LATIN/a/b: LATIN is a file"),
+        (["corpus", "--out", "LATIN/new"], "corpus: out must be a folder that can be written to, got 'LATIN/new'"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "januss"],
+         "must be one of 'autoregressive', 'cmlm', 'janus', 'r_drop', got 'januss'; did you mean 'janus'?"),
+        (["evaluate", "MODEL", "--compute-type", "int88"], "got 'int88'; did you mean 'int8'?"),
         (["convert", "TEXT", "--out", "new"],
          "text.en must be a whole file written by torch.save, got a file of another"),
-        (["corpus", "--out", "new", "--only", "nothing"], "corpus: only must name sources among"),
+        (["corpus", "--out", "new", "--only", "gitt"], ", got gitt; did you mean 'git'?"),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkeypatch, capsys):
@@ -425,9 +438,14 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
     "arguments, message",
     [
         ([], "janus-fast: error: the following arguments are required: COMMAND (see janus-fast --help)\n"),
-        (["fly"], "invalid choice: 'fly'"),
+        (["fly"], "argument COMMAND: must be one of 'demo', 'translate', 'evaluate', 'train', "),
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
-        (["translate", "m", "--mode", "both"], "argument --mode: invalid choice: 'both'"),
+        (["trian"], "'convert', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)"),
+        (["translate", "m", "--mode", "both"], "argument --mode: must be one of 'ar', 'nar', 'speculative', got 'both' (see "),
+        (["translate", "m", "--mode", "nra"], "got 'nra'; did you mean 'nar'?"),
+        (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),
+        (["translate", "m", "--beamsize=9", "x"], "arguments: --beamsize=9 x; did you mean '--beam-size'? (see "),
+        (["translate", "m", "--abacus"], "unrecognized arguments: --abacus (see janus-fast translate --help)"),
         (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
         (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],

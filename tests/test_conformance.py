@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops
 from janus_fast.ops import _native
-from janus_fast.ops._operation import as_tuple
+from janus_fast.ops._operation import as_tuple, normal
 
 SAMPLES = {name: dict(operation.samples()) for name, operation in ops.OPERATIONS.items()}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
@@ -140,7 +140,7 @@ def expected(name: str, dtype: torch.dtype, label: str) -> tuple[list, Tensor, l
     """Arguments, gradient of the first result, true results with gradients, and what the definition errs in each."""
     operation, arguments = ops.OPERATIONS[name], cast(SAMPLES[name][label], dtype)
     exact = cast(arguments, torch.float64)
-    seed = torch.randn(exact[0].shape, generator=torch.Generator().manual_seed(5)).to(dtype).double()
+    seed = normal(torch.Generator().manual_seed(5), *exact[0].shape).to(dtype).double()
     truths = definition(operation, exact, seed)
     # The truth of a float64 kernel is itself rounded to float64, so there the error is float32's, scaled.
     measured = torch.float32 if dtype == torch.float64 else dtype
@@ -251,12 +251,16 @@ FIRST_ALONE = ("attention", "joint_loss")  # on the CPU, where add_layer_norm is
 DERIVED = [name for name, operation in ops.OPERATIONS.items() if operation.backward is not None]
 RUNS = [(name, backend) for name in DERIVED for backend in ("auto", *ops.backends(name))]
 KERNELS = [(name, "cpp") for name in DERIVED if "cpp" in ops.backends(name)]
+NARROW = [run for run in RUNS if run[1] != "cpp" or torch.bfloat16 in ops.OPERATIONS[run[0]].cpp_dtypes]
 
 
-def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, tuple[Tensor, ...]]:
-    """Of an operation's floating-point tensors: its first floating-point result; and these tensors."""
-    operation, arguments = ops.OPERATIONS[name], SAMPLES[name][SMALL.get(name, "odd_sizes")]
-    arguments = [a.contiguous() if isinstance(a, Tensor) else a for a in cast(arguments, dtype)]
+def function(name: str, backend: str, dtype=torch.float32, computed=None) -> tuple[Callable, tuple[Tensor, ...]]:
+    """Of an operation's floating-point tensors: its first floating-point result; and these tensors.
+
+    They are numbers of ``dtype``, which another may hold that is ``computed`` in.
+    """
+    operation, arguments = ops.OPERATIONS[name], cast(SAMPLES[name][SMALL.get(name, "odd_sizes")], dtype)
+    arguments = [a.contiguous() if isinstance(a, Tensor) else a for a in cast(arguments, computed or dtype)]
     places = [i for i, a in enumerate(arguments) if isinstance(a, Tensor) and a.is_floating_point()]
 
     def call(*tensors: Tensor) -> Tensor:
@@ -272,19 +276,19 @@ def function(name: str, backend: str, dtype=torch.float32) -> tuple[Callable, tu
 
 
 @cache
-def truths_of(derive: Callable, name: str) -> list[tuple[Tensor, float]]:
-    """What ``derive`` makes of the definition in float64, and what the definition errs in float32."""
-    truths = derive(*function(name, "reference", torch.float64))
+def truths_of(derive: Callable, name: str, dtype: torch.dtype) -> list[tuple[Tensor, float]]:
+    """What ``derive`` makes of the definition in float64, and what the definition errs in ``dtype``."""
+    truths = derive(*function(name, "reference", dtype, torch.float64))
     with in_fixed_order():
-        by_torch = derive(*function(name, "reference"))
+        by_torch = derive(*function(name, "reference", dtype))
     return [(truth, error(result, truth)) for result, truth in zip(by_torch, truths, strict=True)]
 
 
-def assert_near(results, derive: Callable, name: str, copies: int | None = None) -> None:
+def assert_near(results, derive: Callable, name: str, copies: int | None = None, dtype=torch.float32) -> None:
     """Near ``derive`` of the definition, or near as many copies of it."""
-    for i, (result, (truth, by_torch)) in enumerate(zip(results, truths_of(derive, name), strict=True)):
+    for i, (result, (truth, by_torch)) in enumerate(zip(results, truths_of(derive, name, dtype), strict=True)):
         truth = truth if copies is None else truth.expand(copies, *truth.shape)
-        assert result.dtype == torch.float32 and result.shape == truth.shape
+        assert result.dtype == dtype and result.shape == truth.shape
         assert truth.any()
         budget = allowed(by_torch, largest(truth), result.dtype)
         assert error(result, truth) <= budget, f"{i}: error {error(result, truth):.3g}, budget {budget:.3g}"
@@ -316,6 +320,14 @@ def test_gradients_are_the_definition_s_however_they_are_asked_for(name, backend
         several = [torch.stack([t, t]) for t in tensors]
         near(torch.func.vmap(torch.func.grad(loss, every))(*several), copies=2)
         near(torch.func.grad(lambda *s: torch.func.vmap(loss)(*s).sum(), every)(*several), copies=2)
+
+
+@pytest.mark.parametrize("name, backend", NARROW)
+def test_gradients_in_bfloat16_are_the_definition_s(name, backend):
+    call, tensors = function(name, backend, torch.bfloat16)
+    every, near = tuple(range(len(tensors))), partial(assert_near, derive=gradients_of, name=name, dtype=torch.bfloat16)
+    near(gradients_of(call, tensors))
+    near(torch.func.grad(loss_of(call), every)(*tensors))
 
 
 def test_one_tensor_as_several_arguments():

@@ -20,13 +20,16 @@ def test_a_model_is_written_over_none(tmp_path, capsys):
     assert cli.main(["convert", str(golden.CHECKPOINT), "--out", str(model)]) == 0
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"mine")
+    words = tmp_path / "words"
+    words.mkdir()
+    (words / "vocabulary.json").write_text("[]")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    for out, held in ((model, "config.json"), (half, "model.safetensors")):
+    for out, held in ((model, "config.json"), (half, "model.safetensors"), (words, "vocabulary.json")):
         assert cli.main(["convert", str(model), "--out", str(out), "--quantization", "int8"]) == 2
         message = f"error: --out must be a directory without a model, got {out}, which holds {held}\n"
         assert capsys.readouterr().err.endswith(message)
     assert cli.main(["convert", str(model), "--out", str(half / "model.safetensors")]) == 2
-    assert "--out must be a directory, got the file " in capsys.readouterr().err
+    assert f"--out must be a directory, got {half}/model.safetensors: " in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -35,7 +38,7 @@ def test_shipped_models_have_names(tmp_path, capsys):
     assert cli.main(["convert", "en-de-small", "--out", str(out), "--quantization", "int8"]) == 0
     assert checkpoint.load(out)[0].config == checkpoint.read_config(models.locate("en-de-small"))
     for given, message in (
-        ("en-de-smal", "got 'en-de-smal'; did you mean en-de-small?"),
+        ("en-de-smal", "got 'en-de-smal'; did you mean 'en-de-small'?"),
         ("nothing.pt", "convert: nothing.pt does not exist"),
     ):
         assert cli.main(["convert", given, "--out", str(new)]) == 2
@@ -100,5 +103,5 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("modes", ["ar", [], ["ar", "aux"], {"ar": 1}])
 def test_modes_that_are_refused(modes):
-    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar'. or None, got"):
+    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar', 'speculative'. or None, got"):
         JanusConfig(8, 8, trained_modes=modes)

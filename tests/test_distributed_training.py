@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize("objective, options", [
     ("janus", {}), ("janus", {"auxiliary": False}), ("janus", {"encoder_passes": 2}), ("autoregressive", {}),
     ("cmlm", {}), ("janus", {"auxiliary": False, "divergence": {}, "autoregressive_every": 2}),
+    ("janus", {"suffix_share": 0.5, "tail_decay": 2.0, "draft_weight": 0.5, "draft_length": 3}),
+    ("janus", {"divergence_weight": 0.0, "autoregressive_every": 2, "draft_weight": 0.5, "draft_length": 3}),
 ])  # fmt: skip
 def test_shares_of_a_batch_add_up_to_it(objective, options, count):
     data, model = make_data(7), make_model(dropout=0.0)
@@ -127,7 +129,7 @@ def compare_first_updates(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("option", ["", "--fsdp"])
 def test_two_processes_train_as_one(option, tmp_path, capsys):
     """Two processes make three updates of a run, and one process the rest; all is as one process alone makes it."""
-    command = train_command(tmp_path)
+    command = train_command(tmp_path, "--draft-weight", "0.5", "--suffix-share", "0.5")
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert cli.main([*command, "--out", str(alone), "--max-updates", "5"]) == 0
     done = train_by_two([*command, "--out", str(together), "--max-updates", "3", *option.split()], tmp_path)
@@ -142,7 +144,7 @@ def test_two_processes_train_as_one(option, tmp_path, capsys):
     )
     assert [(r["update"], r["kind"], r["tokens"]) for r in one] == [(r["update"], r["kind"], r["tokens"]) for r in two]
     for first, second in zip(one, two, strict=True):
-        for figure in ("loss", "ar_nll", "nar_ce", "kl_ar_aux", "length"):
+        for figure in ("loss", "ar_nll", "nar_ce", "draft_nll", "kl_ar_aux", "length"):
             assert second[figure] == pytest.approx(first[figure], rel=1e-4, abs=2e-5), (first["update"], figure)
 
 

@@ -21,15 +21,16 @@ if engine.missing():
     pytest.skip(engine.missing(), allow_module_level=True)
 from janus_fast import _engine  # noqa: E402
 
+# Of these seeds no word of any case below hangs on rounding: weights that err by 3e-7 give the same words.
 MODELS = {
-    "post-norm": {},
+    "post-norm": {"seed": 8},
     "pre-norm, gelu": {"normalize_before": True, "activation": "gelu"},
-    "sinusoidal, silu": {"positions": "sinusoidal", "position_offset": 2, "activation": "silu"},
+    "sinusoidal, silu": {"seed": 2, "positions": "sinusoidal", "position_offset": 2, "activation": "silu"},
     "separate, unscaled": {
-        "share_all_embeddings": False, "share_decoder_embeddings": False, "scale_embedding": False,
+        "seed": 1, "share_all_embeddings": False, "share_decoder_embeddings": False, "scale_embedding": False,
         "encoder_layers": 1, "decoder_layers": 3,
     },
-    "unk is the mask": {"mask_token_id": 3, "attention_heads": 2, "d_model": 24, "encoder_ffn_dim": 20},
+    "unk is the mask": {"seed": 1, "mask_token_id": 3, "attention_heads": 2, "d_model": 24, "encoder_ffn_dim": 20},
     "one stream": {"two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False},
 }  # fmt: skip
 SAMPLING = {"beam_size": 1, "sampling_topk": 5, "sampling_temperature": 1.3, "num_hypotheses": 3, "seed": 11}

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from janus_fast.packing import ranges
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.trainer import Trainer, objective_of
-from janus_fast.visibility import Visibility
+from janus_fast.visibility import FOREVER, Visibility
 
 
 def pack(objective, data, **options):
@@ -202,6 +203,14 @@ def test_options_of_one_objective_are_its_own(capsys):
             {"without_auxiliary": True, "aux_weight": 1.0},
             "train: aux_weight must be left out with without_auxiliary, got 1.0",
         ),
+        (
+            {"tail_decay": 4.0},
+            "train: tail_decay must be left out with suffix_share 0 and draft_weight 0, got 4.0",
+        ),
+        ({"objective": "cmlm", "tail_decay": 4.0}, "train: tail_decay must be left out with suffix_share 0, got 4.0"),
+        ({"draft_length": 4}, "train: draft_length must be left out with draft_weight 0, got 4"),
+        ({"draft_weight": -1.0}, "train: draft_weight must be at least 0 and finite, got -1.0"),
+        ({"suffix_share": 1.5}, "train: suffix_share must be in [0, 1], got 1.5"),
         ({"nar_weight": math.nan}, "train: nar_weight must be at least 0 and finite, got nan"),
         ({"fsdp": True, "log_gradient_norms": True}, "train: log_gradient_norms must be off with fsdp, got True"),
     ]:
@@ -214,3 +223,106 @@ def test_options_of_one_objective_are_its_own(capsys):
     assert "training, with --objective r_drop: --alpha X" in shown
     assert "training, with --objective cmlm or janus: --masking X span or uniform" in shown
     assert "autoregressive, cmlm, janus, r_drop" in shown
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("tail_decay", [0.0, 2.0])
+def test_a_draft_is_trained_as_a_decoder_with_a_cache_would_make_it(every, tail_decay):
+    """Masks behind a prefix, from the prefix's rows alone, however much of the sentence is left."""
+    data, model = make_data(7), make_model(dropout=0.0).double()
+    settings = {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": every}
+    objective = OBJECTIVES["janus"](
+        model.config, **settings, draft_weight=0.25, draft_length=4, tail_decay=tail_decay, label_smoothing=0.0
+    )
+    targets, sources = ([list(map(int, side)) for side in both] for both in (data.targets, data.sources))
+    drawn = objective.draw(
+        torch.cat([*map(torch.tensor, targets)]), [*map(len, targets)], torch.Generator().manual_seed(1)
+    )
+    drafted = drawn[:, 2].split([len(target) for target in targets])
+    losses = []
+    for number, target in enumerate(targets):
+        places = drafted[number].nonzero().flatten().tolist()
+        known, words = target[: places[0]], [target[place] for place in places]
+        assert set(places) <= set(range(len(known), min(len(known) + 4, len(target)))) and known
+        if number % every:
+            continue
+        masks = 4  # those behind the last word that counts change nothing
+        rows = len(known) + masks
+        times = torch.arange(rows, dtype=torch.int32)
+        offsets = torch.tensor([0, rows], dtype=torch.int32)
+        forever = torch.full_like(times, FOREVER)
+        own = Visibility(offsets, offsets, torch.zeros(1, dtype=torch.int32), times, times, forever)
+        source_offsets = torch.tensor([0, len(sources[number])], dtype=torch.int32)
+        encoded = model.encode(torch.tensor(sources[number]), source_offsets)
+        tokens = torch.tensor([*known, *[model.config.mask_token_id] * masks])
+        cross = Visibility.bidirectional(offsets, source_offsets)
+        hidden = model.decode(tokens, torch.arange(rows), own, encoded, cross)[places]
+        losses += F.cross_entropy(hidden @ model.output_weight.T, torch.tensor(words), reduction="none")
+    total, terms = objective.loss(model, batch := pack(objective, data))
+    torch.testing.assert_close(terms["draft_nll"], torch.stack(losses).mean().detach())
+    assert batch.totals["draft"] == len(losses) and objective.streams == ("ar", "nar", "draft")
+    assert objective.modes == ("ar", "nar", "speculative") and OBJECTIVES["janus"](model.config).modes == ("ar", "nar")
+    without = OBJECTIVES["janus"](model.config, **settings, label_smoothing=0.0)
+    plain, others = without.loss(model, pack(without, data))  # whose masks are the same
+    torch.testing.assert_close(total, plain + 0.25 * torch.stack(losses).mean())
+    for name, value in others.items():
+        torch.testing.assert_close(terms[name], value)
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_masked_ends_train_what_they_predict(auxiliary):
+    """Words behind a drawn place are masked, and those that are not predicted are in no term of the loss."""
+    data, model = make_data(40), make_model(dropout=0.0).double()
+    options = {"auxiliary": auxiliary, "label_smoothing": 0.0}
+    objective = OBJECTIVES["janus"](model.config, suffix_share=1.0, tail_decay=2.0, **options)
+    batch = pack(objective, data)
+    terms = objective.loss(model, batch)[1]
+    lengths = [len(target) for target in data.targets]
+    target = torch.from_numpy(np.concatenate(data.targets))
+    masked, predicted, _ = objective.draw(target, lengths, torch.Generator().manual_seed(1)).unbind(1)
+    for places in masked.split(lengths):
+        words = places[1:-1].tolist()
+        assert not places[0] and not places[-1] and words == sorted(words) and words[-1:] != [False]
+    assert bool((predicted <= masked).all()) and predicted.sum() < masked.sum()
+    everything = OBJECTIVES["janus"](model.config, **options)
+    everything.draw = lambda *_: torch.stack([masked, masked, torch.zeros_like(masked)], 1)
+    log_p, kept = log_probs(model, pack(everything, data)), predicted[masked]
+    log_p = {name: rows[kept] for name, rows in log_p.items() if name != "ar"} | {
+        "ar": log_p["ar"][predicted[torch.cat([torch.arange(n) > 0 for n in lengths])]]
+    }
+    torch.testing.assert_close(terms["nar_nll"], F.nll_loss(log_p["nar"], target[predicted]).detach())
+    for pair in objective.divergence:
+        torch.testing.assert_close(terms[f"kl_{'_'.join(pair)}"], divergence(*map(log_p.get, pair)).detach())
+    if auxiliary:
+        torch.testing.assert_close(terms["aux_nll"], F.nll_loss(log_p["aux"], target[predicted]).detach())
+
+
+def test_ends_are_drawn_behind_the_masks():
+    """The same masks with and without, but for the share of sentences that have an end masked; the same each time."""
+    lengths, config = [12] * 2000 + [3, 2], make_model().config
+    target = torch.full((sum(lengths),), 7)
+
+    def draw(name="janus", **options):
+        return OBJECTIVES[name](config, **options).draw(target, lengths, torch.Generator().manual_seed(4))
+
+    plain, ends = draw(), draw(suffix_share=0.25)
+    assert torch.equal(draw(suffix_share=0.25), ends) and torch.equal(plain[:, 0], plain[:, 1])
+    assert not plain[:, 2].any() and torch.equal(ends[:, 0], ends[:, 1])
+    same = (plain == ends)[: 12 * 2000].view(2000, -1).all(1)
+    begins = ends[: 12 * 2000, 0].view(2000, 12)[~same].int().argmax(1)
+    assert 0.7 < same.double().mean() < 0.78 and ends[-2:, 0].tolist() == [False] * 2
+    counts = begins.bincount(minlength=12)[1:11] / len(begins)  # uniform over ten words
+    assert ((counts - 0.1).abs() < 0.06).all()
+    both = draw(suffix_share=0.25, draft_weight=1.0, draft_length=5)
+    assert torch.equal(both[:, :2], ends[:, :2])
+    drafted = both[: 12 * 2000, 2].view(2000, 12)
+    first = drafted.int().argmax(1)
+    assert torch.equal(drafted.sum(1), (12 - first).clamp(max=5)) and both[-2:, 2].tolist() == [False, True]
+    assert ((first.bincount(minlength=12)[1:] / 2000 - 1 / 11).abs() < 0.03).all()
+    decayed = draw(draft_weight=1.0, draft_length=5, tail_decay=2.0)[: 12 * 2000, 2].view(2000, 12)
+    first = decayed.int().argmax(1)
+    for place in range(5):
+        inside = first + place < 12
+        kept = decayed[inside, (first + place)[inside]].double().mean()
+        assert kept == pytest.approx(math.exp(-place / 2), abs=0.05)
+    assert torch.equal(draw("cmlm", masking="span", suffix_share=0.25), ends[:, :2])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 from janus_fast import engine, ops, reference
+from janus_fast.inputs import listed
 from janus_fast.ops import _native, _operation, _triton
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
@@ -121,6 +122,7 @@ PATTERNS = {
     "causal": lambda: Visibility.causal([3, 4]),
     "prefix": lambda: Visibility.prefix([3, 4], [1, 2]),
     "autoregressive": lambda: Visibility.autoregressive([3, 4]),
+    "draft": lambda: Visibility.draft([3, 4], [1, 4], [2, 3]),
     "janus": lambda: Visibility.janus([3, 4], [1, 2]),
     "mpnet": lambda: Visibility.mpnet([3, 4], [1, 2]),
     "xlnet": lambda: Visibility.xlnet([3, 4], [0, 1, 2, -1, 0, 1, 1]),
@@ -234,7 +236,9 @@ def test_backends_in_order():
     missing = {"cuda": _native.cuda_missing, "triton": _triton.missing, "reference": None}
     there = tuple(backend for backend, reason in missing.items() if reason is None)
     assert ops.backends("attention", "cuda") == (there if torch.cuda.is_available() else ())
-    with pytest.raises(ValueError, match=r"operation must be one of \['add_layer_norm', .*got 'atention'"):
+    with pytest.raises(
+        ValueError, match=r"operation must be one of 'add_layer_norm', .*got 'atention'; did you mean 'attention'"
+    ):
         ops.backends("atention")
 
 
@@ -307,7 +311,7 @@ def test_instruction_set_from_the_environment():
             assert python(code, JANUS_FAST_ISA=name).stdout.strip() == below
     run = python(code, JANUS_FAST_ISA="sse9")
     assert run.returncode != 0
-    assert f"JANUS_FAST_ISA must be one of {_native.isas()} on this processor, got 'sse9'" in run.stderr
+    assert f"JANUS_FAST_ISA must be one of {listed(_native.isas())} on this processor, got 'sse9'" in run.stderr
 
 
 # Errors: each is provoked and read.
@@ -378,7 +382,7 @@ ERRORS = {
     ),
     "unknown backend": (
         lambda: ops.attention(Q, K, K, V4, backend="fast"), ValueError,
-        "attention: backend must be one of ('auto', 'cpp', 'reference') on cpu, got 'fast'",
+        "attention: backend must be one of 'auto', 'cpp', 'reference' on cpu, got 'fast'",
     ),
     "backend without the dtype": (
         lambda: ops.attention(Q.half(), K.half(), K.half(), V4, backend="cpp"), NotImplementedError,
@@ -419,7 +423,7 @@ ERRORS = {
     ),
     "candidates": (
         lambda: lengths(candidates="best"), ValueError,
-        "predict_lengths: candidates must be one of ('window', 'topk'), got 'best'",
+        "predict_lengths: candidates must be one of 'window', 'topk', got 'best'",
     ),
     "beam": (
         lambda: lengths(beam=9), ValueError,

@@ -163,6 +163,54 @@ def test_a_program_may_end_while_its_daemon_threads_translate(threads):
     assert run(DAEMONS, *threads.split()).stderr == ""
 
 
+AT_EXIT = """
+import atexit, sys, threading
+backend, order = sys.argv[1:]
+
+def at_exit():
+    ending.set()
+    thread.join()
+    print(sum(found == ["Die Zelle ist leer."] for found in results) == len(results))
+    print(len(results), len(thread_ended))
+    try:
+        print(translator.translate(["A table"])[0].hypotheses[0])
+    except RuntimeError as error:
+        print(error)
+
+def serve():  # what runs when Python ends, and more
+    begun.set()
+    try:
+        ending.wait()
+        for _ in range(3):
+            results.append(translator.translate(["The cell is empty."])[0].hypotheses)
+    finally:
+        thread_ended.append(True)
+
+if order == "before":
+    atexit.register(at_exit)
+import janus_fast
+if order == "after":
+    atexit.register(at_exit)
+begun, ending, results, thread_ended = threading.Event(), threading.Event(), [], []
+translator = janus_fast.Translator("en-de-small", backend=backend)
+thread = threading.Thread(target=serve, daemon=True)
+thread.start()
+assert begun.wait(60)
+"""
+
+
+@pytest.mark.parametrize("case", ["engine before", "engine after", "torch after"])
+def test_handlers_of_the_exit_translate_and_wait_for_who_does(case):
+    assert run(AT_EXIT, *case.split()).stdout.splitlines() == ["True", "3 1", "Eine Tabelle"]
+
+
+def test_handlers_of_the_exit_that_come_behind_torchs_hang_nothing():
+    done = run(AT_EXIT, "torch", "before")
+    *_, count, error = done.stdout.splitlines()
+    assert count == "0 1" and done.stderr == ""
+    assert error.startswith("Translator: a handler of atexit must be registered after janus_fast is imported, if it is")
+
+
 INTERRUPTED = """
 import os, signal, sys, threading, time
 from janus_fast import Translator

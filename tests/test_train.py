@@ -48,7 +48,8 @@ def assert_same_weights(first, second, atol: float) -> None:
 
 
 def test_train_resume_translate(parallel, tmp_path, capsys):
-    data = ["--data", parallel, *SIZES, *SCHEDULE]
+    drafts = ["--draft-weight", 0.5, "--draft-length", 4, "--suffix-share", 0.3, "--tail-decay", 4]
+    data = ["--data", parallel, *SIZES, *SCHEDULE, *drafts]
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run("train", "--out", straight, *data, "--max-updates", 6)
     said = capsys.readouterr().err
@@ -67,6 +68,7 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     records = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert [r["update"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "bleu_ar", "bleu_nar"} <= set(records[-1]) and records[-1]["kind"] == "valid"
+    assert all({"ar_nll", "nar_nll", "draft_nll"} <= set(record) for record in records)
 
     versions = json.loads((straight / "train.json").read_text())["versions"]
     assert versions == {
@@ -119,7 +121,7 @@ def test_a_run_ends_in_the_better_of_its_last_checkpoint_and_the_mean(
 
 
 def test_a_run_goes_on_with_its_way_of_averaging_and_may_validate_losses_alone(parallel, tmp_path, capsys):
-    command = ["train", "--out", tmp_path, "--data", parallel, *SIZES, *SCHEDULE, "--valid-sentences", 0]
+    command = ["train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--valid-sentences", 0]
     for options, what in (
         (["--max-updates", 4, "--average", "always"], "mean of the last 2 checkpoints"),
         (["--max-updates", 6], "mean of the last 3 checkpoints"),
@@ -134,18 +136,49 @@ def test_a_run_goes_on_with_its_way_of_averaging_and_may_validate_losses_alone(p
 
 def test_a_model_directory_as_it_is_when_nobody_validates(parallel, tmp_path):
     files = ["--source", parallel / "train.en", "--target", parallel / "train.de"]
-    run("train", "--out", tmp_path, *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
-    assert (tmp_path / "model.safetensors").exists()
+    run("train", "--out", tmp_path / "out", *files, *SIZES, *SCHEDULE, "--max-updates", 1, "--log-interval", 5)
+    assert (tmp_path / "out/model.safetensors").exists()
 
 
 def test_a_folder_of_other_files_is_warned_of(tmp_path, capsys):
-    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
+    assert run_before(tmp_path, {}, []) is None and capsys.readouterr().err == ""
     (tmp_path / "notes.txt").touch()
-    assert run_before(tmp_path, {}) is None
+    assert run_before(tmp_path, {}, []) is None
     said = f"janus-fast: warning: {tmp_path} holds other files, such as notes.txt; those of this run are written beside"
     assert capsys.readouterr().err.startswith(said)
     (tmp_path / "train.json").touch()  # a run that was ended before its first checkpoint
-    assert run_before(tmp_path, {}) is None and capsys.readouterr().err == ""
+    assert run_before(tmp_path, {}, []) is None and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("own", ["config.json", "sentencepiece.model", "source.codes", "metrics.jsonl", "loss.png"])
+def test_what_a_run_would_replace_is_left_alone(own, tmp_path):
+    (tmp_path / own).write_text("mine")
+    with pytest.raises(
+        ValueError, match=f"^--out must be a new directory or one with a run .*, whose {own} the run would"
+    ):
+        run_before(tmp_path, {}, [])
+    (tmp_path / "train.json").touch()  # then it is this command's
+    assert run_before(tmp_path, {}, []) is None
+
+
+def test_a_run_does_not_begin_among_its_text(parallel, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / "link").symlink_to(tmp_path)
+    valid = ["--valid-source", parallel / "valid.en", "--valid-target", parallel / "valid.de"]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(parallel, elsewhere, ignore=lambda *_: ["link", "elsewhere"])
+    train = ["--source", elsewhere / "train.en", "--target", elsewhere / "train.de", *valid]
+    for out, text, named in (
+        (parallel, ["--data", parallel], "train.en"),
+        (tmp_path / "link", ["--data", f"{parallel}/."], "train.en"),
+        (parallel, train, "valid.en"),
+    ):
+        assert cli.main(list(map(str, ["train", "--out", out, *text, *SIZES]))) == 2
+        message = (
+            f"--out must be a new directory or one with a run to go on with, got {out}, which holds the text {named}"
+        )
+        assert message in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.iterdir() if path.name not in ("link", "elsewhere")) == before
 
 
 def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):
@@ -300,7 +333,7 @@ def test_a_model_to_begin_with_brings_its_sizes_and_settings(parallel, tmp_path,
     (["--vocabulary-size", 300], "--vocabulary-size must be 400, as in the model of --init, got 300"),
     (["--normalization", "nfkc"], "--normalization must be left out with --init, got nfkc"),
     (["--vocabulary", "OTHER"], "--vocabulary must be left out, or that of --init, got OTHER, another"),
-    (["--init", "en-de-smal"], "--init: model must be a model directory or one of .* did you mean en-de-small?"),
+    (["--init", "en-de-smal"], "--init: model must be a model directory or one of .* did you mean 'en-de-small'?"),
     (["--init", "BIAS"], "--init must be a model that can be trained, which Marian's cannot be, got BIAS"),
     (["--init", "ONE"], "--objective must be autoregressive for the one-stream model .*, got janus, the default"),
     (["--init", "ONE", "--objective", "cmlm"], "--objective must be autoregressive for .* of --init, got cmlm"),

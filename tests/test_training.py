@@ -90,6 +90,7 @@ def test_training_learns_and_writes_what_it_did(tmp_path, objective):
 @pytest.mark.parametrize("objective, options", [
     ("janus", {}), ("autoregressive", {}), ("cmlm", {}),
     ("janus", {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": 2}),
+    ("janus", {"suffix_share": 0.5, "tail_decay": 2.0, "draft_weight": 0.5, "draft_length": 3}),
 ])  # fmt: skip
 def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objective, options):
     """Whatever rows each batch has: a short pair in one, long ones in the others."""
@@ -295,9 +296,9 @@ def test_options_are_checked():
             "must be left out with divergence_weight 0, got 9",
         ),
         ({"objective": "gan"}, "train: objective must be one of"),
-        ({"precision": "int8"}, "train: precision must be auto, float32, bfloat16 or float16, got 'int8'"),
+        ({"precision": "int8"}, "train: precision must be one of 'auto', 'float32', 'bfloat16', 'float16', got 'int8'"),
         ({"precision": "float16"}, "train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'"),
-        ({"device": "tpu"}, "train: device must be cpu or cuda, got 'tpu'"),
+        ({"device": "tpu"}, "train: device must be one of 'cpu', 'cuda', got 'tpu'"),
         ({"max_tokens": 0}, "train: max_tokens must be an integer of at least 1, got 0"),
         ({"max_tokens": "9"}, "train: max_tokens must be an integer of at least 1, got '9'"),
         ({"adam_betas": 0.9}, r"train: adam_betas must be two numbers in \[0, 1\), got 0.9"),
@@ -308,7 +309,7 @@ def test_options_are_checked():
         ({"without_auxiliary": "no"}, "train: without_auxiliary must be true or false, got 'no'"),
         ({"encoder_passes": "2"}, "train: encoder_passes must be 1 or 2, got '2'"),
         ({"autoregressive_every": "x"}, "train: autoregressive_every must be an integer of at least 1, got 'x'"),
-        ({"masking": "x"}, r"train: masking must be one of \['span', 'uniform'\], got 'x'"),
+        ({"masking": "x"}, r"train: masking must be one of 'span', 'uniform', got 'x'"),
         ({"detach": True}, "train: detach must be none, ar or a number of nats from 0, got True"),
         ({"log_interval": 0}, "train: log_interval must be an integer of at least 1, got 0"),
         ({"validate_interval": 0}, "train: validate_interval must be an integer of at least 1, got 0"),

@@ -24,7 +24,7 @@ def translator(request):
 def test_scores_can_be_left_out(translator):
     with_scores, without = (translator.translate(TEXTS, return_scores=wanted) for wanted in (True, False))
     assert without == [dataclasses.replace(result, scores=[]) for result in with_scores] != with_scores
-    with pytest.raises(ValueError, match="return_scores must be one of .True, False., got 'no'"):
+    with pytest.raises(ValueError, match="return_scores must be one of True, False, got 'no'"):
         translator.translate(TEXTS, return_scores="no")
 
 
@@ -83,6 +83,10 @@ def test_a_file_is_translated_line_by_line_and_what_is_done_stays(translator, tm
         with pytest.raises(FileNotFoundError, match=f"source_path must be a file that exists, got {tmp_path}/missing$"):
             translator.translate_file(tmp_path / "missing", existing)
     assert not (tmp_path / "new").exists() and len(output.read_text().splitlines()) == 4
+    with pytest.raises(
+        ValueError, match="^translate_file: output_path must be in a folder that exists, got .*/no/out: "
+    ):
+        translator.translate_file(source, tmp_path / "no" / "out")
     with pytest.raises(ValueError, match="output_path must be another file than source_path"):
         translator.translate_file(source, source)
     assert source.read_text().startswith("w7 w8")
@@ -168,32 +172,32 @@ def test_a_saved_model_translates_alike(translator, tmp_path):
 
 MISTAKES = [
     ("translate", ("w7",), {}, "texts must be a list of sentences, got str"),
-    ("translate", ([["w7"]],), {}, "texts 0 must be one of the sentences, got list"),
+    ("translate", ([["w7"]],), {}, "texts 0 must be a sentence as one string, got list"),
     ("translate", (["w7", "w8 \ud83d"],), {}, "texts 1 must be text without lone surrogates, got '\\ud83d' at"),
     ("translate", (["w7", "w8"],), {"target_prefix": "w9"}, "target_prefix must be a list of sentences, got str"),
-    ("translate", (["w7"],), {"target_prefix": [["w9"]]}, "target_prefix 0 must be one of the sentences, got list"),
+    ("translate", (["w7"],), {"target_prefix": [["w9"]]}, "target_prefix 0 must be a sentence as one string, got list"),
     ("translate", (["w7"],), {"target_prefix": []}, "target_prefix must have one entry a source = 1, got 0"),
     ("translate_batch", ("w7",), {}, "source must be a list of token lists, got str"),
-    ("translate_batch", (["w7"],), {}, "source 0 must be one of the token lists, got str"),
+    ("translate_batch", (["w7"],), {}, "source 0 must be a list of tokens, got str"),
     ("translate_batch", ([[7, 8]],), {}, "source 0 must hold tokens, which are text, got 7"),
     ("translate_batch", ([["w7"]] * 2, "w9"), {}, "target_prefix must be a list of token lists, got str"),
-    ("translate_batch", ([["w7"]], ["w9"]), {}, "target_prefix 0 must be one of the token lists, got str"),
+    ("translate_batch", ([["w7"]], ["w9"]), {}, "target_prefix 0 must be a list of tokens, got str"),
     ("translate_batch", ([["w7"]], [[9]]), {}, "target_prefix 0 must hold tokens, which are text, got 9"),
     ("translate_batch", ([["w7"]],), {"max_input_length": True}, "max_input_length must be an integer of at least 0"),
     ("generate", ("abc",), {}, "source must be a list of id lists, got str"),
-    ("generate", (["abc"],), {}, "source 0 must be one of the id lists, got str"),
+    ("generate", (["abc"],), {}, "source 0 must be a list of ids, got str"),
     ("generate", ([["7"]],), {}, "source 0 must hold ids in [0, 40), got '7'"),
     ("generate", ([[7]], "9"), {}, "target_prefix must be a list of id lists, got str"),
-    ("generate", ([[7]], ["9"]), {}, "target_prefix 0 must be one of the id lists, got str"),
+    ("generate", ([[7]], ["9"]), {}, "target_prefix 0 must be a list of ids, got str"),
     ("generate", ([[7]], [["9"]]), {}, "target_prefix 0 must hold ids in [0, 40), got '9'"),
     ("generate", ([[7]],), {"first_number": -1}, "first_number must be an integer of at least 0, got -1"),
-    ("generate", ([[7]],), {"batch_type": "words"}, "batch_type must be 'examples' or 'tokens', got 'words'"),
+    ("generate", ([[7]],), {"batch_type": "words"}, "batch_type must be one of 'examples', 'tokens', got 'words'"),
     ("generate", ([],), {"batch_type": "tokens"}, "max_batch_size must be at least 1 with batch_type 'tokens', got 0"),
     ("generate", ([],), {"mode": "nar", "length_beam": 23}, "length_beam must be at most the number of target lengths"),
     ("score", ("w7", ["w8"]), {}, "texts must be a list of sentences, got str"),
     ("score", (["w7"], "w8"), {}, "targets must be a list of sentences, got str"),
-    ("score", (["w7"], ["w8"]), {"batch_type": "words"}, "batch_type must be 'examples' or 'tokens', got 'words'"),
-    ("score_batch", (["w7"], ["w8"]), {}, "source 0 must be one of the token lists, got str"),
+    ("score", (["w7"], ["w8"]), {"batch_type": "words"}, "batch_type must be one of 'examples', 'tokens', got 'words'"),
+    ("score_batch", (["w7"], ["w8"]), {}, "source 0 must be a list of tokens, got str"),
     ("score_batch", ([["w7"]], [[8]]), {}, "target 0 must hold tokens, which are text, got 8"),
     ("score_batch", ([["w7"]], [["w8"]]), {"batch_type": "tokens"}, "max_batch_size must be at least 1 with batch"),
     ("translate_iterable", ("w7 w8",), {}, "texts must be an iterable of sentences, got str"),
@@ -209,13 +213,47 @@ def test_what_is_no_list_is_not_taken_letter_by_letter(translator, method, argum
     assert str(error.value).startswith(message)
 
 
+KEYWORDS = [
+    ("score", {"texts": ["w7"], "target": ["w8"]},
+     "score: arguments must be among 'texts', 'targets', 'max_batch_size', 'batch_type', got 'target'; did you mean "
+     "'targets'?"),
+    ("score", {"texts": ["w7"], "targets": ["w8"], "beam_size": 1}, "'batch_type', got 'beam_size'"),
+    ("score_batch", {"sources": [["w7"]], "target": [["w8"]]}, "got 'sources'; did you mean 'source'?"),
+    ("translate", {"text": ["w7"]}, "must be among 'texts', 'mode', got 'text'; did you mean 'texts'?"),
+    ("translate", {"beam_size": 3}, "translate() missing 1 required positional argument: 'texts'"),
+    ("translate_batch", {"sources": [["w7"]], "beam_size": 3}, "got 'sources'; did you mean 'source'?"),
+    ("translate_iterable", {"text": ["w7"]}, "got 'text'; did you mean 'texts'?"),
+    ("translate_file", {"source": "a", "output": "b"}, "got 'source'; did you mean 'source_path'?"),
+    ("generate", {"sources": [[7]]}, "got 'sources'; did you mean 'source'?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method, options, message", KEYWORDS, ids=[message for *_, message in KEYWORDS])
+def test_a_keyword_of_no_argument_comes_with_what_is_meant(translator, method, options, message):
+    with pytest.raises(TypeError) as error:
+        getattr(translator, method)(**options)
+    assert str(error.value).endswith(message)
+
+
+def test_what_is_meant_by_a_keyword_or_value_of_the_constructor():
+    for options, message in [
+        ({"compute": "int8"}, "'backend', 'vocabularies', got 'compute'; did you mean 'compute_type'?"),
+        ({"backend": "pytorch"}, "'engine', 'cuda', 'torch', got 'pytorch'; did you mean 'torch'?"),
+    ]:
+        with pytest.raises((TypeError, ValueError)) as error:
+            Translator("en-de-small", **options)
+        assert str(error.value).endswith(message)
+
+
 def test_a_vocabulary_takes_lists_and_text(translator):
     vocabulary = translator.source_vocabulary
     for call, message in [
         (lambda: vocabulary.ids("w7"), "Vocabulary: tokens must be a list of tokens, got str"),
         (lambda: vocabulary.decode("w7"), "Vocabulary: tokens must be a list of tokens, got str"),
-        (lambda: vocabulary.encode(["w7"]), "Vocabulary: text must be a sentence, got list"),
+        (lambda: vocabulary.encode(["w7"]), "Vocabulary: text must be a sentence as one string, got list"),
+        (lambda: vocabulary.ids([7]), "Vocabulary: tokens 0 must be a token as a string, got int"),
         (lambda: Vocabulary.train("text"), "Vocabulary: files must be a list of paths, got str"),
+        (lambda: Vocabulary.train([1]), "Vocabulary: files 0 must be a path, got int"),
     ]:
         with pytest.raises(TypeError, match=message):
             call()
@@ -264,7 +302,10 @@ def test_numbers_may_be_numpy_s(translator):
 
 
 def test_what_cannot_be_text_ends_a_stream_behind_what_comes_before(translator):
-    for wrong, message in [("w8 \udce4", "2 must be text without lone surrogates"), (8, "2 must be a sentence, got")]:
+    for wrong, message in [
+        ("w8 \udce4", "2 must be text without lone surrogates"),
+        (8, "2 must be a sentence as one string, got"),
+    ]:
         stream = translator.translate_iterable(iter(["w7 w8", "w9", wrong, "w5"]), beam_size=1)
         expected = translator.translate(["w7 w8", "w9"], beam_size=1)
         assert [next(stream), next(stream)] == expected

@@ -33,6 +33,12 @@ def autoregressive_rule(length):
     return content, content
 
 
+def draft_rule(length, known, masked):
+    content, queries = autoregressive_rule(length)
+    masks = [length + c for c in range(masked)]
+    return content + [{*range(known), *masks[: c + 1]} for c in range(masked)], queries
+
+
 def _permuted_rule(visible, true, mask):
     """JANUS and MPNet: which rows hold the visible tokens, the true tokens and the masks is all they differ in."""
     b = len(true)
@@ -133,6 +139,11 @@ PATTERNS = {
         autoregressive_rule,
         [(n,) for n in range(6)],
     ),
+    "draft": (
+        lambda ds: Visibility.draft(*(list(numbers) for numbers in zip(*ds, strict=True))),
+        draft_rule,
+        [(n, k, m) for n in range(5) for k in range(n + 1) for m in range(4)],
+    ),
     "janus": (
         lambda ds: Visibility.janus([v for v, _ in ds], [m for _, m in ds]),
         janus_rule,
@@ -171,6 +182,8 @@ def random_batch(name, rng):
             batch.append((length - masked, masked))
         elif name == "prefix":
             batch.append((length, rng.randint(0, length)))
+        elif name == "draft":
+            batch.append((length, rng.randint(0, length), rng.randint(0, 4)))
         elif name == "xlnet":
             batch.append((length, random_order(length, rng)))
         elif name in ("prophetnet", "bang"):
@@ -217,7 +230,7 @@ def test_no_sentences_at_all():
     empty = [
         Visibility.causal([]), Visibility.prefix([], []), Visibility.autoregressive([]), Visibility.janus([], []),
         Visibility.mpnet([], []), Visibility.xlnet([], []), Visibility.prophetnet([], 2), Visibility.bang([], 2),
-        Visibility.cemat([]),
+        Visibility.cemat([]), Visibility.draft([], [], []),
     ]  # fmt: skip
     for visibility in empty:
         assert visibility.validate().dense().shape == (0, 0)

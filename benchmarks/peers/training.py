@@ -92,7 +92,7 @@ class Eager:
         sources, targets = sentences(config.source_vocab_size)
         lengths = [len(target) for target in targets]
         words = torch.from_numpy(np.concatenate(targets))
-        masks = OBJECTIVES["janus"](config).draw(words, lengths, generator())
+        masks = OBJECTIVES["janus"](config).draw(words, lengths, generator())[:, 0]
         self.batch = collate(sources, targets, list(masks.split(lengths)), config)
         self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=job["dtype"] == "bfloat16")
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, betas=(0.9, 0.98), weight_decay=1e-4)

@@ -60,10 +60,11 @@ def schedule(updates: int) -> list[str]:
 def effective(options: list[str], objective: str) -> list[str]:
     """``options`` without those that change nothing in a training, which ``janus-fast train`` refuses."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--divergence-weight", type=float, default=1.0)
-    weight = parser.parse_known_args(options)[0].divergence_weight
+    for name, default in (("divergence-weight", 1.0), ("draft-weight", 0.0), ("suffix-share", 0.0)):
+        parser.add_argument(f"--{name}", type=float, default=default)
+    given = vars(parser.parse_known_args(options)[0])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in without_effect({"objective": objective, "divergence_weight": weight}):
+    for name in without_effect({"objective": objective, **given}):
         parser.add_argument("--" + name.replace("_", "-"))
     return parser.parse_known_args(options)[1]
 

@@ -28,16 +28,20 @@ class Search {
     std::iota(active_.begin(), active_.end(), 0);
     for (int32_t sentence : active_) decoder.owners.push_back(owner(sentence));
     decoder.tokens.assign(sentences, config_.decoder_start);
-    tokens_.assign(sentences, {config_.decoder_start});
+    decoder.begins.assign(sentences, 0);
+    tokens_.resize(sentences);
     scores_.resize(sentences);
     totals_.assign(sentences, 0.0f);
   }
 
   bool done() const { return active_.empty(); }
 
-  void prepare(int64_t step) {
+  void prepare() {
     decoder.prepare();
-    continuations.ask(step, tokens_, decoder.owners);
+    pasts_.clear();
+    for (size_t row = 0; row < tokens_.size(); row++)
+      pasts_.push_back({tokens_[row].data(), static_cast<int64_t>(tokens_[row].size()), decoder.owners[row]});
+    continuations.ask(pasts_);
   }
 
   // Extends the hypotheses by a step's continuations.
@@ -65,8 +69,7 @@ class Search {
                         beam_ - static_cast<int64_t>(done.size()), config_.eos))
         throw NotFinite(kNoOutput);
       for (const Beam::Candidate& end : step_.finished) {
-        const auto& tokens = tokens_[row + end.row];
-        Hypothesis hypothesis = {{tokens.begin() + 1, tokens.end()}, end.total, scores_[row + end.row], step + 1, {}};
+        Hypothesis hypothesis = {tokens_[row + end.row], end.total, scores_[row + end.row], step + 1, {}};
         auto& scores = hypothesis.token_scores;
         scores.push_back(end.log_prob);
         if (sampling_) hypothesis.score = std::accumulate(scores.begin(), scores.end(), 0.0);
@@ -122,6 +125,7 @@ class Search {
   std::vector<std::vector<int32_t>> tokens_, next_tokens_;
   std::vector<std::vector<float>> scores_, next_scores_;
   std::vector<float> totals_, next_totals_;
+  std::vector<Past> pasts_;
   std::vector<double> weights_;
   Beam step_;
 
@@ -143,7 +147,7 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
     forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
     for (int64_t step = 0; !search.done(); step++) {
       member.once([&] {
-        search.prepare(step);
+        search.prepare();
         forward.reserve_vocabulary(static_cast<int64_t>(search.decoder.tokens.size()), search.continuations.k);
       });
       const int64_t hypotheses = static_cast<int64_t>(search.decoder.tokens.size());

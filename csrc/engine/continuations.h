@@ -5,14 +5,22 @@
 
 namespace janus_fast {
 
+// What a row follows: the words so far of an output of a source.
+struct Past {
+  const int32_t* words;
+  int64_t count;
+  int32_t owner;
+};
+
 // Asks the vocabulary for what options leave of it.
 class Continuations {
  public:
   // `wanted` tokens a row, 0: all.
-  Continuations(const Model& model, const AutoregressiveOptions& options, const Ids* prefixes, int64_t wanted);
+  Continuations(const Model& model, const LeftToRightOptions& options, const Ids* prefixes, int64_t wanted);
 
-  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. By the first member alone.
-  void ask(int64_t step, const std::vector<std::vector<int32_t>>& tokens, const std::vector<int32_t>& owners);
+  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. The words are not kept. By the
+  // first member alone.
+  void ask(const std::vector<Past>& rows);
   // After it: drops what may not follow. By the first member alone.
   void filter(const Workspace& workspace);
 
@@ -30,11 +38,11 @@ class Continuations {
   bool banned(int32_t token, int64_t row) const;
 
   const Config& config_;
-  const AutoregressiveOptions& options_;
+  const LeftToRightOptions& options_;
   const Ids* prefixes_;
   const int64_t wanted_;
-  int64_t step_ = 0, rows_ = 0;
   std::vector<int32_t> banned_, asked_;
+  std::vector<bool> too_short_;  // the end may not follow
   std::vector<std::vector<int32_t>> repeats_;
   std::vector<float> logits_, log_probs_;
 };

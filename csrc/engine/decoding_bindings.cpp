@@ -14,6 +14,7 @@
 #include "csrc/engine/gil.h"
 #include "csrc/engine/mask_predict.h"
 #include "csrc/engine/score.h"
+#include "csrc/engine/speculative.h"
 #include "csrc/engine/workers.h"
 
 namespace py = pybind11;
@@ -179,17 +180,11 @@ class Decoder {
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
                        const py::object& prefixes, const DoubleArray& uniforms) {
-    const Config& config = model().config;
     auto options = options_of<AutoregressiveOptions>(given);
-    const int64_t longest = std::min(options.max_decoding_length, config.max_target_positions - 1);
+    const int64_t longest = longest_of(options);
     within("Decoder: beam_size", options.beam_size, 1, kMost);
     within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.sampling() ? kMostSamples : options.beam_size);
-    within("Decoder: max_decoding_length", options.max_decoding_length, 1, kMostInteger);
-    within("Decoder: min_decoding_length", options.min_decoding_length, 0, kMostInteger);
-    within("Decoder: no_repeat_ngram_size", options.no_repeat_ngram_size, 0, kMostInteger);
     within("Decoder: sampling_topk", options.sampling_topk, 0, kMostInteger);
-    require(std::abs(options.length_penalty) <= kMostPenalty, "Decoder: length_penalty", "be in [-10, 10]",
-            options.length_penalty);
     require(options.sampling_topp > 0 && options.sampling_topp <= 1, "Decoder: sampling_topp", "be in (0, 1]",
             options.sampling_topp);
     require(options.sampling_temperature > 0 && std::isfinite(options.sampling_temperature),
@@ -202,16 +197,28 @@ class Decoder {
       options.uniforms = uniforms.data();
       options.steps = uniforms.shape(1);
     }
-    std::pair<IntArray, IntArray> begun;
-    Ids starts = {};
-    if (!prefixes.is_none()) {
-      begun = prefixes.cast<std::pair<IntArray, IntArray>>();
-      starts = ids_of("prefixes", begun.first, begun.second, config.target_vocab_size, 0, longest);
-      require(starts.count == sources.count, "Decoder: prefixes", "have one sequence for each source", starts.count);
-    }
-    const Ids* first = prefixes.is_none() ? nullptr : &starts;
+    const Targets begun = targets_of("prefixes", prefixes, sources, longest);
     return decode(check, [&](Worker& w) {
-      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options, first);
+      return janus_fast::beam_search(model(), w.workspace, w.team, sources, options, begun.get());
+    });
+  }
+
+  py::list speculative(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
+                       const py::object& prefixes, const py::object& drafts) {
+    const auto options = options_of<SpeculativeOptions>(given);
+    const int64_t longest = longest_of(options);
+    within("Decoder: draft_length", options.draft_length, 0, kMost);
+    require(options.draft_threshold >= 0 && options.draft_threshold <= 1, "Decoder: draft_threshold", "be in [0, 1]",
+            options.draft_threshold);
+    require(options.drafter != "model" || model().config.two_stream, "Decoder: drafter",
+            "not be model with an ordinary Transformer", options.drafter);
+    require(options.drafter != "source" || model().config.share_all_embeddings, "Decoder: drafter",
+            "not be source where vocabularies differ", options.drafter);
+    const Ids sources = sources_of(source, offsets, options.draft_length + 2);
+    const Targets begun = targets_of("prefixes", prefixes, sources, longest);
+    const Targets guessed = targets_of("drafts", drafts, sources, kMostInteger);
+    return decode(check, [&](Worker& w) {
+      return janus_fast::speculative(model(), w.workspace, w.team, sources, options, begun.get(), guessed.get());
     });
   }
 
@@ -245,6 +252,32 @@ class Decoder {
     const int64_t most = kMostInteger / 2 / config.max_target_positions / kept;
     require(all.count <= most, "Decoder: source", "have at most " + std::to_string(most) + " sequences", all.count);
     return all;
+  }
+
+  // Targets of sources that a call may come with.
+  struct Targets {
+    std::pair<IntArray, IntArray> arrays;
+    Ids ids = {};
+    const Ids* get() const { return ids.offsets ? &ids : nullptr; }
+  };
+  Targets targets_of(const char* name, const py::object& given, const Ids& sources, int64_t longest) const {
+    Targets targets;
+    if (given.is_none()) return targets;
+    targets.arrays = given.cast<std::pair<IntArray, IntArray>>();
+    const auto& [ids, offsets] = targets.arrays;
+    targets.ids = ids_of(name, ids, offsets, model().config.target_vocab_size, 0, longest);
+    require(targets.ids.count == sources.count, std::string("Decoder: ") + name, "have one sequence for each source",
+            targets.ids.count);
+    return targets;
+  }
+
+  int64_t longest_of(const LeftToRightOptions& options) const {
+    within("Decoder: max_decoding_length", options.max_decoding_length, 1, kMostInteger);
+    within("Decoder: min_decoding_length", options.min_decoding_length, 0, kMostInteger);
+    within("Decoder: no_repeat_ngram_size", options.no_repeat_ngram_size, 0, kMostInteger);
+    require(std::abs(options.length_penalty) <= kMostPenalty, "Decoder: length_penalty", "be in [-10, 10]",
+            options.length_penalty);
+    return std::min(options.max_decoding_length, model().config.max_target_positions - 1);
   }
 
   template <typename Run>
@@ -300,6 +333,9 @@ void bind_decoding(py::module_& m) {
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("uniforms") = DoubleArray())
+      .def("speculative", &Decoder::speculative, py::arg("source"), py::arg("offsets"), py::arg("options"),
+           py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
+           py::arg("drafts") = py::none())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
            "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");

@@ -11,6 +11,7 @@
 
 #include "csrc/engine/model.h"
 #include "csrc/engine/options.h"
+#include "csrc/engine/pace.h"
 #include "csrc/engine/team.h"
 
 namespace janus_fast {
@@ -89,6 +90,7 @@ struct Workspace {
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs;
+  Pace pace;  // of drafts
 };
 
 class Forward {

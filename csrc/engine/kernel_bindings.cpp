@@ -275,6 +275,13 @@ void bind_kernels(py::module_& m) {
           arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("places") = py::none(),
           arg("steps") = 1, arg("isa") = "");
   };
+  py::class_<Pace>(k, "Pace", "How many tokens to draft, by drafter, most of them and sentences of the batch.")
+      .def(py::init<>())
+      .def("choose", [](Pace& pace, int drafter, int64_t most,
+                        int64_t sentences) { return pace.choose(Pace::kind(drafter, most, sentences)); })
+      .def("record",
+           [](Pace& pace, int drafter, int64_t most, int64_t sentences, int64_t length, int64_t tokens,
+              double nanoseconds) { pace.record(Pace::kind(drafter, most, sentences), length, tokens, nanoseconds); });
   attention(&attend_cached<uint16_t>);
   attention(&attend_cached<float>);
 }

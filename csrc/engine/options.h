@@ -46,15 +46,25 @@ struct NonAutoregressiveOptions {
   }
 };
 
-struct AutoregressiveOptions {
-  int64_t beam_size, num_hypotheses, max_decoding_length, min_decoding_length, no_repeat_ngram_size, sampling_topk;
-  double length_penalty, sampling_topp, sampling_temperature;
+struct LeftToRightOptions {
+  double length_penalty;
+  int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
 
   template <typename Each>
   void each(const Each& each) {
-    each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("length_penalty", length_penalty);
-    each("max_decoding_length", max_decoding_length), each("min_decoding_length", min_decoding_length);
-    each("no_repeat_ngram_size", no_repeat_ngram_size), each("sampling_topk", sampling_topk);
+    each("length_penalty", length_penalty), each("max_decoding_length", max_decoding_length);
+    each("min_decoding_length", min_decoding_length), each("no_repeat_ngram_size", no_repeat_ngram_size);
+  }
+};
+
+struct AutoregressiveOptions : LeftToRightOptions {
+  int64_t beam_size, num_hypotheses, sampling_topk;
+  double sampling_topp, sampling_temperature;
+
+  template <typename Each>
+  void each(const Each& each) {
+    LeftToRightOptions::each(each);
+    each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("sampling_topk", sampling_topk);
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
   }
 
@@ -62,6 +72,21 @@ struct AutoregressiveOptions {
   // Of sampling: numbers in [0, 1), [sources * num_hypotheses, steps].
   const double* uniforms = nullptr;
   int64_t steps = 0;
+};
+
+struct SpeculativeOptions : LeftToRightOptions {
+  int64_t draft_length;
+  double draft_threshold;
+  std::string drafter;
+  bool adaptive_drafts, return_history;
+
+  template <typename Each>
+  void each(const Each& each) {
+    LeftToRightOptions::each(each);
+    each("draft_length", draft_length), each("draft_threshold", draft_threshold);
+    each("drafter", drafter), each("adaptive_drafts", adaptive_drafts);
+    each("return_history", return_history);
+  }
 };
 
 // A score that is not a number: FloatingPointError in Python.

@@ -108,6 +108,7 @@ std::vector<std::vector<float>> score_in_steps(const Model& model, Workspace& wo
                                                const Ids& targets, int64_t tokens) {
   StepDecoder decoder(model, workspace, sources, sources.count);
   for (int64_t s = 0; s < sources.count; s++) decoder.owners.push_back(static_cast<int32_t>(s));
+  decoder.begins.assign(sources.count, 0);
   std::vector<int32_t> asked;  // -1 behind a target's end
   std::vector<float> logits(sources.count * tokens), log_probs(sources.count * tokens);
   std::vector<std::vector<float>> scores(sources.count);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 namespace janus_fast {
 
@@ -12,23 +13,37 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
       sources_(sources),
       slots_(slots),
       streams_(1 + model.config.two_stream),
-      width_(model.config.d_model) {
+      width_(model.config.d_model),
+      homes_(slots) {
+  std::iota(homes_.begin(), homes_.end(), 0);
   if (workspace_.caches.size() < model.decoder.layers.size())
     workspace_.caches = std::vector<Buffer<char>>(model.decoder.layers.size());
 }
 
-void StepDecoder::prepare() {
+void StepDecoder::prepare(int64_t masks) {
   const int64_t hypotheses = static_cast<int64_t>(owners.size());
-  steps_ = static_cast<int64_t>(tokens.size()) / hypotheses;
-  if (position_ + steps_ > capacity_) grow();
-  input_.assign(tokens.begin(), tokens.end());
-  if (streams_ == 2) input_.insert(input_.end(), tokens.size(), model_.config.mask);
-  places_.clear();
-  for (int64_t r = 0; r < streams_ * hypotheses; r++)
-    for (int64_t place = position_; place < position_ + steps_; place++) {
-      places_.push_back(static_cast<int32_t>(place));
-      if (r < hypotheses) origin_[place * slots_ + r] = static_cast<int32_t>(r);
+  fed_ = static_cast<int64_t>(tokens.size()) / hypotheses;
+  steps_ = fed_ + masks;
+  const int64_t places = *std::max_element(begins.begin(), begins.end()) + steps_;
+  if (places > capacity_) grow(places);
+  input_.clear(), places_.clear(), selected_.clear();
+  const auto add = [&](int64_t r, int64_t step) {
+    input_.push_back(step < fed_ ? tokens[r * fed_ + step] : model_.config.mask);
+    places_.push_back(static_cast<int32_t>(begins[r] + step));
+  };
+  for (int64_t r = 0; r < hypotheses; r++)
+    for (int64_t step = 0; step < steps_; step++) {
+      add(r, step);
+      origin_[(begins[r] + step) * slots_ + r] = homes_[r];
+      const bool query = streams_ == 2 && step < fed_;
+      selected_.push_back(static_cast<int32_t>(query ? hypotheses * steps_ + r * fed_ + step : r * steps_ + step));
     }
+  if (streams_ == 2)
+    for (int64_t r = 0; r < hypotheses; r++)
+      for (int64_t step = 0; step < fed_; step++) {
+        add(r, step);
+        input_.back() = model_.config.mask;
+      }
   // Hypotheses of a source are one sequence of queries.
   offsets_.assign(1, 0);
   query_owners_.clear();
@@ -38,15 +53,15 @@ void StepDecoder::prepare() {
         query_owners_.push_back(owners[r]);
         offsets_.push_back(offsets_.back());
       }
-      offsets_.back() += static_cast<int32_t>(steps_);
+      offsets_.back() += static_cast<int32_t>(stream == 0 ? steps_ : fed_);
     }
 }
 
 // Every head of every slot moves apart from the next.
-void StepDecoder::grow() {
+void StepDecoder::grow(int64_t places) {
   const int64_t held = capacity_, heads = 2 * model_.config.attention_heads;
   const int64_t bytes = model_.config.head_size() * model_.cache_bytes();
-  capacity_ = std::max<int64_t>({32, 2 * held, position_ + steps_});
+  capacity_ = std::max<int64_t>({32, 2 * held, places});
   origin_.resize(capacity_ * slots_);
   for (size_t i = 0; i < model_.decoder.layers.size(); i++) {
     char* data = workspace_.caches[i].grow(heads * slots_ * capacity_ * bytes, heads * slots_ * held * bytes);
@@ -56,11 +71,12 @@ void StepDecoder::grow() {
 }
 
 float* StepDecoder::step(Forward& forward) {
-  const int64_t rows = static_cast<int64_t>(tokens.size()), heads = model_.config.attention_heads;
+  const int64_t rows = static_cast<int64_t>(owners.size()) * steps_, heads = model_.config.attention_heads;
+  const int64_t every = static_cast<int64_t>(input_.size());
   const int64_t sequences = static_cast<int64_t>(query_owners_.size()) / streams_;
   const Queries last = {rows, sequences, offsets_.data(), nullptr};
-  const Queries all = {streams_ * rows, streams_ * sequences, offsets_.data(), nullptr};
-  const int32_t* selected = streams_ == 2 ? workspace_.identity.data() + rows : nullptr;
+  const Queries all = {every, streams_ * sequences, offsets_.data(), nullptr};
+  const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
   const Pass pass = {input_.data(), places_.data(), rows, all, last, selected, &sources_, query_owners_.data()};
   return forward.decode(pass, [&](size_t layer, const Queries& queries) {
     CachedAttentionCall call = {};
@@ -84,26 +100,42 @@ float* StepDecoder::step(Forward& forward) {
     forward.member.share(rows / steps_ * heads, [&](int64_t begin, int64_t end) {
       CachedAttentionCall part = call;
       model_.kernels.attend_cached(part, begin, end);
-      if (queries.rows == rows) return;
+      if (queries.rows == rows) return;         // in the last layer query rows have the places of their tokens
       part.new_key = part.new_value = nullptr;  // the second stream's queries see what the first one left
       part.query += rows * part.query_stride;
       part.output += rows * width_;
+      part.places += rows;
+      part.steps = fed_;
       model_.kernels.attend_cached(part, begin, end);
     });
   });
 }
 
 void StepDecoder::reorder(const std::vector<int32_t>& origins) {
-  position_ += steps_;
   const int64_t hypotheses = static_cast<int64_t>(origins.size());
   bool moves = false;
-  for (int64_t r = 0; r < hypotheses; r++) moves |= origins[r] != r;
+  moved_ = begins;
+  begins.resize(hypotheses);
+  int64_t places = 0;
+  for (int64_t r = 0; r < hypotheses; r++) {
+    begins[r] = moved_[origins[r]] + static_cast<int32_t>(steps_);
+    places = std::max<int64_t>(places, begins[r]);
+    moves |= origins[r] != r;
+  }
   if (!moves) return;
   moved_.resize(hypotheses);
-  for (int64_t t = 0; t < position_; t++) {
+  for (int64_t t = 0; t < places; t++) {
     int32_t* table = origin_.data() + t * slots_;
     for (int64_t r = 0; r < hypotheses; r++) moved_[r] = table[origins[r]];
     std::copy(moved_.begin(), moved_.end(), table);
+  }
+}
+
+void StepDecoder::keep(const std::vector<int32_t>& kept) {
+  for (size_t r = 0; r < kept.size(); r++) {
+    if (kept[r] == static_cast<int32_t>(r)) continue;
+    homes_[r] = homes_[kept[r]];
+    for (int64_t t = 0; t < capacity_; t++) origin_[t * slots_ + r] = homes_[r];
   }
 }
 

@@ -17,26 +17,33 @@ class StepDecoder {
   // Up to `slots` hypotheses at once.
   StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
 
-  // One member's part of a step for hypotheses whose `owners` (their sources; those of a source side by side) and
-  // `tokens` (as many for each) the first member has set. Returns the hidden rows, one a token.
+  // One member's part of a step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens`
+  // (as many for each) and `begins` (the place of each one's first token) the first member has set. Returns the hidden
+  // rows, one a token; behind the one token of a hypothesis, with masks, one a mask.
   float* step(Forward& forward);
-  // Hypothesis r of the next step continues the one that was origins[r]. By the first member alone.
+  // Hypothesis r of the next step continues the one that was origins[r], behind its tokens. By the first member alone.
   void reorder(const std::vector<int32_t>& origins);
+  // Those hypotheses, ascending, go on, wherever their next tokens begin. By the first member alone.
+  void keep(const std::vector<int32_t>& kept);
   // Makes room for the next step. By the first member alone.
-  void prepare();
+  //
+  // With `masks` a hypothesis has one token, behind which stand so many masks, a draft of what follows: each sees what
+  // stands before it, and the tokens that come later take their places. They need a two-stream model.
+  void prepare(int64_t masks = 0);
 
-  std::vector<int32_t> tokens, owners;
+  std::vector<int32_t> tokens, owners, begins;
 
  private:
-  void grow();
+  void grow(int64_t places);
 
   const Model& model_;
   Workspace& workspace_;
   const Ids& sources_;
   const int64_t slots_, streams_, width_;
-  int64_t position_ = 0, capacity_ = 0, steps_ = 1;
-  std::vector<int32_t> origin_, moved_;  // [capacity, slots]
-  std::vector<int32_t> input_, places_, offsets_, query_owners_;
+  int64_t capacity_ = 0, steps_ = 1, fed_ = 1;  // rows of a hypothesis that are keys; how many of them are tokens
+  std::vector<int32_t> origin_, moved_;         // [capacity, slots]
+  std::vector<int32_t> homes_;                  // the slot that each hypothesis writes to
+  std::vector<int32_t> input_, places_, selected_, offsets_, query_owners_;
 };
 
 }  // namespace janus_fast

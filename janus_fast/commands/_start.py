@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,15 +11,16 @@ import janus_fast
 
 from .. import models
 from ..config import JanusConfig
-from ..directory import VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
-from ..inputs import flag
+from ..directory import FILES, VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
+from ..inputs import check_output_folder, flag
 from ..replacing import replacing
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
+from ..training.metrics import METRICS
 from ._progress import say
 from ._settings import MODEL, TRAINING
 
-SETTINGS = "train.json"
+SETTINGS, CURVES = "train.json", "loss.png"
 
 
 @dataclass
@@ -57,19 +59,18 @@ def text_files(arguments) -> dict[str, Path | None]:
     return {name: Path(file) if file else None for name, file in given.items()}
 
 
-def run_before(out: Path, text: dict) -> dict | None:
-    """The settings of the run in ``out`` that goes on, on the same text; None where there is none."""
+def run_before(out: Path, text: dict, files: Iterable[Path]) -> dict | None:
+    """The settings of the run in ``out`` that goes on, on the same text; None where there is none.
+
+    ``files`` are those of its text, and of that which validates it.
+    """
     from ..training.checkpoints import latest_checkpoint
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a directory, got the file {out}")
+    check_output_folder("--out", out)
     if not latest_checkpoint(out):
-        if (out / WEIGHTS).exists():
-            raise ValueError(
-                "--out must be a new directory or one with a run to go on with, "
-                f"got {out}, which holds a finished model"
-            )
-        others = sorted(file.name for file in out.iterdir()) if out.exists() and not (out / SETTINGS).exists() else []
+        begun = (out / SETTINGS).exists()  # and ended before its first checkpoint
+        _check_nothing_is_lost(out, begun, files)
+        others = sorted(file.name for file in out.iterdir()) if out.exists() and not begun else []
         if others:
             say(f"warning: {out} holds other files, such as {others[0]}; those of this run are written beside them")
         return None
@@ -80,6 +81,17 @@ def run_before(out: Path, text: dict) -> dict | None:
     if before["text"] != text:
         raise ValueError(f"--source and --target must hold the text that the run in {out} began with; it has changed")
     return before
+
+
+def _check_nothing_is_lost(out: Path, begun: bool, files: Iterable[Path]) -> None:
+    """Refuses a directory in which a new run would replace somebody's files, or mix its own with the text."""
+    rule = "--out must be a new directory or one with a run to go on with"
+    if (out / WEIGHTS).exists():
+        raise ValueError(f"{rule}, got {out}, which holds a finished model")
+    if not begun and (held := [name for name in (*FILES, METRICS, CURVES) if (out / name).exists()]):
+        raise ValueError(f"{rule}, got {out}, whose {held[0]} the run would replace")
+    if text := [file.name for file in files if file.resolve().parent == out.resolve()]:
+        raise ValueError(f"{rule}, got {out}, which holds the text {text[0]}: who removes the run would remove that")
 
 
 def _read_settings(path: Path) -> dict:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..directory import FILES
+from ..inputs import check_output_folder
 from ..weights import QUANTIZATIONS
 
 
@@ -29,9 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint, models
     from ..convert import fairseq, marian
 
-    if Path(arguments.out).is_file():
-        raise ValueError(f"--out must be a directory, got the file {arguments.out}")
-    if held := [name for name in (checkpoint.CONFIG, checkpoint.WEIGHTS) if (Path(arguments.out) / name).exists()]:
+    check_output_folder("--out", arguments.out)
+    if held := [name for name in FILES if (Path(arguments.out) / name).exists()]:
         raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
     path, needs = Path(arguments.checkpoint), None
     if path.is_file() or path.suffix == ".pt":

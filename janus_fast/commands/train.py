@@ -10,10 +10,11 @@ from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
+from ..training.metrics import METRICS
 from . import _settings
 from ._decoding import count, positive
 from ._progress import Progress, counted, line, say, stopping
-from ._start import begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
+from ._start import CURVES, begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
 
 AVERAGE = ("best", "always", "never")
 
@@ -73,7 +74,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     # What the user can have got wrong comes before anything that takes long, as far as it needs no vocabulary.
     out, files = Path(arguments.out), text_files(arguments)
     text = {name: checksum(files[name]) for name in ("source", "target")}
-    before = run_before(out, text)
+    before = run_before(out, text, filter(None, files.values()))
     if before:
         _settings.check_goes_on(arguments, before, str(out))
     for source, target in (("source", "target"), ("valid_source", "valid_target")):
@@ -137,7 +138,7 @@ def _finish(arguments, trainer, vocabularies) -> None:
     checkpoint.save(model.eval(), out, vocabularies)
     figures = validation(model, trainer.objective) if validation else {}
     say(f"{line(trainer.update, figures)}  ({what})")
-    metrics, curves = out / "metrics.jsonl", out / "loss.png"
+    metrics, curves = out / METRICS, out / CURVES
     if find_spec("matplotlib") and metrics.exists():
         from ..training.plot import plot_losses
 

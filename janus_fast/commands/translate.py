@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 
-from ..inputs import TooLong
+from ..inputs import TooLong, check_output
 from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     files, output = arguments.files or [STANDARD], arguments.output
     output = None if output == STANDARD else output
     _check_files(files, output)
+    if output:
+        check_output("--output", output)
     translator = _decoding.translator(arguments)
     ahead = 4 * arguments.batch_size * arguments.inter_threads
     translate = partial(

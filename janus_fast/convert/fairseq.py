@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..checkpoint import load_unique_state, unique_state
 from ..config import JanusConfig
-from ..decoding.modes import MODES
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
@@ -268,7 +267,7 @@ def _convert(
         two_stream=two_stream,
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
-        trained_modes=tuple(MODES) if two_stream else ("ar",),
+        trained_modes=("ar", "nar") if two_stream else ("ar",),
     )
     model = JanusModel(config).float()  # whatever torch's default dtype is
     aliases = set(EMBEDDINGS) - set(unique_state(model))

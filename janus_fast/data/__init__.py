@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from ..inputs import choice
+
 
 def test_set_pairs() -> list[str]:
     """Names of the language pairs that have a test set."""
@@ -22,8 +24,7 @@ def test_set(pair: str = "en-de") -> tuple[list[str], list[str]]:
         ValueError: there is no test set of that name.
     """
     pairs = test_set_pairs()
-    if pair not in pairs:
-        raise ValueError(f"test_set: pair must be one of {', '.join(pairs)}, got {pair!r}")
+    choice("test_set: pair", pair, pairs)
     folder = files(__name__).joinpath(pair)
     sources, references = (
         folder.joinpath(f"test.{language}").read_text(encoding="utf8").removesuffix("\n").split("\n")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import ops
 from ..model import JanusModel
-from .options import AutoregressiveOptions
+from .options import AutoregressiveOptions, SpeculativeOptions
 
 
 class Continuations:
@@ -15,7 +15,12 @@ class Continuations:
     What is forbidden keeps its place, with log-probability minus infinity; so all shapes are known beforehand.
     """
 
-    def __init__(self, model: JanusModel, options: AutoregressiveOptions, prefixes: list[list[int]] | None = None):
+    def __init__(
+        self,
+        model: JanusModel,
+        options: AutoregressiveOptions | SpeculativeOptions,
+        prefixes: list[list[int]] | None = None,
+    ):
         config = model.config
         self.model, self.eos, self.ngram = model, config.eos_token_id, options.no_repeat_ngram_size
         always = {config.pad_token_id, config.bos_token_id}
@@ -56,6 +61,27 @@ class Continuations:
         log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device)
         log_probs[:, 0] = self._log_probs(hidden)[:, self.eos]
         return ids, log_probs
+
+    def greedy(
+        self, hidden: Tensor, steps: Tensor, options: SpeculativeOptions, never: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest token that may follow so many words, ``steps`` [R], and its log-probability [R] each.
+
+        ``never`` [R, V] is what may not, where that takes more than the number of words.
+        """
+        if never is not None:
+            log_probs, ids = self._log_probs(hidden).masked_fill(never, float("-inf")).max(-1)
+            return ids, log_probs
+        weight, bias = self.model.output_weight, self.model.output_bias
+        ids, log_probs = ops.linear_topk(hidden, weight, bias, k=self.choices)
+        too_early = (ids == self.eos) & (steps < options.min_decoding_length)[:, None]
+        best, place = log_probs.masked_fill(self.banned[ids] | too_early, float("-inf")).max(-1)
+        # That of the end, which alone may follow the longest output, by its distance to the likeliest token's.
+        first, end = (F.embedding(t, weight).mul(hidden).sum(-1) for t in (ids[:, 0], torch.full_like(steps, self.eos)))
+        if bias is not None:
+            first, end = first + bias[ids[:, 0]], end + bias[self.eos]
+        last, end = steps >= options.longest(self.model.config), (end - first).to(best.dtype) + log_probs[:, 0]
+        return torch.where(last, self.eos, ids.gather(1, place[:, None])[:, 0]), torch.where(last, end, best)
 
     def _log_probs(self, hidden: Tensor) -> Tensor:
         return F.log_softmax(self.model.logits(hidden).float(), -1)

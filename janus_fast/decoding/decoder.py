@@ -9,6 +9,7 @@ the encoder through all passes, and a step of beam search are programs that are 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,21 +19,26 @@ from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .mask_predict import MaskPredict
-from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, recorded, untaken
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, SpeculativeOptions, recorded, untaken
 from .runtime import Eager
 from .shapes import Sources, rounded
+from .speculative import Speculation
 
 MOST_PROGRAMS = 64  # kept; each has buffers of its own, and as a graph results of its own
 FIRST_GUESS = 1.25  # rows of a canvas for each row of its source
 FIRST_POSITIONS = 16  # of a search whose caches can grow
 
 
-def refusal(options: Options, prefixes: list[list[int]] | None = None) -> str | None:
+def refusal(
+    options: Options, prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None
+) -> str | None:
     """Why a call with these options cannot be recorded, or None when it can."""
     if (reason := untaken("cuda", options)) is not None:
         return reason
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
+    if drafts is not None or getattr(options, "drafter", "model") == "source":
+        return "texts are searched for drafts by the host"
     if getattr(options, "beam_size", 1) > MOST_BEAMS:
         return f"a step of beam search takes at most {MOST_BEAMS} hypotheses, not {options.beam_size}"
     return None
@@ -49,9 +55,9 @@ class Decoder:
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int] = (),
-        prefixes: list[list[int]] | None = None,
+        prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        return getattr(self, options.algorithm)(sources, options, numbers, prefixes)
+        return getattr(self, options.algorithm)(sources, options, numbers, prefixes, drafts)
 
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
@@ -75,7 +81,7 @@ class Decoder:
     @torch.inference_mode()
     def beam_search(
         self, sources: list[list[int]], options: AutoregressiveOptions, numbers: list[int] = (),
-        prefixes: list[list[int]] | None = None,
+        prefixes: list[list[int]] | None = None, *_,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
         held = self._held(sources)
@@ -84,6 +90,18 @@ class Decoder:
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
+
+    @torch.inference_mode()
+    def speculative(
+        self, sources: list[list[int]], options: SpeculativeOptions, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        held = self._held(sources)
+        key = options.algorithm, held, *recorded(options, self.model.config)
+        speculation, begin, cycle = self._program(key, lambda: self.speculation(held, options, prefixes, drafts))
+        speculation.sources.load(sources, self.runtime)
+        speculation.run(self.runtime, begin, cycle)
+        return speculation.results(len(sources), options, self.runtime)
 
     def refinement(
         self, held: tuple[int, int], room: int, options: NonAutoregressiveOptions
@@ -103,6 +121,20 @@ class Decoder:
         search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches, *more)
         return search, self.runtime.record(search.begin), self.runtime.record(search.step)
 
+    def speculation(
+        self, held: tuple[int, int], options: SpeculativeOptions, *more
+    ) -> tuple[Speculation, Callable, Callable]:
+        """For so many sources and rows of sources: a call's sentences, and the recorded ``begin`` and ``cycle``."""
+        positions = Speculation.room(options, self.model.config)
+        if not self.runtime.recorded:
+            positions = min(positions, FIRST_POSITIONS)
+        caches = self._caches_of(held[0], positions)
+        speculation = Speculation(self.model, Sources(self.model.model, *held), options, caches, *more)
+        cycle = (
+            speculation.cycle if options.drafter == "model" else partial(speculation.check, speculation.draft[:, :0])
+        )
+        return speculation, self.runtime.record(speculation.begin), self.runtime.record(cycle)
+
     def _held(self, sources: list[list[int]]) -> tuple[int, int]:
         """How many sources, and rows of them, a program is made for that is to take these."""
         sizes = len(sources), sum(map(len, sources))
@@ -116,7 +148,8 @@ class Decoder:
         if not self.runtime.recorded:
             return weight.new_zeros(sizes)
         if self._caches is None or self._caches.numel() < size:
-            for key in [key for key in self._programs if key[0] == AutoregressiveOptions.algorithm]:
+            searches = AutoregressiveOptions.algorithm, SpeculativeOptions.algorithm
+            for key in [key for key in self._programs if key[0] in searches]:
                 del self._programs[key]
             self._caches = weight.new_zeros(size)
         return self._caches[:size].view(sizes)

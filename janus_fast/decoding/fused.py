@@ -71,19 +71,20 @@ class FusedModel:
 
     def step(
         self, x: Tensor, seen: tuple[Visibility, Visibility], cross_keys, caches: Tensor, places: Tensor,
-        seen_by_rows: tuple[Visibility, Visibility],
+        seen_by_rows: tuple[Visibility, Visibility], selected: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """A step over R hypotheses: embedded rows [R, C], two-stream [2 R, C], -> the hidden rows that predict [R, C].
+        """A step over R tokens: embedded rows [R, C], two-stream [2 R, C], -> the hidden rows that predict [R, C].
 
         Keys and values of the first R rows, the content, go to ``places`` [R] of ``caches`` [layers, Nk, 2, H, D]. In
-        the last layer the query rows of a two-stream model alone go on.
+        the last layer the query rows of a two-stream model alone go on, or as many rows as are ``selected``.
         """
         layers, content = self.model.decoder.layers, places.numel()
         for layer, keys, cache in zip(layers, cross_keys, caches, strict=True):
             qkv = self._project(layer, layer.before(layer.self_attn_layer_norm, x))
             cache.index_copy_(0, places, qkv[:content, 1:])
             if layer is layers[-1]:
-                x, qkv, seen = x[-content:], qkv[-content:], seen_by_rows
+                pick = slice(-content, None) if selected is None else selected
+                x, qkv, seen = x[pick], qkv[pick], seen_by_rows
             x = self._after_self_attention(layer, x, qkv[:, 0], *cache.unbind(1), keys, seen)
         return self.model.decoder.finish(x)
 

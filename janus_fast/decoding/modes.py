@@ -1,12 +1,11 @@
 """The modes of decoding: what the rest of the package knows of one is its record here."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from ..inputs import choice
-from .options import AutoregressiveOptions, NonAutoregressiveOptions
+from ..inputs import choice, listed, meant
+from .options import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,19 @@ class Mode:
         options: the class of what it can be told. Its ``algorithm`` names what runs: a method of the engine's
             ``Decoder`` and of that of ``janus_fast.decoding.decoder``; ``on`` says which backends have it.
         prefixes: whether it takes a ``target_prefix``.
+        drafts: whether it takes a ``draft``.
+        trained: the mode that a model must have been trained for.
         shown: what the demo shows of it, options by label.
-        validated: options of the translations that a training run is judged by.
+        validated: options of the translations that a training run is judged by; None where another mode's say it.
     """
 
     title: str
     options: type
     prefixes: bool
+    drafts: bool
+    trained: str
     shown: Mapping[str, dict]
-    validated: Mapping[str, object]
+    validated: Mapping[str, object] | None
 
     @property
     def fields(self) -> dict[str, dataclasses.Field]:
@@ -36,25 +39,29 @@ class Mode:
 
 MODES = {
     "ar": Mode(
-        "left to right", AutoregressiveOptions, prefixes=True,
+        "left to right", AutoregressiveOptions, prefixes=True, drafts=False, trained="ar",
         shown={"beam 5": {"beam_size": 5}, "greedy": {"beam_size": 1}}, validated={"beam_size": 1},
     ),
     "nar": Mode(
-        "in parallel", NonAutoregressiveOptions, prefixes=False,
+        "in parallel", NonAutoregressiveOptions, prefixes=False, drafts=False, trained="nar",
         shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}},
         validated={"iterations": 4, "rerank": False},  # of NAR alone
+    ),
+    "speculative": Mode(
+        "left to right by drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",
+        shown={"greedy": {}}, validated=None,
     ),
 }  # fmt: skip
 
 
-def options_of(mode: str, given: Mapping):
-    """The options of ``mode`` with those that are ``given``; a ValueError names what it does not have."""
-    known = [*MODES[choice("mode", mode, tuple(MODES))].fields]
+def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ()):
+    """The options of ``mode`` with those that are ``given``, for a model; a ValueError names what it does not have, and
+    says what is meant: an option, or one of the ``arguments`` of who was called."""
+    known = [*MODES[choice("mode", mode, MODES)].fields]
     for name in given:
         if name not in known:
-            meant = get_close_matches(name, known, 1)
-            hint = f"; did you mean {meant[0]!r}?" if meant else ""
+            hint = meant(name, [*known, *arguments])
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
                 hint = f", which is one of mode {' and '.join(others)}"
-            raise ValueError(f"options of mode {mode!r} must be among {known}, got {name!r}{hint}")
-    return MODES[mode].options(**given)
+            raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
+    return MODES[mode].options(**given).resolved(config)

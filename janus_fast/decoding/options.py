@@ -43,21 +43,20 @@ def recorded(options: "Options", config: "JanusConfig") -> tuple:
     return options.longest(config), *(getattr(options, name) for name in names)
 
 
-@documented
 @dataclass
-class AutoregressiveOptions:
-    """Options of autoregressive decoding; names and meanings are CTranslate2's.
+class DecodingOptions:
+    def __post_init__(self):
+        check_fields(self)
 
-    Scores are log-probabilities of the model whatever is forbidden, where CTranslate2 (4.8.5) gives the probability of
-    forbidden tokens to the others. A value out of range, or two that do not fit each other, are a ValueError.
-    """
+    def resolved(self, config: "JanusConfig"):
+        """These, with what "auto" and None stand for in a model of this ``config``."""
+        return self
 
-    algorithm, on = "beam_search", EVERYWHERE
-    beam_size: int = everywhere(5, integers(1, MOST), "hypotheses kept at each step, at most 512; 1 is greedy")
-    num_hypotheses: int = everywhere(
-        1, integers(1, MOST_SAMPLES), "translations of each sentence, best first",
-        doc="at most ``beam_size``, or of sampling, where they are independent, 4,096", recorded=False,
-    )  # fmt: skip
+
+@dataclass
+class LeftToRightOptions(DecodingOptions):
+    """What every way of decoding from left to right can be told."""
+
     length_penalty: float = everywhere(
         1.0, numbers(least=-10, most=10), "scores are divided by length ** X, X in [-10, 10]",
         doc="a score is the sum of log-probabilities, ``eos`` counts in both", recorded=False,
@@ -72,6 +71,37 @@ class AutoregressiveOptions:
     no_repeat_ngram_size: int = on_host(
         0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
         why="no_repeat_ngram_size looks for repeated n-grams on the host",
+    )  # fmt: skip
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.min_decoding_length > self.max_decoding_length:
+            most = f"be at most max_decoding_length = {self.max_decoding_length}"
+            raise OptionError("min_decoding_length", most, self.min_decoding_length)
+
+    def longest(self, config: "JanusConfig") -> int:
+        """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
+        table = config.max_target_positions - 1
+        if self.min_decoding_length > table:
+            most = f"be at most the model's longest output = {table}"
+            raise OptionError("min_decoding_length", most, self.min_decoding_length)
+        return min(self.max_decoding_length, table)
+
+
+@documented
+@dataclass
+class AutoregressiveOptions(LeftToRightOptions):
+    """Options of autoregressive decoding; names and meanings are CTranslate2's.
+
+    Scores are log-probabilities of the model whatever is forbidden, where CTranslate2 (4.8.5) gives the probability of
+    forbidden tokens to the others. A value out of range, or two that do not fit each other, are a ValueError.
+    """
+
+    algorithm, on = "beam_search", EVERYWHERE
+    beam_size: int = everywhere(5, integers(1, MOST), "hypotheses kept at each step, at most 512; 1 is greedy")
+    num_hypotheses: int = everywhere(
+        1, integers(1, MOST_SAMPLES), "translations of each sentence, best first",
+        doc="at most ``beam_size``, or of sampling, where they are independent, 4,096", recorded=False,
     )  # fmt: skip
     sampling_topk: int = on_host(
         1, integers(0, MOST_INTEGER),
@@ -90,10 +120,7 @@ class AutoregressiveOptions:
     )
 
     def __post_init__(self):
-        check_fields(self)
-        if self.min_decoding_length > self.max_decoding_length:
-            most = f"be at most max_decoding_length = {self.max_decoding_length}"
-            raise OptionError("min_decoding_length", most, self.min_decoding_length)
+        super().__post_init__()
         if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
             words = "not be 1 when sampling_topp or sampling_temperature is not 1"
             raise OptionError("sampling_topk", words, "1; 0 samples from all tokens")
@@ -115,22 +142,55 @@ class AutoregressiveOptions:
         streams = (np.random.default_rng([self.seed, n, k]) for n in numbers for k in range(self.num_hypotheses))
         return np.stack([stream.random(steps) for stream in streams])
 
-    def resolved(self, config: "JanusConfig") -> "AutoregressiveOptions":
-        """These: no default stands for something else."""
-        return self
 
-    def longest(self, config: "JanusConfig") -> int:
-        """The most tokens an output may have: what is asked for, and what the position table (with ``bos``) holds."""
-        table = config.max_target_positions - 1
-        if self.min_decoding_length > table:
-            most = f"be at most the model's longest output = {table}"
-            raise OptionError("min_decoding_length", most, self.min_decoding_length)
-        return min(self.max_decoding_length, table)
+@documented
+@dataclass
+class SpeculativeOptions(LeftToRightOptions):
+    """Options of speculative decoding: the output, and its log-probabilities, are those of mode "ar" with ``beam_size``
+    1, in fewer passes where drafts are right.
+
+    What they say decides how fast it is and nothing else. A value out of range, or two that do not fit each other, are
+    a ValueError.
+    """
+
+    algorithm, on = "speculative", EVERYWHERE
+    kept = num_hypotheses = beam_size = sampling_topk = 1
+    drafter: str = everywhere(
+        "auto", one_of("auto", "model", "source", "none"), "what drafts: the model, the source or nothing",
+        doc='``"model"`` fills masks behind the words so far, and needs two streams; ``"source"`` goes on where the '
+        'last two words of the output stand in the source, and needs one vocabulary for both; ``"auto"`` is the model '
+        "if it was trained to draft, or else the source. A draft that is given comes before any",
+    )  # fmt: skip
+    draft_length: int = everywhere(8, integers(0, MOST), "tokens drafted at once, at most 512; 0 is greedy")
+    draft_threshold: float = everywhere(
+        0.3, numbers(least=0, most=1), "a draft ends where it is less likely than this to be right as a whole",
+        doc="by its own probabilities; 0 tries all of it", metavar="P", recorded=False,
+    )  # fmt: skip
+    adaptive_drafts: bool = everywhere(
+        True, one_of(True, False), "draft fewer tokens, or none, where drafts do not pay",
+        doc="as measured while decoding, for each size of batch", recorded=False,
+    )  # fmt: skip
+
+    return_history: bool = on_host(
+        False, one_of(True, False), "results hold what every pass was fed: the words so far, and a draft", flag=False,
+        why="return_history is written by the host",
+    )  # fmt: skip
+
+    def resolved(self, config: "JanusConfig"):
+        drafter = self.drafter
+        if drafter == "auto":
+            drafts = config.two_stream and "speculative" in (config.trained_modes or ("speculative",))
+            drafter = "model" if drafts else "source" if config.share_all_embeddings else "none"
+        if drafter == "model" and not config.two_stream:
+            raise OptionError("drafter", "be another with a one-stream model, which fills no masks", "'model'")
+        if drafter == "source" and not config.share_all_embeddings:
+            raise OptionError("drafter", "be another with a model that has two vocabularies", "'source'")
+        return dataclasses.replace(self, drafter=drafter)
 
 
 @documented
 @dataclass
-class NonAutoregressiveOptions:
+class NonAutoregressiveOptions(DecodingOptions):
     """Options of mask-predict decoding. A value out of range, or two that do not fit each other, are a ValueError."""
 
     algorithm, on = "mask_predict", EVERYWHERE
@@ -168,14 +228,13 @@ class NonAutoregressiveOptions:
     )
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if self.num_hypotheses > self.length_beam:
             raise OptionError("num_hypotheses", f"be at most length_beam = {self.length_beam}", self.num_hypotheses)
         if self.rerank and self.score != "tokens":
             raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
 
-    def resolved(self, config: "JanusConfig") -> "NonAutoregressiveOptions":
-        """These, with what ``rerank`` None stands for in a model of this ``config``."""
+    def resolved(self, config: "JanusConfig"):
         if self.rerank is not None:
             return self
         trained = config.trained_modes is None or "ar" in config.trained_modes
@@ -199,4 +258,4 @@ class NonAutoregressiveOptions:
         return longest
 
 
-Options = AutoregressiveOptions | NonAutoregressiveOptions
+Options = AutoregressiveOptions | NonAutoregressiveOptions | SpeculativeOptions

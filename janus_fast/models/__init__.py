@@ -1,11 +1,11 @@
 """Models by name, directory or object; here are those that ship with the package, each a directory."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 from .. import directory, weights
 from ..config import JanusConfig
+from ..inputs import listed, meant
 from ..text import Vocabulary
 
 _HERE = Path(__file__).parent
@@ -27,11 +27,11 @@ def locate(name_or_path: str | Path) -> Path:
         return path
     if is_shipped(name_or_path):
         return _HERE / str(name_or_path)
-    meant = get_close_matches(str(name_or_path), names(), 1)
-    hint = f"; did you mean {meant[0]}?" if meant else ""
+    hint = meant(name_or_path, names())
     if path.is_file():
         hint = ", a file; janus-fast convert makes a model directory of a fairseq checkpoint"
-    raise FileNotFoundError(f"model must be a model directory or one of {names()}, got {str(name_or_path)!r}{hint}")
+    rule = f"be a model directory or one of {listed(names())}"
+    raise FileNotFoundError(f"model must {rule}, got {str(name_or_path)!r}{hint}")
 
 
 def read(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:

@@ -18,4 +18,4 @@ class Cmlm(Masked):
         return {"nar": 1.0}, {}
 
     def build(self, target, lengths, drawn):
-        return [masked_streams(target, lengths, drawn, self.config.mask_token_id, auxiliary=False)]
+        return [masked_streams(target, lengths, *drawn.unbind(1), self.config.mask_token_id, auxiliary=False)]

@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ..inputs import OptionError, integers, option, rule, switch, weight
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 from .masking import Masked
-from .streams import first_rows, masked_streams
+from .streams import drafting_streams, first_rows, masked_streams
 
 GAP_UPDATES = 100  # over which the mean of the distance of two losses is taken
 
@@ -31,6 +33,10 @@ class Janus(Masked):
     ``autoregressive_every=n`` only each n-th sentence of a batch has AR streams, and no divergence may name them.
     Training multiplies the divergences by ``divergence_weight``, to which they rise in the first
     ``divergence_warmup_updates``.
+
+    ``draft_weight`` adds CE(draft): of the words behind a uniformly drawn place of each sentence that has AR streams,
+    in one pass by ``draft_length`` masks, each of which sees the AR content rows before that place and the masks before
+    it. ``tail_decay`` says which of these words count.
     """
 
     modes = ("ar", "nar")
@@ -54,10 +60,14 @@ class Janus(Masked):
     ar_weight: float | None = _weight("AR")
     nar_weight: float | None = _weight("NAR")
     aux_weight: float | None = _weight("AUX")
+    draft_weight: float = option(0.0, weight, "weight of the cross-entropy of drafts over the AR rows; 0: none")
+    draft_length: int = option(8, integers(1), "masks in a draft over the AR rows")
     divergence_warmup_updates: int = option(0, integers(0), "updates until the divergences have their full weight")
 
     def __post_init__(self):
         self.auxiliary = self.auxiliary and not self.without_auxiliary
+        if self.draft_weight:
+            self.modes = (*self.modes, "speculative")
         if not self.divergence_weight:
             self.divergence = {}
         super().__post_init__()
@@ -71,6 +81,8 @@ class Janus(Masked):
         weights, divergence = {"ar": 1.0, "nar": 1.0}, {("ar", "nar"): 1.0}
         if self.auxiliary:
             weights, divergence = CROSS_ENTROPY, DIVERGENCE
+        if self.draft_weight:
+            weights = {**weights, "draft": self.draft_weight}
         own = {stream: getattr(self, f"{stream}_weight") for stream in weights}
         return {s: weights[s] if own[s] is None else own[s] for s in weights}, divergence
 
@@ -99,7 +111,11 @@ class Janus(Masked):
         """Divergences that weigh nothing, and streams that are not there."""
         divergences = () if options["divergence_weight"] else ("divergence_warmup_updates", "detach")
         found = dict.fromkeys(divergences, "divergence_weight 0")
-        return found | ({"aux_weight": "without_auxiliary"} if options.get("without_auxiliary") else {})
+        found |= {"aux_weight": "without_auxiliary"} if options.get("without_auxiliary") else {}
+        if not options["draft_weight"]:
+            found["draft_length"] = "draft_weight 0"
+            found |= {name: f"{why} and draft_weight 0" for name, why in super().without_effect(options).items()}
+        return found
 
     def divergence_scale(self, update: int) -> float:
         """Rises linearly from 0 to ``divergence_weight``.
@@ -110,9 +126,22 @@ class Janus(Masked):
         warmup = self.divergence_warmup_updates
         return self.divergence_weight * (min(1.0, update / warmup) if warmup else 1.0)
 
+    def draw(self, target, lengths, generator):
+        """Which tokens are masked, which of these are predicted, and which a draft predicts: bool [N, 3]."""
+        masks, drafted = super().draw(target, lengths, generator), []
+        for length in lengths if self.draft_weight else ():
+            begin = 1 + int(torch.randint(length - 1, (1,), generator=generator))
+            drafted.append(self.tail(length, begin, min(begin + self.draft_length, length), generator))
+        drafted = torch.cat(drafted) if drafted else torch.zeros_like(masks[:, 0])
+        return torch.cat([masks, drafted[:, None]], 1)
+
     def build(self, target, lengths, drawn):
-        left_to_right = self.left_to_right(target, lengths, self.autoregressive_every)
-        if self.autoregressive_every == 1:  # AR row i predicts token i + 1; the first token of a sentence has no row
-            left_to_right.compared["ar"] = drawn[~first_rows(lengths)].nonzero().flatten()
-        masked = masked_streams(target, lengths, drawn, self.config.mask_token_id, auxiliary=self.auxiliary)
-        return [left_to_right, masked]
+        masked, predicted, drafted = drawn.unbind(1)
+        mask_token, every = self.config.mask_token_id, self.autoregressive_every
+        if self.draft_weight:
+            left_to_right = drafting_streams(target, lengths, drafted, mask_token, every)
+        else:
+            left_to_right = self.left_to_right(target, lengths, every)
+        if every == 1:  # AR row i predicts token i + 1; the first token of a sentence has no row
+            left_to_right.compared["ar"] = predicted[~first_rows(lengths)].nonzero().flatten()
+        return [left_to_right, masked_streams(target, lengths, masked, predicted, mask_token, auxiliary=self.auxiliary)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..inputs import option, rule
+from ..inputs import choice, option, rule, weight
 from .objective import Objective
 
 # Truncated Poisson(2) over span lengths 0, 1, ...: section 3 of BART (Lewis et al. 2020), with the rate JANUS uses.
@@ -71,7 +71,9 @@ MASKINGS = {"span": span_mask, "uniform": uniform_mask}
 
 
 def masking_option(default: str):
-    check = rule(f"be one of {sorted(MASKINGS)}", lambda x: x is None or x in MASKINGS)
+    def check(name: str, value):
+        return None if value is None else choice(name, value, MASKINGS)
+
     return option(default, check, " or ".join(MASKINGS))
 
 
@@ -79,25 +81,64 @@ def masking_option(default: str):
 class Masked(Objective):
     """An objective that predicts masked words, and lengths: ``masking`` is "span" (JANUS's) or "uniform" (CMLM's).
 
-    ``mask_ratio`` is the budget of spans.
+    ``mask_ratio`` is the budget of spans. In a share ``suffix_share`` of the sentences, drawn one by one, the masks are
+    instead all words from a uniformly drawn one on, as where the rest of a sentence is drafted.
+
+    A draft is accepted up to its first wrong word, so early words matter more. With ``tail_decay`` the word i places
+    behind the first mask of such a sentence is predicted with probability exp(-i / tail_decay); the others are masked,
+    too, and in no term of the loss. Terms stay means over predicted words, so that in expectation each word weighs
+    exp(-i / tail_decay), as in "Teaching Diffusion to Speculate Left-to-Right" (arXiv 2606.11552), and one of another
+    sentence 1.
     """
 
     predicts_length = True
 
     masking: str = masking_option("span")
     mask_ratio: float = 0.7
+    suffix_share: float = option(
+        0.0, rule("be in [0, 1]", lambda x: 0 <= x <= 1), "share of the sentences of which the last words are masked"
+    )
+    tail_decay: float = option(
+        0.0, weight,
+        "of a masked end, or a draft, the word i places behind its first is predicted with probability exp(-i / X); "
+        "0: all are",
+    )  # fmt: skip
 
     def __post_init__(self):
         super().__post_init__()
-        if self.masking not in MASKINGS:
-            raise ValueError(f"objective: masking must be one of {sorted(MASKINGS)}, got {self.masking!r}")
+        choice("objective: masking", self.masking, MASKINGS)
         if not 0.0 < self.mask_ratio <= 1.0:
             raise ValueError(f"objective: mask_ratio must be in (0, 1], got {self.mask_ratio!r}")
 
-    def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
+    @classmethod
+    def without_effect(cls, options):
+        return {} if options["suffix_share"] else {"tail_decay": "suffix_share 0"}
+
+    def masks(self, lengths: list[int], generator: torch.Generator) -> list[Tensor]:
+        """Of each sentence which tokens ``masking`` masks: bool [length]."""
         mask, probabilities = MASKINGS[self.masking], span_length_probabilities()
-        masks = [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
-        masked = torch.cat(masks) if masks else target.bool()
+        return [mask(length, self.mask_ratio, generator, probabilities) for length in lengths]
+
+    def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor:
+        """Which tokens are masked, and which of these are predicted: bool [N, 2]."""
+        masks = self.masks(lengths, generator)
+        predicted = [*masks]
+        for number, length in enumerate(lengths if self.suffix_share else ()):
+            if length >= 3 and float(torch.rand((), generator=generator)) < self.suffix_share:
+                begin = 1 + int(torch.randint(length - 2, (1,), generator=generator))
+                masks[number] = torch.arange(length) >= begin
+                masks[number][-1] = False
+                predicted[number] = self.tail(length, begin, length - 1, generator)
+        masked, predicted = (torch.cat(places) if places else target.bool() for places in (masks, predicted))
         if self.config.predictable_mask:  # the original masks every word that already is the mask token
-            masked |= target == self.config.mask_token_id
-        return masked
+            more = (target == self.config.mask_token_id) & ~masked
+            masked, predicted = masked | more, predicted | more
+        return torch.stack([masked, predicted], 1)
+
+    def tail(self, length: int, begin: int, end: int, generator: torch.Generator) -> Tensor:
+        """Which of the places from ``begin`` to ``end`` are predicted: bool [length]; the first one always."""
+        places = torch.arange(length)
+        within = (places >= begin) & (places < end)
+        if not self.tail_decay:
+            return within
+        return within & (torch.rand(length, generator=generator) < torch.exp((begin - places) / self.tail_decay))

@@ -53,6 +53,35 @@ def autoregressive_streams(
     )
 
 
+def drafting_streams(target: Tensor, lengths: Tensor, drafted: Tensor, mask_token: int, every: int = 1) -> Streams:
+    """JANUS's AR pair, and masks among its content rows that stand for the next words: a draft over the AR keys.
+
+    The masks of a sentence stand from the first to the last of its places ``drafted`` [Nt] bool. Each sees the content
+    rows and the masks before it; those at the places ``drafted`` predict the target's token there, ``eos`` too: the
+    stream ``draft``.
+    """
+    chosen = sentences_of(lengths) % every == 0
+    target, drafted, lengths = target[chosen], drafted[chosen], lengths[::every]
+    pair, place, sentence = autoregressive_streams(target, lengths, mask_token), ranges(lengths), sentences_of(lengths)
+    tokens = lengths - 1
+    known = tokens.scatter_reduce(0, sentence[drafted], place[drafted], "amin")
+    masks = known.scatter_reduce(0, sentence[drafted], place[drafted] + 1, "amax") - known
+    mask_place = ranges(masks) + known.repeat_interleave(masks)
+    order = torch.cat([sentences_of(tokens), sentences_of(masks)]).argsort(stable=True)
+    before = offsets_of(tokens + masks)[:-1] + tokens - known  # which row a mask at place 0 would be
+    (content, queries), (content_place, query_place) = pair.tokens, pair.positions
+    return Streams(
+        tokens=(torch.cat([content, torch.full_like(mask_place, mask_token)])[order], queries),
+        positions=(torch.cat([content_place, mask_place])[order], query_place),
+        visibility=Visibility.draft(tokens, known, masks),
+        predictions={
+            **{name: (index + mask_place.numel(), wanted) for name, (index, wanted) in pair.predictions.items()},
+            "draft": ((before[sentence] + place)[drafted], target[drafted]),
+        },
+        every=every,
+    )
+
+
 def causal_streams(target: Tensor, lengths: Tensor, name: str = "ar") -> Streams:
     """An ordinary decoder: row i, the target's token i, predicts token i + 1 from the rows 0 .. i."""
     tokens, nothing = target[~first_rows(lengths).roll(-1)], target[:0]
@@ -65,12 +94,14 @@ def causal_streams(target: Tensor, lengths: Tensor, name: str = "ar") -> Streams
     )
 
 
-def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: int, *, auxiliary: bool) -> Streams:
+def masked_streams(
+    target: Tensor, lengths: Tensor, masked: Tensor, predicted: Tensor, mask_token: int, *, auxiliary: bool
+) -> Streams:
     """JANUS's NAR and AUX pair for the places ``masked`` [Nt] bool of the target.
 
     Content rows of a sentence: visible tokens, mask tokens (they predict ``nar``), the original tokens behind the
     masks. Query rows (they predict ``aux``): masks again. Without ``auxiliary``, visible and mask tokens alone, in the
-    order of the target: the mask-predict forward.
+    order of the target: the mask-predict forward. Of the masks, those at the places ``predicted`` [Nt] bool predict.
     """
     positions, sentence = ranges(lengths), sentences_of(lengths)
     hidden, place, owner = target[masked], positions[masked], sentence[masked]
@@ -81,19 +112,20 @@ def masked_streams(target: Tensor, lengths: Tensor, masked: Tensor, mask_token: 
             tokens=(target.masked_fill(masked, mask_token), nothing),
             positions=(positions, nothing),
             visibility=Visibility.bidirectional(offsets_of(lengths)),
-            predictions={"nar": (masked.nonzero().flatten(), hidden)},
+            predictions={"nar": (predicted.nonzero().flatten(), target[predicted])},
         )
     # sorts by sentence, then by group; stable, so that the order within a group is left to right
     order = torch.cat([sentence[~masked] * 3, owner * 3 + 1, owner * 3 + 2]).argsort(stable=True)
     group = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([(~masked).sum(), len(hidden), len(hidden)]))
     count = torch.zeros_like(lengths).index_add(0, sentence, masked.long())
+    predict = predicted[masked].nonzero().flatten()
     return Streams(
         tokens=(torch.cat([target[~masked], masks, hidden])[order], masks),
         positions=(torch.cat([positions[~masked], place, place])[order], place),
         visibility=Visibility.janus(lengths - count, count),
         predictions={
-            "nar": ((group == 1)[order].nonzero().flatten(), hidden),
-            "aux": (order.numel() + torch.arange(hidden.numel()), hidden),
+            "nar": ((group == 1)[order].nonzero().flatten()[predict], hidden[predict]),
+            "aux": (order.numel() + predict, hidden[predict]),
         },
     )
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from janus_fast import installation
+from janus_fast.inputs import listed
 
 PATH = installation.PACKAGE / "_C.so"
 
@@ -57,7 +58,7 @@ def use_isa(name: str):
 
 def _set_isa(name: str, argument: str) -> None:
     if _library.janus_fast_set_isa(name.encode()) != 0:
-        raise ValueError(f"janus_fast: {argument} must be one of {isas()} on this processor, got {name!r}")
+        raise ValueError(f"janus_fast: {argument} must be one of {listed(isas())} on this processor, got {name!r}")
 
 
 if _library and (_name := installation.asked_isa()):

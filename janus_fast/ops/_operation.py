@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from janus_fast.inputs import choice, listed, meant
 from janus_fast.ops import _check, _native, _triton
 
 library = torch.library.Library("janus_fast", "FRAGMENT")
@@ -24,6 +25,14 @@ def define(name: str, schema: str, fake: Callable, triton: str | None = None) ->
     torch.library.register_fake(f"janus_fast::{name}", fake, lib=library)
     if triton is not None:
         library.impl(name, _triton.launcher(triton, name.removesuffix("_triton")), "CUDA")
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Samples of a normal distribution in float32, the same on every machine.
+
+    torch's own in float32 depend in the last place on the instruction sets that it finds.
+    """
+    return torch.randn(shape, generator=generator, dtype=torch.float64).float()
 
 
 def _no_limits(backend: str, *arguments) -> None:
@@ -121,10 +130,9 @@ class Operation:
                 if self.refusal(candidate, *arguments) is None:
                     return candidate
         if backend not in candidates:
-            raise ValueError(
-                f"{self.name}: backend must be one of {('auto', *candidates)} on {arguments[0].device.type}, "
-                f"got {backend!r}"
-            )
+            known = ("auto", *candidates)
+            rule = f"be one of {listed(known)} on {arguments[0].device.type}"
+            raise ValueError(f"{self.name}: backend must {rule}, got {backend!r}{meant(backend, known)}")
         if (reason := self.refusal(backend, *arguments)) is not None:
             raise NotImplementedError(f"{self.name}: backend must be able to run this call, got {backend!r}: {reason}")
         return backend
@@ -296,6 +304,4 @@ def in_forward_mode(*arguments) -> bool:
 
 
 def _find(name: str) -> Operation:
-    if name not in OPERATIONS:
-        raise ValueError(f"janus_fast: operation must be one of {sorted(OPERATIONS)}, got {name!r}")
-    return OPERATIONS[name]
+    return OPERATIONS[choice("janus_fast: operation", name, sorted(OPERATIONS))]

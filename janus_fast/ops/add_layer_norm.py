@@ -5,7 +5,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, define, in_forward_mode, library, needs_gradients, once
+from janus_fast.ops._operation import Operation, define, in_forward_mode, library, needs_gradients, normal, once
 
 MOST_CHANNELS = 4096
 
@@ -70,8 +70,8 @@ def _samples():
     make = torch.Generator().manual_seed(7)
 
     def case(rows, channels, spread=1.0, offset=0.0):
-        x, residual = (torch.randn(rows, channels, generator=make) * spread + offset for _ in range(2))
-        weight, bias = (torch.randn(channels, generator=make) for _ in range(2))
+        x, residual = (normal(make, rows, channels) * spread + offset for _ in range(2))
+        weight, bias = (normal(make, channels) for _ in range(2))
         return x, residual, weight, bias, 1e-5
 
     yield "rows", case(37, 128)

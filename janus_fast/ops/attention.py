@@ -5,7 +5,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, define, once
+from janus_fast.ops._operation import Operation, define, normal, once
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import FOREVER, Visibility
 
@@ -101,9 +101,6 @@ def _samples():
     """(label, (query, key, value, offsets, times, intervals, scale)): each pattern at sizes that divide nothing."""
     make = torch.Generator().manual_seed(1)
 
-    def normal(rows, heads, size):
-        return torch.randn(rows, heads, size, generator=make)
-
     def case(query_lengths, key_lengths, sequences, heads, size, pattern, spread=1.0):
         query_offsets, key_offsets = (
             offsets_of(torch.tensor(x, dtype=torch.int64)) for x in (query_lengths, key_lengths)
@@ -119,7 +116,7 @@ def _samples():
             first = _index(key_lengths)
         elif pattern == "nothing":
             until = first.clone()
-        q, k, v = normal(nq, heads, size) * spread, normal(nk, heads, size), normal(nk, heads, size)
+        q, k, v = normal(make, nq, heads, size) * spread, normal(make, nk, heads, size), normal(make, nk, heads, size)
         sequences = torch.tensor(sequences, dtype=torch.int32)
         return q, k, v, query_offsets, key_offsets, sequences, times, first, until, size**-0.5
 

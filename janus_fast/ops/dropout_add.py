@@ -5,7 +5,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation
+from janus_fast.ops._operation import Operation, normal
 
 
 def dropout_add(
@@ -80,8 +80,8 @@ def _samples():
     make = torch.Generator().manual_seed(6)
 
     def case(shape, p, added=True, spread=1.0):
-        x = torch.randn(shape, generator=make) * spread
-        residual = torch.randn(shape, generator=make) if added else None
+        x = normal(make, *shape) * spread
+        residual = normal(make, *shape) if added else None
         return x, residual, p, torch.randint(2**62, (), generator=make)
 
     yield "rows", case((37, 128), 0.3)

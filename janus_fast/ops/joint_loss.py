@@ -7,7 +7,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation, needs_gradients, once
+from janus_fast.ops._operation import Operation, needs_gradients, normal, once
 
 MOST_STREAMS, MOST_TIED = 8, 3
 CROSS_ENTROPY = {"ar": 1.0, "nar": 0.5, "aux": 0.5}
@@ -184,8 +184,8 @@ def _samples():
     make = torch.Generator().manual_seed(3)
 
     def case(rows, channels, vocabulary, cross_entropy, pairs=(), divergence=(), detached=None, spread=1.0, **options):
-        hidden = torch.randn(sum(rows), channels, generator=make) * spread
-        weight = torch.randn(vocabulary, channels, generator=make) * channels**-0.5
+        hidden = normal(make, sum(rows), channels) * spread
+        weight = normal(make, vocabulary, channels) * channels**-0.5
         targets = torch.randint(vocabulary, (sum(rows),), generator=make)
         masked = torch.randperm(rows[0], generator=make)[: max(rows[1:]) if 0 in pairs else 0]
         detached = [-1] * len(divergence) if detached is None else detached

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from janus_fast import reference
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation
+from janus_fast.ops._operation import Operation, normal
 
 
 def linear_topk(
@@ -94,9 +94,9 @@ def samples():
     make = torch.Generator().manual_seed(2)
 
     def case(rows, channels, vocabulary, k, bias=True, spread=1.0):
-        hidden = torch.randn(rows, channels, generator=make) * spread
-        weight = torch.randn(vocabulary, channels, generator=make) * channels**-0.5
-        return hidden, weight, torch.randn(vocabulary, generator=make) if bias else None, k
+        hidden = normal(make, rows, channels) * spread
+        weight = normal(make, vocabulary, channels) * channels**-0.5
+        return hidden, weight, normal(make, vocabulary) if bias else None, k
 
     yield "decoder", case(37, 64, 1000, 5)
     yield "one_row", case(1, 128, 777, 3, bias=False)
@@ -116,7 +116,7 @@ def samples():
     yield "more_than_allowed", (hidden, weight, few, k)
     integers = torch.randint(-2, 3, (8, 16), generator=make).float()
     yield "ties", (integers, torch.randint(-1, 2, (900, 16), generator=make).float(), None, 9)
-    yield "strided", (hidden[::2], torch.randn(300, 40, generator=make)[::2, 8:24], None, 3)
+    yield "strided", (hidden[::2], normal(make, 300, 40)[::2, 8:24], None, 3)
 
 
 def work(hidden, weight, bias, k):

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from janus_fast import reference
+from janus_fast.inputs import choice
 from janus_fast.ops import _check
-from janus_fast.ops._operation import Operation
+from janus_fast.ops._operation import Operation, normal
 from janus_fast.ops.linear_topk import backward_of_log_probs
 from janus_fast.packing import offsets_of
 from janus_fast.reference.predict_lengths import mean_of_sources
@@ -51,8 +52,7 @@ def predict_lengths(
     _check.same(op, ("encoded", encoded), ("weight", weight))
     _check.offsets(op, "offsets", offsets)
     _check.same(op, ("encoded", encoded), ("offsets", offsets), dtype=False)
-    if candidates not in CANDIDATES:
-        raise ValueError(f"{op}: candidates must be one of {CANDIDATES}, got {candidates!r}")
+    choice(f"{op}: candidates", candidates, CANDIDATES)
     if not 0 <= min_length <= max_length:
         raise ValueError(f"{op}: min_length must be in [0, max_length = {max_length}], got {min_length}")
     if max_length >= weight.shape[0]:
@@ -91,8 +91,8 @@ def _samples():
     make = torch.Generator().manual_seed(3)
 
     def case(lengths, channels, classes, *rest):
-        encoded = torch.randn(sum(lengths), channels, generator=make)
-        weight = torch.randn(classes, channels, generator=make)
+        encoded = normal(make, sum(lengths), channels)
+        weight = normal(make, classes, channels)
         return encoded, offsets_of(torch.tensor(lengths, dtype=torch.int64)), weight, *rest
 
     for window in (True, False):

@@ -81,10 +81,9 @@ class Vocabulary:
         """
         import sentencepiece
 
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f"Vocabulary: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
+        inputs.choice("Vocabulary: normalization", normalization, NORMALIZATIONS)
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
-        files = inputs.list_of("Vocabulary: files", files, "paths", (str, Path))
+        files = inputs.list_of("Vocabulary: files", files, "paths", "a path", (str, Path))
         lines = [line for file in files for line in lines_of(file)]
         sentencepiece.set_random_generator_seed(seed)
         try:
@@ -136,7 +135,7 @@ class Vocabulary:
 
     def decode(self, tokens: list[str]) -> str:
         """Tokens -> text."""
-        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", "a token as a string", str)
         if self.processor is None:
             text = " ".join(tokens)
             return text if self.codes is None else f"{text} ".replace("@@ ", "").rstrip()
@@ -145,7 +144,7 @@ class Vocabulary:
 
     def ids(self, tokens: list[str]) -> list[int]:
         """Ids of tokens; a token outside the vocabulary becomes the unknown token."""
-        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", str)
+        tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", "a token as a string", str)
         return [self.index.get(token, self.unknown) for token in tokens]
 
     def tokens_of(self, ids: list[int]) -> list[str]:

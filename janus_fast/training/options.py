@@ -5,20 +5,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
-from ..inputs import OptionError, check_fields, documented, integers, option, rule, switch, unwrap_numbers, weight
+from .. import inputs
+from ..inputs import integers, one_of, option, rule, switch, weight
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
 CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
-_objective = rule(f"be one of {sorted(OBJECTIVES)}", lambda x: x in OBJECTIVES)
+_objective = one_of(*OBJECTIVES)
 _counted, _natural = integers(1), integers(0)
 _positive = rule("be positive", lambda x: x > 0)
 _rate = rule("be positive and finite", lambda x: 0 < x < math.inf)
 _share = rule("be in [0, 1)", lambda x: 0 <= x < 1)
 _betas = rule("be two numbers in [0, 1)", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x))
 _seed = rule("be an integer in [0, 2 ** 32)", lambda x: isinstance(x, int) and 0 <= x < 2**32)
-_precision = rule("be auto, float32, bfloat16 or float16", lambda x: x in ("auto", "float32", "bfloat16", "float16"))
-_device = rule("be cpu or cuda", lambda x: x in ("cpu", "cuda"))
+_precision = one_of("auto", "float32", "bfloat16", "float16")
+_device = one_of("cpu", "cuda")
 
 
 def of_objectives() -> list[tuple[str, type, Field]]:
@@ -45,7 +46,7 @@ def without_effect(options: Mapping) -> dict[str, str]:
     return why | OBJECTIVES[objective].without_effect(options)
 
 
-@documented
+@inputs.documented
 @dataclass
 class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
@@ -92,17 +93,17 @@ class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
     )
 
     def __post_init__(self):
-        unwrap_numbers(self)
-        check_fields(self, "train: ")
+        inputs.unwrap_numbers(self)
+        inputs.check_fields(self, "train: ")
         if self.precision == "float16" and self.device == "cpu":
             raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
             if self.log_gradient_norms:
-                raise OptionError("train: log_gradient_norms", "be off with fsdp", True)
+                raise inputs.OptionError("train: log_gradient_norms", "be off with fsdp", True)
         for name, why in without_effect(vars(self)).items():
             if (value := getattr(self, name)) != getattr(TrainingOptions, name):
-                raise OptionError(f"train: {name}", f"be left out with {why}", value)
+                raise inputs.OptionError(f"train: {name}", f"be left out with {why}", value)
 
     def rate(self, update: int) -> float:
         """Learning rate of update 1, 2, ...: linear warm-up, then the inverse square root of the update.

@@ -46,7 +46,7 @@ class Validation:
             return {}
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
-        for mode in modes:
+        for mode in (mode for mode in modes if MODES[mode].validated is not None):
             results = translator.translate(self.sources, mode=mode, **MODES[mode].validated)
             hypotheses = [translation.hypotheses[0] for translation in results]
             result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]

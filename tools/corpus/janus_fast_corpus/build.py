@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from janus_fast.data import test_set, test_set_pairs
+from janus_fast.inputs import choice, meant
 
 from .clean import clean_text, has_placeholder, is_sentence_like, refusal, sentence_pairs
 from .packages import PackageStore
@@ -174,8 +175,7 @@ def collect(source: Source, packages: PackageStore, language: str, max_words: in
 
 
 def _chosen_sources(pair: str, permissive_only: bool, only: Iterable[str] | None) -> list[Source]:
-    if pair not in PAIRS:
-        raise ValueError(f"corpus: pair must be one of {', '.join(PAIRS)}, got {pair!r}")
+    choice("corpus: pair", pair, PAIRS)
     sources = [source for source in SOURCES if source.permissive or not permissive_only]
     if only is None:
         return sources
@@ -183,7 +183,8 @@ def _chosen_sources(pair: str, permissive_only: bool, only: Iterable[str] | None
     chosen = list(only)
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise ValueError(f"corpus: only must name sources among {', '.join(known)}, got {', '.join(unknown)}")
+        hint = meant(unknown[0], known)
+        raise ValueError(f"corpus: only must name sources among {', '.join(known)}, got {', '.join(unknown)}{hint}")
     return [source for source in sources if source.name in chosen]
 
 

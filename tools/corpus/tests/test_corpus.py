@@ -330,7 +330,10 @@ def test_no_debian(tools, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (dict(pair="en-xx"), "corpus: pair must be one of en-de, en-fr, en-es, got 'en-xx'"),
+        (
+            dict(pair="en-xx"),
+            "corpus: pair must be one of 'en-de', 'en-fr', 'en-es', got 'en-xx'",
+        ),
         (dict(only=["nosuch"]), "corpus: only must name sources among .*, got nosuch"),
         (dict(only=["git"], permissive_only=True), "corpus: only must name sources among .*, got git"),
         (dict(test_pairs=0), "corpus: test_pairs must be at least 1, got 0"),
@@ -402,5 +405,5 @@ def test_committed_set_is_labelled():
 
 
 def test_unknown_test_set():
-    with pytest.raises(ValueError, match="test_set: pair must be one of en-de, got 'de-en'"):
+    with pytest.raises(ValueError, match="test_set: pair must be one of 'en-de', got 'de-en'"):
         committed_test_set("de-en")

@@ -1,0 +1,257 @@
+#include "csrc/engine/speculative.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "csrc/engine/continuations.h"
+#include "kernels/cpu/beam_step.h"
+
+namespace janus_fast {
+namespace {
+
+constexpr int64_t kRecent = 2;  // words by which an output finds its place in a text that it may copy
+
+enum Drafter { kMasks, kText };  // the model itself; a text that may be copied
+
+// Sentences that are not done. Between two passes of one there is its next draft, or none.
+class Speculation {
+ public:
+  Speculation(const Model& model, Workspace& workspace, const Ids& sources, const SpeculativeOptions& options,
+              const Ids* prefixes, const Ids* drafts)
+      : config_(model.config),
+        options_(options),
+        workspace_(workspace),
+        sources_(sources),
+        prefixes_(prefixes),
+        drafts_(drafts),
+        masks_allowed_(options.drafter == "model"),
+        decoder(model, workspace, sources, sources.count),
+        continuations(model, options, prefixes, 2),
+        results(sources.count) {
+    for (int32_t s = 0; s < sources.count; s++) active_.push_back({s, {}, {}, {}, {}});
+  }
+
+  bool done() const { return active_.empty(); }
+  // Rows of the largest pass that may come.
+  int64_t most_rows() const { return sources_.count * (options_.draft_length + 2); }
+  int64_t rows() const { return static_cast<int64_t>(active_.size()) * (drafted_ + masks_ + 1); }
+
+  // What the next pass feeds: of each sentence the last word and its draft; or the last word and masks.
+  void prepare() {
+    int64_t room = continuations.longest, longest = 0;
+    for (const Sentence& sentence : active_) room = std::min(room, continuations.longest - sentence.count());
+    masks_ = 0;
+    if (!masked_) {  // else drafts are there
+      started_ = Clock::now();
+      gained_ = 0;
+      bool text = false;
+      for (Sentence& sentence : active_) text |= look_up(sentence);
+      if (text) choose(kText);
+      for (Sentence& sentence : active_) cut(sentence.draft, length_);
+      if (!text || length_ == 0) choose(kMasks);
+      if (masks_allowed_ && length_ > 0) masks_ = std::min(length_ + 1, room);
+    }
+    for (Sentence& sentence : active_) {
+      force(sentence);
+      cut(sentence.draft, room);
+      longest = std::max(longest, static_cast<int64_t>(sentence.draft.size()));
+    }
+    drafted_ = longest;
+    if (drafted_ > 0) masks_ = 0;
+    masked_ = masks_ > 0;
+    decoder.tokens.clear(), decoder.owners.clear(), decoder.begins.clear();
+    pasts_.clear();
+    for (Sentence& sentence : active_) {
+      const int64_t count = sentence.count();
+      decoder.owners.push_back(sentence.number);
+      decoder.begins.push_back(static_cast<int32_t>(count));
+      decoder.tokens.push_back(count ? sentence.words.back() : config_.decoder_start);
+      sentence.words.insert(sentence.words.end(), sentence.draft.begin(), sentence.draft.end());
+      if (options_.return_history) sentence.history.push_back(sentence.words);
+      sentence.words.resize(count + drafted_, config_.eos);  // shorter drafts have rows of no use
+      decoder.tokens.insert(decoder.tokens.end(), sentence.words.begin() + count, sentence.words.end());
+      for (int64_t i = 0; i <= drafted_ + masks_; i++)
+        pasts_.push_back({sentence.words.data(), count + std::min(i, drafted_), sentence.number});
+    }
+    decoder.prepare(masks_);
+    continuations.ask(pasts_);
+    for (Sentence& sentence : active_) sentence.words.resize(sentence.count() - drafted_);
+  }
+
+  // Takes of each draft what the model says itself, and what it says next; or the one word, and a draft of more.
+  void absorb() {
+    continuations.filter(workspace_);
+    kept_.clear();
+    const int64_t each = drafted_ + masks_ + 1;
+    for (size_t i = 0; i < active_.size(); i++) {
+      Sentence& sentence = active_[i];
+      const int64_t row = static_cast<int64_t>(i) * each, before = sentence.count();
+      sentence.passes++;
+      bool going = accept(sentence, row);
+      const auto& draft = sentence.draft;
+      for (size_t j = 0; going && j < draft.size() && sentence.words.back() == draft[j]; j++)
+        going = accept(sentence, row + 1 + static_cast<int64_t>(j));
+      gained_ += sentence.count() - before + !going;
+      sentence.draft.clear();
+      if (!going) continue;
+      if (masks_ > 0) fill(sentence, row);
+      kept_.push_back(static_cast<int32_t>(i));
+    }
+    for (size_t i = 0; i < kept_.size(); i++)
+      if (kept_[i] != static_cast<int32_t>(i)) active_[i] = std::move(active_[kept_[i]]);
+    active_.resize(kept_.size());
+    decoder.keep(kept_);
+    if (!masked_ || active_.empty()) {
+      const std::chrono::duration<double, std::nano> time = Clock::now() - started_;
+      workspace_.pace.record(kind_, length_, gained_, time.count());
+    }
+  }
+
+ private:
+  typedef std::chrono::steady_clock Clock;
+  struct Sentence {
+    int32_t number;
+    std::vector<int32_t> words, draft;
+    std::vector<float> scores;
+    std::vector<std::vector<int32_t>> history;
+    float total = 0;
+    int64_t passes = 0;
+    int64_t count() const { return static_cast<int64_t>(words.size()); }
+  };
+
+  static void cut(std::vector<int32_t>& draft, int64_t length) {
+    if (static_cast<int64_t>(draft.size()) > length) draft.resize(std::max<int64_t>(length, 0));
+  }
+
+  void choose(Drafter drafter) {
+    kind_ = Pace::kind(drafter, options_.draft_length, static_cast<int64_t>(active_.size()));
+    length_ = options_.adaptive_drafts ? workspace_.pace.choose(kind_) : options_.draft_length;
+  }
+
+  // What follows the last words of an output in what it was said to become, or in its source.
+  bool look_up(Sentence& sentence) {
+    const int32_t s = sentence.number;
+    if (drafts_ && drafts_->length(s) > 0) {
+      const int32_t* text = drafts_->ids + drafts_->offsets[s];
+      if (follow(sentence, text, drafts_->length(s), 1)) return true;
+    }
+    if (options_.drafter == "source")
+      return follow(sentence, sources_.ids + sources_.offsets[s], sources_.length(s), kRecent);
+    return false;
+  }
+
+  // By the most words up to kRecent, and at least so many, that occur there; of several places the first that lies
+  // not before the output's own length, or the last.
+  bool follow(Sentence& sentence, const int32_t* text, int64_t length, int64_t least) {
+    const int64_t count = sentence.count();
+    if (count == 0) {
+      if (least <= 1) sentence.draft.assign(text, text + std::min(length, options_.draft_length));
+      return !sentence.draft.empty();
+    }
+    for (int64_t recent = std::min(count, kRecent); recent >= least; recent--) {
+      int64_t found = -1;
+      for (int64_t end = recent; end < length; end++) {
+        if (!std::equal(text + end - recent, text + end, sentence.words.data() + count - recent)) continue;
+        found = end;
+        if (end >= count) break;
+      }
+      if (found < 0) continue;
+      sentence.draft.assign(text + found, text + std::min(length, found + options_.draft_length));
+      return true;
+    }
+    return false;
+  }
+
+  // What an output must begin with is a draft that is right.
+  void force(Sentence& sentence) {
+    if (!prefixes_) return;
+    const int64_t length = prefixes_->length(sentence.number), count = sentence.count();
+    if (count >= length) return;
+    const int32_t* prefix = prefixes_->ids + prefixes_->offsets[sentence.number];
+    sentence.draft.assign(prefix + count, prefix + std::min(length, count + options_.draft_length));
+  }
+
+  // The word that the model says at this row; false where the output ends.
+  bool accept(Sentence& sentence, int64_t row) {
+    const int64_t choices = continuations.width, step = sentence.count();
+    const float* log_probs = continuations.log_probs.data() + row * choices;
+    if (!step_.choose(&sentence.total, log_probs, continuations.ids.data() + row * choices, 1, choices, 1, 1,
+                      config_.eos))
+      throw NotFinite(kNoOutput);
+    if (!step_.finished.empty()) {
+      const Beam::Candidate& end = step_.finished[0];
+      sentence.scores.push_back(end.log_prob);
+      const double score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
+      results[sentence.number].push_back({sentence.words, score, sentence.scores, sentence.passes, sentence.history});
+      return false;
+    }
+    if (step >= continuations.longest) throw NotFinite(kNoOutput);
+    const Beam::Candidate& next = step_.going[0];
+    sentence.words.push_back(static_cast<int32_t>(next.token));
+    sentence.scores.push_back(next.log_prob);
+    sentence.total = next.total;
+    return true;
+  }
+
+  // The masks behind the first stand for what follows the word that was just accepted, as long as it is likely enough
+  // that all of it is right.
+  void fill(Sentence& sentence, int64_t row) {
+    double likely = 0;
+    const double least = std::log(options_.draft_threshold);
+    for (int64_t i = 2; i <= masks_; i++) {
+      const int64_t at = (row + i) * continuations.width;
+      likely += continuations.log_probs[at];
+      if (!(likely >= least)) break;
+      sentence.draft.push_back(continuations.ids[at]);
+      if (sentence.draft.back() == config_.eos) break;
+    }
+  }
+
+  const Config& config_;
+  const SpeculativeOptions& options_;
+  Workspace& workspace_;
+  const Ids& sources_;
+  const Ids *prefixes_, *drafts_;
+  const bool masks_allowed_;
+  std::vector<Sentence> active_;
+  std::vector<int32_t> kept_;
+  std::vector<Past> pasts_;
+  Beam step_;
+  int64_t drafted_ = 0, masks_ = 0, length_ = 0, gained_ = 0;
+  bool masked_ = false;  // the last pass had masks
+  Pace::Kind kind_;
+  Clock::time_point started_;
+
+ public:
+  StepDecoder decoder;
+  Continuations continuations;
+  Hypotheses results;
+};
+
+}  // namespace
+
+Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
+                       const SpeculativeOptions& options, const Ids* prefixes, const Ids* drafts) {
+  Speculation speculation(model, workspace, sources, options, prefixes, drafts);
+  team.run([&](Member& member) {
+    Forward forward(model, workspace, member);
+    forward.encode(sources);
+    forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
+    while (!speculation.done()) {
+      member.once([&] {
+        speculation.prepare();
+        forward.reserve_vocabulary(speculation.rows(), speculation.continuations.k);
+      });
+      const int64_t rows = speculation.rows();
+      float* hidden = speculation.decoder.step(forward);
+      Continuations& next = speculation.continuations;
+      forward.vocabulary(hidden, rows, model.vocabulary.bias, next.k, next.asked(), next.asked_logits(),
+                         next.asked_log_probs());
+      member.once([&] { speculation.absorb(); });
+    }
+  });
+  return std::move(speculation.results);
+}
+
+}  // namespace janus_fast

@@ -1,0 +1,259 @@
+"""Speculative decoding: what greedy search gives, in the engine to the bit, in the passes of the definition."""
+
+import copy
+
+import pytest
+import torch
+from gpu.launches import Recorded
+from test_decoding import BOS, EOS, make_model, make_sources, rounding_error
+
+from janus_fast import Translator, engine, reference
+from janus_fast.data import test_set as committed_test_set
+from janus_fast.decoding import AutoregressiveOptions, SpeculativeOptions
+from janus_fast.decoding.decoder import Decoder
+from janus_fast.decoding.fused import FusedModel
+from janus_fast.decoding.modes import options_of
+from janus_fast.decoding.runtime import Eager
+
+needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
+
+
+MODELS = {
+    "pre-norm": {"normalize_before": True, "activation": "gelu", "positions": "sinusoidal"},
+    "mask is unk": {"mask_token_id": 3, "output_bias": True},
+    "one stream": {"two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False},
+}
+CASES = {
+    "model": {"drafter": "model", "draft_threshold": 0.0},
+    "likely drafts": {"drafter": "model", "draft_length": 5, "draft_threshold": 0.05},
+    "one word": {"drafter": "model", "draft_length": 1, "draft_threshold": 0.0},
+    "source": {"drafter": "source"},
+    "none": {"drafter": "none"},
+    "no drafts": {"drafter": "model", "draft_length": 0},
+    "longest": {"drafter": "model", "max_decoding_length": 7, "draft_threshold": 0.0},
+    "longest at once": {"drafter": "model", "max_decoding_length": 1, "draft_threshold": 0.0},
+    "shortest": {"drafter": "model", "min_decoding_length": 9, "draft_threshold": 0.0},
+    "empty": {"drafter": "model", "min_decoding_length": 0, "length_penalty": 0.3},
+    "no repeats": {"drafter": "model", "no_repeat_ngram_size": 2, "draft_threshold": 0.0, "min_decoding_length": 4},
+}
+HOST_ALONE = ("source", "no repeats")
+PREFIXES = [[7, 9], [], [11], [6, 6, 8], [39] * 14, []]
+
+
+def applies(model, case):
+    return model.config.two_stream or CASES[case]["drafter"] != "model"
+
+
+def greedy(case):
+    return {"beam_size": 1, **{name: value for name, value in case.items() if "draft" not in name}}
+
+
+def texts(sources):
+    """What could have been outputs: other sources, whose words follow each other in other places."""
+    return [source[1:-1] for source in sources[1:] + sources[:1]]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return make_model(**MODELS[request.param])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_by_definition_outputs_are_those_of_greedy_search(model, case):
+    if not applies(model, case):
+        with pytest.raises(ValueError, match="drafter must be another with a one-stream model, which fills no masks"):
+            options_of("speculative", CASES[case], model.config)
+        return
+    sources, options = make_sources(4), options_of("speculative", CASES[case], model.config)
+    for prefixes in (None, [prefix[: options.longest(model.config)] for prefix in PREFIXES[:4]]):
+        found = reference.speculative(model, sources, options, prefixes, texts(sources) if prefixes else None)
+        expected = reference.beam_search(model, sources, AutoregressiveOptions(**greedy(CASES[case])), prefixes)
+        for (one,), (other,) in zip(found, expected, strict=True):
+            assert (one.ids, one.token_scores) == (other.ids, other.token_scores)
+            assert one.score == pytest.approx(other.score, rel=1e-6)
+            assert one.iterations <= other.iterations
+
+
+@needs_engine
+@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "none"])
+def test_the_engine_gives_the_bits_of_its_own_greedy_search(model, case, compute_type):
+    if not applies(model, case) or (compute_type != "float32" and model.config.output_bias):
+        return
+    sources = make_sources(7)
+    given = {"draft": texts(sources), "target_prefix": [*PREFIXES, []]}
+    given["target_prefix"] = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in given["target_prefix"]]
+    one, two = (Translator(model, compute_type=compute_type, intra_threads=n, backend="engine") for n in (1, 2))
+    for more in ({}, {"draft": given["draft"]}, given):
+        prefix = {name: more[name] for name in more if name != "draft"}
+        expected = one.generate(sources, **greedy(CASES[case]), **prefix)
+        for size, translator in ((1, two), (4, one), (64, two)):
+            found = translator.generate(sources, mode="speculative", max_batch_size=size, **CASES[case], **more)
+            for result, other in zip(found, expected, strict=True):
+                assert result.hypotheses == other.hypotheses
+                assert (result.scores, result.token_scores) == (other.scores, other.token_scores)
+                assert 0 <= result.accepted[0] == len(result.token_scores[0]) - result.iterations[0]
+
+
+@pytest.mark.parametrize("backend", [pytest.param("engine", marks=needs_engine), "torch"])
+@pytest.mark.parametrize("case", CASES)
+def test_passes_and_what_they_are_fed_are_those_of_the_definition(model, case, backend):
+    if not applies(model, case):
+        return
+    sources = make_sources(4)
+    prefixes = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in PREFIXES[:4]]
+    settings = {**CASES[case], "adaptive_drafts": False, "return_history": True}
+    options = options_of("speculative", settings, model.config)
+    tolerance = 4 * rounding_error(model, "float32") + 2e-6
+    translator = Translator(model, backend=backend)
+    for drafts, forced in ((None, None), (texts(sources), None), (texts(sources), prefixes)):
+        expected = reference.speculative(model, sources, options, forced, drafts)
+        found = translator.generate(
+            sources, forced, draft=drafts, mode="speculative", max_batch_size=1, **settings
+        )  # drafts of some sentences of a batch leave less time for others
+        for result, (hypothesis,) in zip(found, expected, strict=True):
+            assert result.hypotheses == [hypothesis.ids]
+            assert result.iterations == [hypothesis.iterations] and result.history == [hypothesis.history]
+            assert result.token_scores[0] == pytest.approx(hypothesis.token_scores, abs=tolerance)
+            assert result.scores[0] == pytest.approx(hypothesis.score, abs=24 * tolerance)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in HOST_ALONE])
+def test_recorded_programs_give_what_greedy_search_gives(model, case):
+    if not applies(model, case):
+        return
+    exact = copy.deepcopy(model).double().requires_grad_(False)
+    fused = FusedModel(exact)
+    recorded, eager = Decoder(fused, Recorded()), Decoder(fused, Eager())
+    options = options_of("speculative", CASES[case], exact.config)
+    for sources in (make_sources(4, seed=3), make_sources(2, seed=4), make_sources(6, seed=5)):
+        expected = eager.decode(sources, AutoregressiveOptions(**greedy(CASES[case])))
+        for (one,), (other,) in zip(recorded.decode(sources, options), expected, strict=True):
+            assert one.ids == other.ids and one.iterations <= other.iterations
+            assert one.token_scores == pytest.approx(other.token_scores, abs=2e-6)
+            assert one.score == pytest.approx(other.score, abs=2e-6)
+
+
+def test_caches_grow_with_the_outputs():
+    model = make_model(max_target_positions=150).requires_grad_(False)
+    options = SpeculativeOptions(drafter="model", draft_threshold=0.0, min_decoding_length=140)
+    sources = make_sources(2)
+    found = Decoder(FusedModel(model), Eager()).decode(sources, options)
+    expected = Translator(model, backend="torch").generate(sources, beam_size=1, min_decoding_length=140)
+    assert [group[0].ids for group in found] == [result.hypotheses[0] for result in expected]
+    assert all(len(group[0].ids) >= 140 for group in found)
+
+
+@needs_engine
+@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
+def test_the_shipped_model_says_the_same_with_drafts(compute_type):
+    texts = committed_test_set("en-de")[0][::40]
+    translators = [Translator("en-de-small", compute_type=compute_type, intra_threads=n) for n in (1, 2)]
+    expected = translators[0].translate(texts, beam_size=1)
+    drafts = [result.hypotheses[0] for result in expected]
+    edited = [draft.replace("Sie", "wir").replace("e ", "en ", 1) for draft in drafts]
+    for size, translator in zip((1, 7, 64), (translators[1], translators[0], translators[1]), strict=True):
+        for more in ({"drafter": "model"}, {"drafter": "source"}, {"draft": drafts}, {"draft": edited}):
+            found = translator.translate(texts, mode="speculative", max_batch_size=size, adaptive_drafts=False, **more)
+            for one, other in zip(found, expected, strict=True):
+                assert one.hypotheses == other.hypotheses
+                assert (one.scores, one.token_scores) == (other.scores, other.token_scores)
+            passes = sum(result.iterations[0] for result in found)
+            tokens = sum(len(result.token_scores[0]) for result in found)
+            assert passes < {"draft": 0.5}.get(next(iter(more)), 1.0) * tokens or more == {"drafter": "source"}
+
+
+@needs_engine
+def test_a_draft_that_is_right_takes_a_pass_for_each_length():
+    model = make_model()
+    translator, source = Translator(model, backend="engine"), make_sources(3)[:1]
+    (greedy,) = translator.generate(source, beam_size=1)
+    words = greedy.hypotheses[0]
+    for length in (1, 5, 30):
+        (found,) = translator.generate(
+            source, draft=[words], mode="speculative", draft_length=length, adaptive_drafts=False, drafter="none"
+        )
+        assert found.hypotheses == [words]
+        assert found.iterations[0] == -(-(len(words) + 1) // (length + 1))
+
+
+def test_drafts_are_said_where_modes_are_explained():
+    two, one = Translator(make_model(), backend="torch"), Translator(make_model(two_stream=False), backend="torch")
+    assert two.explain(mode="speculative").splitlines()[0] == "speculative on cpu, float32, drafts by model:"
+    assert one.explain(mode="speculative").splitlines()[0] == "speculative on cpu, float32, drafts by source:"
+    ar = make_model(trained_modes=("ar",))  # its masks were never trained
+    assert Translator(ar, backend="torch").explain(mode="speculative").splitlines()[0].endswith("drafts by source:")
+    assert "none" in Translator(make_model(two_stream=False, share_all_embeddings=False)).explain(mode="speculative")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"draft": [[5]]}, "draft must have one entry a source = 2, got 1"),
+        ({"draft": [[5], [40]]}, r"draft 1 must hold ids in \[0, 40\), got 40"),
+        ({"draft": [[5], [EOS]]}, "draft 1 must not hold bos, pad or eos, got 2"),
+        ({"draft": [[5] * 24, []]}, "draft 0 must have at most 23 tokens, got 24"),
+        ({"draft_length": -1}, "draft_length must be an integer of at least 0, got -1"),
+        ({"draft_length": 513}, "draft_length must be at most 512, got 513"),
+        ({"draft_threshold": 1.5}, r"draft_threshold must be a finite number in \[0, 1\], got 1.5"),
+        ({"drafter": "nobody"}, "drafter must be one of .*'auto', 'model', 'source', 'none'.*, got 'nobody'"),
+        ({"beam_size": 2}, "must be among .*, got 'beam_size', which is one of mode 'ar'"),
+        ({"min_decoding_length": 30}, "min_decoding_length must be at most the model's longest output = 23, got 30"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_clear_error(options, message):
+    translator = Translator(make_model(), backend="torch")
+    with pytest.raises(ValueError, match=message):
+        translator.generate(make_sources(2), mode="speculative", **options)
+
+
+def test_drafts_belong_to_their_mode():
+    translator = Translator(make_model(), backend="torch")
+    with pytest.raises(ValueError, match="draft must be None in mode 'ar', got list"):
+        translator.generate([[BOS, 5, EOS]], draft=[[5]])
+
+
+@pytest.mark.parametrize("backend", [pytest.param("engine", marks=needs_engine), "torch"])
+def test_logits_that_are_not_finite_are_an_error(backend):
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e18)  # finite weights, infinite products
+    with pytest.raises(FloatingPointError, match="every source must have an output of finite score"):
+        Translator(model, backend=backend).generate(make_sources(1), mode="speculative", drafter="model")
+
+
+@needs_engine
+class TestPace:
+    """Costs that are made up: what a token takes, and a cycle by its length."""
+
+    @staticmethod
+    def spent(costs, tokens, count=4000):
+        from janus_fast import _engine
+
+        pace, nanoseconds, done = _engine.kernels.Pace(), 0.0, 0.0
+        while done < count:
+            length = pace.choose(0, 8, 1)
+            pace.record(0, 8, 1, length, tokens[length], costs[length])
+            nanoseconds += costs[length]
+            done += tokens[length]
+        return nanoseconds / done
+
+    def test_drafts_that_do_not_pay_cost_little(self):
+        assert self.spent({0: 100, 2: 400, 4: 600, 8: 1000}, {0: 1, 2: 2, 4: 2, 8: 2}) < 1.1 * 100
+
+    def test_drafts_that_pay_are_made(self):
+        best = 400 / 5
+        assert self.spent({0: 200, 2: 250, 4: 400, 8: 1000}, {0: 1, 2: 2, 4: 5, 8: 6}) < 1.1 * best
+
+    def test_batches_of_another_size_are_another_matter(self):
+        from janus_fast import _engine
+
+        pace = _engine.kernels.Pace()
+        for _ in range(100):
+            length = pace.choose(0, 8, 1)
+            pace.record(0, 8, 1, length, 1 + length, 100 + 10 * length)
+            length = pace.choose(0, 8, 32)
+            pace.record(0, 8, 32, length, 1 + length, 100 + 400 * length)
+        chosen = [pace.choose(0, 8, size) for size in (1, 32, 1, 32, 1, 32)]
+        assert chosen[::2].count(8) >= 2 and chosen[1::2].count(0) >= 2
