@@ -10,7 +10,7 @@ from janus_fast.objectives.masking import span_mask
 from janus_fast.ops._operation import Operation
 
 # what the model card says, less a point for the rounding of other processors
-LEAST_BLEU = {"ar": 31.2, "nar": 24.6}
+LEAST_BLEU = {"ar": 31.2, "nar": 25.8}
 EVERY = 10  # each so manieth sentence is decoded by torch, with both kinds of kernels; by the engine all are
 MODES = {"ar": {"beam_size": 1}, "nar": {"iterations": 4, "length_beam": 3}}
 
