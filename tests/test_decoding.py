@@ -273,7 +273,7 @@ def test_candidates_are_ranked_where_that_is_possible_and_of_use():
         return NonAutoregressiveOptions(**options).resolved(config).rerank
 
     assert ranks() and ranks(["ar", "nar"]) and ranks(["nar"], rerank=True) and ranks(length_beam=1, rerank=True)
-    off = [{"trained": ["nar"]}, {"length_beam": 1}, {"score": "canvas"}, {"rerank": False}]
+    off = [{"trained": ["nar"]}, {"length_beam": 1}, {"iterations": 1}, {"score": "canvas"}, {"rerank": False}]
     assert not any(ranks(**case) for case in off)
 
 

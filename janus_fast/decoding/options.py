@@ -211,7 +211,7 @@ class NonAutoregressiveOptions(DecodingOptions):
     )  # fmt: skip
     rerank: bool | None = everywhere(
         None, one_of(True, False, None), "compare lengths by what the model thinks of them left to right "
-        "(default: with several lengths, if it was trained left to right)",
+        "(default: with several lengths and passes, if it was trained left to right)",
         doc='the default is ``None``, and not for ``score="canvas"``; scores and token scores are then those of mode '
         '"ar" with ``length_penalty`` 1; takes one more pass, of up to twice the work',
     )  # fmt: skip
@@ -238,7 +238,8 @@ class NonAutoregressiveOptions(DecodingOptions):
         if self.rerank is not None:
             return self
         trained = config.trained_modes is None or "ar" in config.trained_modes
-        return dataclasses.replace(self, rerank=trained and self.length_beam > 1 and self.score == "tokens")
+        pays = self.length_beam > 1 and self.iterations > 1  # of one pass it nearly doubles the time
+        return dataclasses.replace(self, rerank=trained and pays and self.score == "tokens")
 
     @property
     def kept(self) -> int:
