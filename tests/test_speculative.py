@@ -228,19 +228,28 @@ class TestPace:
     """Costs that are made up: what a token takes, and a cycle by its length."""
 
     @staticmethod
-    def spent(costs, tokens, count=4000):
+    def spent(costs, tokens, count=4000, sentences=1):
         from janus_fast import _engine
 
         pace, nanoseconds, done = _engine.kernels.Pace(), 0.0, 0.0
         while done < count:
-            length = pace.choose(0, 8, 1)
-            pace.record(0, 8, 1, length, tokens[length], costs[length])
+            length = pace.choose(0, 8, sentences)
+            pace.record(0, 8, sentences, length, tokens[length], costs[length])
             nanoseconds += costs[length]
             done += tokens[length]
         return nanoseconds / done
 
     def test_drafts_that_do_not_pay_cost_little(self):
         assert self.spent({0: 100, 2: 400, 4: 600, 8: 1000}, {0: 1, 2: 2, 4: 2, 8: 2}) < 1.1 * 100
+
+    def test_in_a_batch_they_cost_little_from_the_first_sentences_on(self):
+        assert (
+            self.spent({0: 100, 2: 300, 4: 500, 8: 900}, {0: 1, 2: 2, 4: 2, 8: 2}, count=800, sentences=32) < 1.05 * 100
+        )
+
+    def test_drafts_that_hardly_pay_are_not_made(self):
+        costs = {0: 100, 2: 190, 4: 290, 8: 390}
+        assert self.spent(costs, {0: 1, 2: 2, 4: 3, 8: 4}) > 99.5  # at 5% less noise would decide
 
     def test_drafts_that_pay_are_made(self):
         best = 400 / 5
@@ -250,7 +259,7 @@ class TestPace:
         from janus_fast import _engine
 
         pace = _engine.kernels.Pace()
-        for _ in range(100):
+        for _ in range(3000):
             length = pace.choose(0, 8, 1)
             pace.record(0, 8, 1, length, 1 + length, 100 + 10 * length)
             length = pace.choose(0, 8, 32)
