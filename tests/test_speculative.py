@@ -134,6 +134,34 @@ def test_recorded_programs_give_what_greedy_search_gives(model, case):
             assert one.score == pytest.approx(other.score, abs=2e-6)
 
 
+def test_a_recorded_program_serves_only_what_it_was_recorded_for():
+    fused = FusedModel(make_model().double().requires_grad_(False))
+    recorded, sources = Decoder(fused, Recorded()), make_sources(3)
+    for own in ({}, {"min_decoding_length": 9}, {"draft_threshold": 0.9}, {"draft_length": 2}, {"drafter": "none"}, {}):
+        options = SpeculativeOptions(**{"drafter": "model", "draft_threshold": 0.0, **own})
+        found, alone = recorded.decode(sources, options), Decoder(fused, Recorded()).decode(sources, options)
+        assert [(h.ids, h.iterations) for (h,) in found] == [(h.ids, h.iterations) for (h,) in alone]
+    assert len(recorded._programs) == 5
+
+
+@needs_engine
+@pytest.mark.parametrize("drafter", ["none", "source"])
+def test_texts_that_are_wrong_are_let_be(drafter):
+    """Drafts of which no word is right: soon none is tried, whatever else drafts."""
+    translator = Translator(make_model(d_model=256, decoder_ffn_dim=512), backend="engine", intra_threads=1)
+    sources = make_sources(60)
+    for _ in range(2):
+        found = translator.generate(
+            sources, draft=[[5, 6, 7, 8] * 5] * 60, mode="speculative", max_batch_size=1, drafter=drafter,
+            draft_length=16, return_history=True,
+        )  # fmt: skip
+    fed = [
+        len(after) - len(before) for r in found for before, after in zip(r.history[0], r.history[0][1:], strict=False)
+    ]
+    drafted = sum(len(history) > number for result in found for number, history in enumerate(result.history[0]))
+    assert fed and drafted < 0.25 * sum(len(result.history[0]) for result in found)
+
+
 def test_caches_grow_with_the_outputs():
     model = make_model(max_target_positions=150).requires_grad_(False)
     options = SpeculativeOptions(drafter="model", draft_threshold=0.0, min_decoding_length=140)
