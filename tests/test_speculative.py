@@ -155,11 +155,8 @@ def test_texts_that_are_wrong_are_let_be(drafter):
             sources, draft=[[5, 6, 7, 8] * 5] * 60, mode="speculative", max_batch_size=1, drafter=drafter,
             draft_length=16, return_history=True,
         )  # fmt: skip
-    fed = [
-        len(after) - len(before) for r in found for before, after in zip(r.history[0], r.history[0][1:], strict=False)
-    ]
-    drafted = sum(len(history) > number for result in found for number, history in enumerate(result.history[0]))
-    assert fed and drafted < 0.25 * sum(len(result.history[0]) for result in found)
+    passes = [len(words) > number for result in found for number, words in enumerate(result.history[0])]
+    assert sum(passes) < 0.25 * len(passes)  # a pass without a draft is fed one word more than the last
 
 
 def test_caches_grow_with_the_outputs():

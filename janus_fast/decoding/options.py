@@ -150,8 +150,8 @@ class SpeculativeOptions(LeftToRightOptions):
     1, in fewer passes where drafts are right. In the engine they are so to the bit; torch rounds products of other
     sizes otherwise, and may take another of two words that nearly tie.
 
-    What drafts are decides how fast it is and nothing else. A value out of range, or two that do not fit each other, are
-    a ValueError.
+    What drafts are decides how fast it is and nothing else. A value out of range, or two that do not fit each other,
+    are a ValueError.
     """
 
     algorithm, on = "speculative", EVERYWHERE
