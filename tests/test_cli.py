@@ -441,7 +441,10 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["fly"], "argument COMMAND: must be one of 'demo', 'translate', 'evaluate', 'train', "),
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
         (["trian"], "'convert', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)"),
-        (["translate", "m", "--mode", "both"], "argument --mode: must be one of 'ar', 'nar', 'speculative', got 'both' (see "),
+        (
+            ["translate", "m", "--mode", "both"],
+            "argument --mode: must be one of 'ar', 'nar', 'speculative', got 'both' (see ",
+        ),
         (["translate", "m", "--mode", "nra"], "got 'nra'; did you mean 'nar'?"),
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),
         (["translate", "m", "--beamsize=9", "x"], "arguments: --beamsize=9 x; did you mean '--beam-size'? (see "),

@@ -23,7 +23,7 @@ from janus_fast import _engine  # noqa: E402
 
 # Of these seeds no word of any case below hangs on rounding: weights that err by 3e-7 give the same words.
 MODELS = {
-    "post-norm": {"seed": 8},
+    "post-norm": {"seed": 10},
     "pre-norm, gelu": {"normalize_before": True, "activation": "gelu"},
     "sinusoidal, silu": {"seed": 2, "positions": "sinusoidal", "position_offset": 2, "activation": "silu"},
     "separate, unscaled": {

@@ -134,6 +134,31 @@ def test_recorded_programs_give_what_greedy_search_gives(model, case):
             assert one.score == pytest.approx(other.score, abs=2e-6)
 
 
+def test_a_recorded_program_serves_only_what_it_was_recorded_for():
+    fused = FusedModel(make_model().double().requires_grad_(False))
+    recorded, sources = Decoder(fused, Recorded()), make_sources(3)
+    for own in ({}, {"min_decoding_length": 9}, {"draft_threshold": 0.9}, {"draft_length": 2}, {"drafter": "none"}, {}):
+        options = SpeculativeOptions(**{"drafter": "model", "draft_threshold": 0.0, **own})
+        found, alone = recorded.decode(sources, options), Decoder(fused, Recorded()).decode(sources, options)
+        assert [(h.ids, h.iterations) for (h,) in found] == [(h.ids, h.iterations) for (h,) in alone]
+    assert len(recorded._programs) == 5
+
+
+@needs_engine
+@pytest.mark.parametrize("drafter", ["none", "source"])
+def test_texts_that_are_wrong_are_let_be(drafter):
+    """Drafts of which no word is right: soon none is tried, whatever else drafts."""
+    translator = Translator(make_model(d_model=256, decoder_ffn_dim=512), backend="engine", intra_threads=1)
+    sources = make_sources(60)
+    for _ in range(2):
+        found = translator.generate(
+            sources, draft=[[5, 6, 7, 8] * 5] * 60, mode="speculative", max_batch_size=1, drafter=drafter,
+            draft_length=16, return_history=True,
+        )  # fmt: skip
+    passes = [len(words) > number for result in found for number, words in enumerate(result.history[0])]
+    assert sum(passes) < 0.25 * len(passes)  # a pass without a draft is fed one word more than the last
+
+
 def test_caches_grow_with_the_outputs():
     model = make_model(max_target_positions=150).requires_grad_(False)
     options = SpeculativeOptions(drafter="model", draft_threshold=0.0, min_decoding_length=140)
@@ -228,19 +253,28 @@ class TestPace:
     """Costs that are made up: what a token takes, and a cycle by its length."""
 
     @staticmethod
-    def spent(costs, tokens, count=4000):
+    def spent(costs, tokens, count=4000, sentences=1):
         from janus_fast import _engine
 
         pace, nanoseconds, done = _engine.kernels.Pace(), 0.0, 0.0
         while done < count:
-            length = pace.choose(0, 8, 1)
-            pace.record(0, 8, 1, length, tokens[length], costs[length])
+            length = pace.choose(0, 8, sentences)
+            pace.record(0, 8, sentences, length, tokens[length], costs[length])
             nanoseconds += costs[length]
             done += tokens[length]
         return nanoseconds / done
 
     def test_drafts_that_do_not_pay_cost_little(self):
         assert self.spent({0: 100, 2: 400, 4: 600, 8: 1000}, {0: 1, 2: 2, 4: 2, 8: 2}) < 1.1 * 100
+
+    def test_in_a_batch_they_cost_little_from_the_first_sentences_on(self):
+        assert (
+            self.spent({0: 100, 2: 300, 4: 500, 8: 900}, {0: 1, 2: 2, 4: 2, 8: 2}, count=800, sentences=32) < 1.05 * 100
+        )
+
+    def test_drafts_that_hardly_pay_are_not_made(self):
+        costs = {0: 100, 2: 190, 4: 290, 8: 390}
+        assert self.spent(costs, {0: 1, 2: 2, 4: 3, 8: 4}) > 99.5  # at 5% less noise would decide
 
     def test_drafts_that_pay_are_made(self):
         best = 400 / 5
@@ -250,7 +284,7 @@ class TestPace:
         from janus_fast import _engine
 
         pace = _engine.kernels.Pace()
-        for _ in range(100):
+        for _ in range(3000):
             length = pace.choose(0, 8, 1)
             pace.record(0, 8, 1, length, 1 + length, 100 + 10 * length)
             length = pace.choose(0, 8, 32)

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="janus_fast-") as folder:
         bench = Bench(arguments, Path(folder))
         records = told(map(bench.measure, bench.rows()), line, arguments)
-        results = {"records": records, "model": arguments.model, "quality": bench.quality()}
+        results = {"records": records, "model": Path(arguments.model).name, "quality": bench.quality()}
     return publish("speculative", results, arguments, page, alone=False, speculative=draw)
 
 

@@ -9,8 +9,9 @@
 
 namespace janus_fast {
 
-// Chooses how many tokens to draft by the tokens a nanosecond that each choice had lately, and tries the others at
-// intervals that double while they lose, so that what trying costs fades.
+// Chooses how many tokens to draft by the tokens a nanosecond that each choice had lately, and none unless that is
+// clearly slower. Tries the others at intervals that double while they lose, so that what trying costs fades; seldom in
+// larger batches, where the processor has enough to do.
 class Pace {
  public:
   // What must be like for times to be comparable: the drafter, the length asked for, and the batch's size.
@@ -25,19 +26,21 @@ class Pace {
   // 0, or some part of `draft_length` up to the whole of it.
   int64_t choose(const Kind& kind) {
     std::vector<Arm>& arms = arms_[kind];
+    const int64_t size = std::get<2>(kind), first = size > 1 ? int64_t{8} << size : 1;
     if (arms.empty())
       for (const int64_t length : {int64_t{0}, std::get<1>(kind) / 4, std::get<1>(kind) / 2, std::get<1>(kind)})
-        if (arms.empty() || length > arms.back().length) arms.push_back({length});
+        if (arms.empty() || length > arms.back().length)
+          arms.push_back({length, 0, 0, first, std::max(first, kShortest)});
     Arm* best = &arms[0];
     for (Arm& arm : arms)
-      if (arm.rate() > best->rate()) best = &arm;
+      if (arm.rate() > kMargin * arms[0].rate() && arm.rate() > best->rate()) best = &arm;
     for (Arm& arm : arms)
       if (&arm != best && --arm.wait <= 0) {
         arm.interval = std::min<int64_t>(2 * arm.interval, kLongest);
         arm.wait = arm.interval;
         return arm.length;
       }
-    best->interval = kShortest;
+    best->interval = std::max(first, kShortest);
     return best->length;
   }
 
@@ -52,11 +55,11 @@ class Pace {
 
  private:
   static constexpr int64_t kShortest = 4, kLongest = 2048;  // choices between trials
-  static constexpr double kMemory = 0.9;
+  static constexpr double kMemory = 0.95, kMargin = 1.1;
   struct Arm {
     int64_t length;
-    double tokens = 0, nanoseconds = 0;
-    int64_t wait = 1, interval = kShortest;
+    double tokens, nanoseconds;
+    int64_t wait, interval;
     double rate() const { return nanoseconds > 0 ? tokens / nanoseconds : 0; }
   };
   std::map<Kind, std::vector<Arm>> arms_;

@@ -34,7 +34,7 @@ class Speculation {
 
   bool done() const { return active_.empty(); }
   // Rows of the largest pass that may come.
-  int64_t most_rows() const { return sources_.count * (options_.draft_length + 2); }
+  int64_t most_rows() const { return sources_.count * (std::min(options_.draft_length, continuations.longest) + 2); }
   int64_t rows() const { return static_cast<int64_t>(active_.size()) * (drafted_ + masks_ + 1); }
 
   // What the next pass feeds: of each sentence the last word and its draft; or the last word and masks.
@@ -47,10 +47,13 @@ class Speculation {
       gained_ = 0;
       bool text = false;
       for (Sentence& sentence : active_) text |= look_up(sentence);
+      choices_.clear(), length_ = 0;
       if (text) choose(kText);
       for (Sentence& sentence : active_) cut(sentence.draft, length_);
-      if (!text || length_ == 0) choose(kMasks);
-      if (masks_allowed_ && length_ > 0) masks_ = std::min(length_ + 1, room);
+      if (length_ == 0 && masks_allowed_) {
+        choose(kMasks);
+        if (length_ > 0) masks_ = std::min(length_ + 1, room);
+      }
     }
     for (Sentence& sentence : active_) {
       force(sentence);
@@ -104,7 +107,7 @@ class Speculation {
     decoder.keep(kept_);
     if (!masked_ || active_.empty()) {
       const std::chrono::duration<double, std::nano> time = Clock::now() - started_;
-      workspace_.pace.record(kind_, length_, gained_, time.count());
+      for (const auto& [kind, length] : choices_) workspace_.pace.record(kind, length, gained_, time.count());
     }
   }
 
@@ -125,8 +128,9 @@ class Speculation {
   }
 
   void choose(Drafter drafter) {
-    kind_ = Pace::kind(drafter, options_.draft_length, static_cast<int64_t>(active_.size()));
-    length_ = options_.adaptive_drafts ? workspace_.pace.choose(kind_) : options_.draft_length;
+    const auto kind = Pace::kind(drafter, options_.draft_length, static_cast<int64_t>(active_.size()));
+    length_ = options_.adaptive_drafts ? workspace_.pace.choose(kind) : options_.draft_length;
+    choices_.emplace_back(kind, length_);
   }
 
   // What follows the last words of an output in what it was said to become, or in its source.
@@ -170,6 +174,7 @@ class Speculation {
     if (count >= length) return;
     const int32_t* prefix = prefixes_->ids + prefixes_->offsets[sentence.number];
     sentence.draft.assign(prefix + count, prefix + std::min(length, count + options_.draft_length));
+    choices_.clear();
   }
 
   // The word that the model says at this row; false where the output ends.
@@ -219,8 +224,8 @@ class Speculation {
   std::vector<Past> pasts_;
   Beam step_;
   int64_t drafted_ = 0, masks_ = 0, length_ = 0, gained_ = 0;
-  bool masked_ = false;  // the last pass had masks
-  Pace::Kind kind_;
+  bool masked_ = false;                                  // the last pass had masks
+  std::vector<std::pair<Pace::Kind, int64_t>> choices_;  // what this cycle's time says something of
   Clock::time_point started_;
 
  public:

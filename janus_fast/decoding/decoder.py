@@ -97,7 +97,9 @@ class Decoder:
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         held = self._held(sources)
-        key = options.algorithm, held, *recorded(options, self.model.config)
+        options = options.resolved(self.model.config)
+        # of a search the host reads min_decoding_length
+        key = options.algorithm, held, options.min_decoding_length, *recorded(options, self.model.config)
         speculation, begin, cycle = self._program(key, lambda: self.speculation(held, options, prefixes, drafts))
         speculation.sources.load(sources, self.runtime)
         speculation.run(self.runtime, begin, cycle)

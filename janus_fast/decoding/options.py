@@ -147,14 +147,15 @@ class AutoregressiveOptions(LeftToRightOptions):
 @dataclass
 class SpeculativeOptions(LeftToRightOptions):
     """Options of speculative decoding: the output, and its log-probabilities, are those of mode "ar" with ``beam_size``
-    1, in fewer passes where drafts are right.
+    1, in fewer passes where drafts are right. In the engine they are so to the bit; torch rounds products of other
+    sizes otherwise, and may take another of two words that nearly tie.
 
-    What they say decides how fast it is and nothing else. A value out of range, or two that do not fit each other, are
-    a ValueError.
+    What drafts are decides how fast it is and nothing else. A value out of range, or two that do not fit each other,
+    are a ValueError.
     """
 
     algorithm, on = "speculative", EVERYWHERE
-    kept = num_hypotheses = beam_size = sampling_topk = 1
+    num_hypotheses = beam_size = sampling_topk = 1
     drafter: str = everywhere(
         "auto", one_of("auto", "model", "source", "none"), "what drafts: the model, the source or nothing",
         doc='``"model"`` fills masks behind the words so far, and needs two streams; ``"source"`` goes on where the '
@@ -164,11 +165,12 @@ class SpeculativeOptions(LeftToRightOptions):
     draft_length: int = everywhere(8, integers(0, MOST), "tokens drafted at once, at most 512; 0 is greedy")
     draft_threshold: float = everywhere(
         0.3, numbers(least=0, most=1), "a draft ends where it is less likely than this to be right as a whole",
-        doc="by its own probabilities; 0 tries all of it", metavar="P", recorded=False,
+        doc="by its own probabilities; 0 tries all of it", metavar="P",
     )  # fmt: skip
     adaptive_drafts: bool = everywhere(
         True, one_of(True, False), "draft fewer tokens, or none, where drafts do not pay",
-        doc="as measured while decoding, for each size of batch", recorded=False,
+        doc="as the engine measures while it decodes, for each size of batch; the other backends always draft",
+        recorded=False,
     )  # fmt: skip
 
     return_history: bool = on_host(
@@ -176,10 +178,15 @@ class SpeculativeOptions(LeftToRightOptions):
         why="return_history is written by the host",
     )  # fmt: skip
 
+    @property
+    def kept(self) -> int:
+        """Hypotheses of a source whose rows would be as many as those of a draft."""
+        return 1 + self.draft_length // FEWEST_ROWS
+
     def resolved(self, config: "JanusConfig"):
         drafter = self.drafter
         if drafter == "auto":
-            drafts = config.two_stream and "speculative" in (config.trained_modes or ("speculative",))
+            drafts = config.two_stream and (config.trained_modes is None or "speculative" in config.trained_modes)
             drafter = "model" if drafts else "source" if config.share_all_embeddings else "none"
         if drafter == "model" and not config.two_stream:
             raise OptionError("drafter", "be another with a one-stream model, which fills no masks", "'model'")

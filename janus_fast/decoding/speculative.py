@@ -206,13 +206,13 @@ class Speculation:
 
     def copied(self) -> Tensor:
         """What may follow by the rest of a prefix, a draft that was given, or the source: [S, n], -1: nothing."""
-        sources = self.sources.tokens.split(self.sources.offsets.diff().tolist())
-        drafts = []
+        copies, drafts = self.options.drafter == "source", []
+        sources = self.sources.tokens.split(self.sources.offsets.diff().tolist()) if copies else ()
         for n, count in enumerate(self.counts.tolist()):
             words = self.words[n, 1 : 1 + count].tolist()
             draft = self.prefixes[n][count:] if self.prefixes else []
             draft = draft or (follows(words, self.given[n], 1) if self.given else [])
-            if not draft and self.options.drafter == "source":
+            if not draft and copies:
                 draft = follows(words, sources[n].tolist(), RECENT)
             most = 0 if self.ended[n] else min(self.options.draft_length, self.longest - count)
             drafts.append(torch.tensor(draft[:most], dtype=torch.int64))
