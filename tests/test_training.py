@@ -30,8 +30,8 @@ def make_config(**options):
     return JanusConfig(30, 30, **{**SIZES, "max_source_positions": 24, "max_target_positions": 24, **options})
 
 
-def make_model(**options):
-    torch.manual_seed(3)
+def make_model(seed=3, **options):
+    torch.manual_seed(seed)
     return JanusModel(make_config(**options))
 
 
