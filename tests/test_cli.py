@@ -317,16 +317,6 @@ def test_demo(model, capsys):
     assert all("░" not in sentence.splitlines()[-2] and "░" in sentence for sentence in sentences)
 
 
-def test_a_canvas_shows_what_is_masked_and_what_is_new(monkeypatch):
-    before, after = ["▁Die", "<mask>", "<mask>", "."], ["▁Die", "▁Tab", "elle", "<mask>"]
-    assert demo.canvas_text(after, before, "<mask>") == "Die Tabelle ░░"
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    new, dim, plain = demo.NEW, demo.DIM, demo.PLAIN
-    expected = f"Die {new}Tab{plain}{new}elle{plain} {dim}░░{plain}"
-    assert demo.canvas_text(after, before, "<mask>") == expected
-
-
 def test_table():
     lines = table(["name", "size"], [["a", "1,000"], ["long name", "7.5"]]).splitlines()
     assert lines == ["name        size", "─────────  ─────", "a          1,000", "long name    7.5"]

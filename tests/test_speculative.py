@@ -1,12 +1,15 @@
 """Speculative decoding: what greedy search gives, in the engine to the bit, in the passes of the definition."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from gpu.launches import Recorded
 from test_decoding import BOS, EOS, make_model, make_sources, rounding_error
 
+from benchmarks import workload
+from benchmarks.decode import speculative as benchmark
 from janus_fast import Translator, engine, reference
 from janus_fast.data import test_set as committed_test_set
 from janus_fast.decoding import AutoregressiveOptions, SpeculativeOptions
@@ -40,8 +43,10 @@ HOST_ALONE = ("source", "no repeats")
 PREFIXES = [[7, 9], [], [11], [6, 6, 8], [39] * 14, []]
 
 
-def applies(model, case):
-    return model.config.two_stream or CASES[case]["drafter"] != "model"
+def pairs(*left_out):
+    """Models, by name, and the cases that they can be asked for."""
+    both = [(m, c) for m in MODELS for c in CASES if c not in left_out]
+    return [(m, c) for m, c in both if MODELS[m].get("two_stream", True) or CASES[c]["drafter"] != "model"]
 
 
 def greedy(case):
@@ -53,17 +58,14 @@ def texts(sources):
     return [source[1:-1] for source in sources[1:] + sources[:1]]
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request):
-    return make_model(**MODELS[request.param])
+@functools.cache
+def model_of(name):
+    return make_model(**MODELS[name])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_by_definition_outputs_are_those_of_greedy_search(model, case):
-    if not applies(model, case):
-        with pytest.raises(ValueError, match="drafter must be another with a one-stream model, which fills no masks"):
-            options_of("speculative", CASES[case], model.config)
-        return
+@pytest.mark.parametrize("name, case", pairs())
+def test_by_definition_outputs_are_those_of_greedy_search(name, case):
+    model = model_of(name)
     sources, options = make_sources(4), options_of("speculative", CASES[case], model.config)
     for prefixes in (None, [prefix[: options.longest(model.config)] for prefix in PREFIXES[:4]]):
         found = reference.speculative(model, sources, options, prefixes, texts(sources) if prefixes else None)
@@ -76,10 +78,9 @@ def test_by_definition_outputs_are_those_of_greedy_search(model, case):
 
 @needs_engine
 @pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("case", [case for case in CASES if case != "none"])
-def test_the_engine_gives_the_bits_of_its_own_greedy_search(model, case, compute_type):
-    if not applies(model, case) or (compute_type != "float32" and model.config.output_bias):
-        return
+@pytest.mark.parametrize("name, case", pairs("none"))
+def test_the_engine_gives_the_bits_of_its_own_greedy_search(name, case, compute_type):
+    model = model_of(name)
     sources = make_sources(7)
     given = {"draft": texts(sources), "target_prefix": [*PREFIXES, []]}
     given["target_prefix"] = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in given["target_prefix"]]
@@ -96,10 +97,9 @@ def test_the_engine_gives_the_bits_of_its_own_greedy_search(model, case, compute
 
 
 @pytest.mark.parametrize("backend", [pytest.param("engine", marks=needs_engine), "torch"])
-@pytest.mark.parametrize("case", CASES)
-def test_passes_and_what_they_are_fed_are_those_of_the_definition(model, case, backend):
-    if not applies(model, case):
-        return
+@pytest.mark.parametrize("name, case", pairs())
+def test_passes_and_what_they_are_fed_are_those_of_the_definition(name, case, backend):
+    model = model_of(name)
     sources = make_sources(4)
     prefixes = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in PREFIXES[:4]]
     settings = {**CASES[case], "adaptive_drafts": False, "return_history": True}
@@ -118,11 +118,9 @@ def test_passes_and_what_they_are_fed_are_those_of_the_definition(model, case, b
             assert result.scores[0] == pytest.approx(hypothesis.score, abs=24 * tolerance)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in HOST_ALONE])
-def test_recorded_programs_give_what_greedy_search_gives(model, case):
-    if not applies(model, case):
-        return
-    exact = copy.deepcopy(model).double().requires_grad_(False)
+@pytest.mark.parametrize("name, case", pairs(*HOST_ALONE))
+def test_recorded_programs_give_what_greedy_search_gives(name, case):
+    exact = copy.deepcopy(model_of(name)).double().requires_grad_(False)
     fused = FusedModel(exact)
     recorded, eager = Decoder(fused, Recorded()), Decoder(fused, Eager())
     options = options_of("speculative", CASES[case], exact.config)
@@ -178,14 +176,15 @@ def test_the_shipped_model_says_the_same_with_drafts(compute_type):
     drafts = [result.hypotheses[0] for result in expected]
     edited = [draft.replace("Sie", "wir").replace("e ", "en ", 1) for draft in drafts]
     for size, translator in zip((1, 7, 64), (translators[1], translators[0], translators[1]), strict=True):
-        for more in ({"drafter": "model"}, {"drafter": "source"}, {"draft": drafts}, {"draft": edited}):
+        own = ({"drafter": "model"}, 0.95), ({"drafter": "source"}, 1.0)
+        for more, most in (*own, ({"draft": drafts}, 0.2), ({"draft": edited}, 0.5)):
             found = translator.translate(texts, mode="speculative", max_batch_size=size, adaptive_drafts=False, **more)
             for one, other in zip(found, expected, strict=True):
                 assert one.hypotheses == other.hypotheses
                 assert (one.scores, one.token_scores) == (other.scores, other.token_scores)
             passes = sum(result.iterations[0] for result in found)
             tokens = sum(len(result.token_scores[0]) for result in found)
-            assert passes < {"draft": 0.5}.get(next(iter(more)), 1.0) * tokens or more == {"drafter": "source"}
+            assert passes <= most * tokens
 
 
 @needs_engine
@@ -230,6 +229,33 @@ def test_a_mistake_gets_one_clear_error(options, message):
     translator = Translator(make_model(), backend="torch")
     with pytest.raises(ValueError, match=message):
         translator.generate(make_sources(2), mode="speculative", **options)
+
+
+def test_a_model_that_cannot_draft_says_so():
+    one, two = make_model(two_stream=False).config, make_model(share_all_embeddings=False).config
+    with pytest.raises(ValueError, match="drafter must be another with a one-stream model, which fills no masks"):
+        options_of("speculative", {"drafter": "model"}, one)
+    with pytest.raises(ValueError, match="drafter must be another with a model that has two vocabularies"):
+        options_of("speculative", {"drafter": "source"}, two)
+
+
+@pytest.mark.parametrize("name, heads", [("same", 2), ("twice", 1)])
+def test_a_stretched_model_computes_the_same(monkeypatch, name, heads):
+    """What ``python -m benchmarks speculative`` times larger sizes with."""
+    sizes = workload.Sizes(channels=32, hidden=64, heads=2, layers=3, vocabulary=60)
+    monkeypatch.setitem(workload.CONFIGURATIONS, name, sizes)
+    model = make_model(d_model=16, attention_heads=heads, normalize_before=True)
+    stretched = benchmark.stretched(model, name)
+    assert stretched.config.d_model == 32 and len(stretched.decoder.layers) == 3
+    sources = make_sources(6)
+    one, other = (Translator(m, backend="torch").generate(sources, beam_size=1) for m in (model, stretched))
+    assert [r.hypotheses for r in one] == [r.hypotheses for r in other]
+    for own, wide in zip(one, other, strict=True):
+        assert wide.token_scores[0] == pytest.approx(
+            own.token_scores[0], abs=4 * rounding_error(model, "float32") + 2e-6
+        )
+    with pytest.raises(ValueError, match="model must have norms before its blocks and half the channels of iwslt"):
+        benchmark.stretched(model, "iwslt")
 
 
 def test_drafts_belong_to_their_mode():

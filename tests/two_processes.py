@@ -27,7 +27,7 @@ CASES = {  # objective and other options, and the model
     "bfloat16": ({"precision": "bfloat16", "checkpoint_activations": True}, "learned"),
 }
 
-SEED = 5  # no gradient of a run is so near to nothing that Adam, which divides by it, shows more than 1e-15 of it
+SEED = 5  # with 3 and 4 Adam divides by a gradient so near to nothing that weights differ by 1.6e-8 and 2.3e-8
 
 RUNS = ("janus", "accumulated", "autoregressive")
 WATCHED = {"detach": "0.01", "log_gradient_norms": True, "accumulate": 2}

@@ -12,14 +12,18 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.arguments import add_usual
+from benchmarks.arguments import add_usual, positive
 from benchmarks.report import markdown, place, publish, rounds, table, told
 from benchmarks.turns import in_turn, spread
 from benchmarks.workload import CONFIGURATIONS
+from janus_fast import engine
 
 OWN = "own"
+SIZES = (OWN, "iwslt", "base")
+DEFAULTS = {"sizes": OWN, "compute_type": "float32", "batch": 1}
 CONTENDERS = {
     "greedy": {"mode": "ar", "beam_size": 1},
     "drafts": {"mode": "speculative", "drafter": "model"},
@@ -43,23 +47,41 @@ QUALITY = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks speculative", description=__doc__.splitlines()[0])
+    group = parser.add_argument_group("one row instead of all (own sizes, float32, batch 1 where nothing is said)")
+    row = [
+        group.add_argument("--sizes", choices=SIZES, help="of the model, or stretched over those of a configuration"),
+        group.add_argument("--compute-type", choices=engine.COMPUTE_TYPES),
+        group.add_argument("--batch", type=positive, metavar="N", help="sentences decoded at once"),
+    ]
     parser.add_argument("--model", default="en-de-small", help="a shipped name or a directory (default: en-de-small)")
-    parser.add_argument("--limit", type=int, default=60, metavar="N", help="test sentences timed (default: 60)")
-    add_usual(parser, threads=1, json="nothing: all rows are measured")
+    parser.add_argument("--limit", type=positive, default=60, metavar="N", help="test sentences timed (default: 60)")
+    add_usual(parser, threads=1, json="the row's record")
     arguments = parser.parse_args(argv)
-    arguments.json = None
+    selection = {a.dest: value for a in row if (value := getattr(arguments, a.dest)) is not None}
+    if arguments.json and not selection:
+        parser.error("--json must go with the options of one row; --results is for all rows")
     with tempfile.TemporaryDirectory(prefix="janus_fast-") as folder:
         bench = Bench(arguments, Path(folder))
-        records = told(map(bench.measure, bench.rows()), line, arguments)
-        results = {"records": records, "model": Path(arguments.model).name, "quality": bench.quality()}
-    return publish("speculative", results, arguments, page, alone=False, speculative=draw)
+        rows = [DEFAULTS | selection] if selection else list(table_rows())
+        results = {"records": told(map(bench.measure, rows), line, arguments), "model": Path(arguments.model).name}
+        if not selection:
+            results["quality"] = bench.quality()
+    return publish("speculative", results, arguments, page, alone=bool(selection), speculative=draw)
+
+
+def table_rows() -> Iterator[dict]:
+    for sizes in SIZES:
+        for compute_type in ("float32", "int8"):
+            for batch in (1, 32):
+                yield {"sizes": sizes, "compute_type": compute_type, "batch": batch}
 
 
 def stretched(model, name: str):
     """A ``JanusModel`` of the channels, layers and vocabulary of a configuration that computes what ``model`` does.
 
     Channels stand twice, which no norm sees, and products halve; hidden channels and layers that are new add zero, and
-    tokens that are new are never said. ``model`` must have norms before its blocks and half as many channels.
+    tokens that are new are never said. A ValueError where ``model`` has other than norms before its blocks and half as
+    many channels.
     """
     import torch
 
@@ -67,7 +89,11 @@ def stretched(model, name: str):
 
     old, sizes = model.config, CONFIGURATIONS[name]
     width, heads = old.d_model, old.attention_heads
-    assert old.normalize_before and sizes.channels == 2 * width and sizes.heads in (heads, 2 * heads)
+    if not (old.normalize_before and sizes.channels == 2 * width and sizes.heads in (heads, 2 * heads)):
+        rule = f"have norms before its blocks and half the channels of {name}"
+        raise ValueError(
+            f"stretched: model must {rule}, got {width} channels and normalize_before {old.normalize_before}"
+        )
     config = dataclasses.replace(
         old, d_model=sizes.channels, attention_heads=sizes.heads, encoder_layers=sizes.layers, output_bias=True,
         decoder_layers=sizes.layers, encoder_ffn_dim=max(sizes.hidden, old.encoder_ffn_dim), dropout=0.0,
@@ -119,8 +145,7 @@ class Bench:
         self.arguments, self.folder = arguments, folder
         texts, self.references = test_set("en-de")
         own = Translator(arguments.model, intra_threads=arguments.threads)
-        self.texts, self.vocabulary = texts, own.source_vocabulary
-        self.vocabularies = own.source_vocabulary, own.target_vocabulary
+        self.texts = texts
         self.paths = {OWN: models.locate(arguments.model)}
         # What each was before it was edited: without a word in its middle.
         self.sources = [self.ids(own, text) for text in texts]
@@ -133,12 +158,6 @@ class Bench:
     @staticmethod
     def ids(translator, text: str) -> list[int]:
         return translator.config.source_ids(translator.source_vocabulary.ids(translator.source_vocabulary.encode(text)))
-
-    def rows(self):
-        for sizes in (OWN, "iwslt", "base"):
-            for compute_type in ("float32", "int8"):
-                for batch in (1, 32):
-                    yield {"sizes": sizes, "compute_type": compute_type, "batch": batch}
 
     def translator(self, sizes: str, compute_type: str):
         from janus_fast import Translator, load, save

@@ -9,6 +9,18 @@ from ..model import JanusModel
 from .options import AutoregressiveOptions, SpeculativeOptions
 
 
+def log_probs_of(model: JanusModel, asked: Tensor, hidden: Tensor, best: Tensor, log_probs: Tensor) -> Tensor:
+    """The log-probability of one token ``asked`` [R] for each row, where that of the likeliest, ``best``, is known.
+
+    It is as much lower as the token's logit, for which no room is needed for those of the whole vocabulary.
+    """
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    lower = (model.output_weight[asked].to(dtype) - model.output_weight[best].to(dtype)).mul_(hidden).sum(-1)
+    if model.output_bias is not None:
+        lower += model.output_bias[asked].to(dtype) - model.output_bias[best].to(dtype)
+    return log_probs + lower.float()
+
+
 class Continuations:
     """Asks the vocabulary for what options leave of it. ``prefixes`` are tokens that outputs must begin with.
 
@@ -22,7 +34,8 @@ class Continuations:
         prefixes: list[list[int]] | None = None,
     ):
         config = model.config
-        self.model, self.eos, self.ngram = model, config.eos_token_id, options.no_repeat_ngram_size
+        self.model, self.options = model, options
+        self.eos, self.ngram = config.eos_token_id, options.no_repeat_ngram_size
         always = {config.pad_token_id, config.bos_token_id}
         if not config.predictable_mask:
             always.add(config.mask_token_id)
@@ -62,9 +75,7 @@ class Continuations:
         log_probs[:, 0] = self._log_probs(hidden)[:, self.eos]
         return ids, log_probs
 
-    def greedy(
-        self, hidden: Tensor, steps: Tensor, options: SpeculativeOptions, never: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def greedy(self, hidden: Tensor, steps: Tensor, never: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The likeliest token that may follow so many words, ``steps`` [R], and its log-probability [R] each.
 
         ``never`` [R, V] is what may not, where that takes more than the number of words.
@@ -72,15 +83,12 @@ class Continuations:
         if never is not None:
             log_probs, ids = self._log_probs(hidden).masked_fill(never, float("-inf")).max(-1)
             return ids, log_probs
-        weight, bias = self.model.output_weight, self.model.output_bias
-        ids, log_probs = ops.linear_topk(hidden, weight, bias, k=self.choices)
-        too_early = (ids == self.eos) & (steps < options.min_decoding_length)[:, None]
+        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
+        too_early = (ids == self.eos) & (steps < self.options.min_decoding_length)[:, None]
         best, place = log_probs.masked_fill(self.banned[ids] | too_early, float("-inf")).max(-1)
-        # That of the end, which alone may follow the longest output, by its distance to the likeliest token's.
-        first, end = (F.embedding(t, weight).mul(hidden).sum(-1) for t in (ids[:, 0], torch.full_like(steps, self.eos)))
-        if bias is not None:
-            first, end = first + bias[ids[:, 0]], end + bias[self.eos]
-        last, end = steps >= options.longest(self.model.config), (end - first).to(best.dtype) + log_probs[:, 0]
+        # the end alone may follow the longest output
+        end = log_probs_of(self.model, torch.full_like(steps, self.eos), hidden, ids[:, 0], log_probs[:, 0])
+        last = steps >= self.options.longest(self.model.config)
         return torch.where(last, self.eos, ids.gather(1, place[:, None])[:, 0]), torch.where(last, end, best)
 
     def _log_probs(self, hidden: Tensor) -> Tensor:

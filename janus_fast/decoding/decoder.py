@@ -57,11 +57,11 @@ class Decoder:
         self, sources: list[list[int]], options: Options, numbers: list[int] = (),
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
+        options = options.resolved(self.model.config)
         return getattr(self, options.algorithm)(sources, options, numbers, prefixes, drafts)
 
     @torch.inference_mode()
     def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
-        options = options.resolved(self.model.config)
         if not self.runtime.recorded:
             program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
             program.sources.load(sources, self.runtime)
@@ -97,7 +97,6 @@ class Decoder:
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         held = self._held(sources)
-        options = options.resolved(self.model.config)
         # of a search the host reads min_decoding_length
         key = options.algorithm, held, options.min_decoding_length, *recorded(options, self.model.config)
         speculation, begin, cycle = self._program(key, lambda: self.speculation(held, options, prefixes, drafts))

@@ -13,6 +13,7 @@ from .. import ops
 from ..ops.update_mask import Canvases
 from ..reference.mask_predict import forbidding_bias, rank, require_finite
 from ..visibility import Visibility
+from .continuations import log_probs_of
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
@@ -148,12 +149,7 @@ class MaskPredict:
         x = self.model.embed(model.decoder, torch.cat([tokens, self.masks]), self.positions.repeat(2, 1))
         hidden = self.model.refine(x, seen[0], self.cross_keys, own.index + count, seen[1], content=count)
         best, log_probs = ops.linear_argmax(hidden, model.output_weight, model.output_bias)
-        # By how much the logits of others are lower: there need not be room for those of the whole vocabulary.
-        dtype, asked = torch.promote_types(hidden.dtype, torch.float32), tokens.roll(-1)
-        lower = (model.output_weight[asked].to(dtype) - model.output_weight[best].to(dtype)).mul_(hidden).sum(-1)
-        if model.output_bias is not None:
-            lower += model.output_bias[asked].to(dtype) - model.output_bias[best].to(dtype)
-        return log_probs + lower.float()
+        return log_probs_of(model, tokens.roll(-1), hidden, best, log_probs)
 
     def _update(self, *state: Tensor, **options) -> Canvases:
         return ops.update_mask(*state, self.offsets, mask_token=self.config.mask_token_id, static=True, **options)

@@ -45,6 +45,8 @@ def recorded(options: "Options", config: "JanusConfig") -> tuple:
 
 @dataclass
 class DecodingOptions:
+    """What the options of all modes have in common."""
+
     def __post_init__(self):
         check_fields(self)
 

@@ -137,7 +137,7 @@ class Speculation:
         shape, hidden, never = steps.shape, hidden.flatten(0, 1), None
         if self.prefixes or self.options.no_repeat_ngram_size:
             never = torch.stack([self.never(n, draft, row) for n in range(shape[0]) for row in range(shape[1])])
-        chosen = self.continuations.greedy(hidden, steps.flatten(), self.options, never)
+        chosen = self.continuations.greedy(hidden, steps.flatten(), never)
         return tuple(t.view(shape) for t in chosen)
 
     def never(self, sentence: int, draft: Tensor | None, row: int) -> Tensor:
