@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check gpu-proof gpu lint bench docs sanitize clean
+.PHONY: help setup demo test test-peers check gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -21,6 +21,11 @@ demo: .venv/engine  ## translate sentences the model has never seen, in both mod
 
 test: .venv/ready  ## run all the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+PEERS := transformers==5.23.0 ctranslate2==4.8.5 'ray[data]==2.60.0'
+
+test-peers: .venv-peers/ready  ## run the tests beside other libraries, which go into .venv-peers
+	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
 
 # What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
 # code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
@@ -64,7 +69,7 @@ sanitize: .venv/ready  ## run the engine's tests under AddressSanitizer and Unde
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -o pythonpath=build/sanitize tests/test_engine*.py
 
 clean:  ## remove .venv and everything built
-	rm -rf .venv build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/made:
@@ -90,3 +95,10 @@ clean:  ## remove .venv and everything built
 .venv/ready: .venv/torch pyproject.toml tools/corpus/pyproject.toml setup.py $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]' -e ./tools/corpus
 	@touch $@ .venv/engine
+
+.venv-peers/ready: .venv/ready
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(TORCH)
+	.venv-peers/bin/python -m pip install --quiet pytest sentencepiece safetensors sacrebleu tqdm $(PEERS)
+	echo "$(CURDIR)" > "$$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/janus_fast.pth"
+	@touch $@

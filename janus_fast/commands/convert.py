@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
     )
     parser.add_argument(
+        "--to", choices=("janus_fast", "huggingface"), default="janus_fast",
+        help="with huggingface the directory is one of transformers, too (default: janus_fast)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quantization", choices=QUANTIZATIONS, default="float32", help="of weights on disk (default: float32)"
     )
 
@@ -53,7 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
         reader = marian if marian.recognises(path) else checkpoint
         model, vocabularies = reader.load(path)
-    checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization)
+    save = checkpoint.save
+    if arguments.to == "huggingface":
+        from ..huggingface import save_pretrained as save
+    save(model, arguments.out, vocabularies, quantization=arguments.quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     if needs:
