@@ -256,6 +256,9 @@ def test_scores_come_with_sacrebleu_s_bootstrap_interval():
         assert found[name] == plain[name] and "|bs:100|seed:12345|" in found["signatures"][name]
     nothing = scores(["x"] * 20, references, resamples=100)
     assert nothing["bleu"] == nothing["bleu_ci"] == 0.0
+    short = scores(["one", "two", "x"], ["one", "twelve", "y"], resamples=100)  # some resamples share no n-gram at all
+    assert short["chrf"] == round(sacrebleu.corpus_chrf(["one", "two", "x"], [["one", "twelve", "y"]]).score, 2)
+    assert short["chrf_ci"] > 1
 
 
 # convert, info, demo
