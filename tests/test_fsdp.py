@@ -109,8 +109,8 @@ def compare_runs(found: Path, expected: Path) -> None:
     """Two runs in float64: their checkpoints, and what they logged.
 
     Gradients are clipped to length 1; each is a sum of some hundred numbers of float64, so that they agree to 1e-14.
-    Where one is as good as nothing, Adam divides it by its epsilon, 1e-9, so that an update differs by up to 1e-5 of its
-    learning rate, which is 1.2e-3 at most: weights by 5e-8 behind four of them. A tenth of each gradient, which the
+    Where one is as good as nothing, Adam divides it by its epsilon, 1e-9, so that an update differs by up to 1e-5 of
+    its learning rate, 1.2e-3 at most: weights by 5e-8 behind four of them. A tenth of each gradient, which the
     weights before it made, goes into the moments.
     """
     budgets = {WEIGHTS: 4 * 1.2e-3 * 1e-14 / 1e-9, "optimizer.safetensors": 1e-8}
