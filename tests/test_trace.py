@@ -91,7 +91,7 @@ def test_drafts_are_shown_with_what_the_model_accepted():
     assert Page(page(["A"], [result], title="drafts")).passes[2][-1] == ["accepted c9", "end=100"]
 
 
-@pytest.mark.parametrize("mode", ["ar", "nar", "speculative"])
+@pytest.mark.parametrize("mode", ["ar", "nar", "speculative", "auto"])
 def test_the_command_writes_the_page_beside_the_translations(tmp_path, capsys, mode):
     source, out = tmp_path / "in", tmp_path / "page.html"
     source.write_text("The cell is empty.\n\nDelete the <file> & go.\n", encoding="utf-8")
