@@ -199,7 +199,7 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
             for job in jobs:
                 for first, lines in job.chunks(size):
                     if lines is not None:
-                        yield job, first, _results(translator, lines, first, options, skip_errors)
+                        yield job, first, results_of(translator, lines, first, options, skip_errors)
 
         yield here
         return
@@ -294,14 +294,16 @@ def _work(lines: list, first: int) -> tuple[list, Exception | None]:
         _translator.translate_iterable([], **_options)
     results: list = []
     try:
-        for result in _results(_translator, lines, first, _options, _skip_errors):
+        for result in results_of(_translator, lines, first, _options, _skip_errors):
             results.append(result)
     except Exception as error:
         return results, error
     return results, None
 
 
-def _results(translator, lines: list, first: int, options: dict, skip_errors: bool) -> Iterator:
+def results_of(translator, lines: list, first: int, options: dict, skip_errors: bool) -> Iterator:
+    """The translations of lines, the first of which has the number ``first``; with ``skip_errors`` an error for one
+    that has none."""
     if not skip_errors:
         yield from translator.translate_iterable(_raising(lines), first_number=first, **options)
         return
@@ -326,7 +328,7 @@ def _results(translator, lines: list, first: int, options: dict, skip_errors: bo
         else:
             half = len(rest) // 2
             for part in (rest[:half], rest[half:]):
-                yield from _results(translator, part, first + done, options, skip_errors)
+                yield from results_of(translator, part, first + done, options, skip_errors)
                 done += len(part)
 
 
