@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,81 @@ def test_two_processes_train_as_one(option, tmp_path, capsys):
     for first, second in zip(one, two, strict=True):
         for figure in ("loss", "ar_nll", "nar_ce", "draft_nll", "kl_ar_aux", "length"):
             assert second[figure] == pytest.approx(first[figure], rel=1e-4, abs=2e-5), (first["update"], figure)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def node(number: int, port: int, command: list[str], folder: Path, log: Path) -> subprocess.Popen:
+    """An agent of torchrun as a machine of its own has one, here on the loopback device."""
+    launch = f"""-m torch.distributed.run --nnodes 2 --nproc-per-node 1 --node-rank {number} --max-restarts 3
+        --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --rdzv-id run --local-addr 127.0.0.1 -m janus_fast.cli"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    with open(log, "w") as file:
+        return subprocess.Popen(
+            [sys.executable, *launch.split(), *command], cwd=folder, env=environment, stdout=file, stderr=file
+        )
+
+
+def workers_of(agent: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split()]
+
+
+def test_two_machines_go_on_where_a_worker_was_killed(tmp_path):
+    """The agents start all workers anew, which go on from the last checkpoint; the run is that of one process."""
+    command = train_command(tmp_path, "--max-updates", "12")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert cli.main([*command, "--out", str(alone)]) == 0
+    port, logs = free_port(), [tmp_path / f"log{number}" for number in range(2)]
+    nodes = [node(n, port, [*command, "--out", str(together)], tmp_path, logs[n]) for n in range(2)]
+    try:
+        end, killed = time.monotonic() + 150, False
+        while any(own.poll() is None for own in nodes):
+            assert time.monotonic() < end, logs[0].read_text() + logs[1].read_text()
+            if not killed and (together / "checkpoints/00000002").exists():
+                os.kill(workers_of(nodes[1].pid)[0], signal.SIGKILL)
+                killed = True
+            time.sleep(0.02)
+    finally:
+        for own in nodes:
+            own.kill()
+            own.wait()
+    told = [log.read_text() for log in logs]
+    assert [own.returncode for own in nodes] == [0, 0], told
+    assert killed and any("going on from update" in text for text in told)
+    one, two = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
+    )
+    assert [(r["update"], r["kind"]) for r in one] == [(r["update"], r["kind"]) for r in two]
+    for first, second in zip(one, two, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-4, abs=2e-5)
+
+
+def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):
+    for name, value in (
+        ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "1"), ("TORCHELASTIC_MAX_RESTARTS", "3"),
+        ("TORCHELASTIC_USE_AGENT_STORE", "True"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="^TORCH_DISABLE_SHARE_RDZV_TCP_STORE must be 1 .* got ''"):
+        with started_processes():
+            pass
+
+
+def test_machines_that_do_not_share_the_run_are_told(tmp_path):
+    def gathered(values, value):
+        values[:] = [value, (None, "00000003")]
+
+    processes = Processes(0, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_gather_object", gathered)
+        with pytest.raises(ValueError, match="^--out must be shared, got another one in process 1 than in process 0"):
+            processes.require_same("--out", (None, ""), "be shared")
+        processes.require_same("--out", (None, "00000003"), "be shared")
 
 
 def test_two_processes_that_compute_activations_again_leave_unused_parameters_alone(tmp_path):

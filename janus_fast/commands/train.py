@@ -77,6 +77,9 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     out, files = Path(arguments.out), text_files(arguments)
     text = {name: checksum(files[name]) for name in ("source", "target")}
     before = run_before(out, text, filter(None, files.values()))
+    processes.require_same("the text", text, "be the same on all machines")
+    seen = before, str(latest_checkpoint(out) or "").rpartition("/")[2]
+    processes.require_same("--out", seen, "be a folder that all machines share, as the run in it goes on in all")
     if before:
         _settings.check_goes_on(arguments, before, str(out))
     for source, target in (("source", "target"), ("valid_source", "valid_target")):

@@ -42,6 +42,30 @@ class Processes:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def require_same(self, name: str, value, rule: str) -> None:
+        """Raises ValueError, in every process, unless all have the same value: ``{name} must {rule}``."""
+        if self.count == 1:
+            return
+        values: list = [None] * self.count
+        dist.all_gather_object(values, value)
+        if others := [rank for rank, other in enumerate(values) if other != values[0]]:
+            numbers = ", ".join(map(str, others))
+            raise ValueError(f"{name} must {rule}, got another one in process {numbers} than in process 0")
+
+
+def _check_restarts(count: int) -> None:
+    """Refuses restarts after which the processes of several machines may wait for each other for ever.
+
+    torchrun (torch 2.13) keeps the store, in which they meet, over restarts, and with it what those before have left.
+    """
+    said = os.environ.get
+    several = int(said("LOCAL_WORLD_SIZE", count)) < count
+    if several and said("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and said("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE must be 1 in the environment of torchrun where it restarts processes "
+            "of several machines, got " + repr(said("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", ""))
+        )
+
 
 @contextmanager
 def started_processes(device: str = "cpu") -> Iterator[Processes]:
@@ -52,6 +76,7 @@ def started_processes(device: str = "cpu") -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
+    _check_restarts(count)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
