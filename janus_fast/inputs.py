@@ -284,7 +284,8 @@ def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]]
         if len(own) > limit:
             raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
         ids(name, number, own, config.target_vocab_size, limit)
-        for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
-            if token in own:
+        never = {config.bos_token_id, config.pad_token_id} & {*config.suppressed} | {config.eos_token_id}
+        for token in own:
+            if token in never:
                 raise ValueError(f"{name} {number} must not hold bos, pad or eos, got {token}")
     return value

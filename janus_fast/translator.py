@@ -162,13 +162,25 @@ class Translator:
             if (given := options.get(name)) is not None:
                 given = inputs.texts(name, given, gaps=True)
                 options[name] = [self.target_vocabulary.encode(text) for text in given]
-        return self._translate([self.source_vocabulary.encode(text) for text in texts], mode=mode, **options)
+        return self._translate([self._tokens(text) for text in texts], mode=mode, **options)
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
         results = self.translate_batch(source, **options)
-        decode = self.target_vocabulary.decode
-        return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
+        return [dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses]) for r in results]
+
+    def _tokens(self, text: str) -> list[str]:
+        """The tokens of a source that is given as text, with those that this model has around them."""
+        ends = (self.config.text_prefix_ids, self.config.text_suffix_ids)
+        before, behind = map(self.source_vocabulary.tokens_of, ends)
+        return [*before, *self.source_vocabulary.encode(text), *behind]
+
+    def _text(self, tokens: list[str]) -> str:
+        """A hypothesis as text, without the tokens that are none."""
+        config, vocabulary = self.config, self.target_vocabulary
+        ids = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.forced_bos_token_id} - {None}
+        specials = vocabulary.tokens_of(ids)
+        return vocabulary.decode([token for token in tokens if token not in specials])
 
     @inputs.hinting
     def translate_batch(
@@ -214,7 +226,14 @@ class Translator:
 
     def _cut(self, source: list, max_input_length: int) -> list:
         most = inputs.integer("max_input_length", max_input_length, 0)
-        return [tokens[:most] for tokens in source] if most else source
+        return [self._shortened(tokens, most) for tokens in source] if most else source
+
+    def _shortened(self, tokens: list[str], most: int) -> list[str]:
+        """The first of these tokens; what this model has behind text stays where it is."""
+        end = self.source_vocabulary.tokens_of(self.config.text_suffix_ids)
+        if len(tokens) <= most or not end or tokens[-len(end) :] != end or len(end) >= most:
+            return tokens[:most]
+        return [*tokens[: most - len(end)], *end]
 
     @inputs.hinting
     def generate(
@@ -275,10 +294,13 @@ class Translator:
             return TranslationResult(*lists, history)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        specials = (self.config.bos_token_id, self.config.eos_token_id)
+        specials = {self.config.bos_token_id, self.config.eos_token_id}
+        specials |= {*self.config.text_prefix_ids, *self.config.text_suffix_ids}
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
+        if prefixes is None and MODES[mode].prefixes and self.config.forced_bos_token_id is not None:
+            prefixes = [[self.config.forced_bos_token_id]] * len(source)
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
@@ -351,7 +373,7 @@ class Translator:
         self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
-        source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
+        source = [self._tokens(text) for text in inputs.texts("texts", texts)]
         target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
         return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint, models
-    from ..convert import fairseq, marian
+    from ..convert import ctranslate2, fairseq, marian
 
     check_output_folder("--out", arguments.out)
     if held := [name for name in FILES if (Path(arguments.out) / name).exists()]:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("source_dict", "target_dict", "bpe"):
             if file := getattr(arguments, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
-        reader = marian if marian.recognises(path) else checkpoint
+        reader = next((family for family in (ctranslate2, marian) if family.recognises(path)), checkpoint)
         model, vocabularies = reader.load(path)
     checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization)
     parameters = sum(p.numel() for p in model.parameters())
