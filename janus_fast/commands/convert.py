@@ -1,4 +1,4 @@
-"""``janus-fast convert``: a fairseq checkpoint, a Marian model or a model directory becomes a model directory."""
+"""``janus-fast convert``: another system's model, or a model directory, becomes a model directory."""
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,8 @@ from ..weights import QUANTIZATIONS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
-        help="a fairseq checkpoint, *.pt; or a directory: a Marian model in Hugging Face's format, or one of our own, "
-        "to store it anew; or the name of a shipped model",
+        help="a fairseq checkpoint, *.pt; or a directory: of CTranslate2, a Marian model in Hugging Face's format, or "
+        "one of our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
     )
     parser.add_argument(
-        "--quantization", choices=QUANTIZATIONS, default="float32", help="of weights on disk (default: float32)"
-    )
+        "--quantization", choices=QUANTIZATIONS,
+        help="of weights on disk (default: float32; int8 for a model that CTranslate2 stored so)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output_folder("--out", arguments.out)
     if held := [name for name in FILES if (Path(arguments.out) / name).exists()]:
         raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
-    path, needs = Path(arguments.checkpoint), None
+    path, needs, quantization = Path(arguments.checkpoint), None, "float32"
     if path.is_file() or path.suffix == ".pt":
         if path.name in (checkpoint.CONFIG, *marian.WEIGHTS) or path.suffix == ".safetensors":
             raise ValueError(
@@ -53,7 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
         reader = next((family for family in (ctranslate2, marian) if family.recognises(path)), checkpoint)
         model, vocabularies = reader.load(path)
-    checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization)
+        if reader is ctranslate2:
+            quantization = ctranslate2.stored_as(path)
+            if vocabularies[0].processor is None:
+                needs = "text must be tokens already, with spaces between them: no sentencepiece model lies there"
+    checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization or quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     if needs:

@@ -121,6 +121,12 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     return model, _with_text(directory, source, target)
 
 
+def stored_as(directory: str | Path) -> str:
+    """What ``janus_fast.save`` calls the type of the weights in ``directory``: "int8" or "float32"."""
+    variables = _File(Path(directory) / WEIGHTS).variables
+    return "int8" if any(array.dtype == np.int8 and array.ndim == 2 for array in variables.values()) else "float32"
+
+
 class _File:
     """The variables of a ``model.bin``, under the names of today, and which of them were asked for."""
 
@@ -219,7 +225,8 @@ class _File:
         return torch.from_numpy(numbers)
 
     def check_all_used(self) -> None:
-        for flag in ("encoder/multi_query_attention", "decoder/alibi"):
+        self.used.add("layernorm_embedding")  # a flag of files before version 6, whose variables tell
+        for flag in ("with_relative_position", "encoder/multi_query_attention", "decoder/alibi"):
             if self.flag(flag):
                 raise ValueError(f"convert: {self.path}: {flag} must be off (JanusModel does not have it), got true")
         for name in sorted(set(self.variables) - self.used):
