@@ -49,7 +49,7 @@ def _read(
     try:
         for text in islice(texts, count):
             text = inputs.text(f"source {number + len(chunk)}", text)
-            (tokens,) = translator._cut([translator._tokens(text)], max_input_length)
+            tokens = translator.source_vocabulary.encode(text)[: max_input_length or None]
             if len(tokens) + ends > limit:
                 raise inputs.TooLong(number + len(chunk), len(tokens) + ends, limit, limit - ends)
             chunk.append(tokens)

@@ -79,9 +79,11 @@ class JanusConfig:
     layernorm_embedding: bool = option(False, switch, "a norm stands behind the embeddings of each side")
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
     source_bos: bool = option(True, switch, "sources begin with ``bos``")
-    add_source_eos: bool = option(
-        True, switch, "sources end with ``eos``", doc="otherwise only where the tokens or ids of a caller do"
+    add_source_eos: bool = option(True, switch, "sources end with ``eos``")
+    source_prefix_ids: tuple[int, ...] = option(
+        (), _ids, "ids before those of a source", doc="which callers of CTranslate2's interface bring along"
     )
+    source_suffix_ids: tuple[int, ...] = option((), _ids, "ids behind those of a source", doc="as before them")
     bos_token_id: int = option(0, None, "begins sequences")
     pad_token_id: int = option(1, None, "stands for nothing")
     eos_token_id: int = option(2, None, "ends sequences")
@@ -92,19 +94,13 @@ class JanusConfig:
     decoder_start_token_id: int | None = option(
         None, None, "stands before the first word of a target", doc="``bos_token_id`` unless given"
     )
-    text_prefix_ids: tuple[int, ...] = option(
-        (), _ids, "ids before those of a source that is given as text", doc="tokens and ids bring theirs along"
-    )
-    text_suffix_ids: tuple[int, ...] = option((), _ids, "ids behind those of a source that is given as text")
     forced_bos_token_id: int | None = option(
         None, None, "the first token of every target", doc="such as its language; None: whatever is likeliest"
     )
     suppress_tokens: tuple[int, ...] | None = option(
-        None,
-        _ids_or_none,
-        "tokens that are never predicted left to right",
+        None, _ids_or_none, "tokens that are never predicted left to right",
         doc="``bos``, ``pad`` and the mask unless given",
-    )
+    )  # fmt: skip
     trained_modes: tuple[str, ...] | None = option(
         None, _modes, "the modes of decoding that a model was trained for", doc="None where that is not known"
     )
@@ -117,10 +113,14 @@ class JanusConfig:
         for name in ("max_source_positions", "max_target_positions", "position_offset"):
             if getattr(self, name) > MOST_POSITIONS:
                 raise OptionError(f"JanusConfig: {name}", f"be at most {MOST_POSITIONS}", getattr(self, name))
-        for name in ("text_prefix_ids", "text_suffix_ids", "suppress_tokens", "trained_modes"):
+        for name in ("source_prefix_ids", "source_suffix_ids", "suppress_tokens", "trained_modes"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(value))
-        for name, side in (("suppress_tokens", "target"), ("text_prefix_ids", "source"), ("text_suffix_ids", "source")):
+        for name, side in (
+            ("suppress_tokens", "target"),
+            ("source_prefix_ids", "source"),
+            ("source_suffix_ids", "source"),
+        ):
             size, largest = getattr(self, f"{side}_vocab_size"), max(getattr(self, name) or [0])
             if largest >= size:
                 raise OptionError(f"JanusConfig: {name}", f"be below {side}_vocab_size = {size}", largest)
@@ -177,8 +177,11 @@ class JanusConfig:
 
     def source_ids(self, words: list[int]) -> list[int]:
         """``words`` as the encoder reads them."""
-        begin, end = self.source_bos * [self.bos_token_id], self.add_source_eos * [self.eos_token_id]
-        return [*begin, *words, *end]
+        return self.with_ends([*self.source_prefix_ids, *words, *self.source_suffix_ids])
+
+    def with_ends(self, ids: list[int]) -> list[int]:
+        """``ids`` between ``bos`` and ``eos``, where sources have them: what CTranslate2 makes of a caller's tokens."""
+        return [*self.source_bos * [self.bos_token_id], *ids, *self.add_source_eos * [self.eos_token_id]]
 
     def target_ids(self, words: list[int]) -> list[int]:
         """``words`` between what the decoder starts with and ``eos``."""

@@ -142,8 +142,8 @@ def number(name: str, value, *, above=-math.inf, least=-math.inf, most=math.inf)
 def unwrap_numbers(instance) -> None:
     """Makes NumPy's numbers in the fields of a dataclass Python's; JSON and torch's generators take no others."""
     for field in dataclasses.fields(instance):
-        if hasattr(value := getattr(instance, field.name), "item"):
-            object.__setattr__(instance, field.name, value.item())
+        if hasattr(value := getattr(instance, field.name), "tolist"):
+            object.__setattr__(instance, field.name, value.tolist())
 
 
 def choice(name: str, value, choices: Iterable):

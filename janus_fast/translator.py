@@ -162,18 +162,12 @@ class Translator:
             if (given := options.get(name)) is not None:
                 given = inputs.texts(name, given, gaps=True)
                 options[name] = [self.target_vocabulary.encode(text) for text in given]
-        return self._translate([self._tokens(text) for text in texts], mode=mode, **options)
+        return self._translate([self.source_vocabulary.encode(text) for text in texts], mode=mode, **options)
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
         results = self.translate_batch(source, **options)
         return [dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses]) for r in results]
-
-    def _tokens(self, text: str) -> list[str]:
-        """The tokens of a source that is given as text, with those that this model has around them."""
-        ends = (self.config.text_prefix_ids, self.config.text_suffix_ids)
-        before, behind = map(self.source_vocabulary.tokens_of, ends)
-        return [*before, *self.source_vocabulary.encode(text), *behind]
 
     def _text(self, tokens: list[str]) -> str:
         """A hypothesis as text, without the tokens that are none."""
@@ -226,14 +220,7 @@ class Translator:
 
     def _cut(self, source: list, max_input_length: int) -> list:
         most = inputs.integer("max_input_length", max_input_length, 0)
-        return [self._shortened(tokens, most) for tokens in source] if most else source
-
-    def _shortened(self, tokens: list[str], most: int) -> list[str]:
-        """The first of these tokens; what this model has behind text stays where it is."""
-        end = self.source_vocabulary.tokens_of(self.config.text_suffix_ids)
-        if len(tokens) <= most or not end or tokens[-len(end) :] != end or len(end) >= most:
-            return tokens[:most]
-        return [*tokens[: most - len(end)], *end]
+        return [tokens[:most] for tokens in source] if most else source
 
     @inputs.hinting
     def generate(
@@ -295,7 +282,7 @@ class Translator:
 
         results: list[TranslationResult | None] = [None] * len(source)
         specials = {self.config.bos_token_id, self.config.eos_token_id}
-        specials |= {*self.config.text_prefix_ids, *self.config.text_suffix_ids}
+        specials |= {*self.config.source_prefix_ids, *self.config.source_suffix_ids}
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
@@ -373,8 +360,10 @@ class Translator:
         self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
-        source = [self._tokens(text) for text in inputs.texts("texts", texts)]
-        target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
+        source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
+        forced = self.config.forced_bos_token_id
+        begin = [] if forced is None else self.target_vocabulary.tokens_of([forced])
+        target = [begin + self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
         return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
     @inputs.hinting

@@ -111,17 +111,14 @@ def test_text_goes_in_where_a_sentencepiece_model_lies_beside(directory, tmp_pat
         assert text == translator.target_vocabulary.decode([t for t in tokens if t not in ("<s>", "<blank>")])
 
 
-def test_marians_end_is_added_to_text_alone_where_callers_bring_theirs(tmp_path):
+def test_marians_end_is_added_where_callers_of_ctranslate2_bring_theirs(tmp_path):
     copy = Path(shutil.copytree(DATA / "marian", tmp_path / "marian"))
     change(copy, add_source_eos=False)
     model, vocabularies = ctranslate2.load(copy)
-    translator = Translator(model, vocabularies=vocabularies)
-    assert model.config.source_ids([5]) == [5] and model.config.text_suffix_ids == (0,)
-    options = {"beam_size": 1, "max_decoding_length": 6}
-    of_tokens = translator.translate_batch([["w1", "w2", "</s>"]], **options)[0]
-    of_text = translator.translate(["w1 w2"], **options)[0]
-    assert of_text.scores == of_tokens.scores and of_text.hypotheses == [" ".join(of_tokens.hypotheses[0])]
-    assert translator._cut([["w1", "w2", "w3", "</s>"], ["w1", "w2", "w3"]], 2) == [["w1", "</s>"], ["w1", "w2"]]
+    assert (model.config.source_ids([5]), model.config.with_ends([5, 0])) == ([5, 0], [5, 0])
+    changed, usual = (Translator(m, vocabularies=vocabularies) for m in (model, ctranslate2.load(DATA / "marian")[0]))
+    results = [translator.translate(["w1 w2"], beam_size=1)[0] for translator in (changed, usual)]
+    assert results[0] == results[1]
 
 
 # What is refused

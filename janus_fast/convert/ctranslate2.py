@@ -116,7 +116,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
         pad_token_id=bos if pad is None else pad, eos_token_id=eos, unk_token_id=unk, mask_token_id=unk,
         decoder_start_token_id=number("decoder_start_token", start), suppress_tokens=(),
         # Marian's models of Hugging Face leave the end to their tokenizer; those of OpenNMT-py have none.
-        text_suffix_ids=(eos,) if zero and not settings["add_source_eos"] else (),
+        source_suffix_ids=(eos,) if zero and not settings["add_source_eos"] else (),
     )  # fmt: skip
     return model, _with_text(directory, source, target)
 
