@@ -11,14 +11,19 @@ from ..weights import QUANTIZATIONS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
-        help="a fairseq checkpoint, *.pt; or a directory: of CTranslate2, a Marian model in Hugging Face's format, or "
-        "one of our own, to store it anew; or the name of a shipped model",
+        help="a fairseq checkpoint, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, FSMT, M2M100, Marian, "
+        "mBART, NLLB, Pegasus), or one of our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
     parser.add_argument(
         "--bpe", metavar="FILE", help="with dictionaries: subword-nmt's codes, so that text need not be BPE-encoded"
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-language", metavar="TOKEN",
+            help=f"of a multilingual model of Hugging Face: the token of its {side}s' language, such as eng_Latn",
+        )  # fmt: skip
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
     )
@@ -30,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import checkpoint, models
-    from ..convert import ctranslate2, fairseq, marian
+    from ..convert import ctranslate2, fairseq, hub, huggingface, marian
 
     check_output_folder("--out", arguments.out)
     if held := [name for name in FILES if (Path(arguments.out) / name).exists()]:
         raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
     path, needs, quantization = Path(arguments.checkpoint), None, "float32"
     if path.is_file() or path.suffix == ".pt":
-        if path.name in (checkpoint.CONFIG, *marian.WEIGHTS) or path.suffix == ".safetensors":
+        if path.name in (checkpoint.CONFIG, *hub.WEIGHTS) or path.suffix == ".safetensors":
             raise ValueError(
                 f"CHECKPOINT must be a model's directory, {path.parent}, rather than a part of it, got {path}"
             )
@@ -52,12 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("source_dict", "target_dict", "bpe"):
             if file := getattr(arguments, name):
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
-        reader = next((family for family in (ctranslate2, marian) if family.recognises(path)), checkpoint)
-        model, vocabularies = reader.load(path)
+        families = (ctranslate2, huggingface, marian)
+        reader = next((family for family in families if family.recognises(path)), checkpoint)
+        if reader is huggingface:
+            model, vocabularies = reader.load(path, arguments.source_language, arguments.target_language)
+        else:
+            model, vocabularies = reader.load(path)
         if reader is ctranslate2:
             quantization = ctranslate2.stored_as(path)
-            if vocabularies[0].processor is None:
-                needs = "text must be tokens already, with spaces between them: no sentencepiece model lies there"
+        if vocabularies is None:
+            needs = "without a vocabulary it takes ids alone"
+        elif reader in families and vocabularies[0].processor is None and vocabularies[0].tokenizer is None:
+            needs = "text must be tokens already, with spaces between them: there is no tokenizer of its own"
     checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization or quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")

@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import parameters
 from ..checkpoint import check_state, model_of
 from ..config import JanusConfig
+from ..inputs import OptionError
 from ..model import JanusModel
 
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
@@ -18,12 +19,14 @@ OUTPUT_BIAS = "decoder.output_projection.bias"
 NEVER = -1e4
 
 
-def assemble(state: Mapping[str, Tensor], origin, **settings) -> JanusModel:
+def assemble(
+    state: Mapping[str, Tensor], origin, told: Mapping[str, int] | None = None, *, max_positions: int = 1024, **settings
+) -> JanusModel:
     """The one-stream model of ``state``, in float32 and evaluation mode: sizes, norms, shared embeddings and learned
     positions are what its tensors say, and ``settings`` are the other fields of ``janus_fast.JanusConfig``.
 
-    ``state`` holds the embeddings of each side and the output matrix, whether they are one or not. Biases of linear
-    layers may be missing: they are zero.
+    ``state`` holds the embeddings of each side and the output matrix, whether they are one or not. ``told`` is what
+    a configuration says of sizes, which must be those; tables of sines have ``max_positions``.
 
     Raises:
         ValueError: tensors missing, unknown, of the wrong shape or not finite; ``origin`` is what messages call them.
@@ -45,7 +48,7 @@ def assemble(state: Mapping[str, Tensor], origin, **settings) -> JanusModel:
         return 1 + max(int(match[1]) for name in state if (match := re.match(rf"{side}\.layers\.(\d+)\.", name)))
 
     learned = alike("a table of positions", "embed_positions.weight")
-    sizes = [len(state[name]) for name in POSITIONS] if learned else [settings.pop("max_positions", 1024)] * 2
+    sizes = [len(state[name]) for name in POSITIONS] if learned else [max_positions] * 2
     tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
     config = JanusConfig(
         source_vocab_size=len(state[EMBEDDINGS[0]]),
@@ -67,10 +70,11 @@ def assemble(state: Mapping[str, Tensor], origin, **settings) -> JanusModel:
         trained_modes=("ar",),
         **settings,
     )
+    for name, value in (told or {}).items():
+        if getattr(config, name) != value:
+            words = f"be what the configuration says, {value}"
+            raise OptionError(f"convert: {origin}: {name}", words, getattr(config, name))
     expected = parameters.shapes(config)
-    for name, shape in expected.items():
-        if name.endswith("_proj.bias") or name.endswith((".fc1.bias", ".fc2.bias")):
-            state.setdefault(name, torch.zeros(shape))
     state = {name: tensor for name, tensor in state.items() if name in expected or name not in EMBEDDINGS}
     check_state(config, state, origin)
     return model_of(config, state, origin).eval()

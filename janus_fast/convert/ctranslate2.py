@@ -293,14 +293,14 @@ def _state(file: _File) -> dict[str, torch.Tensor]:
     state = {}
 
     def linear(name: str, *ours: str) -> None:
-        for part in ("weight", "bias"):
-            if part == "weight" or file.has(f"{name}/bias"):
-                whole = file.floats(f"{name}/{part}")
-                if len(whole) % len(ours):
-                    raise ValueError(
-                        f"convert: {file.path}: {name} must hold {len(ours)} equal parts, got {len(whole)} rows"
-                    )
-                state.update({f"{n}.{part}": p for n, p in zip(ours, whole.chunk(len(ours)), strict=True)})
+        weight = file.floats(f"{name}/weight")
+        bias = file.floats(f"{name}/bias") if file.has(f"{name}/bias") else torch.zeros(len(weight))
+        for part, whole in (("weight", weight), ("bias", bias)):
+            if len(whole) % len(ours):
+                raise ValueError(
+                    f"convert: {file.path}: {name} must hold {len(ours)} equal parts, got {len(whole)} rows"
+                )
+            state.update({f"{n}.{part}": p for n, p in zip(ours, whole.chunk(len(ours)), strict=True)})
 
     def norm(name: str, ours: str) -> None:
         if file.has(f"{name}/gamma"):
