@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 
+from . import foreign
 from .decoding.modes import MODES
 from .inputs import OptionError, check_fields, documented, one_of, option, rule, switch, unwrap_numbers
 
@@ -72,9 +73,9 @@ class JanusConfig:
     scale_embedding: bool = option(True, switch, "embeddings are multiplied by sqrt(C)")
     layer_norm_eps: float = option(1e-5, _finite, "added to the variance in every norm")
     dropout: float = setting(0.1, _share, "share of activations dropped in training")
-    two_stream: bool = option(
-        True, switch, "a model of JANUS",
-        doc="without, an ordinary Transformer, which decodes left to right alone: the row of a word predicts the next",
+    two_stream: bool = setting(
+        True, switch, "a model of JANUS; without, an ordinary Transformer, which decodes left to right alone",
+        doc="the row of a word then predicts the next",
     )  # fmt: skip
     layernorm_embedding: bool = option(False, switch, "a norm stands behind the embeddings of each side")
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
@@ -208,8 +209,8 @@ class JanusConfig:
         family = values.pop("model_type", None) if isinstance(values, dict) else None
         if family != "janus":
             raise ValueError(
-                f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}; janus-fast convert makes '
-                "model directories of fairseq checkpoints (JANUS, transformer) and of Marian models alone"
+                f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}'
+                f"{foreign.described(Path(origin).parent) or ''}"
             )
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):

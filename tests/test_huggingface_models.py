@@ -104,7 +104,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"model_type": "t5"}, '"model_type": "bart" or "mbart" or "m2m_100" or "pegasus" or "fsmt", got .t5'),
+    ({"model_type": "t5"}, '"model_type": "bart" or "fsmt" or "m2m_100" or "mbart" or "pegasus", got .t5'),
     ({"scale_embedding": None}, "must hold every setting of the model, got no 'scale_embedding'"),
     ({"encoder_layers": 2}, "encoder_layers must be what the configuration says, 2, got 1"),
     ({"activation_function": "tanh"}, "activation must be one of"),

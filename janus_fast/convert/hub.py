@@ -39,14 +39,6 @@ class Generation:
     never: tuple[int, ...]  # tokens that are never predicted
 
 
-def family(directory: str | Path) -> str | None:
-    """The ``model_type`` of the model in ``directory``; None where there is no such thing."""
-    try:
-        return json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):  # no such file, no JSON, no JSON object
-        return None
-
-
 def read_object(path: Path) -> dict:
     """The JSON object in a file."""
     if not path.is_file():

@@ -4,23 +4,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .. import foreign
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import POSITIONS, assemble
-from .hub import (
-    ACTIVATIONS,
-    CONFIG,
-    family,
-    read_generation,
-    read_object,
-    read_settings,
-    read_state,
-    sizes_told,
-)  # fmt: skip
+from .hub import ACTIVATIONS, CONFIG, read_generation, read_object, read_settings, read_state, sizes_told
 from .marian import position_table
 
-FAMILIES = ("bart", "mbart", "m2m_100", "pegasus", "fsmt")
+FAMILIES = tuple(name for name in foreign.HUGGING_FACE if name != "marian")
 REQUIRED = (
     "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
     "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings", "activation_function", "scale_embedding",
@@ -35,7 +27,7 @@ TOKENIZER, TOKENIZER_CONFIG, SPECIALS = "tokenizer.json", "tokenizer_config.json
 
 def recognises(directory: str | Path) -> bool:
     """Whether ``directory`` holds a model of one of these families."""
-    return family(directory) in FAMILIES
+    return foreign.family(directory) in FAMILIES
 
 
 def load(

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import foreign
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import NEVER, OUTPUT_BIAS, POSITIONS, assemble
-from .hub import ACTIVATIONS, CONFIG, family, read_generation, read_object, read_settings, read_state, sizes_told
+from .hub import ACTIVATIONS, CONFIG, read_generation, read_object, read_settings, read_state, sizes_told
 
 REQUIRED = (
     "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
@@ -22,7 +23,7 @@ UNSUPPORTED = ("normalize_before", "normalize_embedding", "add_final_layer_norm"
 
 def recognises(directory: str | Path) -> bool:
     """Whether ``directory`` holds a Marian model."""
-    return family(directory) == "marian"
+    return foreign.family(directory) == "marian"
 
 
 def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
