@@ -167,8 +167,14 @@ class Translator:
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
         results = self.translate_batch(source, **options)
-        decode = self.target_vocabulary.decode
-        return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
+        return [dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses]) for r in results]
+
+    def _text(self, tokens: list[str]) -> str:
+        """A hypothesis as text, without the tokens that are none."""
+        config, vocabulary = self.config, self.target_vocabulary
+        ids = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.forced_bos_token_id} - {None}
+        specials = vocabulary.tokens_of(ids)
+        return vocabulary.decode([token for token in tokens if token not in specials])
 
     @inputs.hinting
     def translate_batch(
@@ -276,10 +282,13 @@ class Translator:
             return TranslationResult(*lists, history)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        specials = (self.config.bos_token_id, self.config.eos_token_id)
+        specials = {self.config.bos_token_id, self.config.eos_token_id}
+        specials |= {*self.config.source_prefix_ids, *self.config.source_suffix_ids}
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
+        if prefixes is None and MODES[mode].prefixes and self.config.forced_bos_token_id is not None:
+            prefixes = [[self.config.forced_bos_token_id]] * len(source)
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
@@ -353,7 +362,9 @@ class Translator:
     ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
         source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
-        target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
+        forced = self.config.forced_bos_token_id
+        begin = [] if forced is None else self.target_vocabulary.tokens_of([forced])
+        target = [begin + self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
         return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
     @inputs.hinting

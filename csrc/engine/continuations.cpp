@@ -34,8 +34,7 @@ void Continuations::ask(const std::vector<Past>& rows) {
   log_probs_.resize(count);
   too_short_.assign(count, false);
   repeats_.clear();
-  banned_ = {config_.pad, config_.bos};
-  if (!config_.predictable_mask()) banned_.push_back(config_.mask);
+  banned_ = config_.suppressed;
   int64_t most = 0;
   bool free = false, any_too_short = false;
   for (size_t row = 0; row < count; row++) {

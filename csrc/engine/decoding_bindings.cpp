@@ -78,7 +78,13 @@ Config config_of(const py::dict& given) {
           "be a positive, finite number", config.layer_norm_eps);
   config.activation =
       named<Activation>("Model: activation", given["activation"].cast<std::string>(),
-                        {{"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}});
+                        {{"relu", Activation::kRelu},
+                         {"gelu", Activation::kGelu},
+                         {"silu", Activation::kSilu},
+                         {"gelu_new", Activation::kGeluNew},
+                         {"quick_gelu", Activation::kQuickGelu}});
+  config.suppressed = given["suppressed"].cast<std::vector<int32_t>>();
+  for (int32_t token : config.suppressed) within("Model: suppressed", token, 0, config.target_vocab_size - 1);
   config.sinusoidal = named<bool>("Model: positions", given["positions"].cast<std::string>(),
                                   {{"learned", false}, {"sinusoidal", true}});
   require(!config.sinusoidal || config.d_model % 2 == 0, "Model: d_model", "be even with sinusoidal positions",
