@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
     )
     parser.add_argument(
+        "--to", choices=("janus_fast", "huggingface"), default="janus_fast",
+        help="with huggingface the directory is one of transformers, too (default: janus_fast)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quantization", choices=QUANTIZATIONS,
         help="of weights on disk (default: float32; int8 for a model that CTranslate2 stored so)",
     )  # fmt: skip
@@ -69,7 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
             needs = "without a vocabulary it takes ids alone"
         elif reader in families and vocabularies[0].processor is None and vocabularies[0].tokenizer is None:
             needs = "text must be tokens already, with spaces between them: there is no tokenizer of its own"
-    checkpoint.save(model, arguments.out, vocabularies, quantization=arguments.quantization or quantization)
+    save = checkpoint.save
+    if arguments.to == "huggingface":
+        from ..huggingface import save_pretrained as save
+    save(model, arguments.out, vocabularies, quantization=arguments.quantization or quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     if needs:
