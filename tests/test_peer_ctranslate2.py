@@ -1,6 +1,8 @@
 """Models that CTranslate2 stores give what CTranslate2 computes: tokens are equal, scores within 1e-5, in float32."""
 
+import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -157,3 +159,46 @@ def test_ctranslate2_computes_what_we_do(tmp_path, name, stored):
     results = ours.translate_batch(sources, **options)
     assert [r.hypotheses[0] for r in results] == [r.hypotheses[0] for r in expected]
     assert not any({"<s>", "<pad>"} & {*r.hypotheses[0]} for r in results)
+
+
+# What CTranslate2's own converter makes of models of Hugging Face
+
+
+def as_before(original: Path, copy: Path, name: str) -> Path:
+    """A copy with settings that transformers 5.23 leaves out, and CTranslate2 4.8.5 asks for."""
+    shutil.copytree(original, copy)
+    values = json.loads((copy / "config.json").read_text())
+    values |= {"normalize_before": name in ("mbart", "pegasus"), "normalize_embedding": name in ("bart", "mbart")}
+    if name != "marian":
+        (copy / "config.json").write_text(json.dumps(values))
+    return copy
+
+
+@pytest.mark.parametrize("stored", [None, "int8"])
+@pytest.mark.parametrize("name", ["bart", "nllb", "pegasus", "marian"])
+def test_models_that_were_converted_before(tmp_path, name, stored):
+    pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
+    from ctranslate2.converters import TransformersConverter
+
+    data = Path(__file__).parent / "data"
+    original = data / "marian" / "shared" if name == "marian" else data / "huggingface" / name
+    converter = TransformersConverter(str(as_before(original, tmp_path / "hf", name)))
+    converter.convert(str(tmp_path / "ct2"), quantization=stored)
+    assert cli.main(["convert", str(tmp_path / "ct2"), "--out", str(tmp_path / "ours")]) == 0
+    theirs = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32")
+    ours, draw = Translator(tmp_path / "ours", compute_type="float32"), random.Random(2)
+    words = [token for token in ours.source_vocabulary.tokens if token[:1] not in "<>"]
+    begin = {"bart": ["<s>"], "nllb": ["eng_Latn"]}.get(name, [])  # as their tokenizers do
+    end = ["</s>"] if not ours.config.source_suffix_ids else []
+    sources = [[*begin, *draw.choices(words, k=draw.randint(1, 8)), *end] for _ in range(30)]
+    assert check(theirs, ours, sources, 19, ["</s>"] if not end else []) > 5
+
+
+def test_models_whose_callers_begin_targets_are_refused(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
+    from ctranslate2.converters import TransformersConverter
+
+    original = Path(__file__).parent / "data" / "huggingface" / "mbart"
+    TransformersConverter(str(as_before(original, tmp_path / "hf", "mbart"))).convert(str(tmp_path / "ct2"))
+    assert cli.main(["convert", str(tmp_path / "ct2"), "--out", str(tmp_path / "ours")]) == 2
+    assert "decoder_start_token must be a token (in this model each call's target_prefix" in capsys.readouterr().err

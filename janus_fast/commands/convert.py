@@ -7,14 +7,14 @@ from ..directory import FILES
 from ..inputs import check_output_folder, flag
 from ..weights import QUANTIZATIONS
 
-LANGUAGES = ("source_language", "target_language")
+LANGUAGES, DICTIONARIES = ("source_language", "target_language"), ("source_dict", "target_dict", "bpe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
-        help="a fairseq checkpoint, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, FSMT, M2M100, Marian, "
-        "mBART, NLLB, Pegasus), or one of our own, to store it anew; or the name of a shipped model",
+        help="a checkpoint of fairseq or OpenNMT-py, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, "
+        "FSMT, M2M100, Marian, mBART, NLLB, Pegasus), or one of our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> tuple:
     """The model, its vocabularies, how its weights were stored, and what its users should know, a line each."""
     from .. import checkpoint, models
-    from ..convert import ctranslate2, fairseq, hub, huggingface, marian
+    from ..convert import ctranslate2, fairseq, hub, huggingface, marian, opennmt
 
     def refuse(names: tuple[str, ...], what: str) -> None:
         for name in names:
@@ -75,6 +75,10 @@ def _read(arguments: argparse.Namespace) -> tuple:
                 f"CHECKPOINT must be a model's directory, {path.parent}, rather than a part of it, got {path}"
             )
         refuse(LANGUAGES, "a checkpoint")
+        if opennmt.recognises(path):
+            refuse(DICTIONARIES, "a checkpoint of OpenNMT-py, which holds its vocabularies")
+            said = "text must be tokens already, with spaces between them: there is no tokenizer in the file"
+            return *opennmt.load(path), "float32", [said]
         model, vocabularies = fairseq.load(path, arguments.source_dict, arguments.target_dict, arguments.bpe)
         if vocabularies is None:
             return model, vocabularies, "float32", ["without dictionaries it takes ids alone"]
@@ -82,7 +86,7 @@ def _read(arguments: argparse.Namespace) -> tuple:
         said = f"text must be tokenised{encoded} as for its training, which is not done here"
         return model, vocabularies, "float32", [said]
     path, stored, said = models.locate(path), "float32", []
-    refuse(("source_dict", "target_dict", "bpe"), "a model directory")
+    refuse(DICTIONARIES, "a model directory")
     readers = (ctranslate2, huggingface, marian)
     reader = next((family for family in readers if family.recognises(path)), checkpoint)
     if reader is huggingface:
