@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
         help="a checkpoint of fairseq or OpenNMT-py, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, "
-        "FSMT, M2M100, Marian, mBART, NLLB, Pegasus), or one of our own, to store it anew; or the name of a shipped model",
+        "FSMT, M2M100, Marian, mBART, NLLB, Pegasus), or our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
