@@ -13,6 +13,7 @@ from .inputs import OptionError, check_fields, documented, one_of, option, rule,
 
 ACTIVATIONS = ("relu", "gelu", "silu", "gelu_new", "quick_gelu")
 POSITIONS = ("learned", "sinusoidal")
+FROM_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
 
 
@@ -207,7 +208,9 @@ class JanusConfig:
         except ValueError as error:
             raise ValueError(f"JanusConfig: {origin} must hold a JSON object, got {error}") from None
         family = values.pop("model_type", None) if isinstance(values, dict) else None
-        if family != "janus":
+        if family == "janus_fast":  # as transformers writes it, with what is its own
+            values = {name: value for name, value in values.items() if name not in FROM_TRANSFORMERS}
+        elif family != "janus":
             raise ValueError(
                 f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}'
                 f"{foreign.described(Path(origin).parent) or ''}"

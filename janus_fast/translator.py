@@ -167,7 +167,10 @@ class Translator:
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
         results = self.translate_batch(source, **options)
-        return [dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses]) for r in results]
+        return [
+            dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
+            for r in results
+        ]
 
     def _text(self, tokens: list[str]) -> str:
         """A hypothesis as text, without the tokens that are none."""
@@ -213,7 +216,8 @@ class Translator:
             dataclasses.replace(
                 r,
                 hypotheses=[tokens_of(ids) for ids in r.hypotheses],
-                history=[[tokens_of(canvas) for canvas in history] for history in r.history],
+                history=[list(map(tokens_of, canvases)) for canvases in r.history],
+                predictions=[list(map(tokens_of, canvases)) for canvases in r.predictions],
             )
             for r in results
         ]
@@ -277,9 +281,14 @@ class Translator:
 
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []
-            history = [h.history for h in group] if getattr(options, "return_history", False) else []
             lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
-            return TranslationResult(*lists, history)
+            if getattr(options, "return_history", False):
+                lists += (
+                    [h.history for h in group],
+                    [h.predictions for h in group],
+                    [h.prediction_scores for h in group],
+                )
+            return TranslationResult(*lists)
 
         results: list[TranslationResult | None] = [None] * len(source)
         specials = {self.config.bos_token_id, self.config.eos_token_id}

@@ -246,6 +246,10 @@ def test_mask_predict_is_its_definition(translator, label):
         assert result.hypotheses == [h.ids for h in group]
         assert result.iterations == [h.iterations for h in group]
         assert not result.history or result.history == [h.history for h in group]
+        assert result.predictions == [h.predictions for h in group if result.history]
+        for passes, h in zip(result.prediction_scores, group if result.history else [], strict=True):
+            for certain, by_definition in zip(passes, h.prediction_scores, strict=True):
+                assert certain == pytest.approx(by_definition, abs=translator.tolerance)
         for score, token_scores, h in zip(result.scores, result.token_scores, group, strict=True):
             assert token_scores == pytest.approx(h.token_scores, abs=translator.tolerance)
             assert score == pytest.approx(h.score, abs=translator.tolerance)
@@ -308,6 +312,12 @@ def test_adaptive_stop_saves_passes_and_returns_no_masks(translator):
             assert result.history[0][0] == [MASK] * len(result.hypotheses[0])
             assert result.history[0][-1] == result.hypotheses[0]
             assert len(result.history[0]) == result.iterations[0] + 1
+            assert len(result.predictions[0]) == len(result.prediction_scores[0]) == result.iterations[0]
+            assert result.predictions[0][-1] == result.hypotheses[0]
+            for before, canvas in zip(
+                result.predictions[0], result.history[0][1:], strict=True
+            ):  # masked again or kept
+                assert all(now in (token, MASK) for token, now in zip(before, canvas, strict=True))
 
 
 def test_empty_input_gives_empty_output(translator):
@@ -339,7 +349,7 @@ def test_an_empty_candidate_wins_only_as_the_most_likely_length(backend):
 
 
 ERRORS = [
-    ({"mode": "beam"}, "mode must be one of 'ar', 'nar', 'speculative', got 'beam'"),
+    ({"mode": "beam"}, "mode must be one of 'ar', 'nar', 'speculative', 'auto', got 'beam'"),
     ({"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
     ({"beam_size": 2, "num_hypotheses": 3}, "num_hypotheses must be at most beam_size = 2, got 3"),
     ({"beam_size": 2, "sampling_topk": 5}, "beam_size must be 1 when sampling_topk is not 1, got 2"),
@@ -400,7 +410,7 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     ({"beamsize": 4}, "got 'beamsize'; did you mean 'beam_size'?"),
     ({"max_batchsize": 4}, "got 'max_batchsize'; did you mean 'max_batch_size'?"),
     ({"max_input_len": 4}, "got 'max_input_len'; did you mean 'max_input_length'?"),
-    ({"mode": "na"}, "mode must be one of 'ar', 'nar', 'speculative', got 'na'; did you mean 'nar'?"),
+    ({"mode": "na"}, "mode must be one of 'ar', 'nar', 'speculative', 'auto', got 'na'; did you mean 'nar'?"),
     ({"mode": "nar", "beam_size": 4}, "got 'beam_size', which is one of mode 'ar'"),
 ])  # fmt: skip
 def test_an_unknown_option_comes_with_a_hint(options, hint):

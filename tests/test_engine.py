@@ -59,6 +59,7 @@ def close(results, others, tolerance):
     for one, other in zip(results, others, strict=True):
         assert one.hypotheses == other.hypotheses
         assert one.iterations == other.iterations and one.history == other.history
+        assert one.predictions == other.predictions
         assert one.scores == pytest.approx(other.scores, abs=24 * tolerance)  # a sum over up to 24 tokens
         for scores, expected in zip(one.token_scores, other.token_scores, strict=True):
             assert scores == pytest.approx(expected, abs=tolerance)

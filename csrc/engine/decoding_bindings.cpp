@@ -302,7 +302,8 @@ class Decoder {
     for (const auto& group : serve(check, run)) {
       py::list list;
       for (const Hypothesis& h : group)
-        list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history));
+        list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history, h.predictions,
+                                   h.prediction_scores));
       all.append(list);
     }
     return all;

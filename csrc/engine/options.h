@@ -27,7 +27,8 @@ struct Hypothesis {
   double score = 0;
   std::vector<float> token_scores;
   int64_t iterations = 0;
-  std::vector<std::vector<int32_t>> history;
+  std::vector<std::vector<int32_t>> history, predictions;
+  std::vector<std::vector<float>> prediction_scores;
 };
 typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, best first
 

@@ -7,6 +7,7 @@ from ..directory import FILES
 from ..inputs import check_output_folder, flag
 from ..weights import QUANTIZATIONS
 
+FORMATS = ("janus_fast", "huggingface", "ctranslate2")
 LANGUAGES, DICTIONARIES = ("source_language", "target_language"), ("source_dict", "target_dict", "bpe")
 
 
@@ -29,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write, which holds no model yet")
     parser.add_argument(
-        "--to", choices=("janus", "ctranslate2"), default="janus",
-        help="whose format to write (default: janus); ctranslate2 takes ordinary Transformers alone",
+        "--to", choices=FORMATS, default=FORMATS[0],
+        help="whose format to write (default: janus_fast): with huggingface the directory is one of transformers, too; "
+        "ctranslate2 takes ordinary Transformers alone",
     )  # fmt: skip
     parser.add_argument(
         "--quantization", choices=QUANTIZATIONS,
@@ -50,7 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to == "ctranslate2":
         said = to_ctranslate2.save(model, arguments.out, vocabularies, quantization=quantization)
     else:
-        checkpoint.save(model, arguments.out, vocabularies, quantization=quantization)
+        save = checkpoint.save
+        if arguments.to == "huggingface":
+            from ..huggingface import save_pretrained as save
+        save(model, arguments.out, vocabularies, quantization=quantization)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     for line in said:
