@@ -372,27 +372,35 @@ class Translator:
         source, target = inputs.token_lists("source", source), inputs.token_lists("target", target)
         if len(source) != len(target):
             raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")
-        sides = []
-        for name, vocabulary, batch, size, limit in (
-            ("source", self.source_vocabulary, source, self.config.source_vocab_size, self.config.max_source_positions),
-            ("target", self.target_vocabulary, target, self.config.target_vocab_size, self.config.max_target_positions),
-        ):
-            wrap = self.config.source_ids if name == "source" else self.config.target_ids
-            ids = [wrap(vocabulary.ids(tokens)) for tokens in batch]
-            for number, sequence in enumerate(ids):
-                inputs.ids(name, number, sequence, size, limit)
-            sides.append(ids)
+        sides = (
+            [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source],
+            [self.config.target_ids(self.target_vocabulary.ids(tokens)) for tokens in target],
+        )
+        scores = self.score_ids(*sides, max_batch_size, batch_type)
+        tokens_of = self.target_vocabulary.tokens_of
+        return [ScoringResult(tokens_of(ids[1:]), own) for ids, own in zip(sides[1], scores, strict=True)]
+
+    def score_ids(
+        self, source: list[list[int]], target: list[list[int]], max_batch_size: int = 64, batch_type: str = "examples"
+    ) -> list[list[float]]:
+        """``score_batch`` of ids, as ``config.source_ids`` and ``config.target_ids`` make them of words: the
+        log-probabilities of every target's ids but its first."""
+        limits = (source, "source", self.config.source_vocab_size, self.config.max_source_positions), (
+            target, "target", self.config.target_vocab_size, self.config.max_target_positions,
+        )  # fmt: skip
+        for side, name, size, limit in limits:
+            for number, ids in enumerate(side):
+                inputs.ids(name, number, ids, size, limit)
         self._warn_unless_trained("ar")
-        results: list[ScoringResult | None] = [None] * len(source)
-        lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
+        results: list[list[float] | None] = [None] * len(source)
+        lengths = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
 
         def score(batch: list[int]):
-            return self._backend.score(*([side[n] for n in batch] for side in sides))
+            return self._backend.score(*([side[n] for n in batch] for side in (source, target)))
 
         for batch, scores in self._in_batches(score, range(len(source)), lengths, max_batch_size, batch_type):
             for number, log_probs in zip(batch, scores, strict=True):
-                tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
-                results[number] = ScoringResult(tokens, log_probs)
+                results[number] = log_probs
         return results
 
     def _in_batches(self, work: Callable, numbers: Iterable[int], lengths: list[int], *limits) -> Iterator[tuple]:
