@@ -15,6 +15,8 @@ class TranslationResult:
             counted, to those of drafts.
         history: the canvases of every pass, with ``return_history=True``; in mode "speculative" the words so far, and
             the draft, that each was fed.
+        attention: with ``return_attention=True`` how much each token looked at each id or token of the source.
+        logits: with ``return_logits_vocab=True`` the scores of the whole vocabulary [V] in each step.
     """
 
     hypotheses: list
@@ -22,11 +24,19 @@ class TranslationResult:
     token_scores: list[list[float]] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     history: list[list] = field(default_factory=list)
+    attention: list[list[list[float]]] = field(default_factory=list)
+    logits: list[list] = field(default_factory=list)
 
     @property
     def accepted(self) -> list[int]:
         """In mode "speculative" the tokens of drafts that are in each hypothesis."""
         return [len(scores) - passes for scores, passes in zip(self.token_scores, self.iterations, strict=True)]
+
+
+def without_unknowns(tokens: list[str], attention: list[list[float]], source: list[str], unknown: str) -> list[str]:
+    """``tokens`` with that of the source which it looked at most for each unknown one."""
+    looked = [max(range(len(source)), key=row.__getitem__) for row in attention]
+    return [source[place] if token == unknown else token for token, place in zip(tokens, looked, strict=True)]
 
 
 @dataclass

@@ -13,10 +13,11 @@ from . import backend as backends
 from . import inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
+from .decoding.alternatives import alternatives
 from .decoding.modes import MODES, options_of
 from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
-from .results import ScoringResult, TranslationResult
+from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary
 from .text.lines import as_line, decoded
 
@@ -179,6 +180,7 @@ class Translator:
         draft: list[list[str]] | None = None,
         mode: str = "ar",
         max_input_length: int = 0,
+        replace_unknowns: bool = False,
         **options,
     ) -> list[TranslationResult]:
         """Tokens in, hypotheses as tokens out; unknown tokens become ``unk``.
@@ -191,8 +193,22 @@ class Translator:
             mode: "ar", "nar" or "speculative".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
+            replace_unknowns: unknown tokens of outputs become the token of the source that they looked at most (mode
+                "ar", as ``return_attention``).
             options: as in ``generate``.
         """
+        if inputs.choice("replace_unknowns", replace_unknowns, (True, False)):
+            asked = options.pop("return_attention", False)
+            results = self.translate_batch(
+                source, target_prefix, mode=mode, max_input_length=max_input_length, return_attention=True, **options
+            )
+            source = self._cut(inputs.token_lists("source", source), max_input_length)
+            unknown = self.target_vocabulary.tokens[self.target_vocabulary.unknown]
+            for tokens, r in zip(source, results, strict=True):
+                pairs = zip(r.hypotheses, r.attention, strict=True)
+                r.hypotheses = [without_unknowns(*pair, tokens, unknown) if tokens else pair[0] for pair in pairs]
+                r.attention = r.attention if asked else []
+            return results
         source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
         given = {"target_prefix": target_prefix, "draft": draft}
@@ -202,14 +218,15 @@ class Translator:
                     self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
                 ]
         results = self.generate(ids, **given, mode=mode, **options)
-        tokens_of = self.target_vocabulary.tokens_of
+        tokens_of, begin = self.target_vocabulary.tokens_of, int(self.config.source_bos)
         return [
             dataclasses.replace(
                 r,
                 hypotheses=[tokens_of(ids) for ids in r.hypotheses],
                 history=[[tokens_of(canvas) for canvas in history] for history in r.history],
+                attention=[[row[begin : begin + len(tokens)] for row in rows] for rows in r.attention],
             )
-            for r in results
+            for tokens, r in zip(source, results, strict=True)
         ]
 
     def _cut(self, source: list, max_input_length: int) -> list:
@@ -229,6 +246,8 @@ class Translator:
         return_scores: bool = True,
         first_number: int = 0,
         on_batch: Callable[[int], object] | None = None,
+        return_alternatives: bool = False,
+        min_alternative_expansion_prob: float = 0.0,
         **options,
     ) -> list[TranslationResult]:
         """Ids in (as ``config.source_ids`` makes them of words), hypotheses of ids out.
@@ -244,12 +263,19 @@ class Translator:
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
             on_batch: called after each batch with the number of sources in it, to show progress.
+            return_alternatives: hypotheses are the best outputs that go on by each of the ``num_hypotheses`` likeliest
+                tokens behind the prefix, in the order of these (mode "ar").
+            min_alternative_expansion_prob: without the tokens less likely than this.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
                 ``janus_fast.decoding.NonAutoregressiveOptions`` or ``janus_fast.decoding.SpeculativeOptions``.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
+        if inputs.choice("return_alternatives", return_alternatives, (True, False)):
+            least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
+            options |= {"max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number}
+            return alternatives(self, source, target_prefix, least, {"mode": mode, **options})
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
@@ -272,7 +298,9 @@ class Translator:
             scores = [h.score for h in group] if return_scores else []
             history = [h.history for h in group] if getattr(options, "return_history", False) else []
             lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
-            return TranslationResult(*lists, history)
+            attention = [h.attention for h in group] if getattr(options, "return_attention", False) else []
+            logits = [h.logits for h in group] if getattr(options, "return_logits_vocab", False) else []
+            return TranslationResult(*lists, history, attention, logits)
 
         results: list[TranslationResult | None] = [None] * len(source)
         specials = (self.config.bos_token_id, self.config.eos_token_id)
@@ -282,7 +310,10 @@ class Translator:
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
-            return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], *own)
+            numbers, told = [first_number + n for n in batch], options
+            if callback := getattr(options, "callback", None):
+                told = dataclasses.replace(options, callback=lambda n, *step: callback(numbers[n], *step))
+            return self._backend.decode([source[n] for n in batch], told, numbers, *own)
 
         limits = [len(ids) for ids in source], max_batch_size, batch_type, options.kept
         for batch, groups in self._in_batches(decode, words, *limits):

@@ -41,7 +41,7 @@ def test_sources_end_with_the_caller_where_the_model_says_so(folder, translator)
     assert scores[0] != scores[1]  # as in CTranslate2, without an end the encoder sees none
     shipped, tokens = ctranslate2.Translator("en-de-small"), ["▁The", "▁cell"]
     one, two = (shipped.translate_batch([[*tokens, *end]], return_scores=True)[0] for end in ([], ["</s>"]))
-    own = Translator("en-de-small").translate_batch([tokens], beam_size=2)[0]
+    own = Translator("en-de-small").translate_batch([tokens], beam_size=2, renormalize_logits=True)[0]
     assert one.scores == own.scores != two.scores  # there it is added
 
 

@@ -159,6 +159,57 @@ SEARCHES = {
     "five": {"num_hypotheses": 5, "length_penalty": 0.6, "max_decoding_length": 6},
     "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 8},
     "no token twice": {"beam_size": 2, "num_hypotheses": 2, "no_repeat_ngram_size": 1, "max_decoding_length": 7},
+    "all that ends together": {"beam_size": 4, "num_hypotheses": 4, "max_decoding_length": 3},
+    "patience": {"beam_size": 3, "num_hypotheses": 6, "patience": 2, "max_decoding_length": 8},
+    "impatience": {"beam_size": 4, "num_hypotheses": 2, "patience": 0.5, "max_decoding_length": 8},
+    "as long as one may improve": {"beam_size": 3, "num_hypotheses": 3, "early_stopping": False},
+    "as long as one could improve": {
+        "beam_size": 3,
+        "num_hypotheses": 3,
+        "early_stopping": "never",
+        "max_decoding_length": 9,
+    },
+    "the best has ended": {"beam_size": 4, "num_hypotheses": 2, "early_stopping": "first", "length_penalty": 0},
+    "coverage": {"beam_size": 3, "num_hypotheses": 3, "coverage_penalty": 0.4, "max_decoding_length": 7},
+    "what was looked at": {
+        "beam_size": 2,
+        "num_hypotheses": 2,
+        "return_attention": True,
+        "alignment_heads": 1,
+        "max_decoding_length": 6,
+    },
+    "repetition": {"beam_size": 3, "num_hypotheses": 3, "repetition_penalty": 1.5, "max_decoding_length": 8},
+    "repetition of scores": {
+        "beam_size": 3,
+        "repetition_penalty": 1.5,
+        "renormalize_logits": True,
+        "max_decoding_length": 8,
+    },
+    "renormalised": {"beam_size": 3, "num_hypotheses": 3, "renormalize_logits": True, "min_decoding_length": 4},
+    "renormalised, no repeats": {
+        "beam_size": 3,
+        "renormalize_logits": True,
+        "no_repeat_ngram_size": 1,
+        "forced_eos": False,
+        "max_decoding_length": 7,
+    },
+    "unforced": {"beam_size": 3, "num_hypotheses": 3, "forced_eos": False, "max_decoding_length": 3},
+    "suppressed": {
+        "beam_size": 3,
+        "num_hypotheses": 3,
+        "disable_unk": True,
+        "max_decoding_length": 8,
+        "suppress_sequences": [[7], [9, 11], [6, 6], [20], []],
+    },
+    "ends": {
+        "beam_size": 3,
+        "num_hypotheses": 3,
+        "end_token": range(2, 20),
+        "return_end_token": True,
+        "max_decoding_length": 9,
+    },
+    "logits": {"beam_size": 1, "return_logits_vocab": True, "max_decoding_length": 4, "min_decoding_length": 3},
+    "bias": {"beam_size": 3, "num_hypotheses": 3, "prefix_bias_beta": 0.4, "max_decoding_length": 6},
     "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
 }
 
@@ -179,6 +230,12 @@ def test_searches_are_those_of_the_definition(two_stream, label):
             for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
                 assert result.hypotheses == [h.ids for h in truth]
                 assert result.iterations == [h.iterations for h in truth]
+                extra = (result.attention, [h.attention for h in truth]), (result.logits, [h.logits for h in truth])
+                for own, expected_extra in extra:
+                    for rows, others in zip(own, expected_extra, strict=False):
+                        assert len(rows) == len(others) > 0
+                        for row, other in zip(rows, others, strict=True):
+                            assert list(row) == pytest.approx(list(other), abs=10 * tolerances[kind])
                 for score, scores, h in zip(result.scores, result.token_scores, truth, strict=True):
                     assert scores == pytest.approx(h.token_scores, abs=tolerances[kind])
                     # a score sums up to as many errors as there are tokens

@@ -9,7 +9,8 @@ class Hypothesis:
 
     ``score`` is what candidates were ranked by, ``token_scores`` the log-probability (nats) of each id, followed by
     that of ``eos`` in autoregressive mode and with ``rerank``. ``iterations`` counts decoder passes, but that of
-    ``rerank``; ``history`` holds the canvas, with masks, before the first and after each pass when asked for.
+    ``rerank``; ``history`` holds the canvas, with masks, before the first and after each pass when asked for,
+    ``attention`` what each id looked at, and ``logits`` the scores of the vocabulary in each step.
     """
 
     ids: list[int]
@@ -17,3 +18,5 @@ class Hypothesis:
     token_scores: list[float]
     iterations: int
     history: list[list[int]] = field(default_factory=list)
+    attention: list[list[float]] = field(default_factory=list)
+    logits: list = field(default_factory=list)

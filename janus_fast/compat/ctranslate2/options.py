@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ... import inputs
+from ...config import JanusConfig
 from ...text import Vocabulary
 from .results import GenerationStepResult
 
@@ -45,11 +46,15 @@ class TranslationOptions:
     replace_unknowns: bool = False
     callback: Callable[[GenerationStepResult], bool] | None = None
 
-    def search(self, vocabulary: Vocabulary) -> dict:
+    def search(self, config: JanusConfig, vocabulary: Vocabulary) -> dict:
         """These as options of our own search."""
-        fields = {field.name: field.default for field in dataclasses.fields(self)}
-        given = {name: getattr(self, name) for name in fields if name not in OUTSIDE}
-        given = {name: value for name, value in given.items() if value != fields[name] or name == "beam_size"}
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name, value in given.items() if name not in OUTSIDE} | RULES
+        given["alignment_heads"] = int(is_marian(config))
+        given["return_attention"] = self.return_attention or self.replace_unknowns
+        given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
+        if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
+            given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
         if self.sampling_topk == 1:  # without sampling of no meaning
             given.pop("sampling_topp", None), given.pop("sampling_temperature", None)
         else:
@@ -58,7 +63,10 @@ class TranslationOptions:
 
 
 NAMES = [field.name for field in dataclasses.fields(TranslationOptions)]
-OUTSIDE = ("max_input_length", "return_scores", "replace_unknowns", "use_vmap")  # of the search
+OUTSIDE = (  # of the search
+    "callback", "max_input_length", "replace_unknowns", "return_scores", "use_vmap",
+)  # fmt: skip
+RULES = {"renormalize_logits": True, "forced_eos": False, "early_stopping": "first"}  # of its search
 OF_FILES = [name for name in NAMES if name not in ("callback", "min_alternative_expansion_prob")]
 OF_FILES = [name for name in OF_FILES if not name.startswith("return_")]
 OF_TOKENS = (
@@ -81,3 +89,18 @@ def taking(names: Iterable[str]) -> Callable:
         return inputs.hinting(function)
 
     return decorate
+
+
+def is_marian(config: JanusConfig) -> bool:
+    """Whether a model was converted from Hugging Face's Marian: one token is both ``bos`` and ``pad`` there alone.
+
+    CTranslate2 adds no end to the sources of such models, and takes the first head for the attention.
+    """
+    return config.bos_token_id == config.pad_token_id
+
+
+def _known(vocabulary: Vocabulary, tokens: list[str]) -> list[int]:
+    for token in tokens:
+        if token not in vocabulary.index:
+            raise ValueError(f"tokens must be in the vocabulary, got {token!r}")
+    return vocabulary.ids(tokens)

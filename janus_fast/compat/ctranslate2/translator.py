@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 from ... import inputs, translator
+from ...results import without_unknowns
 from ...text.lines import decoded
-from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, taking
+from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, is_marian, taking
 from .results import (
     AsyncScoringResult,
     AsyncTranslationResult,
@@ -162,15 +163,37 @@ class Translator:
         prefixes = [vocabulary.ids(prefix)[: options.max_decoding_length] for prefix in prefixes]
         full = [n for n, tokens in enumerate(source) if self._has_content(tokens)]
         given = [prefixes[n] for n in full]
-        search = options.search(vocabulary)
+        search = options.search(own.config, vocabulary)
+        if options.callback:
+            search["callback"] = self._told(full, options)
         found = own.generate([ids[n] for n in full], given if any(given) else None, **limits, **search)
         count = options.num_hypotheses
         scores = [0.0] * count if options.return_scores else []
         results = [TranslationResult([vocabulary.tokens_of(ids) for _ in range(count)], scores) for ids in prefixes]
+        unknown = vocabulary.tokens[vocabulary.unknown]
         for number, result in zip(full, found, strict=True):
-            hypotheses = [vocabulary.tokens_of(one) for one in result.hypotheses]
-            results[number] = TranslationResult(hypotheses, result.scores if options.return_scores else [])
+            tokens, hypotheses = source[number], [vocabulary.tokens_of(one) for one in result.hypotheses]
+            begin = int(own.config.source_bos and not is_marian(own.config))
+            attention = [[_seen(row[begin:], len(tokens)) for row in rows] for rows in result.attention]
+            if options.replace_unknowns:
+                pairs = zip(hypotheses, attention, strict=True)
+                hypotheses = [without_unknowns(*pair, tokens, unknown) for pair in pairs]
+            scores = result.scores if options.return_scores else []
+            results[number] = TranslationResult(
+                hypotheses, scores, attention if options.return_attention else [], result.logits
+            )
         return results
+
+    def _told(self, numbers: list[int], options: TranslationOptions) -> Callable:
+        """Our callback that tells theirs of every step."""
+        tokens = self._ready().target_vocabulary.tokens
+
+        def callback(source: int, sample: int, step: int, token: int, log_prob: float, last: bool) -> bool:
+            shown = log_prob if options.return_scores else None
+            result = GenerationStepResult(step, numbers[source], token, sample, tokens[token], shown, None, last)
+            return options.callback(result)
+
+        return callback
 
     @inputs.hinting
     def translate_iterable(
@@ -336,7 +359,7 @@ class Translator:
 
     def _source_ids(self, tokens: list[str], most: int) -> list[int]:
         config, ids = self._ready().config, self._ready().source_vocabulary.ids(tokens)
-        ids = ids if _ends_with_the_caller(config) else config.source_ids(ids)
+        ids = ids if is_marian(config) else config.source_ids(ids)
         return _cut(ids, inputs.integer("max_input_length", most, 0), config.eos_token_id)
 
     def _has_content(self, tokens: list[str]) -> bool:
@@ -392,18 +415,17 @@ class Translator:
         return stats
 
 
-def _ends_with_the_caller(config) -> bool:
-    """Whether sources come with their end: CTranslate2 adds none to models converted from Hugging Face's Marian, which
-    alone have one token for both ``bos`` and ``pad``."""
-    return config.bos_token_id == config.pad_token_id
-
-
 def _cut(ids: list[int], most: int, eos: int) -> list[int]:
     """The first ``most`` ids, 0: all; an end, and one token behind it, stays."""
     if not most or len(ids) <= most:
         return ids
     end = ids[-1:] if ids[-1] == eos else ids[-2:] if ids[-2] == eos and most >= 2 else []
     return ids[: most - len(end)] + end
+
+
+def _seen(row: list[float], count: int) -> list[float]:
+    """Attention to the tokens of a source, of which the last may have been cut."""
+    return row[:count] + [0.0] * (count - len(row))
 
 
 def _tokens(line: str) -> list[str]:
