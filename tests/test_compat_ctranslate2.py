@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -198,6 +199,103 @@ def test_samples_are_drawn_anew_and_repeated_by_their_seed(translator):
     assert translator.translate_batch(ENDED, sampling_topp=0.3) == translator.translate_batch(ENDED)  # as it is there
 
 
+# Options that our own search has under other names, or that lie above it
+
+
+def test_unknown_tokens_are_replaced_by_what_they_look_at(folder, translator):
+    options = {"beam_size": 1, "max_decoding_length": 6, "target_prefix": [["unheard", "▁ba"]] * 3}
+    plain = translator.translate_batch(ENDED, return_attention=True, **options)
+    for line, before, after in zip(
+        ENDED, plain, translator.translate_batch(ENDED, replace_unknowns=True, **options), strict=True
+    ):
+        rows = before.attention[0]
+        expected = [
+            line[row.index(max(row))] if token == "<unk>" else token
+            for token, row in zip(before.hypotheses[0], rows, strict=True)
+        ]
+        assert after.hypotheses == [expected] and before.hypotheses[0][0] == "<unk>" and after.attention == []
+    own = Translator(folder).translate_batch(
+        LINES, [["unheard", "▁ba"]] * 3, beam_size=1, replace_unknowns=True, max_decoding_length=6, forced_eos=False,
+        renormalize_logits=True, alignment_heads=1,
+    )  # fmt: skip
+    assert all("<unk>" not in r.hypotheses[0][:1] and r.attention == [] for r in own)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_alternatives_go_on_by_the_likeliest_tokens(translator, beam_size):
+    options = {"max_decoding_length": 8, "beam_size": beam_size, "return_scores": True}
+    prefixes = [["▁ba"], None, ["▁kip", "m"]]
+    results = translator.translate_batch(
+        ENDED, prefixes, return_alternatives=True, num_hypotheses=4, return_logits_vocab=beam_size == 1, **options
+    )
+    for line, prefix, result in zip(ENDED, prefixes, results, strict=True):
+        prefix = prefix or []
+        firsts = [h[len(prefix)] for h in result.hypotheses]
+        assert len(set(firsts)) == 4 and all(h[: len(prefix)] == prefix for h in result.hypotheses)
+        likely = [translator.score_batch([line], [[*prefix, token]])[0].log_probs[len(prefix)] for token in firsts]
+        assert likely == sorted(likely, reverse=True)
+        end = translator.score_batch([line], [prefix])[0].log_probs[-1]  # which may not come first
+        likely = [log_prob - math.log1p(-math.exp(end)) for log_prob in likely]
+        for h, score, first in zip(result.hypotheses, result.scores, likely, strict=True):
+            rest = translator.score_batch([line], [h])[0].log_probs[len(prefix) + 1 :]
+            rest = rest[:-1] if len(h) == 8 else rest  # without an end at the longest
+            assert score == pytest.approx(first + sum(rest) / max(len(rest), 1), abs=1e-4)
+    few = translator.translate_batch(
+        ENDED, return_alternatives=True, num_hypotheses=4, min_alternative_expansion_prob=0.9, **options
+    )
+    assert {len(result) for result in few} <= {0, 1}
+    for bad in ({"coverage_penalty": 1}, {"prefix_bias_beta": 0.5, "target_prefix": prefixes}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be 0 with return_alternatives"):
+            translator.translate_batch(ENDED, return_alternatives=True, num_hypotheses=2, **bad)
+
+
+def test_callbacks_hear_every_token_and_can_end(translator):
+    heard = []
+    options = {"beam_size": 1, "return_scores": True, "max_decoding_length": 6}
+    lines = [[], *ENDED]
+    results = translator.translate_batch(lines, callback=lambda step: heard.append(step), max_batch_size=2, **options)
+    assert results == translator.translate_batch(lines, **options)
+    for number, result in enumerate(results[1:], 1):
+        steps = [step for step in heard if step.batch_id == number]
+        tokens = [step.token for step in steps if step.token != "</s>"]
+        assert tokens == result.hypotheses[0] and [step.step for step in steps] == [*range(len(steps))]
+        assert [step.is_last for step in steps] == [False] * (len(steps) - 1) + [True]
+        assert sum(step.log_prob for step in steps) / len(steps) == pytest.approx(result.scores[0], abs=1e-5)
+    short = translator.translate_batch(ENDED, callback=lambda step: step.step == 1, **options)
+    assert [r.hypotheses[0] for r in short] == [r.hypotheses[0][:2] for r in results[1:]]
+
+    def fails(step):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        translator.translate_batch(ENDED, callback=fails, **options)
+    with pytest.raises(ValueError, match="beam_size must be 1 with callback, got 2"):
+        translator.translate_batch(ENDED, callback=fails)
+
+
+def test_tokens_come_one_by_one(translator):
+    options = {"max_decoding_length": 6, "min_decoding_length": 4}
+    steps = list(translator.generate_tokens(ENDED[0], ["▁ba"], return_log_prob=True, **options))
+    whole = translator.translate_batch(ENDED[:1], [["▁ba"]], beam_size=1, **options)[0]
+    assert [step.token for step in steps if step.token != "</s>"] == whole.hypotheses[0]
+    assert steps[0].log_prob == 0.0 > steps[1].log_prob and steps[-1].is_last
+    stream = translator.generate_tokens(ENDED[0], **options)
+    assert next(stream).log_prob is None
+    stream.close()  # the thread has ended
+    assert translator.num_active_batches == 0
+    with pytest.raises(ValueError, match="max_decoding_length"):
+        list(translator.generate_tokens(ENDED[0], max_decoding_length=0))
+
+
+def test_samples_tell_callbacks_apart(translator):
+    heard = []
+    options = {"beam_size": 1, "sampling_topk": 0, "num_hypotheses": 3, "max_decoding_length": 4, "return_scores": True}
+    ctranslate2.set_random_seed(1)
+    result = translator.translate_batch(ENDED[:1], callback=lambda step: heard.append(step), **options)[0]
+    said = [[step.token for step in heard if step.hypothesis_id == k and step.token != "</s>"] for k in range(3)]
+    assert sorted(said) == sorted(result.hypotheses)
+
+
 def test_signatures_name_every_option():
     signature = inspect.signature(ctranslate2.Translator.translate_batch)
     defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
@@ -215,6 +313,49 @@ def test_the_calls_of_firefox_translations(folder):
     )
     results = translator.translate_batch(ENDED, beam_size=2, num_hypotheses=1, return_scores=False)
     assert all(result.hypotheses[0] for result in results)
+
+
+def test_the_calls_of_argostranslate(folder):
+    translator = ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=0, compute_type="auto")
+    for count, prefix in ((1, None), (4, [["▁ba"]] * 4)):
+        results = translator.translate_batch(
+            [*ENDED, []], target_prefix=prefix, replace_unknowns=True, max_batch_size=32, batch_type="tokens",
+            beam_size=max(count, 4), num_hypotheses=count, length_penalty=0.2, return_scores=True,
+        )  # fmt: skip
+        for i in range(count):  # it asks for each of every sentence, with or without words
+            assert all(result.hypotheses[i] is not None and result.scores[i] <= 0 for result in results)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_calls_of_opennmt_py_s_server(folder):
+    translator = ctranslate2.Translator(
+        folder, device="cpu", device_index=0, inter_threads=1, intra_threads=1, compute_type="default"
+    )
+    texts = [" ".join(line) for line in ENDED]
+    predictions = translator.translate_batch(
+        [text.split() for text in texts], target_prefix=None, beam_size=3, max_batch_size=32, num_hypotheses=2,
+        max_decoding_length=8, min_decoding_length=1, return_scores=True, return_attention=True,
+    )  # fmt: skip
+    scores = [[item["score"] for item in group] for group in predictions]
+    words = [[" ".join(item["tokens"]) for item in group] for group in predictions]
+    attention = [[item["attention"] for item in group] for group in predictions]
+    assert all(len(group) == 2 for group in (*scores, *words, *attention))
+    for line, group, rows in zip(ENDED, words, attention, strict=True):
+        for text, matrix in zip(group, rows, strict=True):
+            assert [len(row) for row in matrix] == [len(line)] * len(text.split())
+            assert [sum(row) for row in matrix] == pytest.approx([1.0] * len(matrix), abs=1e-5)
+    translator.unload_model(to_cpu=True)
+    translator.unload_model()
+    translator.load_model()
+    assert translator.translate_batch([texts[0].split()])[0].hypotheses[0]
+
+
+def test_the_calls_of_argonaut_translator(folder):
+    translator = ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=1)
+    results = translator.translate_batch(
+        ENDED, target_prefix=[["▁ba"]] * 3, beam_size=2, max_batch_size=1024, batch_type="tokens", disable_unk=True
+    )
+    assert all("<unk>" not in result.hypotheses[0] for result in results)
 
 
 def test_the_calls_of_hf_hub_ctranslate2(folder):

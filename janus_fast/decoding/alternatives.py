@@ -35,6 +35,7 @@ def alternatives(
         first = options | {
             "beam_size": count, "num_hypotheses": count, "max_decoding_length": length + 1, "forced_eos": False,
             "min_decoding_length": length + 1, "length_penalty": 0.0, "patience": 1.0, "early_stopping": True,
+            "return_attention": False, "return_logits_vocab": False,
         }  # fmt: skip
         found = translator.generate([source[n] for n in numbers], [prefixes[n] for n in numbers], **first)
         for n, result in zip(numbers, found, strict=True):
