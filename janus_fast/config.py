@@ -64,9 +64,9 @@ class JanusConfig:
     scale_embedding: bool = option(True, switch, "embeddings are multiplied by sqrt(C)")
     layer_norm_eps: float = option(1e-5, _finite, "added to the variance in every norm")
     dropout: float = setting(0.1, _share, "share of activations dropped in training")
-    two_stream: bool = option(
-        True, switch, "a model of JANUS",
-        doc="without, an ordinary Transformer, which decodes left to right alone: the row of a word predicts the next",
+    two_stream: bool = setting(
+        True, switch, "a model of JANUS; without, an ordinary Transformer, which decodes left to right alone",
+        doc="the row of a word then predicts the next",
     )  # fmt: skip
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
     source_bos: bool = option(True, switch, "sources begin with ``bos``")

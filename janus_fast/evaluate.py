@@ -24,8 +24,14 @@ def scores(hypotheses: list[str], references: list[str], *, resamples: int = 0) 
         )
     from sacrebleu.metrics import BLEU, CHRF
 
+    class Chrf(CHRF):
+        # Resamples score float32 or, where nothing is long enough to share n-grams, a Python float; sacreBLEU 2.6.0
+        # cannot take the mean of both.
+        def _compute_f_score(self, statistics):
+            return float(super()._compute_f_score(statistics))
+
     result, signatures = {}, {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", BLEU()), ("chrf", Chrf())):
         score = metric.corpus_score(hypotheses, [references], n_bootstrap=max(resamples, 1))
         signatures[name], result[name] = str(metric.get_signature()), round(score.score, 2)
         if resamples:

@@ -26,8 +26,8 @@ COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.val
 
 
 class Translator:
-    """Translates with one model: left to right (``mode="ar"``; ``mode="speculative"`` in fewer passes) or in parallel
-    (``mode="nar"``).
+    """Translates with one model: left to right (``mode="ar"``; ``mode="speculative"`` in fewer passes; ``mode="auto"``
+    greedily, as fast as it goes) or in parallel (``mode="nar"``).
 
     Args:
         model: the name of a shipped model, a model directory, or a ``janus_fast.JanusModel``.
@@ -50,10 +50,10 @@ class Translator:
         TypeError: ``model`` is something else.
 
     The attributes ``backend`` and ``compute_type`` say what "auto" and "default" became. The methods take the options
-    of ``janus_fast.decoding.AutoregressiveOptions``, ``janus_fast.decoding.NonAutoregressiveOptions`` or
-    ``janus_fast.decoding.SpeculativeOptions`` by name, according to ``mode``, and may be called from several threads at
-    once. One made from a name or a directory can be pickled; a child of ``os.fork`` may go on with its parent's, on the
-    CPU (backend "torch" has one thread there).
+    of ``janus_fast.decoding.AutoregressiveOptions``, ``janus_fast.decoding.NonAutoregressiveOptions``,
+    ``janus_fast.decoding.SpeculativeOptions`` or ``janus_fast.decoding.AutoOptions`` by name, according to ``mode``,
+    and may be called from several threads at once. One made from a name or a directory can be pickled; a child of
+    ``os.fork`` may go on with its parent's, on the CPU (backend "torch" has one thread there).
     """
 
     @inputs.hinting
@@ -187,10 +187,10 @@ class Translator:
 
         Args:
             source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
-            target_prefix: for each source the tokens that its outputs must begin with (modes "ar" and "speculative").
+            target_prefix: for each source the tokens that its outputs must begin with (all modes but "nar").
             draft: for each source what its output may be, such as the translation before the source was edited; it
-                changes how fast the output is there, not what it is (mode "speculative").
-            mode: "ar", "nar" or "speculative".
+                changes how fast the output is there, not what it is (modes "speculative" and "auto").
+            mode: "ar", "nar", "speculative" or "auto".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
             replace_unknowns: unknown tokens of outputs become the token of the source that they looked at most (mode
@@ -254,9 +254,9 @@ class Translator:
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
-            target_prefix: for each source the ids that its outputs must begin with (modes "ar" and "speculative").
-            draft: for each source ids that its output may be (mode "speculative").
-            mode: "ar", "nar" or "speculative".
+            target_prefix: for each source the ids that its outputs must begin with (all modes but "nar").
+            draft: for each source ids that its output may be (modes "speculative" and "auto").
+            mode: "ar", "nar", "speculative" or "auto".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
                 would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: whether results have ``scores``.
@@ -267,7 +267,8 @@ class Translator:
                 tokens behind the prefix, in the order of these (mode "ar").
             min_alternative_expansion_prob: without the tokens less likely than this.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
-                ``janus_fast.decoding.NonAutoregressiveOptions`` or ``janus_fast.decoding.SpeculativeOptions``.
+                ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
+                ``janus_fast.decoding.AutoOptions``.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.

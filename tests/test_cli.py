@@ -257,6 +257,9 @@ def test_scores_come_with_sacrebleu_s_bootstrap_interval():
         assert found[name] == plain[name] and "|bs:100|seed:12345|" in found["signatures"][name]
     nothing = scores(["x"] * 20, references, resamples=100)
     assert nothing["bleu"] == nothing["bleu_ci"] == 0.0
+    short = scores(["one", "two", "x"], ["one", "twelve", "y"], resamples=100)  # some resamples share no n-gram at all
+    assert short["chrf"] == round(sacrebleu.corpus_chrf(["one", "two", "x"], [["one", "twelve", "y"]]).score, 2)
+    assert short["chrf_ci"] > 1
 
 
 # convert, info, demo
@@ -434,7 +437,7 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["trian"], "'convert', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)"),
         (
             ["translate", "m", "--mode", "both"],
-            "argument --mode: must be one of 'ar', 'nar', 'speculative', got 'both' (see ",
+            "argument --mode: must be one of 'ar', 'nar', 'speculative', 'auto', got 'both' (see ",
         ),
         (["translate", "m", "--mode", "nra"], "got 'nra'; did you mean 'nar'?"),
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),

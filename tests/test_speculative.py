@@ -1,7 +1,9 @@
 """Speculative decoding: what greedy search gives, in the engine to the bit, in the passes of the definition."""
 
 import copy
+import dataclasses
 import functools
+import warnings
 
 import pytest
 import torch
@@ -229,6 +231,28 @@ def test_a_mistake_gets_one_clear_error(options, message):
     translator = Translator(make_model(), backend="torch")
     with pytest.raises(ValueError, match=message):
         translator.generate(make_sources(2), mode="speculative", **options)
+
+
+@pytest.mark.parametrize(
+    ("trained", "drafter"),
+    [(["ar", "nar", "speculative"], "model"), (["ar", "nar"], "source"), (["ar"], "source"), (None, "source")],
+)
+@pytest.mark.parametrize("backend", ["torch", pytest.param("engine", marks=needs_engine)])
+def test_auto_is_greedy_search_by_what_the_model_can(trained, drafter, backend):
+    model = make_model()
+    model.config = dataclasses.replace(model.config, trained_modes=trained)
+    translator, sources = Translator(model, backend=backend), make_sources(9)
+    assert f"auto on cpu, float32, drafts by {drafter}:" in translator.explain(mode="auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = translator.generate(sources, mode="auto", min_decoding_length=2)
+    expected = translator.generate(sources, beam_size=1, min_decoding_length=2)
+    assert [r.hypotheses for r in found] == [r.hypotheses for r in expected]
+    if backend == "engine":
+        assert [r.token_scores for r in found] == [r.token_scores for r in expected]
+    drafts = [r.hypotheses[0] for r in expected]
+    given = translator.generate(sources, mode="auto", min_decoding_length=2, draft=drafts, adaptive_drafts=False)
+    assert sum(r.iterations[0] for r in given) < sum(r.iterations[0] for r in expected)
 
 
 def test_a_model_that_cannot_draft_says_so():

@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
 
 from benchmarks.arguments import positive
 from benchmarks.machine import RESULTS, machine
@@ -22,18 +24,47 @@ from janus_fast import Translator, cli, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
+from janus_fast.text.lines import as_line
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
 from janus_fast.training.options import without_effect
 
-ARMS = {name: ["--objective", name] for name in OBJECTIVES} | {  # options
-    "janus-without-aux": ["--objective", "janus", "--without-auxiliary"],
-    "janus-two-passes": ["--objective", "janus", "--encoder-passes", "2"],
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: ``options`` of ``janus-fast train``, ``pace`` times the updates that are asked for, the weights
+    of another arm to begin with."""
+
+    options: str
+    pace: int = 1
+    begins_with: str | None = None
+
+    @property
+    def objective(self) -> str:
+        return self.options.split()[1]
+
+
+JANUS = "--objective janus --divergence-weight"
+ARMS = {
+    "transformer": Arm("--objective autoregressive --no-two-stream"),
+    "autoregressive": Arm("--objective autoregressive"),
+    "r_drop": Arm("--objective r_drop"),
+    "cmlm": Arm("--objective cmlm", 3),
+    "janus": Arm(f"{JANUS} 1", 3),
+    "janus-without-aux": Arm(f"{JANUS} 1 --without-auxiliary", 3),
+    # What might spare AR: divergences that leave it alone while NAR knows little; NAR of little weight and without
+    # them, from the start or behind an AR that is trained; AR of more weight.
+    "janus-detached": Arm(f"{JANUS} 1 --without-auxiliary --detach 0.5", 3),
+    "janus-light": Arm(f"{JANUS} 0 --without-auxiliary --nar-weight 0.3", 3),
+    "janus-after-ar": Arm(f"{JANUS} 0 --without-auxiliary --nar-weight 0.3", 2, begins_with="autoregressive"),
+    "janus-two-passes": Arm(f"{JANUS} 1 --encoder-passes 2", 3),
 }
-DECODES = {"ar": {"mode": "ar", "beam_size": 5}} | {
-    f"nar-{passes}": {"mode": "nar", "iterations": passes, "length_beam": 3, "adaptive": False, "rerank": False}
-    for passes in (1, 4, 10)
-}  # fmt: skip
+NAR = {"mode": "nar", "length_beam": 3, "adaptive": False}
+DECODES = {"ar": {"mode": "ar", "beam_size": 5}}
+DECODES |= {f"nar-{passes}": {**NAR, "iterations": passes, "rerank": False} for passes in (1, 4, 10)}
+DECODES |= {f"nar-{passes}-reranked": {**NAR, "iterations": passes, "rerank": True} for passes in (4, 10)}
+BASELINE = "autoregressive"  # with which the AR of the others is compared
+CURVE = "update", "seconds", "tokens", "ar_nll", "nar_nll", "bleu_ar", "bleu_nar"  # of a validation
 INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM
 RESAMPLES = 1000  # of the bootstrap
 EVERY = 5  # each so manieth test sentence is also decoded alone, by the clock
@@ -45,15 +76,16 @@ SIZES = """--recipe paper --average always
 FIXED = (
     "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
     "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
-    *dict.fromkeys(word for own in ARMS.values() for word in own if word.startswith("--")),
+    *dict.fromkeys(word for arm in ARMS.values() for word in arm.options.split() if word.startswith("--")),
 )  # fmt: skip
 
 
-def schedule(updates: int) -> list[str]:
-    """Validation comes once, behind the last update, so that its time is not training's."""
+def schedule(updates: int, validations: int) -> list[str]:
+    """Of a run; with one validation it comes behind the last update, so that its time is not training's."""
     shares = {"warmup-updates": 10, "divergence-warmup-updates": 2, "decay-updates": 4, "save-interval": 40}
+    shares["validate-interval"] = validations
     options = {name: max(1, updates // share) for name, share in shares.items()}
-    options |= {"max-updates": updates, "validate-interval": updates, "masking": "uniform"}
+    options |= {"max-updates": updates, "masking": "uniform"}
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
@@ -81,6 +113,7 @@ class Run:
     updates: int
     limit: int | None
     threads: int
+    first: Path | None = None  # the model that it begins with
 
     @property
     def name(self) -> str:
@@ -89,6 +122,8 @@ class Run:
     def train(self, data: str, vocabulary: Path) -> int:
         """Trains, or goes on; returns the exit status of ``janus-fast train``."""
         files = ["--data", data, "--vocabulary", str(vocabulary), "--out", str(self.directory)]
+        if self.first:
+            files += ["--init", str(self.first)]
         if status := cli.main(["train", *files, *self.options]):
             return status
         state = read_state(latest_checkpoint(self.directory))
@@ -114,11 +149,18 @@ class Run:
         paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in forward]
         return statistics.median(paces) if paces else 0.0
 
+    def curve(self) -> list[dict]:
+        """Its validations: the tokens seen until then, and what was measured."""
+        path = self.directory / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        return [{name: line[name] for name in CURVE if name in line} for line in lines if line["kind"] == "valid"]
+
     @property
     def decodes(self) -> list[str]:
         """Those that this arm is trained for."""
-        modes = OBJECTIVES[ARMS[self.arm][1]].modes
-        return [name for name, options in DECODES.items() if options["mode"] in modes]
+        modes = OBJECTIVES[ARMS[self.arm].objective].modes
+        able = {name: options for name, options in DECODES.items() if options["mode"] in modes}
+        return [name for name, options in able.items() if "ar" in modes or not options.get("rerank")]
 
     def evaluations(self) -> dict[str, dict]:
         """The records of the decodes that are done, of the model that is there."""
@@ -137,6 +179,8 @@ class Run:
             alone = evaluate.milliseconds_per_sentence(translator, sources[::EVERY], **DECODES[name])
             record["milliseconds"] = {"1": alone, "32": 1000 * record["seconds"] / len(sources)}
             record |= {"isa": translator.isa, "compute_type": translator.compute_type}
+            results = translator.translate(sources, **DECODES[name])
+            record["hypotheses"] = [as_line(result.hypotheses[0]) for result in results]
             self._store(f"test-{name}", {**record, "machine": machine(self.threads), "of": self._decoded_of(name)})
             _say(f"{self.name}: {experiment_report.line(name, record)}")
         return True
@@ -147,7 +191,9 @@ class Run:
 
     @property
     def _trained_of(self) -> dict:
-        return {"options": self.options, "text": self.text}
+        weights = self.first and self.first / "model.safetensors"
+        first = {"first": weights.is_file() and _checksum(weights)} if weights else {}
+        return {"options": self.options, "text": self.text, **first}
 
     def _decoded_of(self, name: str) -> dict:
         return {**DECODES[name], "weights": _checksum(self._weights), "limit": self.limit, "threads": self.threads}
@@ -175,12 +221,15 @@ def _run(arguments: argparse.Namespace) -> int:
     text = [Path(arguments.data, f"train.{language}") for language in ("en", "de")]
     vocabulary = _vocabulary(text, arguments)
     checksums = {path.name: _checksum(path) for path in (*text, vocabulary)}
-    shared = [*SIZES.split(), *schedule(arguments.updates), *arguments.rest]
 
     def run(arm: str, seed: int) -> Run:
-        own, directory = ARMS[arm], arguments.out / f"seed-{seed}" / arm
-        options = [*effective(shared, own[1]), *own, "--seed", str(seed)]
-        return Run(arm, seed, directory, options, checksums, arguments.updates, arguments.limit, arguments.threads)
+        own, folder = ARMS[arm], arguments.out / f"seed-{seed}"
+        pace = 1 if arguments.same_updates else own.pace
+        updates = arguments.updates * pace
+        words = [*SIZES.split(), *schedule(updates, arguments.validations * pace), *arguments.rest]
+        options = [*effective([*words, *own.options.split()], own.objective), "--seed", str(seed)]
+        first = own.begins_with and folder / own.begins_with
+        return Run(arm, seed, folder / arm, options, checksums, updates, arguments.limit, arguments.threads, first)
 
     seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}
     everything = [run(arm, seed) for arm in ARMS for seed in sorted(seeds)]
@@ -196,7 +245,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if (not status and each.evaluate()) or each is chosen[-1]:
             measured = _measured(everything)
             if measured["records"]:
-                experiment_report.write({"options": " ".join(shared), **measured}, arguments.results)
+                experiment_report.write(measured, arguments.results)
                 _say(f"the results are in {arguments.results}")
     return failed
 
@@ -207,11 +256,32 @@ def _measured(runs: list[Run]) -> dict:
     for run in runs:
         if training := run.training():
             done = run.evaluations()
-            records.append({"arm": run.arm, "seed": run.seed, "training": training, "evaluations": done})
+            record = {"arm": run.arm, "seed": run.seed, "training": training, "evaluations": done}
+            records.append({**record, "options": " ".join(run.options), "curve": run.curve()})
             missing += [f"{run.name}: {name}" for name in run.decodes if name not in done]
         else:
             missing.append(run.name)
+    _compare(records)
     return {"records": records, "missing": missing}
+
+
+def _compare(records: list[dict]) -> None:
+    """Adds to each record with AR what its BLEU has more than that of the baseline of the same seed, and how often a
+    paired bootstrap would have found as much by chance; takes the translations out."""
+    systems = {}
+    for record in records:
+        for name, evaluation in record["evaluations"].items():
+            lines = evaluation.pop("hypotheses")
+            if name == "ar":
+                systems.setdefault(record["seed"], {})[record["arm"]] = lines
+    for record in records:
+        own, others = record["arm"], systems.get(record["seed"], {})
+        if own != BASELINE and own in others and BASELINE in others:
+            lines = others[BASELINE]
+            named = [(name, others[name]) for name in (BASELINE, own)]
+            metrics, references = {"BLEU": BLEU()}, [test_set()[1][: len(lines)]]
+            before, after = PairedTest(named, metrics, references, test_type="bs", n_samples=RESAMPLES)()[1]["BLEU"]
+            record["paired"] = {"bleu": round(after.score - before.score, 2), "p": round(after.p_value, 4)}
 
 
 def _vocabulary(text: list[Path], arguments: argparse.Namespace) -> Path:
@@ -240,7 +310,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--data", required=True, metavar="DIR", help="a folder of janus-fast corpus")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the runs are, and go on")
-    parser.add_argument("--updates", type=positive, default=10_000, metavar="N", help="of each run (default: 10000)")
+    parser.add_argument(
+        "--updates", type=positive, default=10_000, metavar="N", help="of an arm of pace 1 (default: 10000)"
+    )
+    parser.add_argument("--same-updates", action="store_true", help="of every arm, whatever its pace")
+    parser.add_argument("--validations", type=positive, default=1, metavar="N", help="in as many updates (default: 1)")
     parser.add_argument("--seeds", type=positive, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--vocabulary-size", type=positive, metavar="N", help="default: as janus-fast train has it")

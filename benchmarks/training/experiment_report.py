@@ -4,9 +4,9 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks import report
-from janus_fast.visibility_plot import COLOURS
 
 LABELS = {"ar": "AR, beam 5", "nar-1": "1 pass", "nar-4": "4 passes", "nar-10": "10 passes"}
+LABELS |= {"nar-4-reranked": "4, reranked", "nar-10-reranked": "10, reranked"}
 ABOUT = """\
 All arms have the same sizes and vocabulary and saw the same sentences in the same order. Scores are those of the
 committed test set; after ± stands half the width of the 95% confidence interval (bootstrap over its sentences, which
@@ -24,6 +24,16 @@ mean over all. In parentheses, how many times as fast as the same model's beam s
 """
 
 
+PAIRED = """\
+BLEU of AR less that of `autoregressive` with the same seed. p: how often resampled test sentences would show as much
+if both were the same (sacreBLEU's paired bootstrap; it calls identical translations significant, so look at the size
+first).
+"""
+CURVES = """\
+Validation on the way. Nats are the mean negative log-probability of a target's token; BLEU is greedy decoding's.
+"""
+
+
 def line(name: str, record: dict) -> str:
     times = ", ".join(f"{ms:.1f} ms at batch {batch}" for batch, ms in record["milliseconds"].items())
     return f"{LABELS[name]}: BLEU {_score(record, 'bleu')}, chrF {_score(record, 'chrf')}; {times}"
@@ -34,15 +44,18 @@ def write(results: dict, directory: Path) -> None:
         f"experiment-{name}": lambda results, file, panels=panels: draw(results["records"], panels, file)
         for name, panels in PANELS.items()
     }
+    pictures["experiment-curves"] = lambda results, file: draw_curves(results["records"], file)
     report.write("experiment", results, directory, markdown, **pictures)
 
 
 def markdown(results: dict) -> str:
-    scores, training, speed = [], [], []
+    scores, paired, training, speed = [], [], [], []
     for record in results["records"]:
         found, trained, name = record["evaluations"], record["training"], [record["arm"], record["seed"]]
         for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
             scores.append([*name, title, *(_score(found.get(decode), metric) for decode in LABELS)])
+        if "paired" in record:
+            paired.append([*name, f"{record['paired']['bleu']:+.1f}", f"{record['paired']['p']:.3f}"])
         figures = [
             f"{trained['update']:,}",
             f"{trained['seconds']:,.0f}",
@@ -56,12 +69,15 @@ def markdown(results: dict) -> str:
     signatures = sorted({f"* {name}: `{s}`" for each in evaluations for name, s in each["signatures"].items()})
     places = sorted({f"* {_where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
     missing = ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
+    options = [f"* {arm}: `{words}`" for arm, words in {r["arm"]: r["options"] for r in results["records"]}.items()]
     training_header = "arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"
     return report.markdown(
         "JANUS beside its parts", ABOUT, missing,
         "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
+        *(("## Against AR alone", PAIRED, report.table(["arm", "seed", "BLEU", "p"], paired, "l")) if paired else ()),
         "## Training", TRAINING, report.table(training_header, training, "l"),
-        f"Options of all (the later ones count): `{results['options']}`",
+        "Options of each (the later ones count; of the last seed):", options, CURVES,
+        "![Validation nats and BLEU over tokens](experiment-curves.png)",
         "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
     )  # fmt: skip
 
@@ -98,14 +114,17 @@ def draw(records: list[dict], panels: dict, file: Path):
     """
     from matplotlib.figure import Figure
 
+    colours = _colours(records)
     figure = Figure(figsize=(3 + 4 * len(panels), 4.5), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     axes[0].set_ylabel("BLEU")
     for axis, (label, place) in zip(axes, panels.items(), strict=True):
         axis.set_xlabel(label)
-        for arm, colour in zip(dict.fromkeys(record["arm"] for record in records), COLOURS, strict=False):
+        for arm, colour in colours.items():
             found = [record["evaluations"] for record in records if record["arm"] == arm]
-            for names, marker, name in ((["ar"], "*", f"{arm}, AR"), (list(LABELS)[1:], "o", arm)):
+            lines = ["ar"], [n for n in LABELS if n[-1].isdigit()], [n for n in LABELS if n.endswith("reranked")]
+            labels = f"{arm}, AR", arm, f"{arm}, reranked"
+            for names, marker, name in zip(lines, "*o^", labels, strict=True):
                 runs = [of for decode in names if (of := [each[decode] for each in found if decode in each])]
                 bleu = [mean(record["bleu"] for record in of) for of in runs]
                 places = [mean(place(record) for record in of) for of in runs if place(of[0])]
@@ -117,5 +136,39 @@ def draw(records: list[dict], panels: dict, file: Path):
         axis.set_xlim(0, None)
     axes[0].set_ylim(0, None)  # once all is drawn: it ends the scaling of all panels
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(file)
+    return figure
+
+
+def _colours(records: list[dict]) -> dict:
+    from matplotlib import colormaps
+
+    return dict(zip(dict.fromkeys(record["arm"] for record in records), colormaps["tab20"].colors, strict=False))
+
+
+CURVE_PANELS = {"AR, nats": "ar_nll", "NAR, nats": "nar_nll", "AR, BLEU": "bleu_ar", "NAR, BLEU": "bleu_nar"}
+
+
+def draw_curves(records: list[dict], file: Path):
+    """What each validation measured over the target tokens seen until then, a line for each run.
+
+    Returns the figure, which it saves, too.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
+    axes = list(figure.subplots(2, 2).flat)
+    colours = _colours(records)
+    for axis, (label, name) in zip(axes, CURVE_PANELS.items(), strict=True):
+        axis.set_xlabel("million target tokens")
+        axis.set_ylabel(label)
+        for record in records:
+            points = [(each["tokens"] / 1e6, each[name]) for each in record["curve"] if name in each]
+            if points:
+                first = record["seed"] == min(other["seed"] for other in records if other["arm"] == record["arm"])
+                shown = {"color": colours[record["arm"]], "label": record["arm"] if first else None}
+                axis.plot(*zip(*points, strict=True), linestyle="-" if first else "--", linewidth=1.2, **shown)
+    handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(file)
     return figure

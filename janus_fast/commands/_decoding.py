@@ -41,8 +41,11 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    common = parser.add_argument_group("decoding")
-    groups = {mode: parser.add_argument_group(f"decoding, --mode {mode} ({MODES[mode].title})") for mode in MODES}
+    common, groups = parser.add_argument_group("decoding"), {}
+    for modes in dict.fromkeys(tuple(modes) for _, modes in OPTIONS.values()):
+        title = f"decoding, --mode {' or '.join(modes)} ({MODES[modes[0]].title})"
+        # what the first mode and others have is common
+        groups[modes] = common if len(modes) > 1 and modes[0] == next(iter(MODES)) else parser.add_argument_group(title)
     for name, (field, modes) in OPTIONS.items():
         default, choices = field.default, getattr(field.metadata["check"], "keywords", {}).get("choices")
         if field.type in (bool, bool | None):
@@ -53,7 +56,7 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
             kind = {"type": field.type, "metavar": field.metadata.get("metavar", "N" if field.type is int else "X")}
         text = in_flags(field.metadata["help"], OPTIONS)
         text += "" if "(default: " in text else f" (default: {default})"
-        (common if len(modes) > 1 else groups[modes[0]]).add_argument(flag(name), default=None, help=text, **kind)
+        groups[tuple(modes)].add_argument(flag(name), default=None, help=text, **kind)
     common.add_argument(
         "--max-input-length", type=int, metavar="N",
         help="cut sentences behind N tokens (default: one too long is an error)",

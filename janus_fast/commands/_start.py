@@ -118,9 +118,6 @@ def init_model(arguments) -> Init:
     config = read_config(directory)
     if config.output_bias:
         raise ValueError(f"--init must be a model that can be trained, which Marian's cannot be, got {arguments.init}")
-    if not config.two_stream and arguments.objective != "autoregressive":
-        given = arguments.objective or "janus, the default"
-        raise ValueError(f"--objective must be autoregressive for the one-stream model of --init, got {given}")
     run = directory.resolve().parent.parent  # of a checkpoint
     own = read_vocabularies(directory) or (read_vocabularies(run) if (run / SETTINGS).is_file() else None)
     if arguments.vocabulary:

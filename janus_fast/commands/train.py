@@ -65,7 +65,9 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     import torch
 
     from .. import checkpoint, installation
+    from ..inputs import OptionError
     from ..model import JanusModel
+    from ..objectives import OBJECTIVES
     from ..training.checkpoints import latest_checkpoint
     from ..training.data import ParallelData, aligned_lines
     from ..training.options import TrainingOptions, check_processes
@@ -88,6 +90,10 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     check_processes(options, processes)
     # the vocabulary's size, which nothing that is checked here depends on, is not known yet
     config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
+    takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
+    if not config.two_stream and options.objective not in takers:
+        words = f"be {' or '.join(takers)} for a model of one stream"
+        raise OptionError("--objective", words, options.objective)
     objective = objective_of(options, config)
 
     if before:

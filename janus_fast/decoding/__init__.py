@@ -2,6 +2,6 @@
 ``score`` and ``mask_predict``."""
 
 from .hypothesis import Hypothesis
-from .options import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
+from .options import AutoOptions, AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 
-__all__ = ["AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", "SpeculativeOptions"]
+__all__ = ["AutoOptions", "AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", "SpeculativeOptions"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..inputs import choice, listed, meant
-from .options import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
+from .options import AutoOptions, AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ MODES = {
     "speculative": Mode(
         "left to right by drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",
         shown={"greedy": {}}, validated=None,
+    ),
+    "auto": Mode(
+        "left to right, as fast as it goes", AutoOptions, prefixes=True, drafts=True, trained="ar", shown={},
+        validated=None,
     ),
 }  # fmt: skip
 

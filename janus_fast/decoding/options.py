@@ -304,16 +304,34 @@ class SpeculativeOptions(LeftToRightOptions):
         """Hypotheses of a source whose rows would be as many as those of a draft."""
         return 1 + self.draft_length // FEWEST_ROWS
 
+    def drafts_itself(self, config: "JanusConfig") -> bool:
+        """Whether ``drafter="auto"`` is the model: trained to draft, or for nobody knows what."""
+        return config.two_stream and (config.trained_modes is None or "speculative" in config.trained_modes)
+
     def resolved(self, config: "JanusConfig"):
         drafter = self.drafter
         if drafter == "auto":
-            drafts = config.two_stream and (config.trained_modes is None or "speculative" in config.trained_modes)
+            drafts = self.drafts_itself(config)
             drafter = "model" if drafts else "source" if config.share_all_embeddings else "none"
         if drafter == "model" and not config.two_stream:
             raise OptionError("drafter", "be another with a one-stream model, which fills no masks", "'model'")
         if drafter == "source" and not config.share_all_embeddings:
             raise OptionError("drafter", "be another with a model that has two vocabularies", "'source'")
         return dataclasses.replace(self, drafter=drafter)
+
+
+@documented
+@dataclass
+class AutoOptions(SpeculativeOptions):
+    """Options of mode "auto": the output of greedy search, in the fastest way known for this model, batch and device.
+
+    They are those of mode "speculative", and so is the way: a model drafts that was trained to, of others the source is
+    looked up, which costs next to nothing. The engine measures whether that pays, for each size of batch, and else goes
+    on as greedy search does. ``Translator.explain`` says what drafts.
+    """
+
+    def drafts_itself(self, config: "JanusConfig") -> bool:
+        return config.two_stream and "speculative" in (config.trained_modes or ())
 
 
 @documented
