@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check gpu-proof gpu lint bench docs sanitize clean
+.PHONY: help setup demo test test-peers check gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -29,6 +29,19 @@ CHECK := conformance ops update_mask engine decoding golden golden_decode transl
 
 check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
+
+# Beside other libraries, in an environment of their own.
+PEERS := transformers==5.23.0 ctranslate2==4.8.5
+
+test-peers: .venv-peers/ready  ## run the tests beside CTranslate2 and Hugging Face's transformers
+	.venv-peers/bin/python -m pytest -m peers tests
+
+.venv-peers/ready: .venv/ready
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet 'setuptools>=77' ninja pybind11 $(TORCH)
+	.venv-peers/bin/python -m pip install --quiet $(PEERS) pytest
+	PATH="$(CURDIR)/.venv-peers/bin:$$PATH" .venv-peers/bin/python -m pip install --quiet --no-build-isolation -e '.[train]'
+	@touch $@
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -64,7 +77,7 @@ sanitize: .venv/ready  ## run the engine's tests under AddressSanitizer and Unde
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -o pythonpath=build/sanitize tests/test_engine*.py
 
 clean:  ## remove .venv and everything built
-	rm -rf .venv build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/made:

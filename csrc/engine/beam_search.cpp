@@ -11,6 +11,8 @@
 namespace janus_fast {
 namespace {
 
+constexpr float kLast = -1e10f;  // the sum of log-probabilities of an output behind all others
+
 // The hypotheses of the sentences that are not done, sentence after sentence, as many for each. A sample is a sentence
 // of its own with one hypothesis, which continues as its random number says.
 class Search {
@@ -25,6 +27,7 @@ class Search {
         beam_(sampling_ ? 1 : options.beam_size),
         wanted_(std::max<int64_t>(1, static_cast<int64_t>(beam_ * options.patience + 0.5))),
         vocabulary_(model.config.target_vocab_size),
+        pad_(model.config.pad),
         prefixes_(prefixes),
         best_ended_(sources.count * each_),
         decoder(model, workspace, sources, sources.count * each_ * beam_),
@@ -78,8 +81,11 @@ class Search {
         log_probs += drawn, ids += drawn;
       }
       const bool forced = continuations.forced(owner(sentence), step), all_end = last && !options_.forced_eos;
-      if (!step_.choose(totals_.data() + row, log_probs, ids, width, sampling_ ? 1 : choices, beam_,
-                        [&](int64_t token) { return all_end || (!forced && continuations.ends(token)); }))
+      const auto ends = [&](int64_t token) { return all_end || (!forced && continuations.ends(token)); };
+      const auto edit = [&](auto begin, auto end) {
+        if (options_.prefix_alone != "any" && continuations.begins(owner(sentence), step)) give_up_ends(begin + 1, end);
+      };
+      if (!step_.choose(totals_.data() + row, log_probs, ids, width, sampling_ ? 1 : choices, beam_, ends, edit))
         throw NotFinite(kNoOutput);
       if (forced) free_of_charge();
       if (options_.callback && report(sentence, step, forced)) {
@@ -142,6 +148,16 @@ class Search {
     }
   }
 
+  // Behind a prefix, of the candidates but the best one.
+  template <typename Iterator>
+  void give_up_ends(Iterator begin, Iterator end) {
+    for (auto c = begin; c < end; ++c) {
+      if (!continuations.ends(c->token) || !std::isfinite(c->total)) continue;
+      c->total = options_.prefix_alone == "last" ? kLast : -INFINITY;
+      if (options_.prefix_alone == "best") c->token = pad_;  // it keeps its place
+    }
+  }
+
   // What a prefix forces counts in the length alone.
   void free_of_charge() {
     for (auto* candidates : {&step_.finished, &step_.going})
@@ -194,7 +210,9 @@ class Search {
   bool enough(int32_t sentence, int64_t step) {
     const auto& done = finished[sentence];
     const auto count = static_cast<int64_t>(done.size());
-    if (step_.going.empty() || !std::isfinite(step_.going[0].total)) return true;
+    const auto best = std::find_if(step_.going.begin(), step_.going.end(),
+                                   [](const Beam::Candidate& c) { return std::isfinite(c.total); });
+    if (best == step_.going.end()) return true;
     if (options_.early_stopping == "true") return count >= wanted_;
     if (options_.early_stopping == "first") {
       best_ended_[sentence] = best_ended_[sentence] || continuations.ends(step_.best().token);
@@ -207,7 +225,7 @@ class Search {
     std::nth_element(scores.begin(), scores.begin() + beam_ - 1, scores.end(), std::greater<double>());
     const bool longest = options_.early_stopping == "never" && options_.length_penalty > 0;
     const double length = static_cast<double>(longest ? steps_ : step + 1);
-    return step_.going[0].total / std::pow(length, options_.length_penalty) <= scores[beam_ - 1];
+    return best->total / std::pow(length, options_.length_penalty) <= scores[beam_ - 1];
   }
 
   const AutoregressiveOptions& options_;
@@ -215,6 +233,7 @@ class Search {
   const bool sampling_, looks_;
   const int64_t each_, beam_, wanted_;  // sentences of a source; hypotheses of a sentence, and finished ones
   const int64_t vocabulary_;
+  const int32_t pad_;
   const Ids* prefixes_;
   int64_t steps_;
   std::vector<int32_t> active_, next_active_, origins_;

@@ -34,8 +34,11 @@ class Continuations {
   bool ends(int64_t token) const {
     return token == ends_[0] || (ends_.size() > 1 && std::find(ends_.begin() + 1, ends_.end(), token) != ends_.end());
   }
-  // Of the prefix of a source, which is forced, the tokens from this one on: whether there are any.
+  // Whether this token is of a prefix, which is forced.
   bool forced(int32_t owner, int64_t step) const { return prefixes_ && !biased_ && step < prefixes_->length(owner); }
+
+  // Whether this is the first token behind a prefix, which may be empty.
+  bool begins(int32_t owner, int64_t step) const { return prefixes_ && !biased_ && step == prefixes_->length(owner); }
 
   int64_t width = 0;             // tokens a row
   std::vector<int32_t> ids;      // [rows, width], best first; then ends

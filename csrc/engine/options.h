@@ -67,7 +67,7 @@ struct LeftToRightOptions {
 struct AutoregressiveOptions : LeftToRightOptions {
   int64_t beam_size, num_hypotheses, sampling_topk;
   double sampling_topp, sampling_temperature, patience, coverage_penalty;
-  std::string early_stopping;  // true, false, first, never
+  std::string early_stopping, prefix_alone;  // true, false, first, never; any, last, best
   bool return_end_token, return_attention;
   int64_t alignment_heads;
 
@@ -76,7 +76,8 @@ struct AutoregressiveOptions : LeftToRightOptions {
     LeftToRightOptions::each(each);
     each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("sampling_topk", sampling_topk);
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
-    each("early_stopping", early_stopping), each("patience", patience), each("coverage_penalty", coverage_penalty);
+    each("early_stopping", early_stopping), each("prefix_alone", prefix_alone), each("patience", patience),
+        each("coverage_penalty", coverage_penalty);
     each("repetition_penalty", repetition_penalty), each("disable_unk", disable_unk);
     each("suppress_sequences", suppress_sequences), each("end_token", end_token);
     each("return_end_token", return_end_token), each("forced_eos", forced_eos);

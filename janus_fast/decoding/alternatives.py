@@ -20,6 +20,7 @@ def alternatives(
     for name, neutral in (("mode", "ar"), ("callback", None), ("coverage_penalty", 0), ("prefix_bias_beta", 0)):
         if options.get(name, neutral) != neutral:
             raise OptionError(name, f"be {neutral!r} with return_alternatives", repr(options[name]))
+    options["prefix_alone"] = "any"  # what is forced here is no prefix of the caller's
     prefixes = [list(prefix or ()) for prefix in ([None] * len(source) if prefixes is None else prefixes)]
     if len(prefixes) != len(source):
         raise ValueError(f"target_prefix must have one entry a source = {len(source)}, got {len(prefixes)}")

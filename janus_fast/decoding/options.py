@@ -188,6 +188,11 @@ class AutoregressiveOptions(LeftToRightOptions):
         0.0, numbers(least=0, most=1 - 1e-6), "a prefix is not forced, but its next token gets X of the probability",
         doc="in [0, 1), as long as an output has begun with it; 0 forces it", flag=False,
     )  # fmt: skip
+    prefix_alone: str = by_definition(
+        "any", one_of("any", "last", "best"), "what an output is that ends where its prefix does", flag=False,
+        doc='``"any"``, one like others; unless it is the best candidate there, ``"last"`` ranks it behind all others, '
+        '``"best"`` gives it up, and its place in the beam',
+    )  # fmt: skip
     return_attention: bool = by_definition(
         False, switch, "results hold how much each token looked at each token of the source", flag=False,
         doc="by the last layer's attention",

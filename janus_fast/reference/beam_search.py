@@ -15,6 +15,7 @@ NO_OUTPUT = (
     "generate: every source must have an output of finite score, got one without: its logits are not finite, "
     "or the length and n-gram options forbid every token"
 )
+LAST = -1e10  # the sum of log-probabilities of an output behind all others
 
 
 @torch.inference_mode()
@@ -33,7 +34,7 @@ def beam_search(
     if options.sampling_topk != 1:
         raise OptionError("beam_search: sampling_topk", "be 1, as a search draws nothing", options.sampling_topk)
     given = zip(sources, prefixes or [[]] * len(sources), strict=True)
-    return [_search(model, *own, options, number) for number, own in enumerate(given)]
+    return [_search(model, *own, options, number, bool(prefixes)) for number, own in enumerate(given)]
 
 
 @dataclass
@@ -46,7 +47,7 @@ class _Begun:
     logits: list[list[float]] = field(default_factory=list)
 
 
-def _search(model, source: list[int], prefix: list[int], options, number: int) -> list[Hypothesis]:
+def _search(model, source: list[int], prefix: list[int], options, number: int, prefixed: bool) -> list[Hypothesis]:
     config, beam, ends = model.config, options.beam_size, options.ends(model.config)
     offsets = offsets_of(torch.tensor([len(source)], device=model.output_weight.device))
     encoded = model.encode(torch.tensor(source, device=offsets.device), offsets)
@@ -63,11 +64,17 @@ def _search(model, source: list[int], prefix: list[int], options, number: int) -
         totals, order = (t[: 2 * beam] for t in candidates.sort(descending=True, stable=True))
         if forced:
             totals = totals.masked_fill(totals.isfinite(), 0.0)
+        given_up = prefixed and step == len(prefix) and options.prefix_alone != "any" and not options.prefix_bias_beta
         kept = []
         for row, token in ((place // log_probs.shape[1], place % log_probs.shape[1]) for place in order.tolist()):
             h = going[row]
             more = [*h.attention, attention[row]], [*h.logits, rows[row][1].tolist()]
             kept.append(_Begun([*h.tokens, token], [*h.log_probs, float(log_probs[row, token])], *more))
+        if given_up:
+            for i, h in enumerate(kept[1:], 1):
+                if h.tokens[-1] in ends and math.isfinite(totals[i]):
+                    totals[i] = LAST if options.prefix_alone == "last" else -math.inf
+                    h.tokens[-1] = h.tokens[-1] if options.prefix_alone == "last" else config.pad_token_id
         last = step + 1 == steps
         ended = [(h.tokens[-1] in ends and not forced) or (last and not options.forced_eos) for h in kept]
         if options.callback and math.isfinite(totals[0]):
@@ -77,7 +84,8 @@ def _search(model, source: list[int], prefix: list[int], options, number: int) -
             if end and math.isfinite(total):
                 finished.append(_finished(h, total, ends, options))
         best_ended |= ended[0] and math.isfinite(totals[0])
-        best = [i for i, end in enumerate(ended) if not end and math.isfinite(totals[i])][:beam]
+        best = [i for i, end in enumerate(ended) if not end][:beam]
+        best = [i for i in best if math.isfinite(totals[i])]
         going, totals = [kept[i] for i in best], totals[best]
         if not going or _enough([h.score for h in finished], best_ended, float(totals[0]), step + 1, steps, options):
             break

@@ -23,9 +23,10 @@ class Beam {
   // Of `rows` hypotheses with `choices` tokens each: the best 2 * beams, of equals the first. Those among the first
   // `beams` that end, as `ends(token)` says, are finished; the best `beams` of the others go on. False where a
   // candidate is not a number: then the sentence has no output.
-  template <typename Id, typename Ends>
+  // Before that, `edit(begin, end)` may change the best.
+  template <typename Id, typename Ends, typename Edit>
   bool choose(const float* totals, const float* log_probs, const Id* ids, int64_t rows, int64_t choices, int64_t beams,
-              const Ends& ends) {
+              const Ends& ends, const Edit& edit) {
     candidates_.clear();
     for (int64_t order = 0; order < rows * choices; order++) {
       const auto row = static_cast<int32_t>(order / choices);
@@ -37,6 +38,7 @@ class Beam {
     std::partial_sort(candidates_.begin(), kept, candidates_.end(), [](const Candidate& a, const Candidate& b) {
       return a.total != b.total ? a.total > b.total : a.order < b.order;
     });
+    edit(candidates_.begin(), kept);
     finished.clear();
     going.clear();
     for (auto c = candidates_.begin(); c < kept && c - candidates_.begin() < beams; ++c)
@@ -48,6 +50,11 @@ class Beam {
           if (ended) going.back().total = -INFINITY;
         }
     return true;
+  }
+  template <typename Id, typename Ends>
+  bool choose(const float* totals, const float* log_probs, const Id* ids, int64_t rows, int64_t choices, int64_t beams,
+              const Ends& ends) {
+    return choose(totals, log_probs, ids, rows, choices, beams, ends, [](auto, auto) {});
   }
   const Candidate& best() const { return candidates_.front(); }  // whether or not it ends
 

@@ -53,8 +53,11 @@ class TranslationOptions:
         given["alignment_heads"] = int(is_marian(config))
         given["return_attention"] = self.return_attention or self.replace_unknowns
         given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
+        given["end_token"] = [config.eos_token_id]
         if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
             given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
+        # behind a prefix it makes another token of the ends but the best: the first of the vocabulary
+        given["prefix_alone"] = "last" if 0 in given["end_token"] else "best"
         if self.sampling_topk == 1:  # without sampling of no meaning
             given.pop("sampling_topp", None), given.pop("sampling_temperature", None)
         else:
