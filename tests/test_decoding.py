@@ -1,6 +1,5 @@
 """Both decoding modes against slow definitions: uncached forwards, exhaustive search, one candidate at a time."""
 
-import copy
 import functools
 import itertools
 import math
@@ -152,116 +151,6 @@ def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
     # each log-probability of at most longest + 1 is rounded to float32, and so are their sums and the mean
     roundings = (longest + 3) * torch.finfo(torch.float32).eps / 2
     assert result.scores == pytest.approx([found[ids] for ids in best], rel=roundings)
-
-
-SEARCHES = {
-    "greedy": {"beam_size": 1, "max_decoding_length": 9},
-    "five": {"num_hypotheses": 5, "length_penalty": 0.6, "max_decoding_length": 6},
-    "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 8},
-    "no token twice": {"beam_size": 2, "num_hypotheses": 2, "no_repeat_ngram_size": 1, "max_decoding_length": 7},
-    "all that ends together": {"beam_size": 4, "num_hypotheses": 4, "max_decoding_length": 3},
-    "patience": {"beam_size": 3, "num_hypotheses": 6, "patience": 2, "max_decoding_length": 8},
-    "impatience": {"beam_size": 4, "num_hypotheses": 2, "patience": 0.5, "max_decoding_length": 8},
-    "as long as one may improve": {"beam_size": 3, "num_hypotheses": 3, "early_stopping": False},
-    "as long as one could improve": {
-        "beam_size": 3,
-        "num_hypotheses": 3,
-        "early_stopping": "never",
-        "max_decoding_length": 9,
-    },
-    "the best has ended": {"beam_size": 4, "num_hypotheses": 2, "early_stopping": "first", "length_penalty": 0},
-    "coverage": {"beam_size": 3, "num_hypotheses": 3, "coverage_penalty": 0.4, "max_decoding_length": 7},
-    "what was looked at": {
-        "beam_size": 2,
-        "num_hypotheses": 2,
-        "return_attention": True,
-        "alignment_heads": 1,
-        "max_decoding_length": 6,
-    },
-    "repetition": {"beam_size": 3, "num_hypotheses": 3, "repetition_penalty": 1.5, "max_decoding_length": 8},
-    "repetition of scores": {
-        "beam_size": 3,
-        "repetition_penalty": 1.5,
-        "renormalize_logits": True,
-        "max_decoding_length": 8,
-    },
-    "renormalised": {"beam_size": 3, "num_hypotheses": 3, "renormalize_logits": True, "min_decoding_length": 4},
-    "renormalised, no repeats": {
-        "beam_size": 3,
-        "renormalize_logits": True,
-        "no_repeat_ngram_size": 1,
-        "forced_eos": False,
-        "max_decoding_length": 7,
-    },
-    "unforced": {"beam_size": 3, "num_hypotheses": 3, "forced_eos": False, "max_decoding_length": 3},
-    "suppressed": {
-        "beam_size": 3,
-        "num_hypotheses": 3,
-        "disable_unk": True,
-        "max_decoding_length": 8,
-        "suppress_sequences": [[7], [9, 11], [6, 6], [20], []],
-    },
-    "ends": {
-        "beam_size": 3,
-        "num_hypotheses": 3,
-        "end_token": range(2, 20),
-        "return_end_token": True,
-        "max_decoding_length": 9,
-    },
-    "logits": {"beam_size": 1, "return_logits_vocab": True, "max_decoding_length": 4, "min_decoding_length": 3},
-    "bias": {"beam_size": 3, "num_hypotheses": 3, "prefix_bias_beta": 0.4, "max_decoding_length": 6},
-    "prefixes that are last": {
-        "beam_size": 3,
-        "num_hypotheses": 3,
-        "prefix_alone": "last",
-        "min_decoding_length": 0,
-        "max_decoding_length": 5,
-        "end_token": range(2, 20),
-    },
-    "prefixes given up": {
-        "beam_size": 3,
-        "num_hypotheses": 3,
-        "prefix_alone": "best",
-        "min_decoding_length": 0,
-        "max_decoding_length": 5,
-        "end_token": range(2, 20),
-    },
-    "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
-}
-
-
-@pytest.mark.parametrize("label", SEARCHES)
-@pytest.mark.parametrize("two_stream", [True, False])
-def test_searches_are_those_of_the_definition(two_stream, label):
-    """Without and with words that outputs must begin with: which the definition looks for in whole forwards."""
-    model, sources = make_model(two_stream=two_stream, seed=4), make_sources(3, seed=2)
-    exact, options = copy.deepcopy(model).double(), SEARCHES[label]
-    runs = [("torch", "float64"), *([("engine", "float32")] if engine.missing() is None else [])]
-    translators = [(Translator(model, backend=name, compute_type=kind), kind) for name, kind in runs]
-    # as for ``translator``; the definition's are float32 numbers, too
-    tolerances = {kind: 4 * rounding_error(model, kind) + 2e-6 for _, kind in runs}
-    for prefixes in (None, [[7, 9], [], [6]]):
-        expected = reference.beam_search(exact, sources, AutoregressiveOptions(**options), prefixes)
-        for translator, kind in translators:
-            for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
-                assert result.hypotheses == [h.ids for h in truth]
-                assert result.iterations == [h.iterations for h in truth]
-                extra = (result.attention, [h.attention for h in truth]), (result.logits, [h.logits for h in truth])
-                for own, expected_extra in extra:
-                    for rows, others in zip(own, expected_extra, strict=False):
-                        assert len(rows) == len(others) > 0
-                        for row, other in zip(rows, others, strict=True):
-                            assert list(row) == pytest.approx(list(other), abs=10 * tolerances[kind])
-                for score, scores, h in zip(result.scores, result.token_scores, truth, strict=True):
-                    assert scores == pytest.approx(h.token_scores, abs=tolerances[kind])
-                    # a score sums up to as many errors as there are tokens
-                    assert score == pytest.approx(h.score, abs=len(scores) * tolerances[kind])
-
-
-def test_the_definition_of_a_search_refuses_to_draw():
-    options = AutoregressiveOptions(beam_size=1, sampling_topk=5)
-    with pytest.raises(ValueError, match="^beam_search: sampling_topk must be 1, as a search draws nothing, got 5$"):
-        reference.beam_search(make_model(), make_sources(1), options)
 
 
 def test_lengths_ngrams_and_prefixes_are_respected(translator):
