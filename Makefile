@@ -35,6 +35,9 @@ CHECK := conformance ops update_mask engine decoding golden golden_decode transl
 check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
 
+test-peers: .venv/ready .venv-peers/ready  ## compare with other libraries, which it installs in .venv-peers
+	.venv-peers/bin/python -m pytest -m peers
+
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
 
@@ -71,6 +74,13 @@ sanitize: .venv/ready  ## run the engine's tests under AddressSanitizer and Unde
 clean:  ## remove .venv and everything built
 	rm -rf .venv .venv-peers build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv-peers/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(TORCH)
+	.venv-peers/bin/python -m pip install --quiet '.[peers]'
+	.venv-peers/bin/python -m pip uninstall --quiet --yes janus-fast
+	@touch $@
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

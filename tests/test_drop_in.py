@@ -1,4 +1,4 @@
-"""The lines of docs/drop-in.md on Hugging Face, Ray and many files, as they stand there."""
+"""The lines of docs/drop-in.md run, as they stand there."""
 
 import re
 import shlex
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from janus_fast import cli
+from janus_fast import cli, engine
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = re.split(r"^## ", (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+PAGE = (ROOT / "docs" / "drop-in.md").read_text(encoding="utf-8")
+SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -26,6 +27,19 @@ def commands(section: str) -> None:
         if name == "janus-fast":
             given = [str(file) for word in arguments for file in ([*Path().glob(word)] if "*" in word else [word])]
             assert cli.main(given) == 0
+
+
+@pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
+@pytest.mark.parametrize("code", blocks("CTranslate2", "python"))
+def test_the_page_s_code_runs(code, capsys):
+    exec(compile(code, "docs/drop-in.md", "exec"), {})  # noqa: S102
+    assert capsys.readouterr().out
+
+
+def test_the_page_names_every_option():
+    from janus_fast.compat.ctranslate2.options import NAMES
+
+    assert [name for name in NAMES if f"`{name}`" not in PAGE] == []
 
 
 @pytest.mark.peers
