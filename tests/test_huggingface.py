@@ -23,6 +23,16 @@ MODELS = {
     "pre-norm, sines": {"output_bias": True, "normalize_before": True, "positions": "sinusoidal", "position_offset": 2},
     "one stream, silu": {"two_stream": False, "activation": "silu", "output_bias": True},
     "separate": {"share_all_embeddings": False, "two_stream": False, "source_bos": False, "output_bias": True},
+    "forced, norms": {
+        "two_stream": False,
+        "output_bias": True,
+        "forced_bos_token_id": 9,
+        "suppress_tokens": (0, 1, 12),
+        "source_prefix_ids": (4,),
+        "source_suffix_ids": (3, 4),
+        "add_source_eos": False,
+        "layernorm_embedding": True,
+    },
     "untied": {"share_all_embeddings": False, "share_decoder_embeddings": False},
 }
 TOLERANCE = 1e-5  # scores are handed out in float32, computed in float64

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.generation import (
     EosTokenCriteria,
+    ForcedBOSTokenLogitsProcessor,
     ForcedEOSTokenLogitsProcessor,
     GenerateEncoderDecoderOutput,
     MaxLengthCriteria,
@@ -21,8 +22,8 @@ from ..translator import Translator
 
 # What a GenerationConfig may ask for beside numbers: rules that decoding here has, too.
 RULES = (
-    EosTokenCriteria, ForcedEOSTokenLogitsProcessor, MaxLengthCriteria, MinLengthLogitsProcessor,
-    NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor,
+    EosTokenCriteria, ForcedBOSTokenLogitsProcessor, ForcedEOSTokenLogitsProcessor, MaxLengthCriteria,
+    MinLengthLogitsProcessor, NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor,
 )  # fmt: skip
 _translators: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of a model: its parameters' state, a Translator
 

@@ -1,17 +1,19 @@
 """The vocabularies of a model directory as transformers has tokenizers."""
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizer
 
+from ..config import JanusConfig
 from ..directory import CONFIG, VOCABULARIES, read_vocabularies, write_vocabularies
+
+UNKNOWN = -1  # stands for a source's words
 
 
 class JanusFastTokenizer(PreTrainedTokenizer):
-    """Text to ids and back, as ``janus_fast.Vocabulary`` does it: ``bos`` (where the model reads it) and ``eos`` stand
-    around sources, and ``eos`` behind targets, which ``text_target=`` makes. What looks like a special token in a text
-    is text.
+    """Text to ids and back, as ``janus_fast.Vocabulary`` does it, with what the model reads around sources, such as
+    ``bos`` and ``eos``, and ``eos`` behind targets, which ``text_target=`` makes. What looks like a special token in a
+    text is text.
 
     It reads the vocabularies of a model directory, and what ``save_pretrained`` wrote.
     """
@@ -20,7 +22,9 @@ class JanusFastTokenizer(PreTrainedTokenizer):
     padding_side = "right"
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, config_file=None, source_bos: bool | None = None, **options):
+    def __init__(
+        self, config_file=None, source_begin: list[int] | None = None, source_end: list[int] | None = None, **options
+    ):
         files = [options.pop(name, None) for name in self.vocab_files_names]
         there = [Path(file).parent for file in files if file]
         both = read_vocabularies(there[0]) if there else None
@@ -31,15 +35,17 @@ class JanusFastTokenizer(PreTrainedTokenizer):
         self.vocabularies = both
         self._switch_to_input_mode()
         self._read_by = both[1]
-        if source_bos is None:
-            values = json.loads(Path(config_file).read_text(encoding="utf-8"))
-            source_bos = values.get("source_bos", True)
-            for place, name in enumerate(("bos", "pad", "eos", "unk", "mask")):
-                options.setdefault(f"{name}_token", both[0].tokens[values.get(f"{name}_token_id", place)])
-            options.setdefault("model_max_length", values["max_source_positions"])
-        self.source_bos = source_bos
+        if source_begin is None:
+            config = JanusConfig.from_json(Path(config_file).read_text(encoding="utf-8"), config_file)
+            around = config.source_ids([UNKNOWN])
+            place = around.index(UNKNOWN)
+            source_begin, source_end = around[:place], around[place + 1 :]
+            for name in ("bos", "pad", "eos", "unk", "mask"):
+                options.setdefault(f"{name}_token", both[0].tokens[getattr(config, f"{name}_token_id")])
+            options.setdefault("model_max_length", config.max_source_positions)
+        self.source_begin, self.source_end = source_begin, source_end
         options.setdefault("split_special_tokens", True)
-        super().__init__(source_bos=source_bos, **options)
+        super().__init__(source_begin=source_begin, source_end=source_end, **options)
 
     @property
     def vocab_size(self) -> int:
@@ -49,10 +55,10 @@ class JanusFastTokenizer(PreTrainedTokenizer):
         return dict(self._current.index)
 
     def _switch_to_input_mode(self) -> None:
-        self._current, self._prefix = self.vocabularies[0], True
+        self._current, self._of_source = self.vocabularies[0], True
 
     def _switch_to_target_mode(self) -> None:
-        self._current, self._prefix = self.vocabularies[1], False
+        self._current, self._of_source = self.vocabularies[1], False
 
     def _tokenize(self, text: str, **_) -> list[str]:
         return self._current.encode(text)
@@ -84,8 +90,8 @@ class JanusFastTokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        begin = [self.bos_token_id] if self.source_bos and self._prefix else []
-        return [*begin, *token_ids_0, *(token_ids_1 or []), self.eos_token_id]
+        begin, end = (self.source_begin, self.source_end) if self._of_source else ([], [self.eos_token_id])
+        return [*begin, *token_ids_0, *(token_ids_1 or []), *end]
 
     def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, already_has_special_tokens=False) -> list[int]:
         if not already_has_special_tokens:
