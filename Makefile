@@ -22,11 +22,6 @@ demo: .venv/engine  ## translate sentences the model has never seen, in both mod
 test: .venv/ready  ## run all the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-PEERS := transformers==5.23.0 ctranslate2==4.8.5 'ray[data]==2.60.0'
-
-test-peers: .venv-peers/ready  ## run the tests beside other libraries, which go into .venv-peers
-	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
-
 # What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
 # code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
 # checkpoints, recorded runs, processes, pictures, benchmarks, the corpus, and all that takes long.
@@ -36,7 +31,7 @@ check: .venv/ready  ## run the tests of what a change most likely breaks, in und
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
 
 test-peers: .venv/ready .venv-peers/ready  ## compare with other libraries, which it installs in .venv-peers
-	.venv-peers/bin/python -m pytest -m peers
+	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -105,10 +100,3 @@ clean:  ## remove .venv and everything built
 .venv/ready: .venv/torch pyproject.toml tools/corpus/pyproject.toml setup.py $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]' -e ./tools/corpus
 	@touch $@ .venv/engine
-
-.venv-peers/ready: .venv/ready
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet $(TORCH)
-	.venv-peers/bin/python -m pip install --quiet pytest sentencepiece safetensors sacrebleu tqdm $(PEERS)
-	echo "$(CURDIR)" > "$$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/janus_fast.pth"
-	@touch $@
