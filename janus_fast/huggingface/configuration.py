@@ -44,11 +44,11 @@ class JanusFastConfig(PreTrainedConfig):
         """The translations of ``janus_fast.Translator`` with its own defaults, as options of ``generate``."""
         native = self.native
         options = MODES["ar"].options()
-        never = {native.bos_token_id, native.pad_token_id} | ({native.mask_token_id} - {native.unk_token_id})
         return GenerationConfig(
             bos_token_id=native.bos_token_id, pad_token_id=native.pad_token_id, eos_token_id=native.eos_token_id,
             decoder_start_token_id=native.decoder_start_token_id, forced_eos_token_id=native.eos_token_id,
-            suppress_tokens=sorted(never), num_beams=options.beam_size, early_stopping=True,
+            suppress_tokens=native.suppressed, forced_bos_token_id=native.forced_bos_token_id,
+            num_beams=options.beam_size, early_stopping=True,
             length_penalty=options.length_penalty,
             max_length=options.longest(native) + 2,  # what the decoder starts with, and eos, count here
             min_length=options.min_decoding_length + 1,

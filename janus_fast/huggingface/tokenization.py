@@ -1,17 +1,17 @@
 """The vocabularies of a model directory as transformers has tokenizers."""
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizer
 
+from ..config import JanusConfig
 from ..directory import CONFIG, VOCABULARIES, read_vocabularies, write_vocabularies
 
 
 class JanusFastTokenizer(PreTrainedTokenizer):
-    """Text to ids and back, as ``janus_fast.Vocabulary`` does it: ``bos`` (where the model reads it) and ``eos`` stand
-    around sources, and ``eos`` behind targets, which ``text_target=`` makes. What looks like a special token in a text
-    is text.
+    """Text to ids and back, as ``janus_fast.Vocabulary`` does it: what the model reads around sources, such as ``bos``
+    and ``eos``, stands there, and ``eos`` behind targets, which ``text_target=`` makes. What looks like a special token
+    in a text is text.
 
     It reads the vocabularies of a model directory, and what ``save_pretrained`` wrote.
     """
@@ -20,7 +20,7 @@ class JanusFastTokenizer(PreTrainedTokenizer):
     padding_side = "right"
     model_input_names = ["input_ids", "attention_mask"]
 
-    def __init__(self, config_file=None, source_bos: bool | None = None, **options):
+    def __init__(self, config_file=None, source_ends: list[list[int]] | None = None, **options):
         files = [options.pop(name, None) for name in self.vocab_files_names]
         there = [Path(file).parent for file in files if file]
         both = read_vocabularies(there[0]) if there else None
@@ -31,15 +31,16 @@ class JanusFastTokenizer(PreTrainedTokenizer):
         self.vocabularies = both
         self._switch_to_input_mode()
         self._read_by = both[1]
-        if source_bos is None:
-            values = json.loads(Path(config_file).read_text(encoding="utf-8"))
-            source_bos = values.get("source_bos", True)
-            for place, name in enumerate(("bos", "pad", "eos", "unk", "mask")):
-                options.setdefault(f"{name}_token", both[0].tokens[values.get(f"{name}_token_id", place)])
-            options.setdefault("model_max_length", values["max_source_positions"])
-        self.source_bos = source_bos
+        if source_ends is None:
+            native = JanusConfig.from_json(Path(config_file).read_text(encoding="utf-8"), config_file)
+            ends, begin = native.source_ids([]), native.source_bos + len(native.source_prefix_ids)
+            source_ends = [ends[:begin], ends[begin:]]
+            for name in ("bos", "pad", "eos", "unk", "mask"):
+                options.setdefault(f"{name}_token", both[1].tokens[getattr(native, f"{name}_token_id")])
+            options.setdefault("model_max_length", native.max_source_positions)
+        self.source_ends = source_ends
         options.setdefault("split_special_tokens", True)
-        super().__init__(source_bos=source_bos, **options)
+        super().__init__(source_ends=source_ends, **options)
 
     @property
     def vocab_size(self) -> int:
@@ -84,8 +85,8 @@ class JanusFastTokenizer(PreTrainedTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        begin = [self.bos_token_id] if self.source_bos and self._prefix else []
-        return [*begin, *token_ids_0, *(token_ids_1 or []), self.eos_token_id]
+        begin, end = self.source_ends if self._prefix else ([], [self.eos_token_id])
+        return [*begin, *token_ids_0, *(token_ids_1 or []), *end]
 
     def get_special_tokens_mask(self, token_ids_0, token_ids_1=None, already_has_special_tokens=False) -> list[int]:
         if not already_has_special_tokens:
