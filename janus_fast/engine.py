@@ -93,15 +93,15 @@ class Engine:
         if (reason := self.refusal(options)) is not None:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
         options = options.resolved(self.config)
-        fields = [field.name for field in dataclasses.fields(options) if "engine" in field.metadata["on"]]
-        record, longest = {name: getattr(options, name) for name in fields}, options.longest(self.config)
-        record.pop("seed", None)  # the engine gets the numbers that it draws by
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
         if drafts:
             given["drafts"] = _packed(drafts)
         if getattr(options, "sampling_topk", 1) != 1:
-            given["uniforms"] = options.uniforms(numbers, longest + 1)
-        groups = getattr(self._decoder, options.algorithm)(*_packed(sources), record, self._check(), **given)
+            given["uniforms"] = options.uniforms(numbers, options.longest(self.config) + 1)
+        if getattr(options, "callback", None):
+            given["callback"] = options.callback
+        search = getattr(self._decoder, options.algorithm)
+        groups = search(*_packed(sources), options.record(self.config), self._check(), **given)
         return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:

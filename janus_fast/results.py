@@ -18,6 +18,8 @@ class TranslationResult:
         predictions: with ``return_history=True`` in mode "nar" what each pass made of the canvas, before the least
             certain tokens were masked again.
         prediction_scores: the log-probability (nats) of each of these tokens, in the pass that predicted it.
+        attention: with ``return_attention=True`` how much each token looked at each id or token of the source.
+        logits: with ``return_logits_vocab=True`` the scores of the whole vocabulary [V] in each step.
         tokens: those of hypotheses that are text.
     """
 
@@ -28,6 +30,8 @@ class TranslationResult:
     history: list[list] = field(default_factory=list)
     predictions: list[list] = field(default_factory=list)
     prediction_scores: list[list[list[float]]] = field(default_factory=list)
+    attention: list[list[list[float]]] = field(default_factory=list)
+    logits: list[list] = field(default_factory=list)
     tokens: list[list[str]] = field(default_factory=list)
 
     @property
@@ -40,6 +44,12 @@ class TranslationResult:
         from .trace import fragment
 
         return fragment(self)
+
+
+def without_unknowns(tokens: list[str], attention: list[list[float]], source: list[str], unknown: str) -> list[str]:
+    """``tokens`` with that of the source which it looked at most for each unknown one."""
+    looked = [max(range(len(source)), key=row.__getitem__) for row in attention]
+    return [source[place] if token == unknown else token for token, place in zip(tokens, looked, strict=True)]
 
 
 @dataclass

@@ -13,12 +13,12 @@ from . import backend as backends
 from . import inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
+from .decoding.alternatives import alternatives
 from .decoding.modes import MODES, options_of
 from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
-from .results import ScoringResult, TranslationResult
+from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary
-from .text.lines import as_line, decoded
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
@@ -188,6 +188,7 @@ class Translator:
         draft: list[list[str]] | None = None,
         mode: str = "ar",
         max_input_length: int = 0,
+        replace_unknowns: bool = False,
         **options,
     ) -> list[TranslationResult]:
         """Tokens in, hypotheses as tokens out; unknown tokens become ``unk``.
@@ -200,8 +201,22 @@ class Translator:
             mode: "ar", "nar", "speculative" or "auto".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
+            replace_unknowns: unknown tokens of outputs become the token of the source that they looked at most (mode
+                "ar", as ``return_attention``).
             options: as in ``generate``.
         """
+        if inputs.choice("replace_unknowns", replace_unknowns, (True, False)):
+            asked = options.pop("return_attention", False)
+            results = self.translate_batch(
+                source, target_prefix, mode=mode, max_input_length=max_input_length, return_attention=True, **options
+            )
+            source = self._cut(inputs.token_lists("source", source), max_input_length)
+            unknown = self.target_vocabulary.tokens[self.target_vocabulary.unknown]
+            for tokens, r in zip(source, results, strict=True):
+                pairs = zip(r.hypotheses, r.attention, strict=True)
+                r.hypotheses = [without_unknowns(*pair, tokens, unknown) if tokens else pair[0] for pair in pairs]
+                r.attention = r.attention if asked else []
+            return results
         source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
         given = {"target_prefix": target_prefix, "draft": draft}
@@ -211,15 +226,16 @@ class Translator:
                     self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
                 ]
         results = self.generate(ids, **given, mode=mode, **options)
-        tokens_of = self.target_vocabulary.tokens_of
+        tokens_of, begin = self.target_vocabulary.tokens_of, int(self.config.source_bos)
         return [
             dataclasses.replace(
                 r,
                 hypotheses=[tokens_of(ids) for ids in r.hypotheses],
                 history=[list(map(tokens_of, canvases)) for canvases in r.history],
                 predictions=[list(map(tokens_of, canvases)) for canvases in r.predictions],
+                attention=[[row[begin : begin + len(tokens)] for row in rows] for rows in r.attention],
             )
-            for r in results
+            for tokens, r in zip(source, results, strict=True)
         ]
 
     def _cut(self, source: list, max_input_length: int) -> list:
@@ -239,6 +255,8 @@ class Translator:
         return_scores: bool = True,
         first_number: int = 0,
         on_batch: Callable[[int], object] | None = None,
+        return_alternatives: bool = False,
+        min_alternative_expansion_prob: float = 0.0,
         **options,
     ) -> list[TranslationResult]:
         """Ids in (as ``config.source_ids`` makes them of words), hypotheses of ids out.
@@ -254,6 +272,9 @@ class Translator:
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
             on_batch: called after each batch with the number of sources in it, to show progress.
+            return_alternatives: hypotheses are the best outputs that go on by each of the ``num_hypotheses`` likeliest
+                tokens behind the prefix, in the order of these (mode "ar").
+            min_alternative_expansion_prob: without the tokens less likely than this.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
                 ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
                 ``janus_fast.decoding.AutoOptions``.
@@ -261,6 +282,10 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
+        if inputs.choice("return_alternatives", return_alternatives, (True, False)):
+            least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
+            options |= {"max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number}
+            return alternatives(self, source, target_prefix, least, {"mode": mode, **options})
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
@@ -282,13 +307,18 @@ class Translator:
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []
             lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
+            own = {}
             if getattr(options, "return_history", False):
-                lists += (
-                    [h.history for h in group],
-                    [h.predictions for h in group],
-                    [h.prediction_scores for h in group],
-                )
-            return TranslationResult(*lists)
+                own |= {
+                    "history": [h.history for h in group],
+                    "predictions": [h.predictions for h in group],
+                    "prediction_scores": [h.prediction_scores for h in group],
+                }
+            if getattr(options, "return_attention", False):
+                own["attention"] = [h.attention for h in group]
+            if getattr(options, "return_logits_vocab", False):
+                own["logits"] = [h.logits for h in group]
+            return TranslationResult(*lists, **own)
 
         results: list[TranslationResult | None] = [None] * len(source)
         specials = {self.config.bos_token_id, self.config.eos_token_id}
@@ -301,7 +331,10 @@ class Translator:
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
-            return self._backend.decode([source[n] for n in batch], options, [first_number + n for n in batch], *own)
+            numbers, told = [first_number + n for n in batch], options
+            if callback := getattr(options, "callback", None):
+                told = dataclasses.replace(options, callback=lambda n, *step: callback(numbers[n], *step))
+            return self._backend.decode([source[n] for n in batch], told, numbers, *own)
 
         limits = [len(ids) for ids in source], max_batch_size, batch_type, options.kept
         for batch, groups in self._in_batches(decode, words, *limits):
@@ -338,14 +371,18 @@ class Translator:
     @inputs.hinting
     def translate_file(
         self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
-        **options,
+        resume: bool = False, skip_errors: bool = False, **options,
     ) -> int:  # fmt: skip
         """Translates a text file line by line; returns the number of lines.
 
         Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
         is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
-        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``.
+        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``. With ``resume`` it goes on
+        behind the whole lines that the output holds. With ``skip_errors`` a line that is too long, is no UTF-8 or fails
+        becomes an empty one, with a warning. ``janus_fast.translate_files`` is for many files and several processes.
         """
+        from . import files
+
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
         inputs.check_output("translate_file: output_path", output_path)
@@ -353,17 +390,12 @@ class Translator:
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
-        written = 0
-        with open(source_path, "rb") as source:
-            results = self.translate_iterable(
-                decoded(source, source_path), max_batch_size=max_batch_size, read_batch_size=ahead, **options
-            )
-            with open(output_path, "w", encoding="utf-8", newline="\n") as output:
-                for result in results:
-                    output.write(as_line(result.hypotheses[0]) + "\n")
-                    output.flush()
-                    written += 1
-        return written
+        options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}
+        with files.translating({}, options, skip_errors=skip_errors, translator=self) as translate:
+            report = files.write(translate, [(source_path, output_path)], ahead, resume, skip_errors)
+        for _, line, why in report.skipped:
+            warnings.warn(f"translate_file: line {line:,} of {source_path} is passed over: {why}", stacklevel=3)
+        return report.lines
 
     @inputs.hinting
     def score(
@@ -393,27 +425,35 @@ class Translator:
         source, target = inputs.token_lists("source", source), inputs.token_lists("target", target)
         if len(source) != len(target):
             raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")
-        sides = []
-        for name, vocabulary, batch, size, limit in (
-            ("source", self.source_vocabulary, source, self.config.source_vocab_size, self.config.max_source_positions),
-            ("target", self.target_vocabulary, target, self.config.target_vocab_size, self.config.max_target_positions),
-        ):
-            wrap = self.config.source_ids if name == "source" else self.config.target_ids
-            ids = [wrap(vocabulary.ids(tokens)) for tokens in batch]
-            for number, sequence in enumerate(ids):
-                inputs.ids(name, number, sequence, size, limit)
-            sides.append(ids)
+        sides = (
+            [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source],
+            [self.config.target_ids(self.target_vocabulary.ids(tokens)) for tokens in target],
+        )
+        scores = self.score_ids(*sides, max_batch_size, batch_type)
+        tokens_of = self.target_vocabulary.tokens_of
+        return [ScoringResult(tokens_of(ids[1:]), own) for ids, own in zip(sides[1], scores, strict=True)]
+
+    def score_ids(
+        self, source: list[list[int]], target: list[list[int]], max_batch_size: int = 64, batch_type: str = "examples"
+    ) -> list[list[float]]:
+        """``score_batch`` of ids, as ``config.source_ids`` and ``config.target_ids`` make them of words: the
+        log-probabilities of every target's ids but its first."""
+        limits = (source, "source", self.config.source_vocab_size, self.config.max_source_positions), (
+            target, "target", self.config.target_vocab_size, self.config.max_target_positions,
+        )  # fmt: skip
+        for side, name, size, limit in limits:
+            for number, ids in enumerate(side):
+                inputs.ids(name, number, ids, size, limit)
         self._warn_unless_trained("ar")
-        results: list[ScoringResult | None] = [None] * len(source)
-        lengths = [max(map(len, pair)) for pair in zip(*sides, strict=True)]
+        results: list[list[float] | None] = [None] * len(source)
+        lengths = [max(map(len, pair)) for pair in zip(source, target, strict=True)]
 
         def score(batch: list[int]):
-            return self._backend.score(*([side[n] for n in batch] for side in sides))
+            return self._backend.score(*([side[n] for n in batch] for side in (source, target)))
 
         for batch, scores in self._in_batches(score, range(len(source)), lengths, max_batch_size, batch_type):
             for number, log_probs in zip(batch, scores, strict=True):
-                tokens = self.target_vocabulary.tokens_of(sides[1][number][1:])
-                results[number] = ScoringResult(tokens, log_probs)
+                results[number] = log_probs
         return results
 
     def _in_batches(self, work: Callable, numbers: Iterable[int], lengths: list[int], *limits) -> Iterator[tuple]:

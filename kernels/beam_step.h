@@ -5,21 +5,21 @@
 
 // The state of S sentences with B hypotheses each, of at most T steps, as `BeamState` in
 // janus_fast/reference/beam_step.py says: the type of each field, its name, its elements.
-#define JANUS_BEAM_STATE(FIELD)                \
-  FIELD(int32_t, steps, (S))                   \
-  FIELD(float, totals, (S * B))                \
-  FIELD(int64_t, tokens, (S * B))              \
-  FIELD(int32_t, slots, (S * T * B))           \
-  FIELD(int32_t, times, (S * B))               \
-  FIELD(int32_t, visible_from, (S * T * B))    \
-  FIELD(int32_t, visible_until, (S * T * B))   \
-  FIELD(int32_t, history_tokens, (S * T * B))  \
-  FIELD(float, history_scores, (S * T * B))    \
-  FIELD(int32_t, finished_count, (S))          \
-  FIELD(int32_t, finished_lengths, (S * B))    \
-  FIELD(int32_t, finished_tokens, (S * B * T)) \
-  FIELD(float, finished_totals, (S * B))       \
-  FIELD(float, finished_scores, (S * B * T))   \
+#define JANUS_BEAM_STATE(FIELD)                    \
+  FIELD(int32_t, steps, (S))                       \
+  FIELD(float, totals, (S * B))                    \
+  FIELD(int64_t, tokens, (S * B))                  \
+  FIELD(int32_t, slots, (S * T * B))               \
+  FIELD(int32_t, times, (S * B))                   \
+  FIELD(int32_t, visible_from, (S * T * B))        \
+  FIELD(int32_t, visible_until, (S * T * B))       \
+  FIELD(int32_t, history_tokens, (S * T * B))      \
+  FIELD(float, history_scores, (S * T * B))        \
+  FIELD(int32_t, finished_count, (S))              \
+  FIELD(int32_t, finished_lengths, (S * 2 * B))    \
+  FIELD(int32_t, finished_tokens, (S * 2 * B * T)) \
+  FIELD(float, finished_totals, (S * 2 * B))       \
+  FIELD(float, finished_scores, (S * 2 * B * T))   \
   FIELD(int32_t, remaining, (1))
 
 #define JANUS_BEAM_MEMBER(type, name, elements) type* name;

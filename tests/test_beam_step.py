@@ -115,7 +115,7 @@ def test_a_state_out_of_range_stays_within_its_sentence(field, value, backend):
     run(backend, log_probs, ids, state)
     for name, old, new in zip(state._fields[:-1], before, state, strict=False):
         assert torch.equal(old, new[0]), name
-    assert 0 <= state.finished_count[1] <= 3 and not (state.finished_tokens == 1000).any()
+    assert 0 <= state.finished_count[1] <= 6 and not (state.finished_tokens == 1000).any()
 
 
 def test_the_limits_are_the_kernel_s():

@@ -1,6 +1,5 @@
 """Both decoding modes against slow definitions: uncached forwards, exhaustive search, one candidate at a time."""
 
-import copy
 import functools
 import itertools
 import math
@@ -152,43 +151,6 @@ def test_a_wide_beam_is_an_exhaustive_search(length_penalty):
     # each log-probability of at most longest + 1 is rounded to float32, and so are their sums and the mean
     roundings = (longest + 3) * torch.finfo(torch.float32).eps / 2
     assert result.scores == pytest.approx([found[ids] for ids in best], rel=roundings)
-
-
-SEARCHES = {
-    "greedy": {"beam_size": 1, "max_decoding_length": 9},
-    "five": {"num_hypotheses": 5, "length_penalty": 0.6, "max_decoding_length": 6},
-    "no repeats": {"beam_size": 3, "no_repeat_ngram_size": 2, "min_decoding_length": 5, "max_decoding_length": 8},
-    "no token twice": {"beam_size": 2, "num_hypotheses": 2, "no_repeat_ngram_size": 1, "max_decoding_length": 7},
-    "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
-}
-
-
-@pytest.mark.parametrize("label", SEARCHES)
-@pytest.mark.parametrize("two_stream", [True, False])
-def test_searches_are_those_of_the_definition(two_stream, label):
-    """Without and with words that outputs must begin with: which the definition looks for in whole forwards."""
-    model, sources = make_model(two_stream=two_stream, seed=4), make_sources(3, seed=2)
-    exact, options = copy.deepcopy(model).double(), SEARCHES[label]
-    runs = [("torch", "float64"), *([("engine", "float32")] if engine.missing() is None else [])]
-    translators = [(Translator(model, backend=name, compute_type=kind), kind) for name, kind in runs]
-    # as for ``translator``; the definition's are float32 numbers, too
-    tolerances = {kind: 4 * rounding_error(model, kind) + 2e-6 for _, kind in runs}
-    for prefixes in (None, [[7, 9], [], [6]]):
-        expected = reference.beam_search(exact, sources, AutoregressiveOptions(**options), prefixes)
-        for translator, kind in translators:
-            for result, truth in zip(translator.generate(sources, prefixes, **options), expected, strict=True):
-                assert result.hypotheses == [h.ids for h in truth]
-                assert result.iterations == [h.iterations for h in truth]
-                for score, scores, h in zip(result.scores, result.token_scores, truth, strict=True):
-                    assert scores == pytest.approx(h.token_scores, abs=tolerances[kind])
-                    # a score sums up to as many errors as there are tokens
-                    assert score == pytest.approx(h.score, abs=len(scores) * tolerances[kind])
-
-
-def test_the_definition_of_a_search_refuses_to_draw():
-    options = AutoregressiveOptions(beam_size=1, sampling_topk=5)
-    with pytest.raises(ValueError, match="^beam_search: sampling_topk must be 1, as a search draws nothing, got 5$"):
-        reference.beam_search(make_model(), make_sources(1), options)
 
 
 def test_lengths_ngrams_and_prefixes_are_respected(translator):

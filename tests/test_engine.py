@@ -310,14 +310,12 @@ def test_an_option_that_the_engine_does_not_have_is_refused(options):
     assert backend.decode(source, longer(**vars(options)), [0], None) == expected
     with pytest.raises(NotImplementedError, match="got 'engine': it has no novelty"):
         backend.decode(source, longer(**vars(options), novelty=1), [0], None)
-    record = {**vars(options), "novelty": 0}
-    record.pop("seed", None)
+    record = {**options.record(make_model().config), "novelty": 0}
     with pytest.raises(ValueError, match="Decoder: options must have fields of that name, got .*novelty"):
         getattr(backend._decoder, options.algorithm)(np.int32([0, 7, 2]), np.int32([0, 3]), record)
 
 
-AR = {name: value for name, value in vars(AutoregressiveOptions()).items() if name != "seed"}
-NAR = vars(NonAutoregressiveOptions())
+AR, NAR = (options().record(make_model().config) for options in (AutoregressiveOptions, NonAutoregressiveOptions))
 INF, NAN = float("inf"), float("nan")
 
 
@@ -337,6 +335,16 @@ INF, NAN = float("inf"), float("nan")
     ("beam_search", {"length_penalty": NAN}, "length_penalty must be in [-10, 10], got nan"),
     ("beam_search", {"sampling_topp": NAN}, "sampling_topp must be in (0, 1], got nan"),
     ("beam_search", {"sampling_temperature": INF}, "sampling_temperature must be a finite number above 0, got inf"),
+    ("beam_search", {"patience": 1e9}, "patience must be in (0, 512], got 1000000000.0"),
+    ("beam_search", {"patience": NAN}, "patience must be in (0, 512], got nan"),
+    ("beam_search", {"num_hypotheses": 6, "patience": 0.1}, "num_hypotheses must be in [1, 5], got 6"),
+    ("beam_search", {"repetition_penalty": 0.0}, "repetition_penalty must be a finite number above 0, got 0.0"),
+    ("beam_search", {"coverage_penalty": INF}, "coverage_penalty must be finite, got inf"),
+    ("beam_search", {"prefix_bias_beta": 1.0}, "prefix_bias_beta must be in [0, 1), got 1.0"),
+    ("beam_search", {"alignment_heads": -1}, f"alignment_heads must be in [0, {2**31 - 1}], got -1"),
+    ("beam_search", {"end_token": [40]}, "end_token must be in [0, 39], got 40"),
+    ("beam_search", {"suppress_sequences": [[5], [7, -1]]}, "suppress_sequences must be in [0, 39], got -1"),
+    ("beam_search", {"return_logits_vocab": True}, "beam_size must be 1 with return_logits_vocab or a callback, got 5"),
     ("mask_predict", {"iterations": 2**62}, f"iterations must be in [1, 512], got {2**62}"),
     ("mask_predict", {"length_beam": 2**62}, f"length_beam must be in [1, 22], got {2**62}"),
     ("mask_predict", {"length_beam": -1}, "length_beam must be in [1, 22], got -1"),

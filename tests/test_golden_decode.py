@@ -74,18 +74,26 @@ def test_wide_length_beam_returns_the_empty_sentence(translator, sources):
 
 @pytest.mark.parametrize("case", AR_CASES)
 def test_beam_search(translator, sources, case):
+    """The original drops what ends in the same step as the last hypothesis that there is room for; here it is kept."""
     beam, penalty = re.match(r"beam(\d+)_lenpen([\d.]+)_", case).groups()
     expected = golden.group("ar_decode", f"{case}/")
     results = translator.generate(
         sources, mode="ar", beam_size=int(beam), num_hypotheses=int(beam), length_penalty=float(penalty),
         max_decoding_length=60, min_decoding_length=1,
     )  # fmt: skip
-    robust = expected["robust"].nonzero().tolist()
+    robust, same = expected["robust"].nonzero().tolist(), 0
     assert len(robust) >= 0.9 * expected["robust"].numel()
     for row, rank in robust:
         result, tokens = results[row], expected["tokens"][row, rank]
         tokens = tokens[tokens != golden.PAD].tolist()
-        assert result.hypotheses[rank] + [EOS] == tokens
-        assert result.scores[rank] == pytest.approx(expected["scores"][row, rank].item(), abs=1e-4)
+        own = [hypothesis + [EOS] for hypothesis in result.hypotheses]
+        if tokens not in own:  # one that is better has its place
+            assert expected["scores"][row, rank] < min(result.scores) and rank > 0
+            continue
+        place = own.index(tokens)
+        assert place == rank or all(result.iterations[place] <= steps for steps in result.iterations[rank:place])
+        assert result.scores[place] == pytest.approx(expected["scores"][row, rank].item(), abs=1e-4)
         scores = expected["positional_scores"][row, rank, : len(tokens)].tolist()
-        assert result.token_scores[rank] == pytest.approx(scores, abs=1e-4)
+        assert result.token_scores[place] == pytest.approx(scores, abs=1e-4)
+        same += place == rank
+    assert same >= 0.8 * len(robust)  # what is kept moves those behind it

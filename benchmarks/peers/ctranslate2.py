@@ -67,6 +67,8 @@ def convert(model: Path, directory: Path) -> None:
             linear(layer.ffn.linear_0, f"{name}.fc1")
             linear(layer.ffn.linear_1, f"{name}.fc2")
             norm(layer.ffn.layer_norm, f"{name}.final_layer_norm")
+    if config["output_bias"]:
+        spec.decoder.projection.bias = tensors["decoder.output_projection.bias"]
     spec.config.layer_norm_epsilon = config["layer_norm_eps"]
     spec.config.decoder_start_token = str(config["decoder_start_token_id"])
     for name in ("bos", "eos", "unk"):

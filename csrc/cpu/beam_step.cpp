@@ -11,7 +11,7 @@ void beam_step_cpu(const Tensor& log_probs, const Tensor& ids, int64_t eos JANUS
   const BeamStepCall call = beam_step_call(log_probs, ids, eos JANUS_BEAM_STATE(JANUS_BEAM_NAME));
   for (int64_t s = 0; s < call.sentences; s++) {
     const int64_t steps = call.steps[s], count = call.finished_count[s];
-    JANUS_CHECK(steps >= 0 && count >= 0 && count <= call.beams, op,
+    JANUS_CHECK(steps >= 0 && count >= 0 && count <= (steps < call.most_steps ? call.beams : 2 * call.beams), op,
                 ": steps and finished_count must be in range, got ", steps, " and ", count, " of sentence ", s);
     const int32_t* slots = call.slots + s * call.most_steps * call.beams;
     for (int64_t i = 0; steps < call.most_steps && i < steps * call.beams; i++)

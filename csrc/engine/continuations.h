@@ -1,6 +1,8 @@
 // The tokens that may follow hypotheses, and their log-probabilities.
 #pragma once
 
+#include <algorithm>
+
 #include "csrc/engine/step_decoder.h"
 
 namespace janus_fast {
@@ -18,33 +20,49 @@ class Continuations {
   // `wanted` tokens a row, 0: all.
   Continuations(const Model& model, const LeftToRightOptions& options, const Ids* prefixes, int64_t wanted);
 
-  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. The words are not kept. By the
-  // first member alone.
+  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. By the first member alone. Where
+  // options need every logit, the words must stay until these are weighed.
   void ask(const std::vector<Past>& rows);
+  // The vocabulary of these hidden rows, and what options make of it. By all members.
+  void look_up(Forward& forward, float* hidden);
   // After it: drops what may not follow. By the first member alone.
   void filter(const Workspace& workspace);
 
   int64_t longest;  // tokens of an output
   int64_t k = 0;    // what the vocabulary is asked for
-  const int32_t* asked() const { return asked_.data(); }
-  float* asked_logits() { return logits_.data(); }
-  float* asked_log_probs() { return log_probs_.data(); }
+
+  bool ends(int64_t token) const {
+    return token == ends_[0] || (ends_.size() > 1 && std::find(ends_.begin() + 1, ends_.end(), token) != ends_.end());
+  }
+  // Whether this token is of a prefix, which is forced.
+  bool forced(int32_t owner, int64_t step) const { return prefixes_ && !biased_ && step < prefixes_->length(owner); }
+
+  // Whether this is the first token behind a prefix, which may be empty.
+  bool begins(int32_t owner, int64_t step) const { return prefixes_ && !biased_ && step == prefixes_->length(owner); }
 
   int64_t width = 0;             // tokens a row
   std::vector<int32_t> ids;      // [rows, width], best first; then ends
   std::vector<float> log_probs;  // minus infinity: may not follow
+  std::vector<float> logits;     // [rows, vocabulary], where options need them: what they made of these
 
  private:
   bool banned(int32_t token, int64_t row) const;
+  const float* bias(bool too_short);
+  void weigh(int64_t row, std::vector<int32_t>& order);
 
+  const Model& model_;
   const Config& config_;
   const LeftToRightOptions& options_;
   const Ids* prefixes_;
   const int64_t wanted_;
-  std::vector<int32_t> banned_, asked_;
-  std::vector<bool> too_short_;  // the end may not follow
-  std::vector<std::vector<int32_t>> repeats_;
-  std::vector<float> logits_, log_probs_;
+  bool biased_, whole_;  // towards the prefix, which is not forced; whether options need every logit
+  std::vector<int32_t> ends_, banned_, asked_;
+  std::vector<bool> too_short_;                  // the end may not follow
+  std::vector<std::vector<int32_t>> sequences_;  // that may not be said, of more than one token
+  std::vector<std::vector<int32_t>> followers_;  // of each row: what would complete one, or an n-gram again
+  std::vector<Past> rows_;
+  std::vector<float> logits_, log_probs_, bias_;
+  const float* used_bias_ = nullptr;
 };
 
 inline const char* const kNoOutput =

@@ -156,6 +156,12 @@ Ids ids_of(const char* name, const IntArray& ids, const IntArray& offsets, int64
   return packed;
 }
 
+py::list arrays_of(const std::vector<std::vector<float>>& rows) {
+  py::list arrays;
+  for (const auto& row : rows) arrays.append(py::array_t<float>(static_cast<py::ssize_t>(row.size()), row.data()));
+  return arrays;
+}
+
 class Decoder {
  public:
   Decoder(std::shared_ptr<Loaded> loaded, int workers, int threads)
@@ -179,16 +185,33 @@ class Decoder {
     within("Decoder: length_beam", options.length_beam, 1, std::min(kMost, lengths));
     within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.length_beam);
     const Ids sources = sources_of(source, offsets, options.length_beam);
-    return decode(check,
-                  [&](Worker& w) { return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options); });
+    return decode(check, [&](Worker& w, WithoutGil&) {
+      return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options);
+    });
   }
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
-                       const py::object& prefixes, const DoubleArray& uniforms) {
+                       const py::object& prefixes, const DoubleArray& uniforms, const py::object& callback) {
     auto options = options_of<AutoregressiveOptions>(given);
     const int64_t longest = longest_of(options);
     within("Decoder: beam_size", options.beam_size, 1, kMost);
-    within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.sampling() ? kMostSamples : options.beam_size);
+    require(options.patience > 0 && options.patience <= kMost, "Decoder: patience", "be in (0, 512]", options.patience);
+    require(std::isfinite(options.coverage_penalty), "Decoder: coverage_penalty", "be finite",
+            options.coverage_penalty);
+    require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty), "Decoder: repetition_penalty",
+            "be a finite number above 0", options.repetition_penalty);
+    require(options.prefix_bias_beta >= 0 && options.prefix_bias_beta < 1, "Decoder: prefix_bias_beta", "be in [0, 1)",
+            options.prefix_bias_beta);
+    within("Decoder: alignment_heads", options.alignment_heads, 0, kMostInteger);
+    for (int32_t token : options.end_token)
+      within("Decoder: end_token", token, 0, model().config.target_vocab_size - 1);
+    for (const auto& sequence : options.suppress_sequences)
+      for (int32_t token : sequence)
+        within("Decoder: suppress_sequences", token, 0, model().config.target_vocab_size - 1);
+    require(options.beam_size == 1 || (!options.return_logits_vocab && callback.is_none()), "Decoder: beam_size",
+            "be 1 with return_logits_vocab or a callback", options.beam_size);
+    const int64_t most = std::max(options.beam_size, static_cast<int64_t>(options.beam_size * options.patience + 0.5));
+    within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.sampling() ? kMostSamples : most);
     within("Decoder: sampling_topk", options.sampling_topk, 0, kMostInteger);
     require(options.sampling_topp > 0 && options.sampling_topp <= 1, "Decoder: sampling_topp", "be in (0, 1]",
             options.sampling_topp);
@@ -203,7 +226,21 @@ class Decoder {
       options.steps = uniforms.shape(1);
     }
     const Targets begun = targets_of("prefixes", prefixes, sources, longest);
-    return decode(check, [&](Worker& w) {
+    return decode(check, [&](Worker& w, WithoutGil& unlocked) {
+      if (!callback.is_none())
+        options.callback = [&](const AutoregressiveOptions::Step& s) {
+          int stop = -1;
+          unlocked.with_lock([&] {
+            PyObject* result = PyObject_CallFunction(callback.ptr(), "LLLifN", static_cast<long long>(s.source),
+                                                     static_cast<long long>(s.sample), static_cast<long long>(s.step),
+                                                     static_cast<int>(s.token), static_cast<double>(s.log_prob),
+                                                     PyBool_FromLong(s.last));
+            if (result) stop = PyObject_IsTrue(result);
+            Py_XDECREF(result);
+            return stop >= 0;
+          });
+          return stop > 0;
+        };
       return janus_fast::beam_search(model(), w.workspace, w.team, sources, options, begun.get());
     });
   }
@@ -222,7 +259,7 @@ class Decoder {
     const Ids sources = sources_of(source, offsets, options.draft_length + 2);
     const Targets begun = targets_of("prefixes", prefixes, sources, longest);
     const Targets guessed = targets_of("drafts", drafts, sources, kMostInteger);
-    return decode(check, [&](Worker& w) {
+    return decode(check, [&](Worker& w, WithoutGil&) {
       return janus_fast::speculative(model(), w.workspace, w.team, sources, options, begun.get(), guessed.get());
     });
   }
@@ -235,7 +272,7 @@ class Decoder {
     const Ids targets =
         ids_of("target", target, target_offsets, config.target_vocab_size, 2, config.max_target_positions);
     require(sources.count == targets.count, "Decoder: target", "have one sequence for each source", targets.count);
-    return serve(check, [&](Worker& w) {
+    return serve(check, [&](Worker& w, WithoutGil&) {
       return step ? score_in_steps(model(), w.workspace, w.team, sources, targets, step)
                   : janus_fast::score(model(), w.workspace, w.team, sources, targets);
     });
@@ -286,13 +323,13 @@ class Decoder {
   }
 
   template <typename Run>
-  std::invoke_result_t<Run, Worker&> serve(const py::object& check, const Run& run) {
+  std::invoke_result_t<Run, Worker&, WithoutGil&> serve(const py::object& check, const Run& run) {
     Workers& workers = this->workers();
     WithoutGil unlocked;
     std::function<void()> look;
     if (!check.is_none()) look = [&unlocked, call = check.ptr()] { unlocked.look(call); };
     const Lease worker(workers, look);
-    return run(*worker);
+    return run(*worker, unlocked);
   }
 
   template <typename Run>
@@ -302,7 +339,7 @@ class Decoder {
       py::list list;
       for (const Hypothesis& h : group)
         list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history, h.predictions,
-                                   h.prediction_scores));
+                                   h.prediction_scores, h.attention, arrays_of(h.logits)));
       all.append(list);
     }
     return all;
@@ -338,7 +375,7 @@ void bind_decoding(py::module_& m) {
            py::arg("check") = py::none())
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
-           py::arg("uniforms") = DoubleArray())
+           py::arg("uniforms") = DoubleArray(), py::arg("callback") = py::none())
       .def("speculative", &Decoder::speculative, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("drafts") = py::none())

@@ -216,6 +216,7 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
     if (pass.sources) {
       multiply({{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
       attend(wide, width_, cross(i, *pass.sources, pass.owners), queries);
+      if (last && pass.attention) align(wide, width_, cross(i, *pass.sources, pass.owners), pass);
       add_attended(layer.cross.out, layer.cross_norm, queries.rows);
     }
     feed_forward(layer, x, queries.rows);
@@ -267,7 +268,7 @@ Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) con
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,
-                         float* asked_logits, float* asked_log_probs) {
+                         float* asked_logits, float* asked_log_probs, float* logits) {
   Operand in;
   if (model.config.normalize_before)
     in = normalise(model.decoder.norm, x, rows, workspace.y.data(), model.vocabulary_type);
@@ -281,6 +282,7 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
   call.group_values = workspace.group_values.data(), call.group_tokens = workspace.group_tokens.data();
   call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
   call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
+  call.logits = logits;
   member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
                [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
   member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });

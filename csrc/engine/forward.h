@@ -72,6 +72,10 @@ struct Pass {
   const int32_t* selected;  // [last.rows]: where those of the last layer are among all; null: they are the same
   const Ids* sources;       // whose encoder output is attended to, in the decoder
   const int32_t* owners;    // [sequences]: which of the sources
+  // On request: how much the rows of the last layer look at their sources, [last.rows, longest source], the mean over
+  // the first so many heads, or over all.
+  float* attention = nullptr;
+  int64_t alignment_heads = 0;
 };
 
 // Self-attention in one layer: queries, keys and values lie side by side in workspace.wide, [rows, 3 C]; the result
@@ -114,8 +118,9 @@ class Forward {
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.
+  // logits (or null): all of them, [rows, vocabulary].
   void vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked = nullptr,
-                  float* asked_logits = nullptr, float* asked_log_probs = nullptr);
+                  float* asked_logits = nullptr, float* asked_log_probs = nullptr, float* logits = nullptr);
 
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
@@ -138,6 +143,7 @@ class Forward {
   void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
   void attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
+  void align(const float* query, int64_t query_stride, const Keys& keys, const Pass& pass);
   void feed_forward(const Layer& layer, float* x, int64_t rows);
   void cross_keys(const Ids& sources);
   Keys cross(size_t layer, const Ids& sources, const int32_t* owners) const;

@@ -23,21 +23,29 @@ class WithoutGil {
     python([&] { PyEval_RestoreThread(state_); });
   }
 
+  // run(), which returns whether Python raised nothing, with Python's lock; throws Raised otherwise.
+  template <typename F>
+  void with_lock(const F& run) {
+    bool raised = false;
+    python([&] {
+      PyEval_RestoreThread(state_);
+      raised = !run();
+      state_ = PyEval_SaveThread();
+    });
+    if (raised) throw Raised();
+  }
+
   // Ten times a second at most: handles Python's signals, which it does on its main thread alone, and calls `check`,
   // which may be None; throws Raised when either raised.
   void look(PyObject* check) {
     const auto now = std::chrono::steady_clock::now();
     if (now < next_) return;
     next_ = now + std::chrono::milliseconds(100);
-    bool raised = false;
-    python([&] {
-      PyEval_RestoreThread(state_);
+    with_lock([&] {
       PyObject* result = PyErr_CheckSignals() ? nullptr : PyObject_CallNoArgs(check);
-      raised = !result;
       Py_XDECREF(result);
-      state_ = PyEval_SaveThread();
+      return result != nullptr;
     });
-    if (raised) throw Raised();
   }
 
  private:

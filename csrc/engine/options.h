@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -29,6 +30,7 @@ struct Hypothesis {
   int64_t iterations = 0;
   std::vector<std::vector<int32_t>> history, predictions;
   std::vector<std::vector<float>> prediction_scores;
+  std::vector<std::vector<float>> attention, logits;  // of each token; of each step
 };
 typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, best first
 
@@ -50,6 +52,11 @@ struct NonAutoregressiveOptions {
 struct LeftToRightOptions {
   double length_penalty;
   int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
+  // What beam search alone can be told.
+  double repetition_penalty = 1, prefix_bias_beta = 0;
+  bool disable_unk = false, forced_eos = true, renormalize_logits = false, return_logits_vocab = false;
+  std::vector<std::vector<int32_t>> suppress_sequences;
+  std::vector<int32_t> end_token;  // none: eos
 
   template <typename Each>
   void each(const Each& each) {
@@ -60,14 +67,34 @@ struct LeftToRightOptions {
 
 struct AutoregressiveOptions : LeftToRightOptions {
   int64_t beam_size, num_hypotheses, sampling_topk;
-  double sampling_topp, sampling_temperature;
+  double sampling_topp, sampling_temperature, patience, coverage_penalty;
+  std::string early_stopping, prefix_alone;  // true, false, first, never; any, last, best
+  bool return_end_token, return_attention;
+  int64_t alignment_heads;
 
   template <typename Each>
   void each(const Each& each) {
     LeftToRightOptions::each(each);
     each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("sampling_topk", sampling_topk);
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
+    each("early_stopping", early_stopping), each("prefix_alone", prefix_alone), each("patience", patience),
+        each("coverage_penalty", coverage_penalty);
+    each("repetition_penalty", repetition_penalty), each("disable_unk", disable_unk);
+    each("suppress_sequences", suppress_sequences), each("end_token", end_token);
+    each("return_end_token", return_end_token), each("forced_eos", forced_eos);
+    each("renormalize_logits", renormalize_logits), each("prefix_bias_beta", prefix_bias_beta);
+    each("return_attention", return_attention), each("alignment_heads", alignment_heads);
+    each("return_logits_vocab", return_logits_vocab);
   }
+
+  // Called for each token of a greedy search or of a sample; what is true ends the output. May be empty.
+  struct Step {
+    int64_t source, sample, step;
+    int32_t token;
+    float log_prob;
+    bool last;
+  };
+  std::function<bool(const Step&)> callback;
 
   bool sampling() const { return sampling_topk != 1; }
   // Of sampling: numbers in [0, 1), [sources * num_hypotheses, steps].

@@ -181,21 +181,22 @@ class Speculation {
   bool accept(Sentence& sentence, int64_t row) {
     const int64_t choices = continuations.width, step = sentence.count();
     const float* log_probs = continuations.log_probs.data() + row * choices;
-    if (!step_.choose(&sentence.total, log_probs, continuations.ids.data() + row * choices, 1, choices, 1, 1,
-                      config_.eos))
+    if (!step_.choose(&sentence.total, log_probs, continuations.ids.data() + row * choices, 1, choices, 1,
+                      [&](int64_t token) { return token == config_.eos; }))
       throw NotFinite(kNoOutput);
     if (!step_.finished.empty()) {
       const Beam::Candidate& end = step_.finished[0];
       sentence.scores.push_back(end.log_prob);
       const double score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
-      results[sentence.number].push_back({sentence.words, score, sentence.scores, sentence.passes, sentence.history});
+      results[sentence.number].push_back(
+          {sentence.words, score, sentence.scores, sentence.passes, sentence.history, {}, {}, {}, {}});
       return false;
     }
     if (step >= continuations.longest) throw NotFinite(kNoOutput);
     const Beam::Candidate& next = step_.going[0];
     sentence.words.push_back(static_cast<int32_t>(next.token));
     sentence.scores.push_back(next.log_prob);
-    sentence.total = next.total;
+    sentence.total = prefixes_ && step < prefixes_->length(sentence.number) ? 0 : next.total;  // a prefix is free
     return true;
   }
 
@@ -248,11 +249,8 @@ Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, con
         speculation.prepare();
         forward.reserve_vocabulary(speculation.rows(), speculation.continuations.k);
       });
-      const int64_t rows = speculation.rows();
       float* hidden = speculation.decoder.step(forward);
-      Continuations& next = speculation.continuations;
-      forward.vocabulary(hidden, rows, model.vocabulary.bias, next.k, next.asked(), next.asked_logits(),
-                         next.asked_log_probs());
+      speculation.continuations.look_up(forward, hidden);
       member.once([&] { speculation.absorb(); });
     }
   });

@@ -77,7 +77,8 @@ float* StepDecoder::step(Forward& forward) {
   const Queries last = {rows, sequences, offsets_.data(), nullptr};
   const Queries all = {every, streams_ * sequences, offsets_.data(), nullptr};
   const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
-  const Pass pass = {input_.data(), places_.data(), rows, all, last, selected, &sources_, query_owners_.data()};
+  const Pass pass = {input_.data(),        places_.data(), rows,           all, last, selected, &sources_,
+                     query_owners_.data(), attention,      alignment_heads};
   return forward.decode(pass, [&](size_t layer, const Queries& queries) {
     CachedAttentionCall call = {};
     call.query = workspace_.wide.data();

@@ -32,6 +32,9 @@ class StepDecoder {
   void prepare(int64_t masks = 0);
 
   std::vector<int32_t> tokens, owners, begins;
+  // On request, as in Pass: what the rows of one token a hypothesis look at.
+  float* attention = nullptr;
+  int64_t alignment_heads = 0;
 
  private:
   void grow(int64_t places);

@@ -49,7 +49,7 @@ class BeamSearch:
         self.uniforms = None
         if options.sampling_topk != 1:
             self.uniforms = torch.from_numpy(options.uniforms(numbers, steps)).to(device)
-        self.asks_for_past = bool(options.no_repeat_ngram_size or prefixes)
+        self.prefixes, self.asks_for_past = prefixes, bool(options.no_repeat_ngram_size or prefixes)
         make = {"device": device, "dtype": torch.int32}
         # What the decoder reads: the last token of each hypothesis, and in a two-stream model a mask for each.
         self.inputs = torch.full((streams, sentences * beams), config.mask_token_id, device=device)
@@ -133,6 +133,9 @@ class BeamSearch:
             chosen = (t.new_zeros(self.inputs.shape[1], t.shape[1]).index_copy_(0, self.rows, t) for t in chosen)
         ids, log_probs = (t.view(*self.state.tokens.shape, -1) for t in chosen)
         ops.beam_step(log_probs, ids, self.state, eos=self.config.eos_token_id)
+        if self.prefixes and number < self.continuations.prefixes.shape[1]:  # what is forced is free
+            forced = (self.continuations.prefixes[:, number] >= 0).repeat_interleave(self.samples)
+            self.state.totals[forced[:, None] & self.state.totals.isfinite()] = 0.0
 
     def past(self, steps: int) -> Tensor:
         """What all hypotheses hold after so many steps: [sentences * beams, steps]."""
@@ -176,7 +179,8 @@ class BeamSearch:
                 raise FloatingPointError(NO_OUTPUT)
             for i in range(count[s]):
                 length, parts = lengths[s][i], scores[s][i][: lengths[s][i] + 1]
-                total = sum(parts) if options.sampling_topk != 1 else totals[s][i]
+                begun = len(self.prefixes[s // self.samples]) if self.prefixes else 0
+                total = sum(parts[begun:]) if options.sampling_topk != 1 else totals[s][i]
                 score = total / (length + 1) ** options.length_penalty
                 groups[s // self.samples].append(Hypothesis(tokens[s][i][:length], score, parts, length + 1))
         # sorted is stable: of equal scores the one that finished first wins

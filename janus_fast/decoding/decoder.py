@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops.beam_step import MOST_BEAMS
+from ..reference.beam_search import beam_search as definition
 from .beam_search import BeamSearch
 from .fused import FusedModel
 from .hypothesis import Hypothesis
@@ -84,6 +85,8 @@ class Decoder:
         prefixes: list[list[int]] | None = None, *_,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
+        if options.by_definition:
+            return definition(self.model.model, sources, options, prefixes)
         held = self._held(sources)
         key = options.algorithm, held, *recorded(options, self.model.config)
         search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes))

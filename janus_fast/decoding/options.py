@@ -6,14 +6,16 @@ value is another recorded program on a GPU, unless the field says that the host 
 """
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inputs import OptionError, check_fields, documented, integers, numbers, one_of, option
+from ..inputs import OptionError, check_fields, documented, integer, integers, list_of, numbers, one_of, option, switch
 
 if TYPE_CHECKING:
     from ..config import JanusConfig
@@ -25,6 +27,25 @@ MOST_INTEGER = 2**31 - 1  # of what takes no memory
 MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
 EVERYWHERE, ON_HOST = ("engine", "cuda", "torch"), ("engine", "torch")
 everywhere, on_host = partial(option, on=EVERYWHERE), partial(option, on=ON_HOST)
+by_definition = partial(on_host, by_definition=True)  # in torch: without a cache
+
+
+def _tokens(name: str, value):
+    """A check: some ids, or None."""
+    if value is None:
+        return None
+    return tuple(integer(name, token, 0, MOST_INTEGER) for token in list_of(name, value, "ids", "an id", Integral))
+
+
+def _sequences(name: str, value):
+    """A check: sequences of ids."""
+    return tuple(_tokens(name, tokens) for tokens in list_of(name, value or (), "id lists", "a list of ids"))
+
+
+def _callable(name: str, value):
+    if value is not None and not callable(value):
+        raise OptionError(name, "be a function or None", repr(value))
+    return value
 
 
 def untaken(backend: str, options: "Options") -> str | None:
@@ -54,6 +75,11 @@ class DecodingOptions:
         """These, with what "auto" and None stand for in a model of this ``config``."""
         return self
 
+    def record(self, config: "JanusConfig") -> dict:
+        """The engine's record of these."""
+        fields = [field.name for field in dataclasses.fields(self) if "engine" in field.metadata["on"]]
+        return {name: getattr(self, name) for name in fields}
+
 
 @dataclass
 class LeftToRightOptions(DecodingOptions):
@@ -61,7 +87,8 @@ class LeftToRightOptions(DecodingOptions):
 
     length_penalty: float = everywhere(
         1.0, numbers(least=-10, most=10), "scores are divided by length ** X, X in [-10, 10]",
-        doc="a score is the sum of log-probabilities, ``eos`` counts in both", recorded=False,
+        doc="a score is the sum of log-probabilities, ``eos`` counts in both, a prefix in the length alone",
+        recorded=False,
     )  # fmt: skip
     max_decoding_length: int = everywhere(
         256, integers(1, MOST_INTEGER), "longest translation, in tokens", doc="``eos`` not counted",
@@ -74,6 +101,8 @@ class LeftToRightOptions(DecodingOptions):
         0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
         why="no_repeat_ngram_size looks for repeated n-grams on the host",
     )  # fmt: skip
+
+    disable_unk, suppress_sequences, end_token = False, (), None  # unless a mode has these options
 
     def __post_init__(self):
         super().__post_init__()
@@ -89,14 +118,20 @@ class LeftToRightOptions(DecodingOptions):
             raise OptionError("min_decoding_length", most, self.min_decoding_length)
         return min(self.max_decoding_length, table)
 
+    def ends(self, config: "JanusConfig") -> tuple[int, ...]:
+        """The tokens that end an output."""
+        return (config.eos_token_id,) if self.end_token is None else self.end_token
+
 
 @documented
 @dataclass
 class AutoregressiveOptions(LeftToRightOptions):
-    """Options of autoregressive decoding; names and meanings are CTranslate2's.
+    """Options of autoregressive decoding; names are CTranslate2's, or Hugging Face's where that has the option alone.
 
-    Scores are log-probabilities of the model whatever is forbidden, where CTranslate2 (4.8.5) gives the probability of
-    forbidden tokens to the others. A value out of range, or two that do not fit each other, are a ValueError.
+    So are meanings, but for defaults that suit a caller who knows neither: ``renormalize_logits`` and ``forced_eos``
+    are other in CTranslate2 (4.8), ``early_stopping`` is in ``generate``. As in CTranslate2, a prefix is free of charge
+    but counts in the length, and hypotheses that end in the same step are all finished. A value out of range, or two
+    that do not fit each other, are a ValueError.
     """
 
     algorithm, on = "beam_search", EVERYWHERE
@@ -121,15 +156,104 @@ class AutoregressiveOptions(LeftToRightOptions):
         0, integers(0, 2**64 - 1), "seed of the drawing", recorded=False
     )
 
+    early_stopping: bool | str = by_definition(
+        True, one_of(True, False, "first", "never"), "when enough is found: at ``beam_size * patience`` hypotheses",
+        flag=False,
+        doc="``False`` goes on while the best unfinished one, divided by its own length, is better than the worst of "
+        '``beam_size``, ``"never"`` while that may become so, as in Hugging Face; ``"first"`` ends as soon as the best '
+        "candidate and ``num_hypotheses`` have ended, if neither length nor coverage is weighed, as CTranslate2",
+    )  # fmt: skip
+    patience: float = by_definition(
+        1.0, numbers(above=0, most=MOST), "a search ends at X times as many hypotheses", doc="Kasai et al. 2022"
+    )
+    coverage_penalty: float = by_definition(
+        0.0, numbers(), "X * the sum of log(min(attention a source token got, 1)) is added to scores",
+        doc="Wu et al. 2016; attention as in ``return_attention``",
+    )  # fmt: skip
+    repetition_penalty: float = by_definition(
+        1.0, numbers(above=0), "scores of tokens that were said are divided by X, negative ones multiplied"
+    )
+    disable_unk: bool = by_definition(False, switch, "the unknown token is never said")
+    suppress_sequences: tuple = by_definition((), _sequences, "sequences of tokens that are never said", flag=False)
+    end_token: tuple | None = by_definition(None, _tokens, "what ends an output (None: ``eos``)", flag=False)
+    return_end_token: bool = by_definition(False, switch, "outputs hold the token that ended them", flag=False)
+    forced_eos: bool = by_definition(
+        True, switch, "the longest outputs end with ``eos``, which counts; else without", flag=False
+    )
+    renormalize_logits: bool = by_definition(
+        False, switch, "probabilities of forbidden tokens are given to the others", flag=False,
+        doc="``repetition_penalty`` then is of scores before the softmax, otherwise of log-probabilities",
+    )  # fmt: skip
+    prefix_bias_beta: float = by_definition(
+        0.0, numbers(least=0, most=1 - 1e-6), "a prefix is not forced, but its next token gets X of the probability",
+        doc="in [0, 1), as long as an output has begun with it; 0 forces it", flag=False,
+    )  # fmt: skip
+    prefix_alone: str = by_definition(
+        "any", one_of("any", "last", "best"), "what an output is that ends where its prefix does", flag=False,
+        doc='``"any"``, one like others; unless it is the best candidate there, ``"last"`` ranks it behind all others, '
+        '``"best"`` gives it up, and its place in the beam',
+    )  # fmt: skip
+    return_attention: bool = by_definition(
+        False, switch, "results hold how much each token looked at each token of the source", flag=False,
+        doc="by the last layer's attention",
+    )  # fmt: skip
+    alignment_heads: int = by_definition(
+        0, integers(0, MOST_INTEGER), "of how many heads this is the mean, 0: of all", flag=False
+    )
+    return_logits_vocab: bool = by_definition(
+        False, switch, "results hold the scores of the whole vocabulary at every step", flag=False,
+        doc="before the softmax; with ``beam_size`` 1",
+    )  # fmt: skip
+    callback: Callable | None = by_definition(
+        None, _callable, "called for each token", flag=False,
+        doc="with ``beam_size`` 1: by number of the source, number of the sample, step, token, log-probability and "
+        "whether it is the last; what is true ends the output",
+    )  # fmt: skip
+
     def __post_init__(self):
         super().__post_init__()
+        if self.beam_size != 1 and (self.return_logits_vocab or self.callback):
+            name = "callback" if self.callback else "return_logits_vocab"
+            raise OptionError("beam_size", f"be 1 with {name}", self.beam_size)
+        if self.early_stopping is not True and self.early_stopping != "first" and self.patience != 1:
+            raise OptionError("patience", "be 1 unless early_stopping is true", self.patience)
         if self.sampling_topk == 1 and (self.sampling_topp, self.sampling_temperature) != (1, 1):
             words = "not be 1 when sampling_topp or sampling_temperature is not 1"
             raise OptionError("sampling_topk", words, "1; 0 samples from all tokens")
         if self.sampling_topk != 1 and self.beam_size != 1:
             raise OptionError("beam_size", "be 1 when sampling_topk is not 1", self.beam_size)
-        if self.sampling_topk == 1 and self.num_hypotheses > self.beam_size:
-            raise OptionError("num_hypotheses", f"be at most beam_size = {self.beam_size}", self.num_hypotheses)
+        if self.sampling_topk == 1 and self.num_hypotheses > max(self.wanted, self.beam_size):
+            most = "beam_size" if self.patience <= 1 else "beam_size * patience"
+            rule = f"be at most {most} = {max(self.wanted, self.beam_size)}"
+            raise OptionError("num_hypotheses", rule, self.num_hypotheses)
+
+    @property
+    def by_definition(self) -> bool:
+        """Whether torch has these by the definition alone, which has no cache."""
+        own = [field for field in dataclasses.fields(self) if field.metadata.get("by_definition")]
+        return any(getattr(self, field.name) != field.default for field in own)
+
+    @property
+    def wanted(self) -> int:
+        """Hypotheses of a source at which a search ends."""
+        return max(1, int(self.beam_size * self.patience + 0.5))
+
+    def record(self, config: "JanusConfig") -> dict:
+        record = super().record(config)
+        del record["seed"], record["callback"]  # the engine gets the numbers that it draws by, and a function
+        return record | {"early_stopping": str(self.early_stopping).lower(), "end_token": self.ends(config)}
+
+    def steps(self, config: "JanusConfig") -> int:
+        """The most tokens that are chosen for an output, its end included."""
+        return self.longest(config) + self.forced_eos
+
+    def resolved(self, config: "JanusConfig"):
+        for name in ("end_token", "suppress_sequences"):
+            sequences = [getattr(self, name) or ()] if name == "end_token" else self.suppress_sequences
+            for token in itertools.chain(*sequences):
+                if token >= config.target_vocab_size:
+                    raise OptionError(name, f"hold ids in [0, {config.target_vocab_size})", token)
+        return self
 
     @property
     def kept(self) -> int:

@@ -225,7 +225,7 @@ class Speculation:
         groups = []
         for n, count in enumerate(counts.tolist()):
             own = scores[n, : count + 1]
-            total = own.cumsum(0)[-1]
+            total = own[len(self.prefixes[n]) if self.prefixes else 0 :].cumsum(0)[-1]  # a prefix is free
             if not total.isfinite():
                 raise FloatingPointError(NO_OUTPUT)
             score = float(total) / (count + 1) ** options.length_penalty

@@ -18,11 +18,11 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
 
         totals = state.totals[:, None] + log_probs       # [B, K], a continuation of each hypothesis by each token
         kept = the 2 * B best (among equals the earlier)
-        finished += those among the first B of kept that end and are finite, until there are B
+        finished += those among the first B of kept that end and are finite
         hypotheses = the B best others of kept; if there are too few, ended ones, whose total is minus infinity
 
-    A sentence is done when B hypotheses are finished, after T steps, or, without any output, when a candidate is not a
-    number. Of a hypothesis that is none (the first step has one alone) the total is minus infinity.
+    A sentence is done when B hypotheses or more are finished, after T steps, or, without any output, when a candidate
+    is not a number. Of a hypothesis that is none (the first step has one alone) the total is minus infinity.
 
     Args:
         log_probs: [S, B, K] float32, minus infinity where a token may not follow; in the last step of T, the end alone
@@ -44,7 +44,8 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
     _check.tensor(op, "ids", ids)
     if log_probs.ndim != 3 or 0 in log_probs.shape[1:]:
         raise ValueError(f"{op}: log_probs must have shape [S, B, K], got {list(log_probs.shape)}")
-    sizes = dict(zip("SBK", log_probs.shape, strict=True)) | {"T": state.slots.shape[1], "1": 1}
+    sizes = dict(zip("SBK", log_probs.shape, strict=True))
+    sizes |= {"T": state.slots.shape[1], "F": 2 * sizes["B"], "1": 1}
     fields = {"log_probs": (torch.float32, "S B K"), "ids": (torch.int64, "S B K"), **BeamState.fields()}
     for (name, (dtype, letters)), tensor in zip(fields.items(), (log_probs, ids, *state), strict=True):
         shape = [sizes[letter] for letter in letters.split()]

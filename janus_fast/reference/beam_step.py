@@ -26,10 +26,10 @@ class BeamState(NamedTuple):
     history_tokens: Annotated[Tensor, torch.int32, "S T B"]  # what was chosen for each row in each step
     history_scores: Annotated[Tensor, torch.float32, "S T B"]
     finished_count: Annotated[Tensor, torch.int32, "S"]  # finished hypotheses, in the order in which they finished
-    finished_lengths: Annotated[Tensor, torch.int32, "S B"]  # tokens without eos
-    finished_tokens: Annotated[Tensor, torch.int32, "S B T"]
-    finished_totals: Annotated[Tensor, torch.float32, "S B"]
-    finished_scores: Annotated[Tensor, torch.float32, "S B T"]  # log-probabilities of the tokens and of eos
+    finished_lengths: Annotated[Tensor, torch.int32, "S F"]  # tokens without eos; F = 2 B, as B may end at once
+    finished_tokens: Annotated[Tensor, torch.int32, "S F T"]
+    finished_totals: Annotated[Tensor, torch.float32, "S F"]
+    finished_scores: Annotated[Tensor, torch.float32, "S F T"]  # log-probabilities of the tokens and of eos
     remaining: Annotated[Tensor, torch.int32, "1"]  # sentences that are not done
 
     @classmethod
@@ -41,7 +41,7 @@ class BeamState(NamedTuple):
     @classmethod
     def new(cls, sentences: int, steps: int, beams: int, device: torch.device | str = "cpu") -> "BeamState":
         """What a search is before its first step."""
-        sizes = {"S": sentences, "T": steps, "B": beams, "1": 1}
+        sizes = {"S": sentences, "T": steps, "B": beams, "F": 2 * beams, "1": 1}
         make = lambda dtype, letters: torch.zeros([sizes[n] for n in letters.split()], dtype=dtype, device=device)  # noqa: E731
         state = cls(*(make(*field) for field in cls.fields().values()))
         state.begin(torch.zeros(sentences, dtype=torch.bool, device=device))
@@ -76,7 +76,7 @@ def beam_step(log_probs: Tensor, ids: Tensor, eos: int, *state: Tensor) -> None:
         origins, tokens, scores = order // ids.shape[2], ids[n].flatten()[order], log_probs[n].flatten()[order]
         ends = tokens == eos
         slots = torch.cat([s.slots[n, :step], rows[None]])  # [step + 1, B] ancestors, and each itself
-        for c in (ends & totals.isfinite())[:beams].nonzero().flatten()[: beams - count].tolist():
+        for c in (ends & totals.isfinite())[:beams].nonzero().flatten().tolist():
             chosen = slots[1:, origins[c], None]  # [step, 1]
             s.finished_tokens[n, count, :step] = s.history_tokens[n, :step].gather(1, chosen.long())[:, 0]
             s.finished_scores[n, count, :step] = s.history_scores[n, :step].gather(1, chosen.long())[:, 0]
@@ -84,7 +84,7 @@ def beam_step(log_probs: Tensor, ids: Tensor, eos: int, *state: Tensor) -> None:
             s.finished_totals[n, count], s.finished_lengths[n, count] = totals[c], step
             count += 1
         s.finished_count[n] = count
-        if count == beams or step + 1 == steps:
+        if count >= beams or step + 1 == steps:
             s.steps[n] = steps
             s.remaining.sub_(1)
             continue

@@ -59,7 +59,7 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], optio
             if tokens[-1] == config.eos_token_id or tokens[-1] != tried:
                 break
         draft = filling
-    total = sum(torch.tensor(scores).unbind(), torch.zeros(()))  # in float32, one after another
+    total = sum(torch.tensor(scores[len(prefix) :]).unbind(), torch.zeros(()))  # in float32, one after another
     if not total.isfinite():
         raise FloatingPointError(NO_OUTPUT)
     score, shown = float(total) / len(tokens) ** options.length_penalty, history if options.return_history else []

@@ -21,11 +21,12 @@ class Beam {
   std::vector<Candidate> finished, going;  // best first; of those that go on, ended ones, of no use, come last
 
   // Of `rows` hypotheses with `choices` tokens each: the best 2 * beams, of equals the first. Those among the first
-  // `beams` that end are finished, while there is `room`; the best `beams` of the others go on. False where a candidate
-  // is not a number: then the sentence has no output.
-  template <typename Id>
+  // `beams` that end, as `ends(token)` says, are finished; the best `beams` of the others go on. False where a
+  // candidate is not a number: then the sentence has no output.
+  // Before that, `edit(begin, end)` may change the best.
+  template <typename Id, typename Ends, typename Edit>
   bool choose(const float* totals, const float* log_probs, const Id* ids, int64_t rows, int64_t choices, int64_t beams,
-              int64_t room, int64_t eos) {
+              const Ends& ends, const Edit& edit) {
     candidates_.clear();
     for (int64_t order = 0; order < rows * choices; order++) {
       const auto row = static_cast<int32_t>(order / choices);
@@ -37,19 +38,25 @@ class Beam {
     std::partial_sort(candidates_.begin(), kept, candidates_.end(), [](const Candidate& a, const Candidate& b) {
       return a.total != b.total ? a.total > b.total : a.order < b.order;
     });
+    edit(candidates_.begin(), kept);
     finished.clear();
     going.clear();
     for (auto c = candidates_.begin(); c < kept && c - candidates_.begin() < beams; ++c)
-      if (c->token == eos && std::isfinite(c->total) && static_cast<int64_t>(finished.size()) < room)
-        finished.push_back(*c);
+      if (ends(c->token) && std::isfinite(c->total)) finished.push_back(*c);
     for (const bool ended : {false, true})
       for (auto c = candidates_.begin(); c < kept && static_cast<int64_t>(going.size()) < beams; ++c)
-        if ((c->token == eos) == ended) {
+        if (ends(c->token) == ended) {
           going.push_back(*c);
           if (ended) going.back().total = -INFINITY;
         }
     return true;
   }
+  template <typename Id, typename Ends>
+  bool choose(const float* totals, const float* log_probs, const Id* ids, int64_t rows, int64_t choices, int64_t beams,
+              const Ends& ends) {
+    return choose(totals, log_probs, ids, rows, choices, beams, ends, [](auto, auto) {});
+  }
+  const Candidate& best() const { return candidates_.front(); }  // whether or not it ends
 
  private:
   std::vector<Candidate> candidates_;
@@ -68,11 +75,11 @@ inline void beam_step(const BeamStepCall& call) {
     float* scores = call.history_scores + table;
     const bool broken =
         !beam.choose(call.totals + first, call.log_probs + first * call.choices, call.ids + first * call.choices, beams,
-                     call.choices, beams, beams - count, call.eos);
+                     call.choices, beams, [&](int64_t token) { return token == call.eos; });
     if (broken) count = 0;
     for (size_t i = 0; !broken && i < beam.finished.size(); i++) {
       const Beam::Candidate& end = beam.finished[i];
-      const int64_t to = first + count++;
+      const int64_t to = 2 * first + count++;
       for (int64_t t = 0; t < step; t++) {
         const int64_t from = t * beams + (t + 1 < step ? slots[(t + 1) * beams + end.row] : end.row);
         call.finished_tokens[to * call.most_steps + t] = history[from];
@@ -82,7 +89,7 @@ inline void beam_step(const BeamStepCall& call) {
       call.finished_lengths[to] = static_cast<int32_t>(step);
       call.finished_totals[to] = end.total;
     }
-    if (broken || count == beams || step == last) {
+    if (broken || count >= beams || step == last) {
       call.steps[s] = static_cast<int32_t>(call.most_steps);
       --*call.remaining;
       continue;

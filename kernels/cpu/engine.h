@@ -117,6 +117,7 @@ struct VocabularyCall {
   const int32_t* asked;
   float* asked_logits;     // [rows], written by `vocabulary_groups`
   float* asked_log_probs;  // [rows], written by `vocabulary_merge`
+  float* logits;           // optional: all of them, [rows, outputs], written by `vocabulary_groups`
 };
 
 struct EngineKernels {

@@ -44,6 +44,7 @@ void vocabulary_groups_as(const VocabularyCall& call, int64_t group_begin, int64
         call.group_sum[to] = sum_exponentials(logits, count, peak);
         if (call.asked && call.asked[row] >= first && call.asked[row] < first + count)
           call.asked_logits[row] = logits[call.asked[row] - first];
+        if (call.logits) __builtin_memcpy(call.logits + row * weight.outputs + first, logits, count * sizeof(float));
         if (length == 0) continue;
 
         const int64_t list = (row * groups + (carried(call.k) ? group_begin : group)) * length;

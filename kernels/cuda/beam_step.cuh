@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   }
   if (thread < kept && place < beams) survivor[place] = thread;
   const bool broken = total[0] != total[0];  // NaN comes before all numbers: the sentence has no output
-  const int finished_after = broken ? 0 : smaller(beams, finished_before + finishing);
-  const bool done = broken || finished_after == beams || step + 1 == steps;
+  const int finished_after = broken ? 0 : finished_before + finishing;
+  const bool done = broken || finished_after >= beams || step + 1 == steps;
 
   int32_t* slots = call.slots + sentence * steps * beams;
   int32_t* history_tokens = call.history_tokens + sentence * steps * beams;
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kBeamThreads, 8) beam_step_kernel(BeamStepCall
   int number = finished_before;
   for (int r = 0; r < kept && number < finished_after; r++) {
     if (!finishes[r]) continue;
-    const int64_t to = first_row + number++;
+    const int64_t to = 2 * first_row + number++;
     for (int position = 1 + thread; position <= step; position += kBeamThreads) {
       const int ancestor = position < step ? slots[position * beams + origin[r]] : origin[r];
       const int slot = smaller(larger(ancestor, 0), beams - 1);

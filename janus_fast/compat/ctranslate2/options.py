@@ -1,0 +1,109 @@
+"""The options of CTranslate2's ``translate_batch``, with its defaults, as those of our own search."""
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from ... import inputs
+from ...config import JanusConfig
+from ...text import Vocabulary
+from .results import GenerationStepResult
+
+random_numbers = random.Random()  # by which sampling draws
+
+
+@dataclass(kw_only=True)
+class TranslationOptions:
+    """Options of ``translate_batch`` and their defaults."""
+
+    beam_size: int = 2
+    patience: float = 1
+    num_hypotheses: int = 1
+    length_penalty: float = 1
+    coverage_penalty: float = 0
+    repetition_penalty: float = 1
+    no_repeat_ngram_size: int = 0
+    disable_unk: bool = False
+    suppress_sequences: list[list[str]] | None = None
+    end_token: str | list[str] | list[int] | None = None
+    return_end_token: bool = False
+    prefix_bias_beta: float = 0
+    max_input_length: int = 1024
+    max_decoding_length: int = 256
+    min_decoding_length: int = 1
+    use_vmap: bool = False
+    return_scores: bool = False
+    return_logits_vocab: bool = False
+    return_attention: bool = False
+    return_alternatives: bool = False
+    min_alternative_expansion_prob: float = 0
+    sampling_topk: int = 1
+    sampling_topp: float = 1
+    sampling_temperature: float = 1
+    replace_unknowns: bool = False
+    callback: Callable[[GenerationStepResult], bool] | None = None
+
+    def search(self, config: JanusConfig, vocabulary: Vocabulary) -> dict:
+        """These as options of our own search."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name, value in given.items() if name not in OUTSIDE} | RULES
+        given["alignment_heads"] = int(is_marian(config))
+        given["return_attention"] = self.return_attention or self.replace_unknowns
+        given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
+        given["end_token"] = [config.eos_token_id]
+        if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
+            given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
+        # behind a prefix it makes another token of the ends but the best: the first of the vocabulary
+        given["prefix_alone"] = "last" if 0 in given["end_token"] else "best"
+        if self.sampling_topk == 1:  # without sampling of no meaning
+            given.pop("sampling_topp", None), given.pop("sampling_temperature", None)
+        else:
+            given["seed"] = random_numbers.getrandbits(63)
+        return given
+
+
+NAMES = [field.name for field in dataclasses.fields(TranslationOptions)]
+OUTSIDE = (  # of the search
+    "callback", "max_input_length", "replace_unknowns", "return_scores", "use_vmap",
+)  # fmt: skip
+RULES = {"renormalize_logits": True, "forced_eos": False, "early_stopping": "first"}  # of its search
+OF_FILES = [name for name in NAMES if name not in ("callback", "min_alternative_expansion_prob")]
+OF_FILES = [name for name in OF_FILES if not name.startswith("return_")]
+OF_TOKENS = (
+    "max_decoding_length", "min_decoding_length", "sampling_topk", "sampling_topp", "sampling_temperature",
+    "repetition_penalty", "no_repeat_ngram_size", "disable_unk", "suppress_sequences", "end_token", "max_input_length",
+    "use_vmap",
+)  # fmt: skip
+
+
+def taking(names: Iterable[str]) -> Callable:
+    """Gives a function for its ``options`` the names and defaults of ``TranslationOptions``, in its signature."""
+    fields = {field.name: field for field in dataclasses.fields(TranslationOptions)}
+
+    def decorate(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+        *own, _ = signature.parameters.values()
+        keyword = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
+        own += [keyword(name, default=fields[name].default, annotation=fields[name].type) for name in names]
+        function.__signature__ = signature.replace(parameters=own)
+        return inputs.hinting(function)
+
+    return decorate
+
+
+def is_marian(config: JanusConfig) -> bool:
+    """Whether a model was converted from Hugging Face's Marian: one token is both ``bos`` and ``pad`` there alone.
+
+    CTranslate2 adds no end to the sources of such models, and takes the first head for the attention.
+    """
+    return config.bos_token_id == config.pad_token_id
+
+
+def _known(vocabulary: Vocabulary, tokens: list[str]) -> list[int]:
+    for token in tokens:
+        if token not in vocabulary.index:
+            raise ValueError(f"tokens must be in the vocabulary, got {token!r}")
+    return vocabulary.ids(tokens)
