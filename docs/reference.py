@@ -14,7 +14,7 @@ from pathlib import Path
 MODULES = ("janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives")
 CONVERTERS = tuple(
     f"janus_fast.convert.{name}"
-    for name in ("ctranslate2", "fairseq", "huggingface", "marian", "opennmt", "to_ctranslate2")
+    for name in ("ctranslate2", "fairseq", "huggingface", "marian", "marian_native", "opennmt", "to_ctranslate2")
 )
 OPTIONS = Path(__file__).parent / "options.md"
 MARK = "<!-- made by: python docs/reference.py options -->"

@@ -44,6 +44,10 @@ def _directory(path: Path) -> str | None:
     for folder in (path, path / "model"):  # an Argos package has one
         if (folder / CTRANSLATE2).is_file():
             return _converted("a model of CTranslate2", folder)
+    if (path / "decoder.yml").is_file() or any(path.glob("*.npz")):
+        return _converted("a model of Marian", path)
+    if any(path.glob("*.spm")) and any(path.glob("*.bin")):
+        return "; it is a model in Marian's binary format, which nothing here reads; its .npz can be converted"
     if checkpoints := sorted(path.glob("*.pt")):
         return _checkpoint(next((file for file in checkpoints if "best" in file.name), checkpoints[0]))
     return None
@@ -52,6 +56,8 @@ def _directory(path: Path) -> str | None:
 def _file(path: Path) -> str | None:
     if path.suffix == ".pt":
         return _checkpoint(path)
+    if path.suffix == ".npz":
+        return _converted("a model of Marian", path)
     if path.suffix in (".argosmodel", ".zip"):
         return "; it is an archive, such as Argos' packages: unpack it, and convert the folder in it that has model.bin"
     if path.name in (CTRANSLATE2, CONFIG) or path.suffix in (".safetensors", ".bin"):

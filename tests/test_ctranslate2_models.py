@@ -236,3 +236,19 @@ def test_the_command_writes_what_it_reads(tmp_path, capsys):
     assert "must be an ordinary Transformer for CTranslate2, got a model of JANUS" in capsys.readouterr().err
     assert cli.main(["convert", str(ours), "--out", str(theirs)]) == 2
     assert "which holds config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_written_for_ctranslate2_give_what_it_gives(tmp_path, name):
+    from janus_fast.compat.ctranslate2 import Translator
+
+    expected = json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))
+    assert cli.main(["convert", str(DATA / name), "--out", str(tmp_path / "ours")]) == 0
+    translator = Translator(str(tmp_path / "ours"), compute_type="float32")
+    for search, beam in (("greedy", 1), ("beam", 4)):
+        results = translator.translate_batch(
+            expected["sources"], beam_size=beam, max_decoding_length=23, min_decoding_length=0, return_scores=True
+        )
+        for number, output, score in expected[search]:
+            assert results[number].hypotheses[0] == output
+            assert results[number].scores[0] == pytest.approx(score, abs=1e-5)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -278,3 +279,14 @@ def test_a_model_of_the_other_janus_is_still_theirs():
     again = transformers.AutoConfig.for_model("janus").__class__
     assert issubclass(again, transformers.PreTrainedConfig)
     assert type(hugging.configuration.NativeConfig.from_dict(theirs.to_dict())) is transformers.JanusConfig
+
+
+@pytest.mark.parametrize("family", ["ctranslate2", "huggingface"])
+def test_converted_models_keep_what_stands_around_a_source(tmp_path, family):
+    data, name = Path(__file__).parent / "data", {"ctranslate2": "opennmt", "huggingface": "nllb"}[family]
+    assert cli.main(["convert", str(data / family / name), "--to", "huggingface", "--out", str(tmp_path / "out")]) == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    config = JanusConfig.from_json((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert tokenizer("").input_ids == config.source_ids([])
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    assert model.generation_config.suppress_tokens == config.suppressed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import golden
 import pytest
+import test_marian_native
 from test_convert import DICTIONARIES
 
 from janus_fast import Translator, cli
@@ -27,10 +28,12 @@ def test_the_commands_of_the_page(tmp_path, monkeypatch):
         ("dict.en.txt", DICTIONARIES[0]), ("dict.de.txt", DICTIONARIES[1]),
     ):  # fmt: skip
         shutil.copy(source, tmp_path / name)
+    test_marian_native.make(tmp_path / "marian-students")
+    (tmp_path / "marian-students" / "vocab.trg.yml").unlink()
     monkeypatch.chdir(tmp_path)
     commands = re.findall(r"^janus-fast (.*)$", re.search(r"```sh\n(.*?)```", PAGE.read_text(), re.S)[1], re.M)
     for command in commands:
         assert cli.main(shlex.split(command, comments=True)) == 0, command
-    assert len(commands) == 7 and (tmp_path / "g" / "model.bin").is_file()
-    for name in "abcdef":
+    assert len(commands) == 8 and (tmp_path / "g" / "model.bin").is_file()
+    for name in "abcdefh":
         assert Translator(tmp_path / name).generate([[5, 6, 7]], beam_size=1, max_decoding_length=4)[0].hypotheses

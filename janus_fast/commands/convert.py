@@ -14,7 +14,7 @@ LANGUAGES, DICTIONARIES = ("source_language", "target_language"), ("source_dict"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
-        help="a checkpoint of fairseq or OpenNMT-py, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, "
+        help="a checkpoint of fairseq or OpenNMT-py, *.pt; or a directory: of CTranslate2, Marian, Hugging Face (BART, "
         "FSMT, M2M100, Marian, mBART, NLLB, Pegasus), or our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> tuple:
     """The model, its vocabularies, how its weights were stored, and what its users should know, a line each."""
     from .. import checkpoint, models
-    from ..convert import ctranslate2, fairseq, hub, huggingface, marian, opennmt
+    from ..convert import ctranslate2, fairseq, hub, huggingface, marian, marian_native, opennmt
 
     def refuse(names: tuple[str, ...], what: str) -> None:
         for name in names:
@@ -74,6 +74,11 @@ def _read(arguments: argparse.Namespace) -> tuple:
                 raise ValueError(f"{flag(name)} must be left out with {what}, got {given}")
 
     path = Path(arguments.checkpoint)
+    if marian_native.recognises(path):
+        refuse((*LANGUAGES, *DICTIONARIES), "a model of Marian")
+        model, vocabularies = marian_native.load(path)
+        spaces = "text must be tokens already, with spaces between them: no sentencepiece model lies there"
+        return model, vocabularies, "float32", [] if vocabularies[0].processor else [spaces]
     if path.is_file() or path.suffix == ".pt":
         if path.name in (checkpoint.CONFIG, ctranslate2.WEIGHTS, *hub.WEIGHTS) or path.suffix == ".safetensors":
             raise ValueError(

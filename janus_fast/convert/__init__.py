@@ -1,8 +1,10 @@
 """Other people's checkpoints."""
 
+_ROOMS = ("ctranslate2", "fairseq", "hub", "huggingface", "marian", "marian_native", "opennmt", "to_ctranslate2")
+
 
 def __getattr__(name):
-    if name not in ("ctranslate2", "fairseq", "hub", "huggingface", "marian", "opennmt", "to_ctranslate2"):
+    if name not in _ROOMS:
         raise AttributeError(f"module 'janus_fast.convert' has no attribute {name!r}")
     from importlib import import_module
 

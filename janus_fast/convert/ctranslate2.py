@@ -122,9 +122,14 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
 
 
 def stored_as(directory: str | Path) -> str:
-    """What ``janus_fast.save`` calls the type of the weights in ``directory``: "int8" or "float32"."""
-    variables = _File(Path(directory) / WEIGHTS).variables
-    return "int8" if any(array.dtype == np.int8 and array.ndim == 2 for array in variables.values()) else "float32"
+    """What ``janus_fast.save`` stores the weights of ``directory`` as without changing them: "int8" or "float32".
+
+    Its integers reach 127 in every row. Those of CTranslate2 1 need not, and would be rounded anew.
+    """
+    variables = _File(Path(directory) / WEIGHTS).variables.values()
+    integers = [array.astype(np.int16) for array in variables if array.dtype == np.int8 and array.ndim == 2]
+    largest = [np.abs(array).max(1) for array in integers]
+    return "int8" if largest and all(np.isin(rows, (0, 127)).all() for rows in largest) else "float32"
 
 
 class _File:

@@ -97,7 +97,7 @@ def taking(names: Iterable[str]) -> Callable:
 def is_marian(config: JanusConfig) -> bool:
     """Whether a model was converted from Hugging Face's Marian: one token is both ``bos`` and ``pad`` there alone.
 
-    CTranslate2 adds no end to the sources of such models, and takes the first head for the attention.
+    Of such models CTranslate2 takes the first head for the attention.
     """
     return config.bos_token_id == config.pad_token_id
 

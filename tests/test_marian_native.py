@@ -1,0 +1,197 @@
+"""Marian's own files: each parameter goes where CTranslate2's converter puts it, too, and the rest is Marian's.
+
+What Marian computes is taken from its sources (marian-dev, 2025): positions, the epsilon of norms, activations.
+"""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_decoding import translator_of
+
+from janus_fast import Translator, cli
+from janus_fast.convert import ctranslate2, marian_native
+
+SPM = Path(__file__).parent / "data" / "marian" / "shared" / "source.spm"
+WIDTH, INNER = 16, 24
+WORDS = ["</s>", "<unk>", *(f"▁w{i}" for i in range(17)), "a:b", 'say "hi"', "it's", "\\", "é", "-", "12", "~"]
+
+
+def quoted(token: str) -> str:
+    """As Marian writes tokens: some bare, most in quotes."""
+    return token if token.startswith("▁w") else json.dumps(token, ensure_ascii=False)
+
+
+def make(directory: Path, *, before=False, tied=True, separate=False, **settings) -> dict[str, np.ndarray]:
+    draw, arrays = np.random.default_rng(1), {}
+    directory.mkdir()
+
+    def numbers(name: str, *shape: int, scale: float = 0.1) -> None:
+        arrays[name] = (draw.standard_normal(shape) * scale).astype(np.float32)
+
+    def linear(name: str, suffix: str, inputs: int, outputs: int) -> None:
+        numbers(f"{name}_W{suffix}", inputs, outputs, scale=1.3 / inputs**0.5)
+        numbers(f"{name}_b{suffix}", 1, outputs)
+
+    def norm(name: str, where: str) -> None:
+        arrays[f"{name}_ln_scale{where}"] = (1 + 0.2 * draw.standard_normal((1, WIDTH))).astype(np.float32)
+        numbers(f"{name}_ln_bias{where}", 1, WIDTH)
+
+    where, sizes = "_pre" if before else "", (len(WORDS), len(WORDS) - 4 * separate)
+    for name, size in [("encoder_Wemb", sizes[0]), ("decoder_Wemb", sizes[1])] if separate else [("Wemb", sizes[0])]:
+        numbers(name, size, WIDTH, scale=0.3)
+    for side, layers in (("encoder", 2), ("decoder", 1)):
+        for number in range(1, layers + 1):
+            for block in ("self", "context") if side == "decoder" else ("self",):
+                for letter in "qkvo":
+                    linear(f"{side}_l{number}_{block}", letter, WIDTH, WIDTH)
+                norm(f"{side}_l{number}_{block}_Wo", where)
+            linear(f"{side}_l{number}_ffn", "1", WIDTH, INNER)
+            linear(f"{side}_l{number}_ffn", "2", INNER, WIDTH)
+            norm(f"{side}_l{number}_ffn_ffn", where)
+        if before:
+            norm(f"{side}_top", "")
+    if not tied:
+        numbers("decoder_ff_logit_out_Wt", sizes[1], WIDTH, scale=0.3)
+    numbers("decoder_ff_logit_out_b", 1, sizes[1], scale=0.3)
+    if separate:
+        arrays["decoder_ff_logit_out_Wt" if not tied else "decoder_Wemb"] = arrays["decoder_Wemb"]
+    held = {
+        "type": "transformer", "transformer-heads": 2, "enc-depth": 2, "dec-depth": 1,
+        "transformer-ffn-activation": "swish", "transformer-preprocess": "n" if before else '""',
+        "transformer-postprocess": "da" if before else "dan", "transformer-postprocess-top": "n" if before else '""',
+        "transformer-postprocess-emb": "d", "transformer-decoder-autoreg": "self-attention",
+        "transformer-no-projection": "false", "transformer-guided-alignment-layer": "last", **settings,
+    }  # fmt: skip
+    text = "".join(f"{name}: {value}\n" for name, value in held.items()) + "transformer-tied-layers:\n  []\n"
+    text += "dim-vocabs:\n  - 27\n  - 27\n"
+    stored = np.frombuffer(text.encode() + b"\0", np.int8)
+    np.savez(directory / "model.npz", **arrays, **{marian_native.SETTINGS: stored})
+    for name, size in zip(("vocab.src.yml", "vocab.trg.yml"), sizes, strict=True):
+        text = "".join(f"{quoted(token)}: {number}\n" for number, token in enumerate(WORDS[:size]))
+        (directory / name).write_text(text, encoding="utf-8")
+    names = ("vocab.src.yml", "vocab.trg.yml" if separate else "vocab.src.yml")
+    (directory / "decoder.yml").write_text(
+        "relative-paths: true\nmodels:\n  - model.npz\nvocabs:\n"
+        + "".join(f"  - {name}\n" for name in names)
+        + "beam-size: 6\n"
+    )
+    return arrays
+
+
+KINDS = {
+    "post-norm": {}, "pre-norm": {"before": True}, "separate": {"separate": True},
+    "gelu, untied": {"tied": False, "transformer-ffn-activation": "gelu"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["engine", "torch"])
+@pytest.mark.parametrize("name", KINDS)
+def test_each_parameter_has_its_place(tmp_path, name, backend):
+    arrays = make(tmp_path / "m", **KINDS[name])
+    model, (source, target) = marian_native.load(tmp_path / "m")
+    state, config = model.state_dict(), model.config
+    for theirs, ours in (
+        ("encoder_l2_self_Wk", "encoder.layers.1.self_attn.k_proj.weight"),
+        ("decoder_l1_context_Wo", "decoder.layers.0.encoder_attn.out_proj.weight"),
+        ("decoder_l1_ffn_W2", "decoder.layers.0.fc2.weight"),
+    ):
+        np.testing.assert_array_equal(state[ours], arrays[theirs].T)
+    assert source.tokens[: len(WORDS)] == WORDS and target.tokens[-1] == "<pad>"
+    assert (config.layer_norm_eps, config.positions, config.position_offset) == (1e-9, "sinusoidal", 0)
+    assert config.source_ids([5]) == [5, 0] and config.decoder_start_token_id == len(target) - 1
+    assert not state["decoder.embed_tokens.weight"][-1].any() and config.normalize_before == ("pre" in name)
+    table = model.encoder.embed_positions.weight
+    angle = torch.tensor(3 * 10000.0 ** (-2 / 7))  # the third of eight frequencies
+    assert table[3, 2].item() == pytest.approx(angle.sin().item(), abs=1e-6)
+    assert table[3, 10].item() == pytest.approx(angle.cos().item(), abs=1e-6)
+    translator = translator_of(model, backend, vocabularies=(source, target))
+    result = translator.translate_batch([["▁w1", "▁w2"]], beam_size=2, max_decoding_length=6)[0]
+    assert "<pad>" not in result.hypotheses[0]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", KINDS)
+def test_ctranslate2_reads_the_same(tmp_path, name):
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed here: make test-peers")
+    pytest.importorskip("yaml", reason="yaml is not installed here: make test-peers")
+    from ctranslate2.converters import OpusMTConverter
+
+    make(tmp_path / "m", **KINDS[name])
+    OpusMTConverter(str(tmp_path / "m")).convert(str(tmp_path / "ct2"))
+    (ours, words), (theirs, others) = marian_native.load(tmp_path / "m"), ctranslate2.load(tmp_path / "ct2")
+    assert [v.tokens for v in words] == [v.tokens for v in others]
+    expected = theirs.state_dict()
+    for key, tensor in ours.state_dict().items():
+        if "embed_positions" not in key:  # CTranslate2 4.8.5 has other frequencies than Marian
+            torch.testing.assert_close(tensor, expected[key], rtol=0, atol=0, msg=key)
+    assert ours.config.activation == theirs.config.activation and ours.config.source_ids(
+        [3]
+    ) == theirs.config.source_ids([3])
+
+
+def test_the_command(tmp_path, capsys):
+    make(tmp_path / "m")
+    (tmp_path / "m" / "decoder.yml").unlink()
+    (tmp_path / "m" / "vocab.trg.yml").unlink()
+    assert cli.main(["convert", str(tmp_path / "m"), "--out", str(tmp_path / "a")]) == 0
+    assert "no sentencepiece model lies there" in capsys.readouterr().out
+    shutil.copy(SPM, tmp_path / "m" / "source.spm")
+    shutil.copy(SPM, tmp_path / "m" / "target.spm")
+    assert cli.main(["convert", str(tmp_path / "m" / "model.npz"), "--out", str(tmp_path / "b")]) == 0
+    texts = [" ".join(random.Random(0).choices(["ba", "keli"], k=3))]
+    translator = Translator(tmp_path / "b")
+    assert isinstance(translator.translate(texts, max_decoding_length=4)[0].hypotheses[0], str)
+    with pytest.raises(FileNotFoundError, match="it is a model of Marian: janus-fast convert"):
+        Translator(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"transformer-decoder-autoreg": "rnn"}, "decoder-autoreg must be 'self-attention' .a decoder without self"),
+    ({"type": "s2s"}, "type must be 'transformer' .JanusModel has no other., got 's2s'"),
+    ({"transformer-ffn-activation": "tanh"}, "transformer-ffn-activation must be one of"),
+    ({"transformer-postprocess": "dr"}, "norms must stand behind blocks"),
+    ({"transformer-ffn-depth": 3}, "transformer-ffn-depth must be 2"),
+    ({"transformer-train-positions": "true"}, "transformer-train-positions must be False"),
+])  # fmt: skip
+def test_settings_that_are_refused(tmp_path, settings, message):
+    make(tmp_path / "m", **settings)
+    with pytest.raises(ValueError, match=message):
+        marian_native.load(tmp_path / "m")
+
+
+def test_files_that_are_refused(tmp_path):
+    make(tmp_path / "m")
+    directory, vocabulary = tmp_path / "m", tmp_path / "m" / "vocab.src.yml"
+    text = vocabulary.read_text(encoding="utf-8")
+    for changed, message in (
+        (text + "x: y\n", "must hold lines 'token: number', got 'x: y'"),
+        (text + "x: 99\n", "must number its tokens from 0 on"),
+        (text.replace("</s>", "<s>"), "both vocabularies must hold </s>, with one number, and <unk>"),
+        ("".join(text.splitlines(True)[:-1]), "vocabulary must hold the model's 27 tokens, got 26"),
+    ):
+        vocabulary.write_text(changed, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            marian_native.load(directory)
+    vocabulary.write_text(text, encoding="utf-8")
+    with np.load(directory / "model.npz") as held:
+        arrays = {name: held[name] for name in held.files}
+    for changes, message in (
+        ({"encoder_l1_self_Wv": None}, "got no 'encoder_l1_self_Wv'"),
+        ({"encoder_extra": np.zeros(2)}, "must hold the parameters of the model alone, got 'encoder_extra'"),
+        ({marian_native.SETTINGS: None}, "must hold its settings, special:model.yml, got none"),
+        ({"Wemb": np.array([{}])}, "must be a whole .npz of Marian, got Object arrays cannot be loaded"),
+    ):
+        np.savez(directory / "model.npz", **{k: v for k, v in (arrays | changes).items() if v is not None})
+        with pytest.raises(ValueError, match=message):
+            marian_native.load(directory)
+    (directory / "model.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match="must be a whole .npz of Marian, got"):
+        marian_native.load(directory)
+    (directory / "model.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="model.npz does not exist"):
+        marian_native.load(directory)
