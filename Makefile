@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers check gpu-proof gpu lint bench docs sanitize clean
+.PHONY: help setup demo test test-peers test-clients check gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -35,6 +35,15 @@ PEERS := transformers==5.23.0 ctranslate2==4.8.5
 
 test-peers: .venv-peers/ready  ## run the tests beside CTranslate2 and Hugging Face's transformers
 	.venv-peers/bin/python -m pytest -m peers tests
+
+# Programs that were written for CTranslate2, without what they need elsewhere.
+CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2==2.13.1 OpenNMT-py==3.5.1 \
+	configargparse rapidfuzz pyonmttok sacremoses zstandard six
+
+test-clients: .venv-peers/ready  ## run programs written for CTranslate2 with our interface in its place
+	.venv-peers/bin/python -m pip install --quiet requests joblib click networkx
+	.venv-peers/bin/python -m pip install --quiet --no-deps $(CLIENTS)
+	.venv-peers/bin/python -m pytest -m clients tests/test_clients.py
 
 .venv-peers/ready: .venv/ready
 	$(PYTHON) -m venv .venv-peers

@@ -11,7 +11,10 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-MODULES = ("janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives")
+MODULES = (
+    "janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives",
+    "janus_fast.compat.ctranslate2",
+)  # fmt: skip
 CONVERTERS = ("janus_fast.convert.fairseq", "janus_fast.convert.marian")
 OPTIONS = Path(__file__).parent / "options.md"
 MARK = "<!-- made by: python docs/reference.py options -->"
