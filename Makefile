@@ -22,19 +22,10 @@ demo: .venv/engine  ## translate sentences the model has never seen, in both mod
 test: .venv/ready  ## run all the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
-# code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
-# checkpoints, recorded runs, processes, pictures, benchmarks, the corpus, and all that takes long.
-CHECK := conformance ops update_mask engine decoding golden golden_decode translator training cli docs
+PEERS := transformers==5.23.0 ctranslate2==4.8.5 'ray[data]==2.60.0'
 
-check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
-
-# Beside other libraries, in an environment of their own.
-PEERS := transformers==5.23.0 ctranslate2==4.8.5
-
-test-peers: .venv-peers/ready  ## run the tests beside CTranslate2 and Hugging Face's transformers
-	.venv-peers/bin/python -m pytest -m peers tests
+test-peers: .venv-peers/ready  ## run the tests beside other libraries, which go into .venv-peers
+	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
 
 # Programs that were written for CTranslate2, without what they need elsewhere.
 CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2==2.13.1 OpenNMT-py==3.5.1 \
@@ -45,12 +36,13 @@ test-clients: .venv-peers/ready  ## run programs written for CTranslate2 with ou
 	.venv-peers/bin/python -m pip install --quiet --no-deps $(CLIENTS)
 	.venv-peers/bin/python -m pytest -m clients tests/test_clients.py
 
-.venv-peers/ready: .venv/ready
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet 'setuptools>=77' ninja pybind11 $(TORCH)
-	.venv-peers/bin/python -m pip install --quiet $(PEERS) pytest
-	PATH="$(CURDIR)/.venv-peers/bin:$$PATH" .venv-peers/bin/python -m pip install --quiet --no-build-isolation -e '.[train]'
-	@touch $@
+# What a change most likely breaks: the operations against their definitions, the engine against torch, what the authors'
+# code computed, Translator, training, the command line. Left out are, of these, the kernels for GPUs; conversion,
+# checkpoints, recorded runs, processes, pictures, benchmarks, the corpus, and all that takes long.
+CHECK := conformance ops update_mask engine decoding golden golden_decode translator training cli docs
+
+check: .venv/ready  ## run the tests of what a change most likely breaks, in under 3 minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -112,3 +104,10 @@ clean:  ## remove .venv and everything built
 .venv/ready: .venv/torch pyproject.toml tools/corpus/pyproject.toml setup.py $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev]' -e ./tools/corpus
 	@touch $@ .venv/engine
+
+.venv-peers/ready: .venv/ready
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(TORCH)
+	.venv-peers/bin/python -m pip install --quiet pytest sentencepiece safetensors sacrebleu tqdm $(PEERS)
+	echo "$(CURDIR)" > "$$(.venv-peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/janus_fast.pth"
+	@touch $@

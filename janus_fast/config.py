@@ -7,11 +7,13 @@ from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 
+from . import foreign
 from .decoding.modes import MODES
 from .inputs import OptionError, check_fields, documented, one_of, option, rule, switch, unwrap_numbers
 
-ACTIVATIONS = ("relu", "gelu", "silu")
+ACTIVATIONS = ("relu", "gelu", "silu", "gelu_new", "quick_gelu")
 POSITIONS = ("learned", "sinusoidal")
+FROM_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
 
 
@@ -28,6 +30,14 @@ _modes = rule(
     f"be some of {tuple(MODES)} or None",
     lambda x: x is None or isinstance(x, (list, tuple)) and x and all(mode in tuple(MODES) for mode in x),
 )
+
+
+def _are_ids(x) -> bool:
+    return isinstance(x, (list, tuple)) and all(_is_integer(token) and token >= 0 for token in x)
+
+
+_ids = rule("be a list of token ids", _are_ids)
+_ids_or_none = rule("be a list of token ids or None", lambda x: x is None or _are_ids(x))
 setting = partial(option, setting=True)
 
 
@@ -53,7 +63,7 @@ class JanusConfig:
     length_classes: int = setting(
         256, _positive, "target lengths that the length predictor tells apart", doc="longer ones share the last class"
     )
-    activation: str = setting("relu", one_of(*ACTIVATIONS), "relu, gelu or silu")
+    activation: str = setting("relu", one_of(*ACTIVATIONS), "relu, gelu, silu, gelu_new or quick_gelu")
     positions: str = setting("learned", one_of(*POSITIONS), "learned or sinusoidal")
     position_offset: int = option(0, _natural, "the position of a sequence's first token in the sinusoidal table")
     normalize_before: bool = setting(False, switch, "norms before each block instead of behind it")
@@ -68,8 +78,14 @@ class JanusConfig:
         True, switch, "a model of JANUS; without, an ordinary Transformer, which decodes left to right alone",
         doc="the row of a word then predicts the next",
     )  # fmt: skip
+    layernorm_embedding: bool = option(False, switch, "a norm stands behind the embeddings of each side")
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
     source_bos: bool = option(True, switch, "sources begin with ``bos``")
+    add_source_eos: bool = option(True, switch, "sources end with ``eos``")
+    source_prefix_ids: tuple[int, ...] = option(
+        (), _ids, "ids before those of a source", doc="which callers of CTranslate2's interface bring along"
+    )
+    source_suffix_ids: tuple[int, ...] = option((), _ids, "ids behind those of a source", doc="as before them")
     bos_token_id: int = option(0, None, "begins sequences")
     pad_token_id: int = option(1, None, "stands for nothing")
     eos_token_id: int = option(2, None, "ends sequences")
@@ -80,6 +96,13 @@ class JanusConfig:
     decoder_start_token_id: int | None = option(
         None, None, "stands before the first word of a target", doc="``bos_token_id`` unless given"
     )
+    forced_bos_token_id: int | None = option(
+        None, None, "the first token of every target", doc="such as its language; None: whatever is likeliest"
+    )
+    suppress_tokens: tuple[int, ...] | None = option(
+        None, _ids_or_none, "tokens that are never predicted left to right",
+        doc="``bos``, ``pad`` and the mask unless given",
+    )  # fmt: skip
     trained_modes: tuple[str, ...] | None = option(
         None, _modes, "the modes of decoding that a model was trained for", doc="None where that is not known"
     )
@@ -92,8 +115,17 @@ class JanusConfig:
         for name in ("max_source_positions", "max_target_positions", "position_offset"):
             if getattr(self, name) > MOST_POSITIONS:
                 raise OptionError(f"JanusConfig: {name}", f"be at most {MOST_POSITIONS}", getattr(self, name))
-        if self.trained_modes is not None:
-            object.__setattr__(self, "trained_modes", tuple(self.trained_modes))
+        for name in ("source_prefix_ids", "source_suffix_ids", "suppress_tokens", "trained_modes"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(value))
+        for name, side in (
+            ("suppress_tokens", "target"),
+            ("source_prefix_ids", "source"),
+            ("source_suffix_ids", "source"),
+        ):
+            size, largest = getattr(self, f"{side}_vocab_size"), max(getattr(self, name) or [0])
+            if largest >= size:
+                raise OptionError(f"JanusConfig: {name}", f"be below {side}_vocab_size = {size}", largest)
         if self.d_model % self.attention_heads:
             words = f"be a multiple of attention_heads = {self.attention_heads}"
             raise OptionError("JanusConfig: d_model", words, self.d_model)
@@ -106,8 +138,10 @@ class JanusConfig:
             )
         if self.share_all_embeddings and not self.share_decoder_embeddings:
             raise ValueError("JanusConfig: share_decoder_embeddings must be true when share_all_embeddings is set")
-        for name in ("bos", "pad", "eos", "unk", "mask", "decoder_start"):
+        for name in ("bos", "pad", "eos", "unk", "mask", "decoder_start", "forced_bos"):
             value = getattr(self, f"{name}_token_id")
+            if name == "forced_bos" and value is None:
+                continue
             if not _is_integer(value) or not 0 <= value < self.target_vocab_size:
                 raise ValueError(
                     f"JanusConfig: {name}_token_id must be an integer in "
@@ -136,9 +170,20 @@ class JanusConfig:
         """True in models converted from the original code, whose mask token is ``unk``, an ordinary word."""
         return self.mask_token_id == self.unk_token_id
 
+    @property
+    def suppressed(self) -> list[int]:
+        """Tokens that are never predicted left to right."""
+        if self.suppress_tokens is not None:
+            return sorted({*self.suppress_tokens})
+        return sorted({self.bos_token_id, self.pad_token_id, *([] if self.predictable_mask else [self.mask_token_id])})
+
     def source_ids(self, words: list[int]) -> list[int]:
         """``words`` as the encoder reads them."""
-        return [*([self.bos_token_id] if self.source_bos else []), *words, self.eos_token_id]
+        return self.with_ends([*self.source_prefix_ids, *words, *self.source_suffix_ids])
+
+    def with_ends(self, ids: list[int]) -> list[int]:
+        """``ids`` between ``bos`` and ``eos``, where sources have them: what CTranslate2 makes of a caller's tokens."""
+        return [*self.source_bos * [self.bos_token_id], *ids, *self.add_source_eos * [self.eos_token_id]]
 
     def target_ids(self, words: list[int]) -> list[int]:
         """``words`` between what the decoder starts with and ``eos``."""
@@ -163,10 +208,12 @@ class JanusConfig:
         except ValueError as error:
             raise ValueError(f"JanusConfig: {origin} must hold a JSON object, got {error}") from None
         family = values.pop("model_type", None) if isinstance(values, dict) else None
-        if family != "janus":
+        if family == "janus_fast":  # as transformers writes it, with what is its own
+            values = {name: value for name, value in values.items() if name not in FROM_TRANSFORMERS}
+        elif family != "janus":
             raise ValueError(
-                f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}; janus-fast convert makes '
-                "model directories of fairseq checkpoints (JANUS, transformer) and of Marian models alone"
+                f'JanusConfig: {origin} must hold "model_type": "janus", got {family!r}'
+                f"{foreign.described(Path(origin).parent) or ''}"
             )
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):

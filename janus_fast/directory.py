@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from . import foreign
 from .config import JanusConfig
 from .text import Vocabulary
 from .text.vocabulary import SUFFIXES
@@ -14,7 +15,10 @@ FILES = (CONFIG, WEIGHTS, *VOCABULARIES)
 
 def read_config(directory: Path) -> JanusConfig:
     if not (directory / CONFIG).is_file():
-        raise FileNotFoundError(f"checkpoint: {directory} must be a model directory with {CONFIG}, which is not there")
+        hint = foreign.described(directory) or ""
+        raise FileNotFoundError(
+            f"checkpoint: {directory} must be a model directory with {CONFIG}, which is not there{hint}"
+        )
     try:
         text = (directory / CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -76,7 +76,8 @@ class Engine:
             name: array.astype(np.float32) if array.dtype in (np.float64, np.float16) else array
             for name, array in arrays.items()
         }
-        model = _engine.Model(dataclasses.asdict(config), held, compute_type, self.isa)
+        fields = {**dataclasses.asdict(config), "suppressed": config.suppressed}
+        model = _engine.Model(fields, held, compute_type, self.isa)
         self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
         self._inter_threads, self._here = inter_threads, threading.local()
 

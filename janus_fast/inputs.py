@@ -142,8 +142,8 @@ def number(name: str, value, *, above=-math.inf, least=-math.inf, most=math.inf)
 def unwrap_numbers(instance) -> None:
     """Makes NumPy's numbers in the fields of a dataclass Python's; JSON and torch's generators take no others."""
     for field in dataclasses.fields(instance):
-        if hasattr(value := getattr(instance, field.name), "item"):
-            object.__setattr__(instance, field.name, value.item())
+        if hasattr(value := getattr(instance, field.name), "tolist"):
+            object.__setattr__(instance, field.name, value.tolist())
 
 
 def choice(name: str, value, choices: Iterable):
@@ -284,7 +284,8 @@ def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]]
         if len(own) > limit:
             raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
         ids(name, number, own, config.target_vocab_size, limit)
-        for token in (config.bos_token_id, config.pad_token_id, config.eos_token_id):
-            if token in own:
+        never = {config.bos_token_id, config.pad_token_id} & {*config.suppressed} | {config.eos_token_id}
+        for token in own:
+            if token in never:
                 raise ValueError(f"{name} {number} must not hold bos, pad or eos, got {token}")
     return value

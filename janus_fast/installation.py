@@ -14,6 +14,9 @@ HOW_TO_INSTALL = {  # packages that not everything needs
     "triton": "pip install triton",
     "matplotlib": "pip install matplotlib",
     "subword_nmt": "pip install subword-nmt",
+    "tokenizers": "pip install tokenizers",
+    "transformers": "pip install 'transformers>=5.23'",
+    "ray": "pip install 'ray[data]>=2.60'",
     "janus_fast_corpus": "in a checkout of janus_fast, pip install ./tools/corpus",
 }
 

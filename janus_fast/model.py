@@ -5,6 +5,7 @@ rows see which, into hidden rows; what the rows mean is the caller's affair.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,14 @@ from .linear import Linear
 from .packing import ranges
 from .reference.predict_lengths import mean_of_sources
 from .visibility import Visibility
+
+ACTIVATIONS = {  # Hugging Face's names
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}
 
 
 class Attention(nn.Module):
@@ -47,7 +56,7 @@ class Layer(nn.Module):
     def __init__(self, config: JanusConfig, ffn_dim: int):
         super().__init__()
         self.normalize_before, self.dropout = config.normalize_before, config.dropout
-        self.activation = getattr(F, config.activation)
+        self.activation = ACTIVATIONS[config.activation]
         self.self_attn = Attention(config)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
         self.fc1 = Linear(config.d_model, ffn_dim)
@@ -128,10 +137,13 @@ class Stack(nn.Module):
         self.embed_positions = Positions(config, positions)
         self.layers = nn.ModuleList(layers)
         self.checkpoint_activations = False  # gradients compute what a layer computed again, and keep its input alone
-        self.layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps) if config.normalize_before else None
+        norm = partial(nn.LayerNorm, config.d_model, config.layer_norm_eps)
+        self.layernorm_embedding = norm() if config.layernorm_embedding else None
+        self.layer_norm = norm() if config.normalize_before else None
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self.scale * self.embed_tokens(tokens) + self.embed_positions(positions)
+        x = x if self.layernorm_embedding is None else self.layernorm_embedding(x)
         return ops.dropout_add(x, p=self.dropout) if self.training and self.dropout else x
 
     def run(self, layer: Layer, x: Tensor, *arguments) -> Tensor:

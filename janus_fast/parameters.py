@@ -45,6 +45,8 @@ def _all(config: JanusConfig) -> Iterator[tuple[str, Shape]]:
     for side, layers, ffn_dim, positions, attentions in sides:
         if config.positions == "learned":
             yield f"{side}.embed_positions.weight", (positions, width)
+        if config.layernorm_embedding:
+            yield from _norm(f"{side}.layernorm_embedding", width)
         if config.normalize_before:
             yield from _norm(f"{side}.layer_norm", width)
         for number in range(layers):

@@ -13,8 +13,12 @@ class TranslationResult:
         token_scores: the log-probability (nats) of each token, and but in mode "nar" without ``rerank`` of the end.
         iterations: decoder passes, that of ``rerank`` not counted. In mode "speculative" each adds one token, ``eos``
             counted, to those of drafts.
-        history: the canvases of every pass, with ``return_history=True``; in mode "speculative" the words so far, and
-            the draft, that each was fed.
+        history: with ``return_history=True`` in mode "nar" the canvas before the first and after each pass; in mode
+            "speculative" the words so far, and the draft, that each was fed.
+        predictions: with ``return_history=True`` in mode "nar" what each pass made of the canvas, before the least
+            certain tokens were masked again.
+        prediction_scores: the log-probability (nats) of each of these tokens, in the pass that predicted it.
+        tokens: those of hypotheses that are text.
         attention: with ``return_attention=True`` how much each token looked at each id or token of the source.
         logits: with ``return_logits_vocab=True`` the scores of the whole vocabulary [V] in each step.
     """
@@ -24,6 +28,9 @@ class TranslationResult:
     token_scores: list[list[float]] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
     history: list[list] = field(default_factory=list)
+    predictions: list[list] = field(default_factory=list)
+    prediction_scores: list[list[list[float]]] = field(default_factory=list)
+    tokens: list[list[str]] = field(default_factory=list)
     attention: list[list[list[float]]] = field(default_factory=list)
     logits: list[list] = field(default_factory=list)
 
@@ -31,6 +38,12 @@ class TranslationResult:
     def accepted(self) -> list[int]:
         """In mode "speculative" the tokens of drafts that are in each hypothesis."""
         return [len(scores) - passes for scores, passes in zip(self.token_scores, self.iterations, strict=True)]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: how each hypothesis came about, by what is here of it."""
+        from .trace import fragment
+
+        return fragment(self)
 
 
 def without_unknowns(tokens: list[str], attention: list[list[float]], source: list[str], unknown: str) -> list[str]:

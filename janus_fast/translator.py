@@ -22,6 +22,7 @@ from .text import Vocabulary
 from .text.lines import as_line, decoded
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
+HISTORIES = ("history", "predictions", "prediction_scores")
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
 
 
@@ -168,8 +169,17 @@ class Translator:
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
         results = self.translate_batch(source, **options)
-        decode = self.target_vocabulary.decode
-        return [dataclasses.replace(r, hypotheses=[decode(tokens) for tokens in r.hypotheses]) for r in results]
+        return [
+            dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
+            for r in results
+        ]
+
+    def _text(self, tokens: list[str]) -> str:
+        """A hypothesis as text, without the tokens that are none."""
+        config, vocabulary = self.config, self.target_vocabulary
+        ids = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.forced_bos_token_id} - {None}
+        specials = vocabulary.tokens_of(ids)
+        return vocabulary.decode([token for token in tokens if token not in specials])
 
     @inputs.hinting
     def translate_batch(
@@ -218,12 +228,14 @@ class Translator:
                     self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
                 ]
         results = self.generate(ids, **given, mode=mode, **options)
-        tokens_of, begin = self.target_vocabulary.tokens_of, int(self.config.source_bos)
+        tokens_of = self.target_vocabulary.tokens_of
+        begin = self.config.source_bos + len(self.config.source_prefix_ids)
         return [
             dataclasses.replace(
                 r,
                 hypotheses=[tokens_of(ids) for ids in r.hypotheses],
-                history=[[tokens_of(canvas) for canvas in history] for history in r.history],
+                history=[list(map(tokens_of, canvases)) for canvases in r.history],
+                predictions=[list(map(tokens_of, canvases)) for canvases in r.predictions],
                 attention=[[row[begin : begin + len(tokens)] for row in rows] for rows in r.attention],
             )
             for tokens, r in zip(source, results, strict=True)
@@ -297,17 +309,23 @@ class Translator:
 
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []
-            history = [h.history for h in group] if getattr(options, "return_history", False) else []
             lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
-            attention = [h.attention for h in group] if getattr(options, "return_attention", False) else []
-            logits = [h.logits for h in group] if getattr(options, "return_logits_vocab", False) else []
-            return TranslationResult(*lists, history, attention, logits)
+            more = {}
+            if getattr(options, "return_history", False):
+                more = {name: [getattr(h, name) for h in group] for name in HISTORIES}
+            for name, asked in (("attention", "return_attention"), ("logits", "return_logits_vocab")):
+                if getattr(options, asked, False):
+                    more[name] = [getattr(h, name) for h in group]
+            return TranslationResult(*lists, **more)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        specials = (self.config.bos_token_id, self.config.eos_token_id)
+        specials = {self.config.bos_token_id, self.config.eos_token_id}
+        specials |= {*self.config.source_prefix_ids, *self.config.source_suffix_ids}
         words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
+        if prefixes is None and MODES[mode].prefixes and self.config.forced_bos_token_id is not None:
+            prefixes = [[self.config.forced_bos_token_id]] * len(source)
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
@@ -384,7 +402,9 @@ class Translator:
     ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
         source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
-        target = [self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
+        forced = self.config.forced_bos_token_id
+        begin = [] if forced is None else self.target_vocabulary.tokens_of([forced])
+        target = [begin + self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
         return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
     @inputs.hinting

@@ -28,6 +28,8 @@ def log_probs(
         table = weights[f"{side}.embed_tokens.weight"]
         factor = math.sqrt(table.shape[1]) if scale else 1.0
         x = factor * table[ids] + positions[side == "decoder"][: len(ids)].double()
+        if (norm := f"{side}.layernorm_embedding") + ".weight" in weights:
+            x = nn.functional.layer_norm(x, x.shape[-1:], weights[f"{norm}.weight"], weights[f"{norm}.bias"])
         options = {"tgt_mask": nn.Transformer.generate_square_subsequent_mask(len(ids)).double()} if memory else {}
         for state in _layers(weights, side):
             kind = nn.TransformerDecoderLayer if memory else nn.TransformerEncoderLayer

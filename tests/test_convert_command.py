@@ -1,7 +1,6 @@
 """``janus-fast convert``: what it takes and leaves alone; and what a model directory says about its training."""
 
 import dataclasses
-import json
 import warnings
 
 import golden
@@ -9,6 +8,7 @@ import pytest
 from test_convert import DICTIONARIES
 from test_decoding import translator_of
 
+import janus_fast
 from janus_fast import JanusConfig, Translator, checkpoint, cli, models
 from janus_fast.convert import fairseq
 
@@ -46,21 +46,45 @@ def test_shipped_models_have_names(tmp_path, capsys):
     assert not new.exists()
 
 
-@pytest.mark.parametrize("family", ["marian", "bart", "m2m_100", None])
-def test_directories_of_other_systems_are_named(tmp_path, family, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": family} if family else {"d_model": 8}))
-    with pytest.raises(ValueError, match=rf"\"janus\", got {family!r}; janus-fast convert makes .* of Marian models"):
-        Translator(tmp_path)
-    if family != "marian":
+CONVERT = "janus-fast convert {} --out NEW makes a model directory of it"
+
+
+@pytest.mark.parametrize(("file", "content", "hint"), [
+    ("config.json", '{"model_type": "marian"}', "it is a Marian model in Hugging Face's format: " + CONVERT),
+    ("config.json", '{"model_type": "m2m_100"}', "it is a M2M100 (NLLB) model in Hugging Face's format: " + CONVERT),
+    ("config.json", '{"model_type": "t5"}', "of the family 't5', which nothing here converts; families that are conv"),
+    ("config.json", '{"d_model": 8}', 'must hold "model_type": "janus", got None'),
+    ("model.bin", "", "it is a model of CTranslate2: " + CONVERT),
+    ("model/model.bin", "", "it is a model of CTranslate2: " + CONVERT.format("{}/model")),
+    ("checkpoint_best.pt", "", "it is a checkpoint, of fairseq for instance: janus-fast convert {}/checkpoint_best.pt"),
+    ("nothing", "", "must be a model directory with config.json, which is not there"),
+])  # fmt: skip
+def test_what_a_directory_is_and_how_to_convert_it(tmp_path, capsys, file, content, hint):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(content)
+    for read in (Translator, janus_fast.load):
+        with pytest.raises((ValueError, FileNotFoundError)) as raised:
+            read(tmp_path)
+        assert hint.format(tmp_path) in str(raised.value)
+    if "convert {}" not in hint:  # the command itself
         assert cli.main(["convert", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
-        assert f"got {family!r}; janus-fast convert makes model directories of fairseq" in capsys.readouterr().err
+        assert hint in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_no_model_directory():
-    with pytest.raises(
-        FileNotFoundError, match=r"checkpoint_last.pt', a file; janus-fast convert makes a model direct"
-    ):
-        Translator(golden.CHECKPOINT)
+@pytest.mark.parametrize(("name", "hint"), [
+    ("Helsinki-NLP/opus-mt-en-de", "hf download Helsinki-NLP/opus-mt-en-de --local-dir DIR, then janus-fast convert"),
+    ("model.argosmodel", "it is an archive, such as Argos' packages: unpack it"),
+    ("model.safetensors", "it is a part of a model, whose directory is"),
+    ("a.pt", "it is a checkpoint, of fairseq for instance: janus-fast convert"),
+    ("en-de-smal", "did you mean 'en-de-small'?"),
+])  # fmt: skip
+def test_what_a_file_or_a_name_is(tmp_path, name, hint):
+    file = tmp_path / name
+    if "." in name:
+        file.write_text("")
+    with pytest.raises(FileNotFoundError) as raised:
+        Translator(file if "." in name else name)
+    assert hint in str(raised.value)
 
 
 # What a model was trained for
@@ -103,5 +127,5 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("modes", ["ar", [], ["ar", "aux"], {"ar": 1}])
 def test_modes_that_are_refused(modes):
-    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar', 'speculative'. or None, got"):
+    with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar', .* or None, got"):
         JanusConfig(8, 8, trained_modes=modes)

@@ -208,6 +208,10 @@ def test_mask_predict_is_its_definition(translator, label):
         assert result.hypotheses == [h.ids for h in group]
         assert result.iterations == [h.iterations for h in group]
         assert not result.history or result.history == [h.history for h in group]
+        assert result.predictions == [h.predictions for h in group if result.history]
+        for passes, h in zip(result.prediction_scores, group if result.history else [], strict=True):
+            for certain, by_definition in zip(passes, h.prediction_scores, strict=True):
+                assert certain == pytest.approx(by_definition, abs=translator.tolerance)
         for score, token_scores, h in zip(result.scores, result.token_scores, group, strict=True):
             assert token_scores == pytest.approx(h.token_scores, abs=translator.tolerance)
             assert score == pytest.approx(h.score, abs=translator.tolerance)
@@ -270,6 +274,12 @@ def test_adaptive_stop_saves_passes_and_returns_no_masks(translator):
             assert result.history[0][0] == [MASK] * len(result.hypotheses[0])
             assert result.history[0][-1] == result.hypotheses[0]
             assert len(result.history[0]) == result.iterations[0] + 1
+            assert len(result.predictions[0]) == len(result.prediction_scores[0]) == result.iterations[0]
+            assert result.predictions[0][-1] == result.hypotheses[0]
+            for before, canvas in zip(
+                result.predictions[0], result.history[0][1:], strict=True
+            ):  # masked again or kept
+                assert all(now in (token, MASK) for token, now in zip(before, canvas, strict=True))
 
 
 def test_empty_input_gives_empty_output(translator):

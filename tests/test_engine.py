@@ -59,6 +59,7 @@ def close(results, others, tolerance):
     for one, other in zip(results, others, strict=True):
         assert one.hypotheses == other.hypotheses
         assert one.iterations == other.iterations and one.history == other.history
+        assert one.predictions == other.predictions
         assert one.scores == pytest.approx(other.scores, abs=24 * tolerance)  # a sum over up to 24 tokens
         for scores, expected in zip(one.token_scores, other.token_scores, strict=True):
             assert scores == pytest.approx(expected, abs=tolerance)
@@ -379,12 +380,13 @@ TOKENS = ("bos", "pad", "eos", "unk", "mask", "decoder_start")
     ({"target_vocab_size": 41}, "target_vocab_size must equal source_vocab_size when share_all_embeddings is set, "
                                 "got 41"),
     ({"layer_norm_eps": NAN}, "layer_norm_eps must be a positive, finite number, got nan"),
+    ({"suppressed": [3, 40]}, "suppressed must be in [0, 39], got 40"),
     ({"d_model": 32.5}, "d_model must fit the C++ type long, got 32.5"),
 ])  # fmt: skip
 def test_no_configuration_makes_the_engine_leave_its_memory(changes, message):
     model = make_model()
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    config = dataclasses.asdict(model.config)
+    config = {**dataclasses.asdict(model.config), "suppressed": model.config.suppressed}
     with pytest.raises(ValueError) as raised:
         _engine.Model({**config, **changes}, arrays, "float32")
     assert str(raised.value) == f"Model: {message}"
@@ -395,7 +397,8 @@ def test_arrays_that_nobody_keeps_are_refused():
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     arrays["encoder.embed_tokens.weight"] = [list(row) for row in arrays["encoder.embed_tokens.weight"]]
     with pytest.raises(ValueError, match="Model: encoder.embed_tokens.weight must be a NumPy array, got <class 'list'"):
-        _engine.Model(dataclasses.asdict(model.config), arrays, "float32")
+        fields = {**dataclasses.asdict(model.config), "suppressed": model.config.suppressed}
+        _engine.Model(fields, arrays, "float32")
 
 
 def test_types_and_backends_are_chosen_as_documented(tmp_path, monkeypatch):

@@ -73,9 +73,11 @@ def assert_same(results, expected, tolerance):
     for group, definition in zip(results, expected, strict=True):
         assert [h.ids for h in group] == [h.ids for h in definition]
         assert [h.iterations for h in group] == [h.iterations for h in definition]
-        assert [h.history for h in group] == [h.history for h in definition]
+        assert [(h.history, h.predictions) for h in group] == [(h.history, h.predictions) for h in definition]
         for one, other in zip(group, definition, strict=True):
             assert one.token_scores == pytest.approx(other.token_scores, abs=tolerance)
+            for certain, by_definition in zip(one.prediction_scores, other.prediction_scores, strict=True):
+                assert certain == pytest.approx(by_definition, abs=tolerance)
             # a score sums up to as many errors as there are tokens
             assert one.score == pytest.approx(other.score, abs=24 * tolerance)
 

@@ -485,6 +485,8 @@ def test_every_setting_of_a_run_has_a_flag():
     ids_and_sizes = {"source_vocab_size", "target_vocab_size", "share_all_embeddings", "share_decoder_embeddings"}
     ids_and_sizes |= {f"{name}_token_id" for name in ("bos", "pad", "eos", "unk", "mask")}
     fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}
-    fixed |= {"two_stream", "output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
+    fixed |= {"output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
+    fixed |= {"layernorm_embedding", "add_source_eos", "source_prefix_ids", "source_suffix_ids", "forced_bos_token_id"}
+    fixed |= {"suppress_tokens"}
     fixed |= {"trained_modes"}  # follows from the objective
     assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(_settings.MODEL)

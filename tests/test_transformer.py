@@ -7,13 +7,13 @@ import dense
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from test_decoding import BOS, EOS, PAD, UNK, make_model, translator_of
 
 from benchmarks.budget import allowed, error, largest
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint, reference
 from janus_fast.decoding import NonAutoregressiveOptions
 from janus_fast.decoding.score import score
+from janus_fast.model import ACTIVATIONS
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
@@ -27,6 +27,11 @@ VARIANTS = {
         "activation": "gelu", "share_all_embeddings": False, "share_decoder_embeddings": False,
     },
     "starts with pad": {"bos_token_id": PAD, "source_bos": False, "mask_token_id": UNK, "output_bias": True},
+    "norms of embeddings, quick_gelu": {"layernorm_embedding": True, "activation": "quick_gelu", "suppress_tokens": ()},
+    "and pre-norm, gelu_new, without eos": {
+        "layernorm_embedding": True, "normalize_before": True, "activation": "gelu_new", "add_source_eos": False,
+        "suppress_tokens": (5, UNK),
+    },
 }  # fmt: skip
 
 
@@ -52,7 +57,7 @@ def dense_log_probs(model, source, words):
     positions = model.encoder.embed_positions.weight, model.decoder.embed_positions.weight
     return dense.log_probs(
         model.state_dict(), source, config.target_ids(words)[:-1], heads=config.attention_heads,
-        activation=getattr(F, config.activation), positions=positions, prenorm=config.normalize_before,
+        activation=ACTIVATIONS[config.activation], positions=positions, prenorm=config.normalize_before,
     )  # fmt: skip
 
 
@@ -132,9 +137,7 @@ def test_results_do_not_depend_on_the_batch(translator, name):
 def test_a_wide_beam_is_an_exhaustive_search(name):
     model = make(name, vocabulary=8, seed=3)
     source, longest, found = model.config.source_ids([5, 7, 6]), 3, {}
-    words = [token for token in range(3, 8) if token != model.config.mask_token_id or model.config.predictable_mask]
-    if model.config.bos_token_id == PAD:
-        words.append(BOS)  # an ordinary word there
+    words = [token for token in range(8) if token not in {*model.config.suppressed, EOS}]
     for length in range(1, longest + 1):
         for ids in itertools.product(words, repeat=length):
             steps = torch.tensor([*ids, EOS])

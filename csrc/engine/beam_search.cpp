@@ -176,7 +176,7 @@ class Search {
 
   void finish(int32_t sentence, int64_t first, const Beam::Candidate& end, int64_t step) {
     const Row& row = rows_[first + end.row];
-    Hypothesis hypothesis = {row.tokens, end.total, row.scores, step + 1, {}, row.attention, row.logits};
+    Hypothesis hypothesis = {row.tokens, end.total, row.scores, step + 1, {}, {}, {}, row.attention, row.logits};
     auto& scores = hypothesis.token_scores;
     scores.push_back(end.log_prob);
     if (options_.return_end_token || !continuations.ends(end.token))

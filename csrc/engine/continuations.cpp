@@ -35,9 +35,8 @@ Continuations::Continuations(const Model& model, const LeftToRightOptions& optio
       wanted_(wanted),
       biased_(prefixes && options.prefix_bias_beta > 0),
       ends_(options.end_token),
-      banned_({config_.pad, config_.bos}) {
+      banned_(config_.suppressed) {
   if (ends_.empty()) ends_.push_back(config_.eos);
-  if (!config_.predictable_mask()) banned_.push_back(config_.mask);
   if (options.disable_unk) banned_.push_back(config_.unk);
   for (const auto& sequence : options.suppress_sequences) {
     if (sequence.size() == 1) banned_.push_back(sequence[0]);

@@ -76,9 +76,14 @@ Config config_of(const py::dict& given) {
           config.target_vocab_size);
   require(std::isfinite(config.layer_norm_eps) && config.layer_norm_eps > 0, "Model: layer_norm_eps",
           "be a positive, finite number", config.layer_norm_eps);
-  config.activation =
-      named<Activation>("Model: activation", given["activation"].cast<std::string>(),
-                        {{"relu", Activation::kRelu}, {"gelu", Activation::kGelu}, {"silu", Activation::kSilu}});
+  config.activation = named<Activation>("Model: activation", given["activation"].cast<std::string>(),
+                                        {{"relu", Activation::kRelu},
+                                         {"gelu", Activation::kGelu},
+                                         {"silu", Activation::kSilu},
+                                         {"gelu_new", Activation::kGeluNew},
+                                         {"quick_gelu", Activation::kQuickGelu}});
+  config.suppressed = given["suppressed"].cast<std::vector<int32_t>>();
+  for (int32_t token : config.suppressed) within("Model: suppressed", token, 0, config.target_vocab_size - 1);
   config.sinusoidal = named<bool>("Model: positions", given["positions"].cast<std::string>(),
                                   {{"learned", false}, {"sinusoidal", true}});
   require(!config.sinusoidal || config.d_model % 2 == 0, "Model: d_model", "be even with sinusoidal positions",
@@ -333,8 +338,8 @@ class Decoder {
     for (const auto& group : serve(check, run)) {
       py::list list;
       for (const Hypothesis& h : group)
-        list.append(
-            py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history, h.attention, arrays_of(h.logits)));
+        list.append(py::make_tuple(h.ids, h.score, h.token_scores, h.iterations, h.history, h.predictions,
+                                   h.prediction_scores, h.attention, arrays_of(h.logits)));
       all.append(list);
     }
     return all;

@@ -73,6 +73,11 @@ void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};
   has_current_ = false;
   member.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+  if (!model.config.layernorm_embedding) return;
+  if (model.config.normalize_before)
+    normalise(stack.embedding_norm, x, call.rows, x, Numeric::kFloat32);
+  else
+    leave(stack.embedding_norm, x, call.rows);
 }
 
 Operand Forward::operand(Numeric type, int64_t channels) const {

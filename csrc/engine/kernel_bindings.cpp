@@ -96,7 +96,9 @@ class PackedMatrix {
                                         {{"none", Activation::kNone},
                                          {"relu", Activation::kRelu},
                                          {"gelu", Activation::kGelu},
-                                         {"silu", Activation::kSilu}});
+                                         {"silu", Activation::kSilu},
+                                         {"gelu_new", Activation::kGeluNew},
+                                         {"quick_gelu", Activation::kQuickGelu}});
     call.output_stride = stride;
     if (residual) {
       require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,

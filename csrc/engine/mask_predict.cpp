@@ -70,7 +70,12 @@ class Canvases {
       const int64_t begin = begins[i], masked = next_offsets[i + 1] - next_offsets[i];
       const bool done = masked == 0 || iteration == options_.iterations;
       // what is still masked of one that is done was filled by this pass
-      if (options_.return_history) remember(before[i], (done ? new_tokens : masked_tokens).data() + begin);
+      if (options_.return_history) {
+        remember(before[i], (done ? new_tokens : masked_tokens).data() + begin);
+        Hypothesis& result = results[before[i].candidate];
+        result.predictions.emplace_back(&new_tokens[begin + 1], &new_tokens[begin + before[i].length - 1]);
+        result.prediction_scores.emplace_back(&new_scores[begin + 1], &new_scores[begin + before[i].length - 1]);
+      }
       if (done)
         finish(before[i], new_tokens.data() + begin, new_scores.data() + begin, iteration);
       else

@@ -208,6 +208,7 @@ Stack Model::stack(const Arrays& arrays, const std::string& side, const Table& t
     layer.final_norm = norm(arrays, name + ".final_layer_norm");
     stack.layers.push_back(layer);
   }
+  if (config.layernorm_embedding) stack.embedding_norm = norm(arrays, side + ".layernorm_embedding");
   if (config.normalize_before) stack.norm = norm(arrays, side + ".layer_norm");
   return stack;
 }

@@ -22,12 +22,13 @@ struct Config {
   int64_t encoder_ffn_dim, decoder_ffn_dim, max_source_positions, max_target_positions, length_classes;
   Activation activation;
   bool sinusoidal, normalize_before, share_all_embeddings, share_decoder_embeddings, scale_embedding, two_stream;
-  bool output_bias;
+  bool output_bias, layernorm_embedding;
   int64_t position_offset;
   float layer_norm_eps;
   int32_t bos, pad, eos, unk, mask, decoder_start;
+  std::vector<int32_t> suppressed;  // tokens that are never predicted
 
-  // All but activation and sinusoidal, which have words for values.
+  // All but activation and sinusoidal, which have words for values, and suppressed.
   template <typename Each>
   void each(const Each& each) {
     each("source_vocab_size", source_vocab_size), each("target_vocab_size", target_vocab_size);
@@ -40,7 +41,7 @@ struct Config {
     each("two_stream", two_stream), each("output_bias", output_bias), each("position_offset", position_offset);
     each("layer_norm_eps", layer_norm_eps), each("bos_token_id", bos), each("pad_token_id", pad);
     each("eos_token_id", eos), each("unk_token_id", unk), each("mask_token_id", mask);
-    each("decoder_start_token_id", decoder_start);
+    each("decoder_start_token_id", decoder_start), each("layernorm_embedding", layernorm_embedding);
   }
 
   bool predictable_mask() const { return mask == unk; }
@@ -88,7 +89,7 @@ struct Stack {
   Table tokens;
   const float* positions;  // [places, C]
   std::vector<Layer> layers;
-  Norm norm;
+  Norm embedding_norm, norm;
 };
 
 class Model {

@@ -189,7 +189,7 @@ class Speculation {
       sentence.scores.push_back(end.log_prob);
       const double score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
       results[sentence.number].push_back(
-          {sentence.words, score, sentence.scores, sentence.passes, sentence.history, {}, {}});
+          {sentence.words, score, sentence.scores, sentence.passes, sentence.history, {}, {}, {}, {}});
       return false;
     }
     if (step >= continuations.longest) throw NotFinite(kNoOutput);

@@ -1,6 +1,7 @@
 """``janus-fast translate``: a translation for each line, in order, as soon as it is there."""
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -12,11 +13,13 @@ from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 
+from ..decoding.modes import MODES
 from ..inputs import TooLong, check_output
 from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
 
+MOST_TRACED = 100  # translations that a page shows
 # Ends of lines to some readers that JSON leaves as they are.
 SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
@@ -28,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", "-o", metavar="FILE", help="where to write (default: standard output)")
     parser.add_argument("--json", action="store_true", help="write one JSON object a line, with scores")
+    parser.add_argument(
+        "--trace", metavar="FILE",
+        help=f"write a page of HTML, too, that shows how the first {MOST_TRACED} translations came about",
+    )  # fmt: skip
     _decoding.add_decoding_arguments(parser)
 
 
@@ -42,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_files(files, output)
     if output:
         check_output("--output", output)
+    trace = Trace(arguments, options) if arguments.trace else None
     translator = _decoding.translator(arguments)
     ahead = 4 * arguments.batch_size * arguments.inter_threads
     translate = partial(
@@ -50,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     translate([])  # options that are wrong are refused before a file is opened
     done = 0
     with ExitStack() as stack:
+        if trace:
+            stack.enter_context(trace)
         stack.enter_context(_naming(output or "standard output"))
         written = sys.stdout
         if output:
@@ -58,8 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
             tqdm(total=_count_lines(files), unit=" sentences", disable=not sys.stderr.isatty() or written.isatty())
         )
         try:
-            chunks = _chunks(_lines(files), ahead)
+            lines = _lines(files)
+            chunks = _chunks(trace.noted(lines) if trace else lines, ahead)
             for result in chain.from_iterable(translate(chunk, first_number=done) for chunk in chunks):
+                if trace:
+                    result = trace.take(result)
                 # An interruption waits until the line is written and counted, unless a reader may keep it waiting.
                 with uninterrupted() if output else nullcontext():
                     written.write(_line(result, arguments.json) + "\n")
@@ -71,6 +84,51 @@ def run(arguments: argparse.Namespace) -> int:
         except TooLong as error:
             raise ValueError(error.named(f"line {done + 1:,}", "--max-input-length {} cuts such lines")) from None
     return 0
+
+
+class Trace:
+    """The page of ``--trace``, written when its context ends, however that is; ``options`` get what it needs."""
+
+    def __init__(self, arguments: argparse.Namespace, options: dict):
+        self.file, self.asked = arguments.trace, options.get("num_hypotheses", 1)
+        check_output("--trace", self.file)
+        if any(_same(file, self.file) for file in arguments.files or [STANDARD]) or _same(self.file, arguments.output):
+            raise ValueError(f"--trace must be another file than those that are read and written, got {self.file}")
+        fields = MODES[arguments.mode].fields
+        if "return_history" in fields:
+            options["return_history"] = True
+        if "length_beam" in fields:  # all lengths that are tried
+            options["num_hypotheses"] = options.get("length_beam", fields["length_beam"].default)
+        self.sources: list[str] = []
+        self.results: list = []
+        self.count = 0
+        self.called = f"{arguments.model}, {MODES[arguments.mode].title}"
+
+    def noted(self, lines: Iterator[str | None]) -> Iterator[str | None]:
+        for line in lines:
+            if line is not None and len(self.sources) < MOST_TRACED:
+                self.sources.append(line)
+            yield line
+
+    def take(self, result):
+        """Keeps a result, and returns what was asked for of it."""
+        self.count += 1
+        if len(self.results) < MOST_TRACED:
+            self.results.append(result)
+        cut = {name: getattr(result, name)[: self.asked] for name in ("hypotheses", "scores", "iterations")}
+        return dataclasses.replace(result, **cut)
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_) -> None:
+        from ..trace import page
+
+        shown = len(self.results)
+        note = f"The first {shown} of {self.count:,} translations." if shown < self.count else ""
+        text = page(self.sources[:shown], self.results, title=self.called, note=note)
+        with _naming(self.file):
+            Path(self.file).write_bytes(text.encode("utf-8", "replace"))
 
 
 @contextmanager
@@ -106,6 +164,8 @@ def _check_files(files: list[str], output: str | None) -> None:
 
 def _same(file: str, output: str | None) -> bool:
     """Whether ``file`` is what would be written; standard streams may be files, too."""
+    if output and not os.path.exists(output):  # nor is the other, if it is the same
+        return os.path.realpath(output) == os.path.realpath(file)
     try:
         source = os.stat(sys.stdin.fileno() if file == STANDARD else file)
         target = os.stat(output or sys.stdout.fileno())

@@ -36,9 +36,7 @@ class Continuations:
         config = model.config
         self.model, self.options = model, options
         self.eos, self.ngram = config.eos_token_id, options.no_repeat_ngram_size
-        always = {config.pad_token_id, config.bos_token_id}
-        if not config.predictable_mask:
-            always.add(config.mask_token_id)
+        always = set(config.suppressed)
         self.banned = torch.zeros(config.target_vocab_size, dtype=torch.bool, device=model.output_weight.device)
         for token in always:
             self.banned[token] = True

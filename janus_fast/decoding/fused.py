@@ -40,7 +40,8 @@ class FusedModel:
 
     def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
         """``stack.embed`` of position vectors that are there already."""
-        return torch.add(positions, stack.embed_tokens(tokens), alpha=stack.scale)
+        x = torch.add(positions, stack.embed_tokens(tokens), alpha=stack.scale)
+        return x if stack.layernorm_embedding is None else stack.layernorm_embedding(x)
 
     def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [Ns, H, D] of each decoder layer, views of one product."""

@@ -31,6 +31,8 @@ class Outcome:
     canvases: Canvases
     row_offsets: list[Tensor] = field(default_factory=list)  # [S * beam + 1] of the rows that the pass predicts
     masked: list[Tensor] = field(default_factory=list)  # [N] what the pass reads
+    predicted: list[Tensor] = field(default_factory=list)  # [N] what the canvases then are, nothing masked again
+    certain: list[Tensor] = field(default_factory=list)  # [N] the log-probabilities of that
     not_finite: list[Tensor] = field(default_factory=list)  # [1] scores that are not finite, after the pass
     read: Tensor | None = None  # [N] log-probabilities of what follows each row, left to right
 
@@ -78,9 +80,11 @@ class MaskPredict:
             if self.waits and not outcome.canvases.row_offsets[-1]:
                 break
             outcome.row_offsets.append(outcome.canvases.row_offsets)
+            masked, outcome.canvases = outcome.canvases.masked_tokens, self.refine(outcome.canvases, iteration)
             if self.options.return_history or not self.waits:  # a recorded program serves those who want it, too
-                outcome.masked.append(outcome.canvases.masked_tokens)
-            outcome.canvases = self.refine(outcome.canvases, iteration)
+                outcome.masked.append(masked)
+                outcome.predicted.append(outcome.canvases.tokens)
+                outcome.certain.append(outcome.canvases.scores)
             outcome.not_finite.append(outcome.canvases.not_finite)
         if self.options.rerank:
             outcome.read = self.read(outcome.canvases.tokens)
@@ -161,11 +165,12 @@ class MaskPredict:
         where there was no room for so many rows."""
         o = outcome
         read = [] if o.read is None else [o.read]
-        parts = [o.row_offsets, o.masked if options.return_history else [], o.not_finite, read]
+        shown = [o.masked, o.predicted, o.certain] if options.return_history else [[], [], []]
+        parts = [o.row_offsets, o.not_finite, read, *shown]
         flat = [o.lengths, o.length_log_probs, o.offsets, o.canvases.tokens, o.canvases.scores]
         flat += [t for part in parts for t in part]
         lengths, length_log_probs, offsets, tokens, scores, *lists = runtime.download(*flat)()
-        row_offsets, masked, not_finite, read = ([lists.pop(0) for _ in part] for part in parts)
+        row_offsets, not_finite, read, *shown = ([lists.pop(0) for _ in part] for part in parts)
         lengths, length_log_probs, offsets = lengths[:sources], length_log_probs[:sources], offsets.tolist()
         if offsets[-1] > self.room.capacity:
             return offsets[-1], None
@@ -175,7 +180,7 @@ class MaskPredict:
 
         nothing = torch.zeros(len(offsets) - 1, dtype=torch.int32)
         passes = sum((begins.diff() > 0 for begins in row_offsets), nothing).tolist()
-        tokens, scores, masked = tokens.tolist(), scores.tolist(), [m.tolist() for m in masked]
+        tokens, scores, shown = tokens.tolist(), scores.tolist(), [[t.tolist() for t in part] for part in shown]
         groups: list[list[Hypothesis]] = []
         for source in range(sources):
             groups.append([])
@@ -183,14 +188,15 @@ class MaskPredict:
                 inner = slice(offsets[canvas] + 1, offsets[canvas + 1] - 1)
                 if offsets[canvas] == offsets[canvas + 1]:
                     continue  # an earlier candidate has this length
-                ids, history = tokens[inner], []
+                ids, history = tokens[inner], ()
                 if options.return_history and passes[canvas]:
-                    history = [*(m[inner] for m in masked[: passes[canvas]]), ids]
+                    history = [[t[inner] for t in part[: passes[canvas]]] for part in shown]
+                    history[0].append(ids)
                 token_scores = scores[inner]
                 for log_probs in read:
                     own = log_probs[offsets[canvas] : offsets[canvas + 1] - 1]
                     require_finite("candidate", own)
                     token_scores = own.tolist()
-                groups[-1].append(Hypothesis(ids, 0.0, token_scores, passes[canvas], history))
+                groups[-1].append(Hypothesis(ids, 0.0, token_scores, passes[canvas], *history))
         most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
         return offsets[-1], [rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .. import directory, weights
+from .. import directory, foreign, weights
 from ..config import JanusConfig
 from ..inputs import listed, meant
 from ..text import Vocabulary
@@ -27,9 +27,7 @@ def locate(name_or_path: str | Path) -> Path:
         return path
     if is_shipped(name_or_path):
         return _HERE / str(name_or_path)
-    hint = meant(name_or_path, names())
-    if path.is_file():
-        hint = ", a file; janus-fast convert makes a model directory of a fairseq checkpoint"
+    hint = meant(name_or_path, names()) or foreign.described(path) or ""
     rule = f"be a model directory or one of {listed(names())}"
     raise FileNotFoundError(f"model must {rule}, got {str(name_or_path)!r}{hint}")
 

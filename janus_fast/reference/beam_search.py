@@ -185,9 +185,7 @@ def forbidden(config, tokens: list[int], prefix: list[int], longest: int, option
         return everything - {prefix[step]}
     if step == longest:
         return everything - {config.eos_token_id}
-    never = {config.pad_token_id, config.bos_token_id}
-    if not config.predictable_mask:
-        never.add(config.mask_token_id)
+    never = set(config.suppressed)
     if options.disable_unk:
         never.add(config.unk_token_id)
     if step < options.min_decoding_length:

@@ -55,7 +55,7 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
     offsets = offsets_of(torch.tensor([length], device=device))
     sees = Visibility.bidirectional(offsets)
     cross = Visibility.bidirectional(offsets, source_offsets)
-    masked, history, passes = tokens, [words], 0
+    masked, history, said, certain, passes = tokens, [words], [], [], 0
     while passes < options.iterations and rows.numel() > 0:
         passes += 1
         hidden = model.decode(masked, positions, sees, encoded, cross)
@@ -68,9 +68,11 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
         )  # fmt: skip
         rows = rows[: row_offsets[-1]]
         history.append(masked[1:-1].tolist())
+        said.append(tokens[1:-1].tolist())
+        certain.append(scores[1:-1].tolist())
     ids = tokens[1:-1].tolist()
-    history = [*history[:-1], ids] if options.return_history and passes else []
-    return Hypothesis(ids, 0.0, scores[1:-1].tolist(), passes, history)
+    shown = ([*history[:-1], ids], said, certain) if options.return_history and passes else ()
+    return Hypothesis(ids, 0.0, scores[1:-1].tolist(), passes, *shown)
 
 
 def read(model, encoded: Tensor, source_offsets: Tensor, ids: list[int]) -> list[float]:

@@ -13,7 +13,7 @@ from .lines import lines_of
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")  # sentencepiece's names
-SUFFIXES = (".model", ".json", ".codes")  # of the files of a vocabulary
+SUFFIXES = (".model", ".json", ".codes", ".tokenizer.json")  # of the files of a vocabulary
 
 
 class Vocabulary:
@@ -22,8 +22,9 @@ class Vocabulary:
     Either a sentencepiece model, or a plain list of tokens (text is then split at spaces, as fairseq's dictionaries
     expect), or both: a list that numbers the pieces of the model anew, as Marian's vocabularies do. Beside a list may
     stand ``codes``, the text of a file of subword-nmt, which applies them to words of text; words are put together
-    again where tokens end in ``@@``. Neither splits punctuation off words (tokenises). ``encode`` and
-    ``decode`` go between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
+    again where tokens end in ``@@``. Neither splits punctuation off words (tokenises). Instead of both there may be a
+    ``tokenizer``, the text of a ``tokenizer.json``, which the package tokenizers applies. ``encode`` and ``decode`` go
+    between text and tokens, ``ids`` and ``tokens_of`` between tokens and ids; none of them adds or keeps
     ``bos`` or ``eos``. A token that the list holds twice is read as its last id.
 
     Args:
@@ -32,14 +33,17 @@ class Vocabulary:
             spaces.
         unknown: the token that stands for all others.
         codes: the text of a file of subword-nmt.
+        tokenizer: the text of a ``tokenizer.json``.
     Raises:
         ValueError: the unknown token is not there.
     """
 
-    def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>", codes: str | None = None):
+    def __init__(self, tokens: list[str], processor=None, unknown: str = "<unk>", codes: str | None = None,
+        tokenizer: str | None = None,
+    ):  # fmt: skip
         self.tokens = tokens
         self.processor = processor
-        self.codes = codes
+        self.codes, self.tokenizer = codes, tokenizer
         self.renumbered = processor is not None and tokens != _pieces(processor)
         self.index = {token: i for i, token in enumerate(tokens)}
         if unknown not in self.index:
@@ -103,15 +107,16 @@ class Vocabulary:
     @classmethod
     def read(cls, directory: str | Path, name: str) -> "Vocabulary | None":
         """What ``save`` wrote; None when there is nothing of that name."""
-        model, tokens, codes = (Path(directory) / f"{name}{suffix}" for suffix in SUFFIXES)
+        model, tokens, codes, tokenizer = (Path(directory) / f"{name}{suffix}" for suffix in SUFFIXES)
         if model.is_file():
             return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.is_file() else None)
         if not tokens.is_file():
             return None
-        return cls(_read_tokens(tokens), codes=read_codes(codes) if codes.is_file() else None)
+        applied = tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None
+        return cls(_read_tokens(tokens), codes=read_codes(codes) if codes.is_file() else None, tokenizer=applied)
 
     def save(self, directory: str | Path, name: str) -> None:
-        """Writes ``name.model``, ``name.json`` and ``name.codes``, as many as there are, into ``directory``."""
+        """Writes the files ``name.*`` that ``read`` reads into ``directory``."""
         if self.processor is not None:
             (Path(directory) / f"{name}.model").write_bytes(self.processor.serialized_model_proto())
         if self.processor is None or self.renumbered:
@@ -119,15 +124,20 @@ class Vocabulary:
             (Path(directory) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         if self.codes is not None:
             (Path(directory) / f"{name}.codes").write_text(self.codes, encoding="utf-8", newline="\n")
+        if self.tokenizer is not None:
+            (Path(directory) / f"{name}.tokenizer.json").write_text(self.tokenizer, encoding="utf-8", newline="\n")
 
     def same_as(self, other: "Vocabulary") -> bool:
         """Whether the other has the same tokens, and cuts text into them in the same way."""
         models = [v.processor and v.processor.serialized_model_proto() for v in (self, other)]
-        return self.tokens == other.tokens and models[0] == models[1] and self.codes == other.codes
+        same = self.codes == other.codes and self.tokenizer == other.tokenizer
+        return self.tokens == other.tokens and models[0] == models[1] and same
 
     def encode(self, text: str) -> list[str]:
         """Text -> tokens."""
         text = inputs.text("Vocabulary: text", text)
+        if self.tokenizer is not None:
+            return self._tokenizer.encode(text, add_special_tokens=False).tokens
         if self.processor is None:
             return text.split() if self.codes is None else self._bpe.segment_tokens(text.split())
         language, text = self._language(text) if self.renumbered else ([], text)
@@ -136,6 +146,8 @@ class Vocabulary:
     def decode(self, tokens: list[str]) -> str:
         """Tokens -> text."""
         tokens = inputs.list_of("Vocabulary: tokens", tokens, "tokens", "a token as a string", str)
+        if self.tokenizer is not None:
+            return self._tokenizer.decode(self.ids(tokens))
         if self.processor is None:
             text = " ".join(tokens)
             return text if self.codes is None else f"{text} ".replace("@@ ", "").rstrip()
@@ -156,6 +168,18 @@ class Vocabulary:
         from subword_nmt.apply_bpe import BPE
 
         return BPE(io.StringIO(self.codes))
+
+    @cached_property
+    def _tokenizer(self):
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(self.tokenizer)
+        except Exception as error:  # the package has no other type for what it cannot read
+            raise ValueError(f"Vocabulary: tokenizer must be the text of a tokenizer.json, got {error}") from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def _language(self, text: str) -> tuple[list[str], str]:
         """The token that names the target language to some Marian models, such as ``>>deu<<``, and the text behind."""

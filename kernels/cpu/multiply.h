@@ -56,11 +56,19 @@ JANUS_INLINE Vec<float> normal_tail(Vec<float> x) {
   return p * t * exponential(z * z * -0.5f);
 }
 
+// x times the logistic function of y.
+JANUS_INLINE Vec<float> gated(Vec<float> x, Vec<float> y) {
+  return x / (1.0f + exponential(-y < 88.0f ? -y : splat(88.0f)));
+}
+
 template <Activation activation>
 JANUS_INLINE Vec<float> activated(Vec<float> x) {
   if constexpr (activation == Activation::kRelu) return x < 0 ? Vec<float>{} : x;
   if constexpr (activation == Activation::kGelu) return x * (x > 0 ? 1.0f - normal_tail(x) : normal_tail(x));
-  if constexpr (activation == Activation::kSilu) return x / (1.0f + exponential(-x < 88.0f ? -x : splat(88.0f)));
+  if constexpr (activation == Activation::kSilu) return gated(x, x);
+  if constexpr (activation == Activation::kGeluNew)  // 2 sqrt(2 / pi) (x + 0.044715 x^3): gelu by a hyperbolic tangent
+    return gated(x, x * (1.5957691216f + 0.0713548162726f * x * x));
+  if constexpr (activation == Activation::kQuickGelu) return gated(x, 1.702f * x);
   return x;
 }
 
@@ -97,6 +105,10 @@ void multiply_as(const MultiplyCall& call, int64_t panel_begin, int64_t panel_en
       return multiply_and<type, Activation::kGelu>(call, panel_begin, panel_end);
     case Activation::kSilu:
       return multiply_and<type, Activation::kSilu>(call, panel_begin, panel_end);
+    case Activation::kGeluNew:
+      return multiply_and<type, Activation::kGeluNew>(call, panel_begin, panel_end);
+    case Activation::kQuickGelu:
+      return multiply_and<type, Activation::kQuickGelu>(call, panel_begin, panel_end);
   }
 }
 

@@ -50,7 +50,8 @@ class TranslationOptions:
         """These as options of our own search."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         given = {name: value for name, value in given.items() if name not in OUTSIDE} | RULES
-        given["alignment_heads"] = int(is_marian(config))
+        # of Marian's models the first; they alone have one token for both
+        given["alignment_heads"] = int(config.bos_token_id == config.pad_token_id)
         given["return_attention"] = self.return_attention or self.replace_unknowns
         given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
         given["end_token"] = [config.eos_token_id]
@@ -92,14 +93,6 @@ def taking(names: Iterable[str]) -> Callable:
         return inputs.hinting(function)
 
     return decorate
-
-
-def is_marian(config: JanusConfig) -> bool:
-    """Whether a model was converted from Hugging Face's Marian: one token is both ``bos`` and ``pad`` there alone.
-
-    CTranslate2 adds no end to the sources of such models, and takes the first head for the attention.
-    """
-    return config.bos_token_id == config.pad_token_id
 
 
 def _known(vocabulary: Vocabulary, tokens: list[str]) -> list[int]:

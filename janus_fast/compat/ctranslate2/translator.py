@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from ... import inputs, translator
 from ...results import without_unknowns
 from ...text.lines import decoded
-from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, is_marian, taking
+from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, taking
 from .results import (
     AsyncScoringResult,
     AsyncTranslationResult,
@@ -173,7 +173,7 @@ class Translator:
         unknown = vocabulary.tokens[vocabulary.unknown]
         for number, result in zip(full, found, strict=True):
             tokens, hypotheses = source[number], [vocabulary.tokens_of(one) for one in result.hypotheses]
-            begin = int(own.config.source_bos and not is_marian(own.config))
+            begin = int(own.config.source_bos)
             attention = [[_seen(row[begin:], len(tokens)) for row in rows] for rows in result.attention]
             if options.replace_unknowns:
                 pairs = zip(hypotheses, attention, strict=True)
@@ -359,7 +359,7 @@ class Translator:
 
     def _source_ids(self, tokens: list[str], most: int) -> list[int]:
         config, ids = self._ready().config, self._ready().source_vocabulary.ids(tokens)
-        ids = ids if is_marian(config) else config.source_ids(ids)
+        ids = config.with_ends(ids)
         return _cut(ids, inputs.integer("max_input_length", most, 0), config.eos_token_id)
 
     def _has_content(self, tokens: list[str]) -> bool:

@@ -1,0 +1,152 @@
+"""The files of a model's directory in Hugging Face's format, read without transformers."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..checkpoint import read_tensors
+from .assemble import EMBEDDINGS, OUTPUT_BIAS
+from .torch_file import StoredTensor, open_torch_file
+
+CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # ends the name of the file that says which of several files a tensor is in
+ACTIVATIONS = {  # where Hugging Face has several names
+    "swish": "silu", "gelu_python": "gelu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
+}  # fmt: skip
+# Settings of transformers' generate that would change what a model says, and that no option here stands for.
+UNSUPPORTED_GENERATION = ("forced_decoder_ids", "begin_suppress_tokens", "sequence_bias", "force_words_ids")
+# Those that a caller chooses anew, and what each is when nothing is chosen: transformers' of searching and drawing.
+CHOICES = {
+    "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "max_length": None, "max_new_tokens": None,
+    "min_length": 0, "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "exponential_decay_length_penalty": None,
+    "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": None, "guidance_scale": None,
+    "num_return_sequences": 1, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None,
+    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What of a model's settings for transformers' ``generate`` a model directory holds."""
+
+    start: int  # stands before the first token of an output
+    forced_bos: int | None  # the first token of every output
+    never: tuple[int, ...]  # tokens that are never predicted
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object in a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"convert: {path} does not exist")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"convert: {path} must hold a JSON object, got {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"convert: {path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def read_settings(path: Path, families: tuple[str, ...], required: tuple[str, ...]) -> dict:
+    """The model's settings, all of ``required`` among them."""
+    settings = read_object(path)
+    if (found := settings.get("model_type")) not in families:
+        names = " or ".join(f'"{name}"' for name in families)
+        raise ValueError(f'convert: {path} must hold "model_type": {names}, got {found!r}')
+    if missing := [name for name in required if name not in settings]:
+        raise ValueError(f"convert: {path} must hold every setting of the model, got no {missing[0]!r}")
+    heads = [settings[f"{side}_attention_heads"] for side in ("encoder", "decoder")]
+    if heads[0] != heads[1]:
+        raise ValueError(f"convert: {path}: encoder and decoder must have the same attention_heads, got {heads}")
+    return settings
+
+
+def sizes_told(settings: Mapping, source_vocab_size: int, target_vocab_size: int) -> dict[str, int]:
+    """What the settings say of sizes that tensors have, as ``assemble`` checks them."""
+    names = ("d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
+    vocabularies = {"source_vocab_size": source_vocab_size, "target_vocab_size": target_vocab_size}
+    return {**vocabularies, **{name: settings[name] for name in names}}
+
+
+def read_generation(directory: Path, settings: Mapping) -> Generation:
+    """What ``generation_config.json`` says, or the model's settings in directories without one.
+
+    Warns:
+        UserWarning: there are options of a search, which a model directory does not hold.
+    """
+    path = directory / GENERATION
+    generation = read_object(path) if path.is_file() else settings
+    path = path if path.is_file() else directory / CONFIG
+    for name in UNSUPPORTED_GENERATION:
+        if generation.get(name) not in (None, [], {}):
+            raise ValueError(f"convert: {path}: {name} must be off (nothing here does it), got {generation[name]!r}")
+    pad, eos = settings["pad_token_id"], settings["eos_token_id"]
+    for name, values in {
+        "pad_token_id": (None, pad), "eos_token_id": (None, eos, [eos]), "forced_eos_token_id": (None, eos, [eos]),
+    }.items():  # fmt: skip
+        if generation.get(name) not in values:
+            raise ValueError(f"convert: {path}: {name} must be {values[1]} or null, got {generation[name]!r}")
+    bad = generation.get("bad_words_ids") or []
+    if not all(isinstance(word, list) and len(word) == 1 for word in bad):
+        raise ValueError(f"convert: {path}: bad_words_ids must be single tokens, got {bad!r}")
+    chosen = [f"{k} = {generation[k]}" for k, usual in CHOICES.items() if generation.get(k) not in (None, usual)]
+    if chosen:
+        warnings.warn(
+            f"convert: {path}: a model directory holds no options of a search, so these are left out: "
+            + ", ".join(chosen),
+            stacklevel=3,
+        )
+    start = generation.get("decoder_start_token_id")
+    start = settings.get("decoder_start_token_id") if start is None else start
+    never = {*(word[0] for word in bad), *(generation.get("suppress_tokens") or [])}
+    return Generation(start, generation.get("forced_bos_token_id"), tuple(sorted(never)))
+
+
+def read_state(directory: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The file that errors name, and the tensors under our names, the embeddings of every side among them."""
+    path, files = _weights(directory)
+    state = {name: tensor for file in files for name, tensor in _tensors(file).items()}
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(f"convert: {path}: {name} must be a tensor, got {type(tensor).__name__}")
+    state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    shared, output, bias = (state.pop(name, None) for name in ("shared.weight", "lm_head.weight", "final_logits_bias"))
+    for name in EMBEDDINGS[:2]:
+        if shared is not None:
+            state.setdefault(name, shared)
+        if name not in state:
+            raise ValueError(f"convert: {path} must hold every parameter of the model, got no 'model.{name}'")
+    state.setdefault(EMBEDDINGS[2], state[EMBEDDINGS[1]] if output is None else output)
+    if bias is not None:
+        state[OUTPUT_BIAS] = bias.flatten()
+    return path, state
+
+
+def _weights(directory: Path) -> tuple[Path, list[Path]]:
+    """The file that errors name, and the files that hold the tensors."""
+    for path in (directory / name for name in WEIGHTS):
+        if path.is_file():
+            return path, [path]
+        index = path.with_name(path.name + INDEX)
+        if index.is_file():
+            places = read_object(index).get("weight_map")
+            names = list(places.values()) if isinstance(places, dict) else []
+            if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+                raise ValueError(f"convert: {index} must name files beside it in 'weight_map', got {names[:3]}")
+            return index, [directory / name for name in sorted(set(names))]
+    return directory / WEIGHTS[0], [directory / WEIGHTS[0]]
+
+
+def _tensors(path: Path) -> dict:
+    if path.suffix != ".bin":
+        return read_tensors(path)
+    with open_torch_file(path) as contents:
+        try:
+            return {k: v.load() if isinstance(v, StoredTensor) else v for k, v in contents.items()}
+        except Exception as error:  # a damaged archive fails in every way there is
+            raise ValueError(f"convert: {path} must be a whole checkpoint, got {error!r}") from None

@@ -1,0 +1,195 @@
+"""Models in CTranslate2's format give the outputs and scores that CTranslate2 gives.
+
+``record.py`` in ``tests/data/ctranslate2`` says what the files there are. Scores agree within 1e-5, in float32.
+"""
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_decoding import translator_of
+
+from janus_fast import Translator, checkpoint, cli
+from janus_fast.convert import ctranslate2
+
+DATA = Path(__file__).parent / "data" / "ctranslate2"
+NAMES = ("first", "second", "opennmt", "marian", "bart")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A copy of a model of CTranslate2, to be changed."""
+    return Path(shutil.copytree(DATA / "opennmt", tmp_path / "ct2"))
+
+
+def change(directory, **changes):
+    path = directory / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("backend", ["engine", "torch"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_outputs_and_scores(name, backend):
+    model, vocabularies = ctranslate2.load(DATA / name)
+    translator = translator_of(model, backend, vocabularies=vocabularies)
+    expected = json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))
+    longest = model.config.max_target_positions - 1
+    for search, beam in (("greedy", 1), ("beam", 4)):
+        results = translator.translate_batch(
+            expected["sources"], beam_size=beam, max_decoding_length=longest, min_decoding_length=0
+        )
+        for number, output, score in expected[search]:
+            assert results[number].hypotheses[0] == output
+            assert results[number].scores[0] == pytest.approx(score, abs=1e-5)
+        assert len({str(output) for _, output, _ in expected[search]}) > 7
+
+
+def test_what_a_model_says_of_its_tokens():
+    first, second, opennmt, marian, bart = (ctranslate2.load(DATA / name)[0].config for name in NAMES)
+    assert [c.source_ids([9]) for c in (first, second, opennmt, marian, bart)] == [[9], [9, 2], [9], [9, 0], [9]]
+    assert [c.decoder_start_token_id for c in (first, second, opennmt, bart)] == [2, 2, 2, 2]
+    assert marian.decoder_start_token_id == marian.pad_token_id == marian.target_vocab_size - 1
+    assert (first.pad_token_id, second.pad_token_id) == (1, 1)
+    assert [c.normalize_before for c in (first, second, opennmt, marian, bart)] == [True, True, True, False, False]
+    assert [c.activation for c in (first, second, marian, bart)] == ["relu", "gelu_new", "silu", "gelu"]
+    assert (bart.layernorm_embedding, bart.scale_embedding, bart.layer_norm_eps) == (True, False, 1e-4)
+    assert (bart.share_all_embeddings, bart.share_decoder_embeddings) == (False, False)
+    assert first.share_all_embeddings and marian.share_decoder_embeddings and not marian.share_all_embeddings
+
+
+def test_the_command(tmp_path, capsys):
+    for name, stored, hint in (("opennmt", "int8", ""), ("bart", "float32", "text must be tokens already")):
+        out = tmp_path / name
+        assert cli.main(["convert", str(DATA / name), "--out", str(out)]) == 0
+        assert hint in capsys.readouterr().out
+        expected = json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))
+        translator = Translator(out, compute_type="float32")
+        results = translator.translate_batch(
+            expected["sources"], beam_size=1, min_decoding_length=0, max_decoding_length=23
+        )
+        for number, output, _ in expected["greedy"]:
+            assert results[number].hypotheses[0] == output
+        weights = load_file(out / "model.safetensors")
+        assert (weights["encoder.layers.0.fc1.weight"].dtype == np.int8) == (stored == "int8")
+    other = tmp_path / "other"
+    assert cli.main(["convert", str(DATA / "opennmt"), "--out", str(other), "--quantization", "float32"]) == 0
+    assert load_file(other / "model.safetensors")["encoder.layers.0.fc1.weight"].dtype == np.float32
+
+
+def test_int8_weights_stay_as_they_are(tmp_path):
+    model, _ = ctranslate2.load(DATA / "opennmt")
+    checkpoint.save(model, tmp_path, quantization="int8")
+    stored, file = load_file(tmp_path / "model.safetensors"), ctranslate2._File(DATA / "opennmt" / "model.bin")
+    for ours, theirs in (
+        ("encoder.layers.0.fc1.weight", "encoder/layer_0/ffn/linear_0/weight"),
+        ("encoder.embed_tokens.weight", "decoder/embeddings/weight"),
+    ):
+        np.testing.assert_array_equal(stored[ours], file.variables[theirs])
+
+
+def test_text_goes_in_where_a_sentencepiece_model_lies_beside(directory, tmp_path):
+    package = tmp_path / "translate-en_de-1_9"  # as Argos has them
+    shutil.copytree(directory, package / "model")
+    (package / "model" / "sentencepiece.model").rename(package / "sentencepiece.model")
+    (package / "metadata.json").write_text("{}")
+    for where in (directory, package / "model"):
+        model, vocabularies = ctranslate2.load(where)
+        translator = Translator(model, vocabularies=vocabularies)
+        assert translator.source_vocabulary.encode("bake li") == translator.source_vocabulary.processor.encode(
+            "bake li", out_type=str
+        )
+        options = {"beam_size": 1, "max_decoding_length": 9}
+        tokens = translator.translate_batch([translator.source_vocabulary.encode("bake li")], **options)[0].hypotheses[
+            0
+        ]
+        text = translator.translate(["bake li"], **options)[0].hypotheses[0]
+        assert text == translator.target_vocabulary.decode([t for t in tokens if t not in ("<s>", "<blank>")])
+
+
+def test_marians_end_is_added_where_callers_of_ctranslate2_bring_theirs(tmp_path):
+    copy = Path(shutil.copytree(DATA / "marian", tmp_path / "marian"))
+    change(copy, add_source_eos=False)
+    model, vocabularies = ctranslate2.load(copy)
+    assert (model.config.source_ids([5]), model.config.with_ends([5, 0])) == ([5, 0], [5, 0])
+    changed, usual = (Translator(m, vocabularies=vocabularies) for m in (model, ctranslate2.load(DATA / "marian")[0]))
+    results = [translator.translate(["w1 w2"], beam_size=1)[0] for translator in (changed, usual)]
+    assert results[0] == results[1]
+
+
+# What is refused
+
+
+def renamed(directory, old, new):
+    path = directory / "model.bin"
+    data = path.read_bytes()
+    assert len(old) == len(new) and old.encode() in data
+    path.write_bytes(data.replace(old.encode(), new.encode()))
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("encoder/layer_norm/gamma", "encoder/layer_nor_/gamma", "without such a part, which JanusModel lacks, got .enc"),
+    ("encoder/layer_norm/beta", "encoder/layer_norm/bet_", "got no 'encoder/layer_norm/beta'"),
+    ("ffn/linear_1/weight", "ffn/linear_2/weight", "got no 'encoder/layer_0/ffn/linear_1/weight'"),
+    ("decoder/alignment_heads", "decoder/relative_heads_", "must do without relative positions, which"),
+    ("decoder/alignment_layer", "decoder/an_other_layer_", "must do without such a part, which JanusModel lacks, got"),
+    ("TransformerSpec", "TransformerSpac", "must hold a Transformer with an encoder and a decoder .Tr"),
+    ("encoder/embeddings_0/", "encoder/embeddings_1/", "got no 'encoder/embeddings/weight'"),
+])  # fmt: skip
+def test_parts_that_are_not_there_or_not_ours(directory, old, new, message):
+    renamed(directory, old, new)
+    with pytest.raises(ValueError, match=message):
+        ctranslate2.load(directory)
+
+
+def test_files_that_are_damaged(directory):
+    path = directory / "model.bin"
+    whole = path.read_bytes()
+    for data in (b"", whole[:3], whole[:40], whole[: len(whole) // 2], whole[:-3], b"\x80\x02" + whole):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="must be a whole model.bin of CTranslate2, got"):
+            ctranslate2.load(directory)
+    path.write_bytes(struct.pack("<I", 7) + whole[4:])
+    with pytest.raises(ValueError, match="got version 7, where 3 to 6 are read"):
+        ctranslate2.load(directory)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="model.bin does not exist"):
+        ctranslate2.load(directory)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"decoder_start_token": None}, "decoder_start_token must be a token"),
+    ({"decoder_start_token": "nothing"}, "decoder_start_token must be a token of the target vocabulary, got 'nothing'"),
+    ({"eos_token": "nothing"}, "eos_token must be a token of the target vocabulary, got 'nothing'"),
+    ({"unk_token": "<s>"}, "unk_token must be '<unk>', got '<s>'"),
+    ({"add_source_eos": 1}, "add_source_eos must be true or false, got 1"),
+])  # fmt: skip
+def test_tokens_that_do_not_fit(directory, changes, message):
+    change(directory, **changes)
+    with pytest.raises(ValueError, match=message):
+        ctranslate2.load(directory)
+
+
+def test_vocabularies_that_do_not_fit(directory, tmp_path, capsys):
+    path = directory / "shared_vocabulary.json"
+    tokens = json.loads(path.read_text(encoding="utf-8"))
+    for text, message in (
+        (json.dumps(tokens[:-1]), f"the source vocabulary must hold the model's {len(tokens)} tokens, got"),
+        ("{}", "must hold a list of tokens"), ("[", "must hold tokens in UTF-8, got"),
+    ):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            ctranslate2.load(directory)
+    path.unlink()
+    assert cli.main(["convert", str(directory), "--out", str(tmp_path / "out")]) == 2
+    assert "must hold shared_vocabulary.json, or source_vocabulary.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (directory / "shared_vocabulary.txt").write_bytes("".join(f"{token}\r\n" for token in tokens).encode())
+    assert ctranslate2.load(directory)[1][0].tokens == tokens
+    (directory / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="config.json does not exist"):
+        ctranslate2.load(directory)
