@@ -15,7 +15,10 @@ MODULES = (
     "janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives",
     "janus_fast.compat.ctranslate2",
 )  # fmt: skip
-CONVERTERS = tuple(f"janus_fast.convert.{name}" for name in ("ctranslate2", "fairseq", "huggingface", "marian"))
+CONVERTERS = tuple(
+    f"janus_fast.convert.{name}"
+    for name in ("ctranslate2", "fairseq", "huggingface", "marian", "opennmt", "to_ctranslate2")
+)
 OPTIONS = Path(__file__).parent / "options.md"
 MARK = "<!-- made by: python docs/reference.py options -->"
 

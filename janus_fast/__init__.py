@@ -16,13 +16,14 @@ _PUBLIC = {
     "backends": "ops",
     "explain": "ops",
     "save": "checkpoint",
+    "translate_files": "files",
 }
 for _file in sorted(os.listdir(os.path.join(os.path.dirname(__file__), "ops"))):
     if _file.endswith(".py") and not _file.startswith("_"):
         _PUBLIC[_file.removesuffix(".py")] = "ops"
 _ROOMS = (  # modules, imported when they are first named
-    "checkpoint", "compat", "config", "convert", "data", "decoding", "evaluate", "model", "models", "objectives", "ops",
-    "reference", "text", "training", "translator", "visibility",
+    "checkpoint", "compat", "config", "convert", "data", "decoding", "evaluate", "files", "model", "models",
+    "objectives", "ops", "reference", "text", "training", "translator", "visibility",
 )  # fmt: skip
 __all__ = ["load", *_PUBLIC]
 

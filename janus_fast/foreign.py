@@ -60,7 +60,7 @@ def _file(path: Path) -> str | None:
 
 
 def _checkpoint(path: Path) -> str:
-    return _converted("a checkpoint, of fairseq for instance", path, " --source-dict FILE --target-dict FILE")
+    return _converted("a checkpoint of fairseq (with --source-dict FILE --target-dict FILE) or OpenNMT-py", path)
 
 
 def family(directory: str | Path) -> str | None:

@@ -18,9 +18,9 @@ class TranslationResult:
         predictions: with ``return_history=True`` in mode "nar" what each pass made of the canvas, before the least
             certain tokens were masked again.
         prediction_scores: the log-probability (nats) of each of these tokens, in the pass that predicted it.
-        tokens: those of hypotheses that are text.
         attention: with ``return_attention=True`` how much each token looked at each id or token of the source.
         logits: with ``return_logits_vocab=True`` the scores of the whole vocabulary [V] in each step.
+        tokens: those of hypotheses that are text.
     """
 
     hypotheses: list
@@ -30,9 +30,9 @@ class TranslationResult:
     history: list[list] = field(default_factory=list)
     predictions: list[list] = field(default_factory=list)
     prediction_scores: list[list[list[float]]] = field(default_factory=list)
-    tokens: list[list[str]] = field(default_factory=list)
     attention: list[list[list[float]]] = field(default_factory=list)
     logits: list[list] = field(default_factory=list)
+    tokens: list[list[str]] = field(default_factory=list)
 
     @property
     def accepted(self) -> list[int]:

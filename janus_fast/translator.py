@@ -19,7 +19,6 @@ from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary
-from .text.lines import as_line, decoded
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
 HISTORIES = ("history", "predictions", "prediction_scores")
@@ -369,14 +368,18 @@ class Translator:
     @inputs.hinting
     def translate_file(
         self, source_path: str | Path, output_path: str | Path, *, max_batch_size: int = 32, read_batch_size: int = 0,
-        **options,
+        resume: bool = False, skip_errors: bool = False, **options,
     ) -> int:  # fmt: skip
         """Translates a text file line by line; returns the number of lines.
 
         Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
         is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
-        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``.
+        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``. With ``resume`` it goes on
+        behind the whole lines that the output holds. With ``skip_errors`` a line that is too long, is no UTF-8 or fails
+        becomes an empty one, with a warning. ``janus_fast.translate_files`` is for many files and several processes.
         """
+        from . import files
+
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
         inputs.check_output("translate_file: output_path", output_path)
@@ -384,17 +387,12 @@ class Translator:
             raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
-        written = 0
-        with open(source_path, "rb") as source:
-            results = self.translate_iterable(
-                decoded(source, source_path), max_batch_size=max_batch_size, read_batch_size=ahead, **options
-            )
-            with open(output_path, "w", encoding="utf-8", newline="\n") as output:
-                for result in results:
-                    output.write(as_line(result.hypotheses[0]) + "\n")
-                    output.flush()
-                    written += 1
-        return written
+        options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}
+        with files.translating({}, options, skip_errors=skip_errors, translator=self) as translate:
+            report = files.write(translate, [(source_path, output_path)], ahead, resume, skip_errors)
+        for _, line, why in report.skipped:
+            warnings.warn(f"translate_file: line {line:,} of {source_path} is passed over: {why}", stacklevel=3)
+        return report.lines
 
     @inputs.hinting
     def score(

@@ -14,6 +14,7 @@ from test_decoding import make_model
 
 from janus_fast import Translator, Vocabulary, cli, save
 from janus_fast.commands import translate
+from janus_fast.files import Job
 from janus_fast.text.lines import arriving, as_line, lines_of
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -231,7 +232,7 @@ def test_what_is_there_is_taken_together():
     ends = os.pipe()
     with open(ends[0], "rb") as reader, open(ends[1], "wb", buffering=0) as writer:
         lines = (line if line is None else line.decode() for line in arriving(reader))
-        chunks = translate._chunks(lines, 4)
+        chunks = (chunk for _, chunk in Job("pipe", lines, None).chunks(4) if chunk is not None)
         writer.write(b"".join(b"%d\n" % number for number in range(10)) + b"1")
         assert [list(next(chunks)) for _ in range(2)] == [["0\n", "1\n", "2\n", "3\n"], ["4\n", "5\n", "6\n", "7\n"]]
         assert list(next(chunks)) == ["8\n", "9\n"]  # the next line is not whole yet
@@ -265,6 +266,6 @@ def test_samples_do_not_depend_on_when_lines_come(model, monkeypatch, capsys):
     shown = []
     for pauses in (False, True):
         lines = [part for line in ["w7 w8"] * 5 for part in ([line, None] if pauses else [line])]
-        monkeypatch.setattr(translate, "_lines", lambda files, lines=lines: iter(lines))
+        monkeypatch.setattr(translate, "_lines", lambda files, failing, lines=lines: iter(lines))
         shown.append(run(capsys, "translate", model, "-", *options))
     assert shown[0] == shown[1] and len(set(shown[0].splitlines())) > 1

@@ -56,7 +56,7 @@ CONVERT = "janus-fast convert {} --out NEW makes a model directory of it"
     ("config.json", '{"d_model": 8}', 'must hold "model_type": "janus", got None'),
     ("model.bin", "", "it is a model of CTranslate2: " + CONVERT),
     ("model/model.bin", "", "it is a model of CTranslate2: " + CONVERT.format("{}/model")),
-    ("checkpoint_best.pt", "", "it is a checkpoint, of fairseq for instance: janus-fast convert {}/checkpoint_best.pt"),
+    ("checkpoint_best.pt", "", "--target-dict FILE) or OpenNMT-py: janus-fast convert {}/checkpoint_best.pt --out"),
     ("nothing", "", "must be a model directory with config.json, which is not there"),
 ])  # fmt: skip
 def test_what_a_directory_is_and_how_to_convert_it(tmp_path, capsys, file, content, hint):
@@ -75,7 +75,7 @@ def test_what_a_directory_is_and_how_to_convert_it(tmp_path, capsys, file, conte
     ("Helsinki-NLP/opus-mt-en-de", "hf download Helsinki-NLP/opus-mt-en-de --local-dir DIR, then janus-fast convert"),
     ("model.argosmodel", "it is an archive, such as Argos' packages: unpack it"),
     ("model.safetensors", "it is a part of a model, whose directory is"),
-    ("a.pt", "it is a checkpoint, of fairseq for instance: janus-fast convert"),
+    ("a.pt", "it is a checkpoint of fairseq (with --source-dict FILE --target-dict FILE) or OpenNMT-py:"),
     ("en-de-smal", "did you mean 'en-de-small'?"),
 ])  # fmt: skip
 def test_what_a_file_or_a_name_is(tmp_path, name, hint):

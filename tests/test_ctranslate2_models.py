@@ -3,6 +3,7 @@
 ``record.py`` in ``tests/data/ctranslate2`` says what the files there are. Scores agree within 1e-5, in float32.
 """
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from test_decoding import translator_of
 
 from janus_fast import Translator, checkpoint, cli
-from janus_fast.convert import ctranslate2
+from janus_fast.convert import ctranslate2, to_ctranslate2
 
 DATA = Path(__file__).parent / "data" / "ctranslate2"
 NAMES = ("first", "second", "opennmt", "marian", "bart")
@@ -193,3 +195,44 @@ def test_vocabularies_that_do_not_fit(directory, tmp_path, capsys):
     (directory / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="config.json does not exist"):
         ctranslate2.load(directory)
+
+
+# The way back
+
+
+@pytest.mark.parametrize("quantization", ["float32", "int8", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_is_written_is_read_as_it_was(tmp_path, name, quantization):
+    model, vocabularies = ctranslate2.load(DATA / name)
+    to_ctranslate2.save(model, tmp_path / "ct2", vocabularies, quantization=quantization)
+    again, others = ctranslate2.load(tmp_path / "ct2")
+    assert [v.tokens for v in others] == [v.tokens for v in vocabularies]
+    skipped = {"suppress_tokens", "source_suffix_ids", "output_bias", "position_offset"}
+    for field in dataclasses.fields(model.config):
+        if field.name not in skipped:
+            assert getattr(again.config, field.name) == getattr(model.config, field.name), field.name
+    state = again.state_dict()
+    exact = quantization == "float32" or quantization == "int8" and name == "opennmt"
+    for key, tensor in model.state_dict().items():
+        atol = 1e-6 if exact else 0.01 * tensor.abs().max().item() if "bias" not in key else 40
+        torch.testing.assert_close(state[key], tensor, rtol=0, atol=atol)
+
+
+def test_the_command_writes_what_it_reads(tmp_path, capsys):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    assert cli.main(["convert", str(DATA / "opennmt"), "--out", str(ours)]) == 0
+    assert cli.main(["convert", str(ours), "--to", "ctranslate2", "--out", str(theirs), "--quantization", "int8"]) == 0
+    assert (theirs / "sentencepiece.model").is_file() and (theirs / "shared_vocabulary.json").is_file()
+    one, other = (ctranslate2._File(path / "model.bin").variables for path in (theirs, DATA / "opennmt"))
+    without = {"decoder/scale_alibi", "decoder/alibi_use_positive_positions"}  # where there is no alibi
+    assert set(other) - set(one) == without and not set(one) - set(other)
+    for name in set(other) - without:  # CTranslate2's own: integers to the bit
+        np.testing.assert_allclose(one[name], other[name], rtol=3e-7, err_msg=name)
+    capsys.readouterr()
+    marian = str(DATA.parent / "marian" / "shared")
+    assert cli.main(["convert", marian, "--to", "ctranslate2", "--out", str(tmp_path / "marian")]) == 0
+    assert "its callers put </s> behind the tokens of every source" in capsys.readouterr().out
+    assert cli.main(["convert", "en-de-small", "--to", "ctranslate2", "--out", str(tmp_path / "new")]) == 2
+    assert "must be an ordinary Transformer for CTranslate2, got a model of JANUS" in capsys.readouterr().err
+    assert cli.main(["convert", str(ours), "--out", str(theirs)]) == 2
+    assert "which holds config.json" in capsys.readouterr().err

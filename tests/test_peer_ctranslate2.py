@@ -1,6 +1,8 @@
 """Models that CTranslate2 stores give what CTranslate2 computes: tokens are equal, scores within 1e-5, in float32."""
 
+import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -97,3 +99,106 @@ def test_the_same_outputs_and_scores(tmp_path, name):
         if ended > 30:
             return
     raise AssertionError(f"only {ended} outputs end")
+
+
+# What we write
+
+OURS = {
+    "pre-norm": {"normalize_before": True},
+    "gelu, embeddings' norms": {"activation": "gelu", "layernorm_embedding": True, "scale_embedding": False},
+    "sines, separate": {
+        "positions": "sinusoidal", "position_offset": 2, "share_all_embeddings": False, "source_vocab_size": 37,
+        "activation": "quick_gelu",
+    },
+    "untied": {"share_all_embeddings": False, "share_decoder_embeddings": False, "layer_norm_eps": 1e-3},
+    "as trained here": {"suppress_tokens": None, "normalize_before": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "int8"])
+def test_ctranslate2_computes_what_we_do(tmp_path, name, stored):
+    import torch
+
+    from janus_fast import JanusConfig, JanusModel, Vocabulary
+    from janus_fast.checkpoint import save
+
+    torch.manual_seed(3)
+    settings = {
+        "source_vocab_size": 44, "target_vocab_size": 44, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "max_source_positions": 32, "max_target_positions": 24,
+        "two_stream": False, "mask_token_id": 3, "decoder_start_token_id": 2, "suppress_tokens": (),
+        "output_bias": True,
+    }  # fmt: skip
+    model = JanusModel(JanusConfig(**{**settings, **OURS[name]})).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "norm" in key and key.endswith("weight"):
+                parameter.uniform_(0.7, 1.3).mul_(torch.where(torch.rand_like(parameter) < 0.5, -1.0, 1.0))
+            elif parameter.dim() == 2:
+                parameter.normal_(0, 0.3)
+        model.output_bias.normal_(0, 0.3)
+        model.output_bias[2] += 4
+    sides = [
+        Vocabulary(["<s>", "<pad>", "</s>", "<unk>", *(f"{letter}{i}" for i in range(size - 4))])
+        for letter, size in (("w", model.config.source_vocab_size), ("v", 44))
+    ]
+    if model.config.share_all_embeddings:
+        sides[1] = sides[0]
+    save(model, tmp_path / "ours", sides, quantization=stored)
+    command = ["convert", str(tmp_path / "ours"), "--to", "ctranslate2", "--out", str(tmp_path / "ct2")]
+    assert cli.main([*command, "--quantization", stored]) == 0
+    theirs = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32")
+    ours, draw, words = Translator(tmp_path / "ours", compute_type="float32"), random.Random(5), sides[0].tokens[4:]
+    sources = [draw.choices(words, k=draw.randint(1, 12)) for _ in range(40)]
+    if name != "as trained here":
+        assert check(theirs, ours, sources, LONGEST - 1, []) > 10
+        return
+    options = {"beam_size": 1, "max_decoding_length": LONGEST - 1, "min_decoding_length": 0}
+    expected = theirs.translate_batch(sources, **options)
+    results = ours.translate_batch(sources, **options)
+    assert [r.hypotheses[0] for r in results] == [r.hypotheses[0] for r in expected]
+    assert not any({"<s>", "<pad>"} & {*r.hypotheses[0]} for r in results)
+
+
+# What CTranslate2's own converter makes of models of Hugging Face
+
+
+def as_before(original: Path, copy: Path, name: str) -> Path:
+    """A copy with settings that transformers 5.23 leaves out, and CTranslate2 4.8.5 asks for."""
+    shutil.copytree(original, copy)
+    values = json.loads((copy / "config.json").read_text())
+    values |= {"normalize_before": name in ("mbart", "pegasus"), "normalize_embedding": name in ("bart", "mbart")}
+    if name != "marian":
+        (copy / "config.json").write_text(json.dumps(values))
+    return copy
+
+
+@pytest.mark.parametrize("stored", [None, "int8"])
+@pytest.mark.parametrize("name", ["bart", "nllb", "pegasus", "marian"])
+def test_models_that_were_converted_before(tmp_path, name, stored):
+    pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
+    from ctranslate2.converters import TransformersConverter
+
+    data = Path(__file__).parent / "data"
+    original = data / "marian" / "shared" if name == "marian" else data / "huggingface" / name
+    converter = TransformersConverter(str(as_before(original, tmp_path / "hf", name)))
+    converter.convert(str(tmp_path / "ct2"), quantization=stored)
+    assert cli.main(["convert", str(tmp_path / "ct2"), "--out", str(tmp_path / "ours")]) == 0
+    theirs = ctranslate2.Translator(str(tmp_path / "ct2"), compute_type="float32")
+    ours, draw = Translator(tmp_path / "ours", compute_type="float32"), random.Random(2)
+    words = [token for token in ours.source_vocabulary.tokens if token[:1] not in "<>"]
+    begin = {"bart": ["<s>"], "nllb": ["eng_Latn"]}.get(name, [])  # as their tokenizers do
+    end = ["</s>"] if not ours.config.source_suffix_ids else []
+    sources = [[*begin, *draw.choices(words, k=draw.randint(1, 8)), *end] for _ in range(30)]
+    assert check(theirs, ours, sources, 19, ["</s>"] if not end else []) > 5
+
+
+def test_models_whose_callers_begin_targets_are_refused(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
+    from ctranslate2.converters import TransformersConverter
+
+    original = Path(__file__).parent / "data" / "huggingface" / "mbart"
+    TransformersConverter(str(as_before(original, tmp_path / "hf", "mbart"))).convert(str(tmp_path / "ct2"))
+    assert cli.main(["convert", str(tmp_path / "ct2"), "--out", str(tmp_path / "ours")]) == 2
+    assert "decoder_start_token must be a token (in this model each call's target_prefix" in capsys.readouterr().err

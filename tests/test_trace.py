@@ -77,7 +77,7 @@ def test_refinement_is_shown_pass_by_pass():
 
 def test_drafts_are_shown_with_what_the_model_accepted():
     history = [[], ["▁a", "▁b", "▁x"], ["▁a", "▁b", "▁c", "▁d", "</s>"]]
-    result = TranslationResult(["a b c d"], [0.0], [[0.0] * 5], [3], [history], [[]], [[]], [["▁a", "▁b", "▁c", "▁d"]])
+    result = TranslationResult(["a b c d"], [0.0], [[0.0] * 5], [3], [history], tokens=[["▁a", "▁b", "▁c", "▁d"]])
     assert result.accepted == [2]
     result.iterations = [3]
     shown = Page(page(["A"], [result], title="drafts"))

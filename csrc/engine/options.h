@@ -29,8 +29,8 @@ struct Hypothesis {
   std::vector<float> token_scores;
   int64_t iterations = 0;
   std::vector<std::vector<int32_t>> history, predictions;
-  std::vector<std::vector<float>> prediction_scores, attention,
-      logits;  // attention: of each token; logits: of each step
+  std::vector<std::vector<float>> prediction_scores;
+  std::vector<std::vector<float>> attention, logits;  // of each token; of each step
 };
 typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, best first
 

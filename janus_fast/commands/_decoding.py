@@ -76,10 +76,15 @@ def decoding_options(arguments: argparse.Namespace) -> dict:
 def translator(arguments: argparse.Namespace):
     from janus_fast import Translator
 
-    return Translator(
-        arguments.model, arguments.device, arguments.compute_type, arguments.threads, arguments.inter_threads,
-        backend=arguments.backend,
-    )  # fmt: skip
+    return Translator(**made_by(arguments))
+
+
+def made_by(arguments: argparse.Namespace) -> dict:
+    """What a ``Translator`` is asked for."""
+    return {
+        "model": arguments.model, "device": arguments.device, "compute_type": arguments.compute_type,
+        "intra_threads": arguments.threads, "inter_threads": arguments.inter_threads, "backend": arguments.backend,
+    }  # fmt: skip
 
 
 def positive(text: str) -> int:

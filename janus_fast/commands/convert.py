@@ -1,35 +1,38 @@
-"""``janus-fast convert``: another system's model, or a model directory, becomes a model directory."""
+"""``janus-fast convert``: another system's model becomes a model directory, or a model directory CTranslate2's."""
 
 import argparse
 from pathlib import Path
 
 from ..directory import FILES
-from ..inputs import check_output_folder
+from ..inputs import check_output_folder, flag
 from ..weights import QUANTIZATIONS
+
+FORMATS = ("janus_fast", "huggingface", "ctranslate2")
+LANGUAGES, DICTIONARIES = ("source_language", "target_language"), ("source_dict", "target_dict", "bpe")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT",
-        help="a fairseq checkpoint, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, FSMT, M2M100, Marian, "
-        "mBART, NLLB, Pegasus), or one of our own, to store it anew; or the name of a shipped model",
+        help="a checkpoint of fairseq or OpenNMT-py, *.pt; or a directory: of CTranslate2, of Hugging Face (BART, "
+        "FSMT, M2M100, Marian, mBART, NLLB, Pegasus), or our own, to store it anew; or the name of a shipped model",
     )  # fmt: skip
     parser.add_argument("--source-dict", metavar="FILE", help="fairseq's dict.SOURCE.txt; without, ids alone go in")
     parser.add_argument("--target-dict", metavar="FILE", help="fairseq's dict.TARGET.txt")
     parser.add_argument(
         "--bpe", metavar="FILE", help="with dictionaries: subword-nmt's codes, so that text need not be BPE-encoded"
     )
-    for side in ("source", "target"):
+    for name in LANGUAGES:
         parser.add_argument(
-            f"--{side}-language", metavar="TOKEN",
-            help=f"of a multilingual model of Hugging Face: the token of its {side}s' language, such as eng_Latn",
+            flag(name), metavar="TOKEN",
+            help=f"of a multilingual model of Hugging Face: the token of its {name.partition('_')[0]}s' language, such "
+            "as eng_Latn",
         )  # fmt: skip
+    parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write, which holds no model yet")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the model directory to write, which holds no model yet"
-    )
-    parser.add_argument(
-        "--to", choices=("janus_fast", "huggingface"), default="janus_fast",
-        help="with huggingface the directory is one of transformers, too (default: janus_fast)",
+        "--to", choices=FORMATS, default=FORMATS[0],
+        help="whose format to write (default: janus_fast): with huggingface the directory is one of transformers, too; "
+        "ctranslate2 takes ordinary Transformers alone",
     )  # fmt: skip
     parser.add_argument(
         "--quantization", choices=QUANTIZATIONS,
@@ -38,47 +41,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .. import checkpoint, models
-    from ..convert import ctranslate2, fairseq, hub, huggingface, marian
+    from .. import checkpoint
+    from ..convert import to_ctranslate2
 
     check_output_folder("--out", arguments.out)
-    if held := [name for name in FILES if (Path(arguments.out) / name).exists()]:
+    if held := [name for name in (*FILES, to_ctranslate2.WEIGHTS) if (Path(arguments.out) / name).exists()]:
         raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
-    path, needs, quantization = Path(arguments.checkpoint), None, "float32"
+    model, vocabularies, stored, said = _read(arguments)
+    quantization = arguments.quantization or stored
+    if arguments.to == "ctranslate2":
+        said = to_ctranslate2.save(model, arguments.out, vocabularies, quantization=quantization)
+    else:
+        save = checkpoint.save
+        if arguments.to == "huggingface":
+            from ..huggingface import save_pretrained as save
+        save(model, arguments.out, vocabularies, quantization=quantization)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
+    for line in said:
+        print(f"{arguments.out}: {line}")
+    return 0
+
+
+def _read(arguments: argparse.Namespace) -> tuple:
+    """The model, its vocabularies, how its weights were stored, and what its users should know, a line each."""
+    from .. import checkpoint, models
+    from ..convert import ctranslate2, fairseq, hub, huggingface, marian, opennmt
+
+    def refuse(names: tuple[str, ...], what: str) -> None:
+        for name in names:
+            if given := getattr(arguments, name):
+                raise ValueError(f"{flag(name)} must be left out with {what}, got {given}")
+
+    path = Path(arguments.checkpoint)
     if path.is_file() or path.suffix == ".pt":
-        if path.name in (checkpoint.CONFIG, *hub.WEIGHTS) or path.suffix == ".safetensors":
+        if path.name in (checkpoint.CONFIG, ctranslate2.WEIGHTS, *hub.WEIGHTS) or path.suffix == ".safetensors":
             raise ValueError(
                 f"CHECKPOINT must be a model's directory, {path.parent}, rather than a part of it, got {path}"
             )
+        refuse(LANGUAGES, "a checkpoint")
+        if opennmt.recognises(path):
+            refuse(DICTIONARIES, "a checkpoint of OpenNMT-py, which holds its vocabularies")
+            said = "text must be tokens already, with spaces between them: there is no tokenizer in the file"
+            return *opennmt.load(path), "float32", [said]
         model, vocabularies = fairseq.load(path, arguments.source_dict, arguments.target_dict, arguments.bpe)
         if vocabularies is None:
-            needs = "without dictionaries it takes ids alone"
-        else:
-            encoded = "" if arguments.bpe else " and BPE-encoded (--bpe does that)"
-            needs = f"text must be tokenised{encoded} as for its training, which is not done here"
+            return model, vocabularies, "float32", ["without dictionaries it takes ids alone"]
+        encoded = "" if arguments.bpe else " and BPE-encoded (--bpe does that)"
+        said = f"text must be tokenised{encoded} as for its training, which is not done here"
+        return model, vocabularies, "float32", [said]
+    path, stored, said = models.locate(path), "float32", []
+    refuse(DICTIONARIES, "a model directory")
+    readers = (ctranslate2, huggingface, marian)
+    reader = next((family for family in readers if family.recognises(path)), checkpoint)
+    if reader is huggingface:
+        model, vocabularies = reader.load(path, arguments.source_language, arguments.target_language)
     else:
-        path = models.locate(path)
-        for name in ("source_dict", "target_dict", "bpe"):
-            if file := getattr(arguments, name):
-                raise ValueError(f"--{name.replace('_', '-')} must be left out with a model directory, got {file}")
-        families = (ctranslate2, huggingface, marian)
-        reader = next((family for family in families if family.recognises(path)), checkpoint)
-        if reader is huggingface:
-            model, vocabularies = reader.load(path, arguments.source_language, arguments.target_language)
-        else:
-            model, vocabularies = reader.load(path)
-        if reader is ctranslate2:
-            quantization = ctranslate2.stored_as(path)
-        if vocabularies is None:
-            needs = "without a vocabulary it takes ids alone"
-        elif reader in families and vocabularies[0].processor is None and vocabularies[0].tokenizer is None:
-            needs = "text must be tokens already, with spaces between them: there is no tokenizer of its own"
-    save = checkpoint.save
-    if arguments.to == "huggingface":
-        from ..huggingface import save_pretrained as save
-    save(model, arguments.out, vocabularies, quantization=arguments.quantization or quantization)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
-    if needs:
-        print(f"{arguments.out}: {needs}")
-    return 0
+        refuse(LANGUAGES, "a model that is not of Hugging Face, or is Marian's")
+        model, vocabularies = reader.load(path)
+    if reader is ctranslate2:
+        stored = ctranslate2.stored_as(path)
+    if vocabularies is None:
+        said.append("without a vocabulary it takes ids alone")
+    elif reader in readers and vocabularies[0].processor is None and vocabularies[0].tokenizer is None:
+        said.append("text must be tokens already, with spaces between them: there is no tokenizer of its own")
+    return model, vocabularies, stored, said

@@ -7,14 +7,13 @@ import math
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
-from itertools import chain, islice, takewhile
 from pathlib import Path
 
 from ..decoding.modes import MODES
-from ..inputs import TooLong, check_output
+from ..inputs import TooLong, check_output, check_output_folder
 from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
@@ -30,7 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files", metavar="FILE", nargs="*", default=[], help="text, one sentence a line (default: -, standard input)"
     )
     parser.add_argument("--output", "-o", metavar="FILE", help="where to write (default: standard output)")
+    parser.add_argument("--output-dir", metavar="DIR", help="instead: where each FILE is written to, by its name")
     parser.add_argument("--json", action="store_true", help="write one JSON object a line, with scores")
+    parser.add_argument(
+        "--processes", type=_decoding.positive, default=1, metavar="N",
+        help="translate with so many processes, each with its share of the processors (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="go on behind the lines that the output holds already")
+    parser.add_argument(
+        "--skip-errors", action="store_true",
+        help="a line that is too long or fails becomes an empty one, and is named on standard error",
+    )  # fmt: skip
     parser.add_argument(
         "--trace", metavar="FILE",
         help=f"write a page of HTML, too, that shows how the first {MOST_TRACED} translations came about",
@@ -41,49 +50,104 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from .. import files as texts
+
     options = _decoding.decoding_options(arguments)
     if not arguments.json and options.get("num_hypotheses", 1) > 1:
         raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
-    files, output = arguments.files or [STANDARD], arguments.output
-    output = None if output == STANDARD else output
+    files, outputs = arguments.files or [STANDARD], _outputs(arguments)
+    trace = Trace(arguments, options) if arguments.trace else None
+    ahead = 4 * arguments.batch_size * arguments.inter_threads
+    options |= {"max_batch_size": arguments.batch_size, "read_batch_size": ahead}
+    report, job = texts.Report(), None
+    began = time.monotonic()
+    with ExitStack() as stack:
+        made_by, skip = _decoding.made_by(arguments), arguments.skip_errors
+        # options that are wrong are refused before a file is opened
+        translate = stack.enter_context(texts.translating(made_by, options, arguments.processes, skip))
+        if trace:
+            stack.enter_context(trace)
+        groups = [[file] for file in files] if arguments.output_dir else [files]
+        jobs = []
+        for group, output in zip(groups, outputs, strict=True):
+            lines = _lines(group, skip)
+            begin = texts.begun(output) if arguments.resume else 0
+            if output and not begin:
+                with _naming(output), open(output, "wb"):
+                    pass
+            jobs.append(texts.Job(", ".join(map(str, group)), trace.noted(lines) if trace else lines, output, begin))
+        hidden = not sys.stderr.isatty() or (outputs == [None] and sys.stdout.isatty())
+        bar = stack.enter_context(tqdm(total=_count_lines(files), unit=" sentences", disable=hidden))
+        bar.update(sum(job.begin for job in jobs))
+        try:
+            for job, first, results in translate(jobs, ahead):
+                number = first
+                with _naming(job.output or "standard output"), _written(job.output) as written:
+                    for result in results:
+                        number += 1
+                        if isinstance(result, Exception):
+                            what = f"line {number:,}" if outputs[1:] == [] else f"{job.name}, line {number:,}"
+                            why = _told(result, what)
+                            report.skipped.append((job.name, number, why))
+                            bar.write(f"janus-fast: passed over: {why}", file=sys.stderr)
+                        elif trace:
+                            result = trace.take(result)
+                        # An interruption waits until the line is written, unless a reader may keep it waiting.
+                        with uninterrupted() if job.output else nullcontext():
+                            written.write(_line(result, arguments.json) + "\n")
+                            written.flush()
+                            report.lines += 1
+                        bar.update()
+                report.bytes, report.seconds = sum(job.bytes for job in jobs), time.monotonic() - began
+                bar.set_postfix_str(f"{report.megabytes_per_minute:.2f} MB/minute", refresh=False)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the first {report.lines:,} translations are written") from None
+        except TooLong as error:
+            what = f"line {number + 1:,}" if len(jobs) == 1 else f"{job.name}, line {number + 1:,}"
+            raise ValueError(_told(error, what)) from None
+    if arguments.output_dir or arguments.processes > 1 or skip:
+        print(f"janus-fast: {report}", file=sys.stderr)
+    return 0
+
+
+def _told(error: Exception, what: str) -> str:
+    """What is wrong with a line, in terms of the command."""
+    if isinstance(error, TooLong):
+        return error.named(what, "--max-input-length {} cuts such lines")
+    return f"{what}: {error}"
+
+
+def _outputs(arguments: argparse.Namespace) -> list[str | None]:
+    """Where to write, once or for each file; None is standard output."""
+    files, folder = arguments.files or [STANDARD], arguments.output_dir
+    output = None if arguments.output == STANDARD else arguments.output
     _check_files(files, output)
     if output:
         check_output("--output", output)
-    trace = Trace(arguments, options) if arguments.trace else None
-    translator = _decoding.translator(arguments)
-    ahead = 4 * arguments.batch_size * arguments.inter_threads
-    translate = partial(
-        translator.translate_iterable, max_batch_size=arguments.batch_size, read_batch_size=ahead, **options
-    )
-    translate([])  # options that are wrong are refused before a file is opened
-    done = 0
-    with ExitStack() as stack:
-        if trace:
-            stack.enter_context(trace)
-        stack.enter_context(_naming(output or "standard output"))
-        written = sys.stdout
-        if output:
-            written = stack.enter_context(open(output, "w", encoding="utf-8", newline="\n"))
-        bar = stack.enter_context(
-            tqdm(total=_count_lines(files), unit=" sentences", disable=not sys.stderr.isatty() or written.isatty())
-        )
-        try:
-            lines = _lines(files)
-            chunks = _chunks(trace.noted(lines) if trace else lines, ahead)
-            for result in chain.from_iterable(translate(chunk, first_number=done) for chunk in chunks):
-                if trace:
-                    result = trace.take(result)
-                # An interruption waits until the line is written and counted, unless a reader may keep it waiting.
-                with uninterrupted() if output else nullcontext():
-                    written.write(_line(result, arguments.json) + "\n")
-                    written.flush()
-                    done += 1
-                bar.update()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"the first {done:,} translations are written") from None
-        except TooLong as error:
-            raise ValueError(error.named(f"line {done + 1:,}", "--max-input-length {} cuts such lines")) from None
-    return 0
+    if folder is None:
+        if arguments.resume and not output:
+            raise ValueError("--resume must go with --output FILE or --output-dir, got standard output")
+        return [output]
+    if arguments.output:
+        raise ValueError(f"--output-dir must be given without --output, got {arguments.output}")
+    if STANDARD in files:
+        raise ValueError("--output-dir must go with files that have names, got standard input")
+    check_output_folder("--output-dir", folder)
+    os.makedirs(folder, exist_ok=True)
+    outputs = [os.path.join(folder, os.path.basename(file)) for file in files]
+    from ..files import check_pairs
+
+    check_pairs("--output-dir", files, outputs)
+    return outputs
+
+
+@contextmanager
+def _written(output: str | None) -> Iterator:
+    if output is None:
+        yield sys.stdout
+        return
+    with open(output, "a", encoding="utf-8", newline="\n") as stream:
+        yield stream
 
 
 class Trace:
@@ -143,6 +207,8 @@ def _naming(file: str) -> Iterator[None]:
 
 
 def _line(result, as_json: bool) -> str:
+    if isinstance(result, Exception):
+        return json.dumps({"hypotheses": [], "scores": [], "iterations": [], "error": str(result)}) if as_json else ""
     if not as_json:
         return as_line(result.hypotheses[0])
     scores = [score if math.isfinite(score) else None for score in result.scores]
@@ -174,18 +240,11 @@ def _same(file: str, output: str | None) -> bool:
     return stat.S_ISREG(target.st_mode) and os.path.samestat(source, target)
 
 
-def _lines(files: list[str]) -> Iterator[str | None]:
+def _lines(files: list[str], failing: bool = False) -> Iterator[str | None | ValueError]:
     """The lines of files one after another; None where the next one is not there yet."""
     for file in files:
         with _naming(named(file)), opened(file) as stream:
-            yield from decoded(arriving(stream), file)
-
-
-def _chunks(lines: Iterator[str | None], most: int) -> Iterator[Iterator[str]]:
-    """The lines in parts, each to be used up before the next: as many as are there, ``most`` of them at most."""
-    for first in lines:
-        if first is not None:
-            yield chain([first], takewhile(lambda line: line is not None, islice(lines, most - 1)))
+            yield from decoded(arriving(stream), file, failing)
 
 
 def _count_lines(files: list[str]) -> int | None:

@@ -22,7 +22,9 @@ from torch import Tensor
 ZIP = b"PK\x03\x04"
 # torch/serialization.py, before torch 1.6: three pickles, the first of which is this number, stand before the contents.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-INERT_PACKAGES = ("argparse", "omegaconf", "fairseq", "typing", "enum", "numpy", "_codecs")
+INERT_PACKAGES = (
+    "argparse", "omegaconf", "fairseq", "typing", "enum", "numpy", "_codecs", "functools", "onmt", "torchtext",
+)  # fmt: skip
 BUILTIN_TYPES = ("dict", "list", "tuple", "int", "long", "float", "bool", "str", "unicode")  # named, never called
 STORAGES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
@@ -113,6 +115,8 @@ class PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module in ("builtins", "__builtin__") and name == "set":
             return set
+        if (module, name) == ("collections", "Counter"):
+            return Record
         if module == "collections" and name in ("OrderedDict", "defaultdict"):
             return OrderedDict if name == "OrderedDict" else self._default_dict
         if module == "torch" and name in STORAGES:

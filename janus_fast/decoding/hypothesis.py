@@ -10,7 +10,7 @@ class Hypothesis:
     ``score`` is what candidates were ranked by, ``token_scores`` the log-probability (nats) of each id, followed by
     that of ``eos`` in autoregressive mode and with ``rerank``. ``iterations`` counts decoder passes, but that of
     ``rerank``; ``history`` holds the canvas, with masks, before the first and after each pass when asked for,
-    ``predictions`` and ``prediction_scores`` what each pass made of it, before the least certain were masked again,
+    ``predictions`` and ``prediction_scores`` what each pass made of it, before the least certain were masked again;
     ``attention`` what each id looked at, and ``logits`` the scores of the vocabulary in each step.
     """
 

@@ -39,8 +39,11 @@ def named(path: str | Path) -> str | Path:
     return "standard input" if path == STANDARD else path
 
 
-def decoded(lines: Iterable[bytes | None], name: str | Path) -> Iterator[str | None]:
-    """The text of lines of bytes, which are those of the file ``name``; None stays None."""
+def decoded(
+    lines: Iterable[bytes | None], name: str | Path, failing: bool = False
+) -> Iterator[str | None | ValueError]:
+    """The text of lines of bytes, which are those of the file ``name``; None stays None. Of a line that is no UTF-8 the
+    error is raised, or, with ``failing``, stands in its place."""
     number = 0
     for line in lines:
         if line is None:
@@ -53,7 +56,10 @@ def decoded(lines: Iterable[bytes | None], name: str | Path) -> Iterator[str | N
             yield line.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             what = f"byte 0x{line[error.start]:02x} in line {number:,}"
-            raise ValueError(f"{named(name)} must be UTF-8 text, got {what}") from None
+            wrong = ValueError(f"{named(name)} must be UTF-8 text, got {what}")
+            if not failing:
+                raise wrong from None
+            yield wrong
 
 
 def arriving(stream: io.BufferedIOBase) -> Iterator[bytes | None]:

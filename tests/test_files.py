@@ -1,0 +1,226 @@
+"""Text files: many of them, by several processes, on from where a run ended, over lines that cannot be translated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli_translate import GREEDY, SPECIAL, WORDS
+from test_decoding import make_model
+
+from janus_fast import Translator, Vocabulary, cli, save, translate_files
+from janus_fast.files import Job, _shares, begun
+
+LINES = [" ".join(f"w{5 + (7 * row + 3 * n) % 35}" for n in range(1 + row % 9)) for row in range(300)]
+OPTIONS = {"beam_size": 1, "max_decoding_length": 6}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("plain") / "model"
+    save(make_model(), directory, (Vocabulary(SPECIAL + WORDS),) * 2)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def expected(model) -> list[str]:
+    return [result.hypotheses[0] for result in Translator(model).translate(LINES, **OPTIONS)]
+
+
+def written(path, lines) -> str:
+    Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def read(path) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "janus_fast", "translate", *map(str, arguments)]
+
+
+def test_many_files_by_two_processes_are_those_of_one(model, expected, tmp_path, capfd):
+    parts = {"a.txt": (0, 170), "empty": (0, 0), "b.txt": (170, 171), "c": (171, 300)}
+    sources = [written(tmp_path / name, LINES[slice(*part)]) for name, part in parts.items()]
+    out = tmp_path / "out"
+    assert (
+        cli.main(
+            ["translate", model, *sources, "--output-dir", str(out), "--processes", "2", "--batch-size", "4", *GREEDY]
+        )
+        == 0
+    )
+    for name, part in parts.items():
+        assert read(out / name) == expected[slice(*part)]
+    shown = capfd.readouterr()
+    assert shown.out == "" and "janus-fast: 300 lines in " in shown.err and " MB/minute" in shown.err
+    again = [tmp_path / f"again{number}" for number in range(4)]
+    report = translate_files(model, sources, again, max_batch_size=4, **OPTIONS)
+    assert [read(path) for path in again] == [expected[slice(*part)] for part in parts.values()]
+    assert report.lines == 300 and report.bytes == sum(os.path.getsize(s) for s in sources) and not report.skipped
+
+
+def test_what_is_streamed_through_processes_is_one_output(model, expected, tmp_path):
+    text = "".join(line + "\n" for line in LINES[:40])
+    done = subprocess.run(
+        command(model, "--processes", 2, *GREEDY), input=text, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout.split("\n")[:-1] == expected[:40]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_goes_on_behind_the_whole_lines(model, tmp_path, processes):
+    source, whole, out = written(tmp_path / "in", LINES[:50]), tmp_path / "whole", tmp_path / "out"
+    sampling = {"beam_size": 1, "sampling_topk": 0, "seed": 5, "max_decoding_length": 6}
+    translate_files(model, [source], [whole], **sampling)
+    begin = "".join(line + "\n" for line in read(whole)[:17])
+    out.write_text(begin + "half a li", encoding="utf-8")
+    report = translate_files(model, [source], [out], resume=True, processes=processes, **sampling)
+    assert out.read_bytes() == whole.read_bytes() and report.lines == 33
+    assert translate_files(model, [source], [out], resume=True, **sampling).lines == 0
+    assert out.read_bytes() == whole.read_bytes()
+    out.write_text(begin, encoding="utf-8")
+    assert Translator(model).translate_file(source, out, resume=True, **sampling) == 33
+    assert out.read_bytes() == whole.read_bytes()
+    flags = ["--beam-size", "1", "--sampling-topk", "0", "--seed", "5", "--max-decoding-length", "6"]
+    assert cli.main(["translate", model, source, "-o", str(out), "--resume", *flags]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    written(out, LINES)
+    with pytest.raises(ValueError, match="^resume: .*out must hold no more lines than .*in, which it is the transl"):
+        translate_files(model, [source], [out], resume=True, **sampling)
+
+
+def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
+    lines = [line.encode() for line in LINES[:20]]
+    lines[3], lines[4], lines[11] = b"\xff w7", b" ".join([b"w8"] * 40), b"w9 w39"
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    translate, batches = Translator._translate, []
+
+    def failing(self, tokens, **options):
+        batches.append(len(tokens))
+        if ["w9", "w39"] in tokens:
+            raise FloatingPointError("generate: every candidate must have a finite score, got NaN or infinity")
+        return translate(self, tokens, **options)
+
+    monkeypatch.setattr(Translator, "_translate", failing)
+    wanted = [*expected[:3], "", "", *expected[5:11], "", *expected[12:20]]
+    report = translate_files(model, [source], [out], skip_errors=True, **OPTIONS)
+    assert read(out) == wanted and report.lines == 20
+    assert [line for _, line, _ in report.skipped] == [4, 5, 12]
+    assert "byte 0xff in line 4" in report.skipped[0][2] and "got 42" in report.skipped[1][2]
+    with pytest.warns(UserWarning, match="translate_file: line 12 of .*in is passed over: generate: every candidate"):
+        assert Translator(model).translate_file(source, out, skip_errors=True, **OPTIONS) == 20
+    assert read(out) == wanted
+    arguments = ["translate", model, str(source), "-o", str(out), *GREEDY]
+    assert cli.main([*arguments, "--skip-errors"]) == 0
+    shown = capsys.readouterr().err
+    assert read(out) == wanted and shown.count("janus-fast: passed over: ") == 3 and "; 3 passed over" in shown
+    assert "line 5 must have at most 32 tokens, bos and eos included, got 42; --max-input-length 30 cuts" in shown
+    assert cli.main([*arguments, "--skip-errors", "--json"]) == 0
+    records = [json.loads(line) for line in read(out)]
+    assert [number for number, record in enumerate(records) if "error" in record] == [3, 4, 11]
+    capsys.readouterr()
+    assert cli.main(arguments) != 0  # without, it ends there, and what comes before is written
+    assert "in line 4" in capsys.readouterr().err and read(out) == expected[:3]
+
+
+def test_a_process_that_is_killed_is_told_and_the_run_resumes(model, tmp_path):
+    """Of two: the command ends with an error, and leaves no process and whole lines."""
+    lines = LINES * 40
+    source, out = written(tmp_path / "in", lines), tmp_path / "out"
+    arguments = command(model, source, "-o", out, "--processes", 2, "--batch-size", 8, *GREEDY)
+    run = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    try:
+        children = wait_for(lambda: os.path.exists(out) and os.path.getsize(out) > 0 and workers_of(run.pid))
+        os.kill(children[0], signal.SIGKILL)
+        _, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode != 0 and "processes must live until all is translated, but one was killed" in error
+    wait_for(lambda: not any(alive(child) for child in children))
+    done = begun(out)
+    assert 0 < done < len(lines)
+    subprocess.run([*arguments, "--resume"], timeout=100, check=True, capture_output=True)
+    short = list(dict.fromkeys(lines))
+    by_line = dict(zip(short, (r.hypotheses[0] for r in Translator(model).translate(short, **OPTIONS)), strict=True))
+    assert read(out) == [by_line[line] for line in lines]
+
+
+def test_children_leave_with_their_parent(model, tmp_path):
+    source = written(tmp_path / "in", LINES * 40)
+    run = subprocess.Popen(command(model, source, "-o", tmp_path / "out", "--processes", 2, *GREEDY))
+    try:
+        children = wait_for(lambda: os.path.exists(tmp_path / "out") and workers_of(run.pid))
+    finally:
+        run.kill()
+        run.wait(timeout=10)
+    wait_for(lambda: not any(alive(child) for child in children))
+
+
+def workers_of(process: int) -> list[int]:
+    """The children that translate; another one counts what they share."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    named = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return named if len(named) == 2 else []
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["in", "--resume"], "--resume must go with --output FILE or --output-dir, got standard output"),
+        (["in", "-o", "x", "--output-dir", "out"], "--output-dir must be given without --output, got x"),
+        (["--output-dir", "out"], "--output-dir must go with files that have names, got standard input"),
+        (["in", "other/in", "--output-dir", "out"], "--output-dir must each be another file than sources and outputs"),
+        (["in", "--output-dir", "."], "--output-dir must each be another file than sources and outputs"),
+        (["in", "--processes", "0"], "argument --processes: must be at least 1, got 0"),
+        (["in", "-o", "x", "--processes", "2", "--beam-size", "0"], "--beam-size must be an integer of at least 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(model, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    written("in", LINES[:2]), written("other/in", LINES[:2])
+    try:
+        assert cli.main(["translate", model, *arguments]) != 0
+    except SystemExit:
+        pass
+    assert message in capsys.readouterr().err
+    assert read("in") == LINES[:2] and not os.path.exists("x")
+
+
+def test_a_model_that_is_not_there_is_told_by_the_processes_too(tmp_path):
+    source = written(tmp_path / "in", ["a"])
+    with pytest.raises(FileNotFoundError, match="^model must be a model directory or one of"):
+        translate_files("no-such-model", [source], [tmp_path / "out"], processes=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_processors_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7, 9}, raising=False)
+    assert _shares(2) == [[4, 5], [6, 7, 9]]
+    assert _shares(7) == [[4], [5], [6], [7], [9], [4], [5]]
+
+
+def test_chunks_end_where_lines_must_be_waited_for():
+    job = Job("pipe", iter(["a", "b", "c", None, None, "d"]), None, begin=1)
+    assert list(job.chunks(2)) == [(1, ["b", "c"]), (3, None), (3, None), (3, ["d"])]
