@@ -9,7 +9,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc kernels -type f -not -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-peers check gpu-proof gpu lint bench docs sanitize clean
+.PHONY: help setup demo test test-peers test-clients check gpu-proof gpu lint bench docs sanitize clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -32,6 +32,15 @@ check: .venv/ready  ## run the tests of what a change most likely breaks, in und
 
 test-peers: .venv/ready .venv-peers/ready  ## compare with other libraries, which it installs in .venv-peers
 	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
+
+# Programs that were written for CTranslate2, without what they need elsewhere.
+CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2==2.13.1 OpenNMT-py==3.5.1 \
+	configargparse rapidfuzz pyonmttok sacremoses zstandard six
+
+test-clients: .venv-peers/ready  ## run programs written for CTranslate2 with our interface in its place
+	.venv-peers/bin/python -m pip install --quiet requests joblib click networkx
+	.venv-peers/bin/python -m pip install --quiet --no-deps $(CLIENTS)
+	.venv-peers/bin/python -m pytest -m clients tests/test_clients.py
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -69,13 +78,6 @@ sanitize: .venv/ready  ## run the engine's tests under AddressSanitizer and Unde
 clean:  ## remove .venv and everything built
 	rm -rf .venv .venv-peers build dist *.egg-info janus_fast/*.so .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-.venv-peers/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet $(TORCH)
-	.venv-peers/bin/python -m pip install --quiet '.[peers]'
-	.venv-peers/bin/python -m pip uninstall --quiet --yes janus-fast
-	@touch $@
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

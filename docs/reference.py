@@ -11,7 +11,10 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
-MODULES = ("janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives")
+MODULES = (
+    "janus_fast", "janus_fast.ops", "janus_fast.decoding", "janus_fast.evaluate", "janus_fast.objectives",
+    "janus_fast.compat.ctranslate2",
+)  # fmt: skip
 CONVERTERS = tuple(
     f"janus_fast.convert.{name}"
     for name in ("ctranslate2", "fairseq", "huggingface", "marian", "marian_native", "opennmt", "to_ctranslate2")

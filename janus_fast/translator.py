@@ -21,6 +21,7 @@ from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
+HISTORIES = ("history", "predictions", "prediction_scores")
 COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.values() for name in types))
 
 
@@ -226,7 +227,8 @@ class Translator:
                     self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
                 ]
         results = self.generate(ids, **given, mode=mode, **options)
-        tokens_of, begin = self.target_vocabulary.tokens_of, int(self.config.source_bos)
+        tokens_of = self.target_vocabulary.tokens_of
+        begin = self.config.source_bos + len(self.config.source_prefix_ids)
         return [
             dataclasses.replace(
                 r,
@@ -307,18 +309,13 @@ class Translator:
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []
             lists = [h.ids for h in group], scores, [h.token_scores for h in group], [h.iterations for h in group]
-            own = {}
+            more = {}
             if getattr(options, "return_history", False):
-                own |= {
-                    "history": [h.history for h in group],
-                    "predictions": [h.predictions for h in group],
-                    "prediction_scores": [h.prediction_scores for h in group],
-                }
-            if getattr(options, "return_attention", False):
-                own["attention"] = [h.attention for h in group]
-            if getattr(options, "return_logits_vocab", False):
-                own["logits"] = [h.logits for h in group]
-            return TranslationResult(*lists, **own)
+                more = {name: [getattr(h, name) for h in group] for name in HISTORIES}
+            for name, asked in (("attention", "return_attention"), ("logits", "return_logits_vocab")):
+                if getattr(options, asked, False):
+                    more[name] = [getattr(h, name) for h in group]
+            return TranslationResult(*lists, **more)
 
         results: list[TranslationResult | None] = [None] * len(source)
         specials = {self.config.bos_token_id, self.config.eos_token_id}

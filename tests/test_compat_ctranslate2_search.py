@@ -17,7 +17,7 @@ if engine.missing():
 
 DATA = Path(__file__).parent / "data"
 MARIAN = DATA / "marian" / "shared"
-EXPECTED = json.loads((DATA / "ctranslate2" / "expected.json").read_text(encoding="utf-8"))
+EXPECTED = json.loads((DATA / "ctranslate2_calls" / "expected.json").read_text(encoding="utf-8"))
 
 
 def convert(directory: Path, output: Path) -> ctranslate2.Translator:

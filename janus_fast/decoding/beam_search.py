@@ -3,6 +3,7 @@
 ``janus_fast.reference.beam_search`` is the definition.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -166,7 +167,22 @@ class BeamSearch:
                 if look is not None and look()[0].item() == 0:
                     return
                 look = runtime.download(self.state.remaining)
-        self.step(self.longest, last=True)
+        if options.forced_eos:
+            self.step(self.longest, last=True)
+
+    def _cut_off(self, sentence: int, lengths: list, tokens: list, totals: list, scores: list, count: list) -> None:
+        """At the longest, of the best hypotheses those that have not ended are finished, too."""
+        beams = self.state.tokens.shape[1]
+        ended = sum(length + 1 == self.longest for length in lengths[: count[sentence]])
+        rows = slice(sentence * beams, sentence * beams + beams - ended)
+        wrote = self.state.slots[sentence, 1 : self.longest + 1].long()
+        parts = self.state.history_scores[sentence, : self.longest].gather(1, wrote).T.tolist()
+        for place, said in enumerate(self.past(self.longest)[rows].tolist()):
+            total = self.state.totals[sentence, place].item()
+            if math.isfinite(total):
+                at = count[sentence]
+                lengths[at], tokens[at], totals[at], scores[at] = self.longest, said, total, parts[place]
+                count[sentence] += 1
 
     def results(self, sources: int, options: AutoregressiveOptions, runtime: Eager) -> list[list[Hypothesis]]:
         """The finished hypotheses of the first ``sources`` sources, best first."""
@@ -175,13 +191,16 @@ class BeamSearch:
         count, lengths, tokens, totals, scores = (t.tolist() for t in runtime.download(*finished)())
         groups: list[list[Hypothesis]] = [[] for _ in range(sources)]
         for s in range(sources * self.samples):
+            if not options.forced_eos and self.state.steps[s] == self.longest:
+                self._cut_off(s, lengths[s], tokens[s], totals[s], scores[s], count)
             if count[s] == 0:
                 raise FloatingPointError(NO_OUTPUT)
             for i in range(count[s]):
                 length, parts = lengths[s][i], scores[s][i][: lengths[s][i] + 1]
                 begun = len(self.prefixes[s // self.samples]) if self.prefixes else 0
                 total = sum(parts[begun:]) if options.sampling_topk != 1 else totals[s][i]
-                score = total / (length + 1) ** options.length_penalty
-                groups[s // self.samples].append(Hypothesis(tokens[s][i][:length], score, parts, length + 1))
+                passes = min(length + 1, options.steps(self.config))  # without an end at the longest
+                score = total / passes**options.length_penalty
+                groups[s // self.samples].append(Hypothesis(tokens[s][i][:length], score, parts, passes))
         # sorted is stable: of equal scores the one that finished first wins
         return [sorted(group, key=lambda h: -h.score)[: options.num_hypotheses] for group in groups]

@@ -40,6 +40,11 @@ class Continuations:
         self.banned = torch.zeros(config.target_vocab_size, dtype=torch.bool, device=model.output_weight.device)
         for token in always:
             self.banned[token] = True
+        self.bias = model.output_bias
+        if options.renormalize_logits:  # what is forbidden gives its probability to the others
+            self.bias = torch.zeros_like(model.output_weight[:, 0]) if self.bias is None else self.bias.clone()
+            self.end_bias = self.bias[self.eos].clone()
+            self.bias[self.banned] = float("-inf")
         wanted = options.sampling_topk if options.sampling_topk != 1 else 2 * options.beam_size
         forbidden = len(always | {self.eos}) + (options.longest(config) if self.ngram else 0)  # at most
         self.choices = min(wanted + forbidden if wanted else config.target_vocab_size, config.target_vocab_size)
@@ -49,6 +54,8 @@ class Continuations:
 
     def allow_end(self, allowed: bool) -> None:
         self.banned[self.eos : self.eos + 1].fill_(not allowed)
+        if self.options.renormalize_logits:
+            self.bias[self.eos] = self.end_bias if allowed else float("-inf")
 
     def __call__(
         self, hidden: Tensor, past: Tensor | None = None, owners: Tensor | None = None
@@ -57,7 +64,7 @@ class Continuations:
 
         ``past`` are the tokens [R, n] so far, which n-grams and prefixes ask for, and ``owners`` the sources [R].
         """
-        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
+        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.bias, k=self.choices)
         forbidden = self.banned[ids]
         if self.ngram:
             forbidden |= self._repeating(past).gather(1, ids)
@@ -90,7 +97,7 @@ class Continuations:
         return torch.where(last, self.eos, ids.gather(1, place[:, None])[:, 0]), torch.where(last, end, best)
 
     def _log_probs(self, hidden: Tensor) -> Tensor:
-        return F.log_softmax(self.model.logits(hidden).float(), -1)
+        return F.log_softmax(F.linear(hidden, self.model.output_weight, self.bias).float(), -1)
 
     def _repeating(self, past: Tensor) -> Tensor:
         """Which tokens [R, V] would complete an n-gram that the past holds."""
@@ -107,4 +114,6 @@ class Continuations:
         rows = (forced >= 0).nonzero()[:, 0]
         ids[rows, 0] = forced[rows]
         log_probs[rows] = float("-inf")
-        log_probs[rows, 0] = self._log_probs(hidden[rows]).gather(1, forced[rows, None])[:, 0]
+        own = self._log_probs(hidden[rows]).gather(1, forced[rows, None])[:, 0]
+        # of what would not be allowed
+        log_probs[rows, 0] = own.masked_fill(own == float("-inf"), 0.0) if self.options.renormalize_logits else own

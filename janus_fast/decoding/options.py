@@ -102,7 +102,8 @@ class LeftToRightOptions(DecodingOptions):
         why="no_repeat_ngram_size looks for repeated n-grams on the host",
     )  # fmt: skip
 
-    disable_unk, suppress_sequences, end_token = False, (), None  # unless a mode has these options
+    # unless a mode has these options
+    disable_unk, renormalize_logits, suppress_sequences, end_token = False, False, (), None
 
     def __post_init__(self):
         super().__post_init__()
@@ -229,9 +230,14 @@ class AutoregressiveOptions(LeftToRightOptions):
 
     @property
     def by_definition(self) -> bool:
-        """Whether torch has these by the definition alone, which has no cache."""
+        """Whether torch computes these by the definition alone, which has no cache."""
         own = [field for field in dataclasses.fields(self) if field.metadata.get("by_definition")]
-        return any(getattr(self, field.name) != field.default for field in own)
+        asked = {field.name for field in own if getattr(self, field.name) != field.default} - {"forced_eos"}
+        if self.early_stopping == "first" and self.length_penalty:
+            asked.discard("early_stopping")  # as true
+        if not self.no_repeat_ngram_size:
+            asked.discard("renormalize_logits")
+        return bool(asked)
 
     @property
     def wanted(self) -> int:

@@ -46,18 +46,20 @@ class TranslationOptions:
     replace_unknowns: bool = False
     callback: Callable[[GenerationStepResult], bool] | None = None
 
-    def search(self, config: JanusConfig, vocabulary: Vocabulary) -> dict:
+    def search(self, config: JanusConfig, vocabulary: Vocabulary, prefixed: bool) -> dict:
         """These as options of our own search."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         given = {name: value for name, value in given.items() if name not in OUTSIDE} | RULES
-        given["alignment_heads"] = int(is_marian(config))
         given["return_attention"] = self.return_attention or self.replace_unknowns
+        if given["return_attention"] or self.coverage_penalty:
+            # of Marian's models that of the first head; they alone have one token for both
+            given["alignment_heads"] = int(config.bos_token_id == config.pad_token_id)
         given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
-        given["end_token"] = [config.eos_token_id]
         if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
             given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
-        # behind a prefix it makes another token of the ends but the best: the first of the vocabulary
-        given["prefix_alone"] = "last" if 0 in given["end_token"] else "best"
+        if prefixed:
+            # behind a prefix it makes another token of the ends but the best: the first of the vocabulary
+            given["prefix_alone"] = "last" if 0 in (given["end_token"] or [config.eos_token_id]) else "best"
         if self.sampling_topk == 1:  # without sampling of no meaning
             given.pop("sampling_topp", None), given.pop("sampling_temperature", None)
         else:
@@ -92,14 +94,6 @@ def taking(names: Iterable[str]) -> Callable:
         return inputs.hinting(function)
 
     return decorate
-
-
-def is_marian(config: JanusConfig) -> bool:
-    """Whether a model was converted from Hugging Face's Marian: one token is both ``bos`` and ``pad`` there alone.
-
-    Of such models CTranslate2 takes the first head for the attention.
-    """
-    return config.bos_token_id == config.pad_token_id
 
 
 def _known(vocabulary: Vocabulary, tokens: list[str]) -> list[int]:

@@ -163,7 +163,7 @@ class Translator:
         prefixes = [vocabulary.ids(prefix)[: options.max_decoding_length] for prefix in prefixes]
         full = [n for n, tokens in enumerate(source) if self._has_content(tokens)]
         given = [prefixes[n] for n in full]
-        search = options.search(own.config, vocabulary)
+        search = options.search(own.config, vocabulary, any(given))
         if options.callback:
             search["callback"] = self._told(full, options)
         found = own.generate([ids[n] for n in full], given if any(given) else None, **limits, **search)
