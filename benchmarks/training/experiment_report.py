@@ -29,9 +29,10 @@ BLEU of AR less that of `autoregressive` with the same seed. p: how often resamp
 if both were the same (sacreBLEU's paired bootstrap; it calls identical translations significant, so look at the size
 first).
 """
-CURVES = """\
-Validation on the way. Nats are the mean negative log-probability of a target's token; BLEU is greedy decoding's.
-"""
+CURVES = (
+    "Validation on the way. Nats are the mean negative log-probability of a target's token; BLEU is greedy decoding's.",
+    "![Validation nats and BLEU over tokens](experiment-curves.png)",
+)
 
 
 def line(name: str, record: dict) -> str:
@@ -44,7 +45,8 @@ def write(results: dict, directory: Path) -> None:
         f"experiment-{name}": lambda results, file, panels=panels: draw(results["records"], panels, file)
         for name, panels in PANELS.items()
     }
-    pictures["experiment-curves"] = lambda results, file: draw_curves(results["records"], file)
+    if any(record["curve"] for record in results["records"]):
+        pictures["experiment-curves"] = lambda results, file: draw_curves(results["records"], file)
     report.write("experiment", results, directory, markdown, **pictures)
 
 
@@ -70,14 +72,14 @@ def markdown(results: dict) -> str:
     places = sorted({f"* {_where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
     missing = ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
     options = [f"* {arm}: `{words}`" for arm, words in {r["arm"]: r["options"] for r in results["records"]}.items()]
+    curves = any(record["curve"] for record in results["records"])
     training_header = "arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"
     return report.markdown(
         "JANUS beside its parts", ABOUT, missing,
         "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
         *(("## Against AR alone", PAIRED, report.table(["arm", "seed", "BLEU", "p"], paired, "l")) if paired else ()),
         "## Training", TRAINING, report.table(training_header, training, "l"),
-        "Options of each (the later ones count; of the last seed):", options, CURVES,
-        "![Validation nats and BLEU over tokens](experiment-curves.png)",
+        "Options of each (the later ones count; of the last seed):", options, *(CURVES if curves else ()),
         "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
     )  # fmt: skip
 
