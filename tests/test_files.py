@@ -89,9 +89,31 @@ def test_a_run_goes_on_behind_the_whole_lines(model, tmp_path, processes):
     flags = ["--beam-size", "1", "--sampling-topk", "0", "--seed", "5", "--max-decoding-length", "6"]
     assert cli.main(["translate", model, source, "-o", str(out), "--resume", *flags]) == 0
     assert out.read_bytes() == whole.read_bytes()
-    written(out, LINES)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("foreign", ["a\nb\nc\nd\n", "a\nb\nc\nd", "a\nb\nc\nhalf"])
+def test_an_output_of_more_lines_is_refused_and_left_alone(model, tmp_path, capsys, processes, foreign):
+    source, out = written(tmp_path / "in", LINES[:3]), tmp_path / "out"
+    out.write_text(foreign, encoding="utf-8")
     with pytest.raises(ValueError, match="^resume: .*out must hold no more lines than .*in, which it is the transl"):
-        translate_files(model, [source], [out], resume=True, **sampling)
+        translate_files(model, [source], [out], resume=True, processes=processes, **OPTIONS)
+    arguments = ["translate", model, source, "-o", str(out), "--resume", "--processes", str(processes), *GREEDY]
+    assert cli.main(arguments) != 0 and "out must hold no more lines than " in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == foreign
+
+
+def test_half_a_line_stays_until_there_is_one_to_write(model, expected, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\xff\n")
+    out.write_text("without an end of its line", encoding="utf-8")
+    with pytest.raises(ValueError, match="in must be UTF-8 text"):
+        translate_files(model, [source], [out], resume=True, **OPTIONS)
+    arguments = ["translate", model, str(source), "-o", str(out), "--resume", *GREEDY]
+    assert cli.main(arguments) != 0 and "in must be UTF-8 text" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "without an end of its line"
+    written(source, LINES[:3])
+    assert cli.main(arguments) == 0 and read(out) == expected[:3]
 
 
 def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
@@ -143,7 +165,7 @@ def test_a_process_that_is_killed_is_told_and_the_run_resumes(model, tmp_path):
         run.kill()
     assert run.returncode != 0 and "processes must live until all is translated, but one was killed" in error
     wait_for(lambda: not any(alive(child) for child in children))
-    done = begun(out)
+    done, _, _ = begun(out)
     assert 0 < done < len(lines)
     subprocess.run([*arguments, "--resume"], timeout=100, check=True, capture_output=True)
     short = list(dict.fromkeys(lines))
