@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import IO
 
@@ -220,8 +221,7 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
 
         yield here
         return
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    shares = _shares(processes)
+    context, shares = _Spawning(), _shares(processes)
     if not made_by.get("intra_threads"):
         made_by = {**made_by, "intra_threads": min(map(len, shares))}
     started = made_by, options, skip_errors, shares, context.Value("i", 0)
@@ -235,7 +235,8 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
             for job in jobs:
                 for first, lines in job.chunks(size):
                     if lines is not None:
-                        waiting.append((job, first, lines, executor.submit(_work, lines, first)))
+                        with _naming_the_killed():
+                            waiting.append((job, first, lines, executor.submit(_work, lines, first)))
                     while waiting and (lines is None or len(waiting) > AHEAD * processes):
                         yield _done(*waiting.popleft())
             while waiting:
@@ -245,8 +246,21 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
         executor.shutdown()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
+        for process in context.started:
+            if process.is_alive():
+                process.terminate()
+
+
+class _Spawning(SpawnContext):
+    """Knows the processes that it started."""
+
+    def __init__(self):
+        super().__init__()
+        self.started: list = []
+
+    def Process(self, *arguments, **options):  # noqa: N802
+        self.started.append(process := super().Process(*arguments, **options))
+        return process
 
 
 def _done(job: Job, first: int, lines: list, future) -> tuple[Job, int, Iterator]:
