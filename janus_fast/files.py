@@ -11,9 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext
 from pathlib import Path
+from typing import IO
 
 from . import inputs
 from .decoding.options import FEWEST_ROWS, MOST_ROWS
@@ -48,23 +50,30 @@ class Report:
 
 @dataclass
 class Job:
-    """``lines`` to translate, of which the first ``begin`` are done; None among them: the next is not there yet."""
+    """``lines`` to translate, of which the first ``begin`` are done; None among them: the next is not there yet.
+
+    The done ones are the first ``end`` bytes of the output; ``half``: a line half written stands behind them.
+    """
 
     name: str
     lines: Iterable[str | Exception | None]
     output: str | Path | None
     begin: int = 0
+    end: int = 0
+    half: bool = False
     bytes: int = 0
 
     def chunks(self, size: int) -> Iterator[tuple[int, list | None]]:
         """Up to ``size`` lines, or as many as are there, with the first one's number; None where others must wait."""
         lines, number = iter(self.lines), self.begin
-        if sum(1 for _ in islice((line for line in lines if line is not None), self.begin)) < self.begin:
+        there = (line for line in lines if line is not None)
+        done, current = sum(1 for _ in islice(there, self.begin)), list(islice(there, int(self.half)))
+        if done < self.begin or len(current) < self.half:
             raise ValueError(
                 f"resume: {self.output} must hold no more lines than {self.name}, which it is the translation of"
             )
         chunk: list = []
-        for line in _ending_with_its_error(lines):
+        for line in _ending_with_its_error(chain(current, lines)):
             if line is not None:
                 chunk.append(line)
                 self.bytes += 0 if isinstance(line, Exception) else len(line.encode()) + 1
@@ -74,6 +83,12 @@ class Job:
             if line is None:
                 yield number, None
         yield number, chunk
+
+    def cut(self, output: IO) -> None:
+        """Removes the line half written, once there is a line to write instead."""
+        if self.half:
+            output.truncate(self.end)
+            self.half = False
 
 
 def translate_files(
@@ -124,10 +139,11 @@ def translate_files(
 def write(translate: Callable, pairs: list[tuple], ahead: int, resume: bool, skip_errors: bool) -> Report:
     """Writes the translations of files, by pairs of a source and an output."""
     report, began = Report(), time.monotonic()
-    jobs = [job_of(*pair, resume=resume, skip_errors=skip_errors) for pair in pairs]
+    jobs = [job_of(str(source), _lines_of(source, skip_errors), output, resume) for source, output in pairs]
     for job, first, results in translate(jobs, ahead):
         with open(job.output, "a", encoding="utf-8", newline="\n") as output:
-            for number, result in enumerate(results, first + 1):
+            for number, (_, result) in enumerate(results, first + 1):
+                job.cut(output)
                 failed = isinstance(result, Exception)
                 output.write(("" if failed else as_line(result.hypotheses[0])) + "\n")
                 if failed:
@@ -151,11 +167,13 @@ def check_pairs(name: str, sources: Sequence, outputs: Sequence) -> None:
             raise ValueError(f"{name} must each be another file than sources and outputs, got {output} and {other}")
 
 
-def job_of(source: str | Path, output: str | Path, *, resume: bool, skip_errors: bool) -> Job:
-    begin = begun(output) if resume else 0
-    if not begin:
+def job_of(name: str, lines: Iterable, output: str | Path | None, resume: bool) -> Job:
+    """Goes on in the output, or empties it."""
+    if resume and os.path.exists(output):
+        return Job(name, lines, output, *begun(output))
+    if output:
         Path(output).write_bytes(b"")
-    return Job(str(source), _lines_of(source, skip_errors), output, begin)
+    return Job(name, lines, output)
 
 
 def _lines_of(source: str | Path, skip_errors: bool) -> Iterator:
@@ -163,17 +181,15 @@ def _lines_of(source: str | Path, skip_errors: bool) -> Iterator:
         yield from decoded(stream, source, failing=skip_errors)
 
 
-def begun(output: str | Path) -> int:
-    """The whole lines that ``output`` holds; what stands behind them, a line half written, is cut off."""
-    if not os.path.exists(output):
-        return 0
-    lines = end = 0
-    with open(output, "r+b") as stream:
+def begun(output: str | Path) -> tuple[int, int, bool]:
+    """How many whole lines ``output`` holds, in how many bytes, and whether a line half written follows."""
+    lines, end = 0, 0
+    with open(output, "rb") as stream:
         for line in stream:
-            if line.endswith(b"\n"):
-                lines, end = lines + 1, end + len(line)
-        stream.truncate(end)
-    return lines
+            if not line.endswith(b"\n"):
+                return lines, end, True
+            lines, end = lines + 1, end + len(line)
+    return lines, end, False
 
 
 def _ending_with_its_error(lines: Iterator) -> Iterator:
@@ -187,7 +203,8 @@ def _ending_with_its_error(lines: Iterator) -> Iterator:
 @contextmanager
 def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: bool = False, translator=None):
     """A function of jobs and a number of lines, which yields of each chunk of so many the job, the number of the first
-    line, and an iterator of results: translations, or, where errors are passed over, what is wrong with a line.
+    line, and an iterator of its lines, each with its result: a translation, or, where errors are passed over, what is
+    wrong with the line.
 
     It is there when the model and the options are found to be right; one process is this one.
     """
@@ -199,12 +216,12 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
             for job in jobs:
                 for first, lines in job.chunks(size):
                     if lines is not None:
-                        yield job, first, results_of(translator, lines, first, options, skip_errors)
+                        results = results_of(translator, lines, first, options, skip_errors)
+                        yield job, first, zip(lines, results, strict=True)
 
         yield here
         return
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    shares = _shares(processes)
+    context, shares = _Spawning(), _shares(processes)
     if not made_by.get("intra_threads"):
         made_by = {**made_by, "intra_threads": min(map(len, shares))}
     started = made_by, options, skip_errors, shares, context.Value("i", 0)
@@ -218,7 +235,8 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
             for job in jobs:
                 for first, lines in job.chunks(size):
                     if lines is not None:
-                        waiting.append((job, first, executor.submit(_work, lines, first)))
+                        with _naming_the_killed():
+                            waiting.append((job, first, lines, executor.submit(_work, lines, first)))
                     while waiting and (lines is None or len(waiting) > AHEAD * processes):
                         yield _done(*waiting.popleft())
             while waiting:
@@ -228,11 +246,24 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
         executor.shutdown()
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
+        for process in context.started:
+            if process.is_alive():
+                process.terminate()
 
 
-def _done(job: Job, first: int, future) -> tuple[Job, int, Iterator]:
+class _Spawning(SpawnContext):
+    """Knows the processes that it started."""
+
+    def __init__(self):
+        super().__init__()
+        self.started: list = []
+
+    def Process(self, *arguments, **options):  # noqa: N802
+        self.started.append(process := super().Process(*arguments, **options))
+        return process
+
+
+def _done(job: Job, first: int, lines: list, future) -> tuple[Job, int, Iterator]:
     with _naming_the_killed():
         results, error = future.result()
 
@@ -241,7 +272,7 @@ def _done(job: Job, first: int, future) -> tuple[Job, int, Iterator]:
         if error is not None:
             raise error
 
-    return job, first, all_of_them()
+    return job, first, zip(lines, all_of_them(), strict=True)
 
 
 @contextmanager

@@ -49,15 +49,15 @@ def translate(
         "intra_threads": num_cpus, "backend": backend,
     }  # fmt: skip
     options |= {"max_batch_size": size, "batch_type": batch_type, "read_batch_size": batch_size}
-    translated = dataset.map_batches(
+    if preserve_order:  # a matter of the context, which the caller's dataset would share
+        dataset = ray.data.Dataset.copy(dataset, _deep_copy=True)
+        dataset.context.execution_options.preserve_order = True
+    return dataset.map_batches(
         _Actor, fn_constructor_args=(made_by, options, column, output_column, skip_errors), batch_size=batch_size,
         batch_format="pyarrow", zero_copy_batch=True, udf_modifying_row_count=False, num_cpus=num_cpus,
         num_gpus=num_gpus,
         compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
     )  # fmt: skip
-    if preserve_order:
-        translated.context.execution_options.preserve_order = True
-    return translated
 
 
 class _Actor:
@@ -70,10 +70,16 @@ class _Actor:
     def __call__(self, batch):
         import pyarrow
 
-        for name, there in ((self.column, True), (self.output_column, False)):
-            if (name in batch.column_names) != there:
-                rule = f"{'' if there else 'not '}be a column of the dataset"
-                raise ValueError(f"translate: {'column' if there else 'output_column'} must {rule}, got {name!r}")
+        error_column, names = f"{self.output_column}_error", batch.column_names
+        if self.column not in names:
+            raise ValueError(f"translate: column must be a column of the dataset, got {self.column!r}")
+        if self.output_column in names:
+            raise ValueError(
+                f"translate: output_column must not be a column of the dataset, got {self.output_column!r}"
+            )
+        if self.skip_errors and error_column in names:
+            rule = "not be a column of the dataset, nor may that with _error"
+            raise ValueError(f"translate: output_column must {rule}, got {self.output_column!r} and {error_column!r}")
         texts = batch.column(self.column).to_pylist()
         rows = [row for row, text in enumerate(texts) if text is not None]
         results = results_of(self.translator, [texts[row] for row in rows], 0, self.options, self.skip_errors)
@@ -85,5 +91,5 @@ class _Actor:
                 translations[row] = result.hypotheses[0]
         batch = batch.append_column(self.output_column, pyarrow.array(translations, pyarrow.string()))
         if self.skip_errors:
-            batch = batch.append_column(f"{self.output_column}_error", pyarrow.array(errors, pyarrow.string()))
+            batch = batch.append_column(error_column, pyarrow.array(errors, pyarrow.string()))
         return batch

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_files import alive
 from test_training import make_data, make_model, options_of
 
 from janus_fast import cli
@@ -22,6 +23,13 @@ from janus_fast.training.processes import Processes, started_processes
 from janus_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def ends_its_workers_when_terminated():
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", 128 + signal.SIGTERM))
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])  # of 7 sentences: two of nine processes have none
@@ -111,14 +119,30 @@ def train_command(folder: Path, *options: str) -> list[str]:
     return ["train", "--data", str(folder), *sizes.split(), *options]
 
 
-def train_by_two(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+def train_by_two(command: list[str], folder: Path) -> str:
+    """What it told on standard error."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*launch, "janus_fast.cli", *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+    agent = subprocess.Popen(
+        [*launch, "janus_fast.cli", *command], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _, told = agent.communicate(timeout=240)
+    finally:
+        end(agent)
+    assert agent.returncode == 0, told
+    return told
+
+
+def end(agent: subprocess.Popen) -> None:
+    """Kills an agent of torchrun and its workers, which are in sessions of their own and would outlive it."""
+    if agent.poll() is None:
+        agent.send_signal(signal.SIGSTOP)  # so that it starts no others
+        for worker in workers_of(agent.pid):
+            os.kill(worker, signal.SIGKILL)
+        agent.kill()
+        agent.wait(timeout=30)
 
 
 def compare_first_updates(one: Path, other: Path) -> None:
@@ -135,8 +159,8 @@ def test_two_processes_train_as_one(option, tmp_path, capsys):
     command = train_command(tmp_path, "--draft-weight", "0.5", "--suffix-share", "0.5")
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert cli.main([*command, "--out", str(alone), "--max-updates", "5"]) == 0
-    done = train_by_two([*command, "--out", str(together), "--max-updates", "3", *option.split()], tmp_path)
-    assert done.stderr.count("sentence pairs") == 1 and done.stderr.count(f"the model is in {together}") == 1
+    told = train_by_two([*command, "--out", str(together), "--max-updates", "3", *option.split()], tmp_path)
+    assert told.count("sentence pairs") == 1 and told.count(f"the model is in {together}") == 1
     (together / "model.safetensors").unlink()
     assert cli.main([*command, "--out", str(together), "--max-updates", "5"]) == 0
     assert "going on from update 3" in capsys.readouterr().err
@@ -190,8 +214,7 @@ def test_two_machines_go_on_where_a_worker_was_killed(tmp_path):
             time.sleep(0.02)
     finally:
         for own in nodes:
-            own.kill()
-            own.wait()
+            end(own)
     told = [log.read_text() for log in logs]
     assert [own.returncode for own in nodes] == [0, 0], told
     assert killed and any("going on from update" in text for text in told)
@@ -201,6 +224,22 @@ def test_two_machines_go_on_where_a_worker_was_killed(tmp_path):
     assert [(r["update"], r["kind"]) for r in one] == [(r["update"], r["kind"]) for r in two]
     for first, second in zip(one, two, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=1e-4, abs=2e-5)
+
+
+def test_no_worker_outlives_a_test_that_fails(tmp_path):
+    command = train_command(tmp_path, "--max-updates", "100000", "--out", str(tmp_path / "out"))
+    port, log, limit = free_port(), tmp_path / "log", time.monotonic() + 60
+    agents = [node(number, port, command, tmp_path, log) for number in range(2)]
+    try:
+        while not all(workers := [workers_of(agent.pid) for agent in agents]):
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(0.02)
+    finally:
+        for agent in agents:
+            end(agent)
+    while any(alive(worker) for worker in sum(workers, [])):
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 def test_restarts_that_would_wait_for_ever_are_refused(monkeypatch):

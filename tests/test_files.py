@@ -1,6 +1,7 @@
 """Text files: many of them, by several processes, on from where a run ended, over lines that cannot be translated."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,8 +13,8 @@ import pytest
 from test_cli_translate import GREEDY, SPECIAL, WORDS
 from test_decoding import make_model
 
-from janus_fast import Translator, Vocabulary, cli, save, translate_files
-from janus_fast.files import Job, _shares, begun
+from janus_fast import Translator, Vocabulary, cli, files, save, translate_files
+from janus_fast.files import Job, _shares, begun, translating, write
 
 LINES = [" ".join(f"w{5 + (7 * row + 3 * n) % 35}" for n in range(1 + row % 9)) for row in range(300)]
 OPTIONS = {"beam_size": 1, "max_decoding_length": 6}
@@ -89,9 +90,31 @@ def test_a_run_goes_on_behind_the_whole_lines(model, tmp_path, processes):
     flags = ["--beam-size", "1", "--sampling-topk", "0", "--seed", "5", "--max-decoding-length", "6"]
     assert cli.main(["translate", model, source, "-o", str(out), "--resume", *flags]) == 0
     assert out.read_bytes() == whole.read_bytes()
-    written(out, LINES)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("foreign", ["a\nb\nc\nd\n", "a\nb\nc\nd", "a\nb\nc\nhalf"])
+def test_an_output_of_more_lines_is_refused_and_left_alone(model, tmp_path, capsys, processes, foreign):
+    source, out = written(tmp_path / "in", LINES[:3]), tmp_path / "out"
+    out.write_text(foreign, encoding="utf-8")
     with pytest.raises(ValueError, match="^resume: .*out must hold no more lines than .*in, which it is the transl"):
-        translate_files(model, [source], [out], resume=True, **sampling)
+        translate_files(model, [source], [out], resume=True, processes=processes, **OPTIONS)
+    arguments = ["translate", model, source, "-o", str(out), "--resume", "--processes", str(processes), *GREEDY]
+    assert cli.main(arguments) != 0 and "out must hold no more lines than " in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == foreign
+
+
+def test_half_a_line_stays_until_there_is_one_to_write(model, expected, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\xff\n")
+    out.write_text("without an end of its line", encoding="utf-8")
+    with pytest.raises(ValueError, match="in must be UTF-8 text"):
+        translate_files(model, [source], [out], resume=True, **OPTIONS)
+    arguments = ["translate", model, str(source), "-o", str(out), "--resume", *GREEDY]
+    assert cli.main(arguments) != 0 and "in must be UTF-8 text" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "without an end of its line"
+    written(source, LINES[:3])
+    assert cli.main(arguments) == 0 and read(out) == expected[:3]
 
 
 def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
@@ -143,12 +166,54 @@ def test_a_process_that_is_killed_is_told_and_the_run_resumes(model, tmp_path):
         run.kill()
     assert run.returncode != 0 and "processes must live until all is translated, but one was killed" in error
     wait_for(lambda: not any(alive(child) for child in children))
-    done = begun(out)
+    done, _, _ = begun(out)
     assert 0 < done < len(lines)
     subprocess.run([*arguments, "--resume"], timeout=100, check=True, capture_output=True)
     short = list(dict.fromkeys(lines))
     by_line = dict(zip(short, (r.hypotheses[0] for r in Translator(model).translate(short, **OPTIONS)), strict=True))
     assert read(out) == [by_line[line] for line in lines]
+
+
+def test_a_process_killed_while_lines_are_waited_for_is_told(model):
+    """So that it is the next lines, not results, that find no process."""
+    made_by = {"model": model, "device": "cpu"}
+    with pytest.raises(OSError, match="^processes must live until all is translated, but one was killed"):
+        with translating(made_by, {**OPTIONS, "max_batch_size": 4, "read_batch_size": 4}, 2) as translate:
+
+            def lines():
+                yield from [*LINES[:2], None]
+                for child in (own := multiprocessing.active_children()):
+                    os.kill(child.pid, signal.SIGKILL)
+                wait_for(lambda: not any(child.is_alive() for child in own))
+                time.sleep(0.5)  # until the executor knows
+                yield from LINES[2:4]
+
+            found = [pair for _, _, pairs in translate([Job("pipe", lines(), None)], 2) for pair in pairs]
+            pytest.fail(f"nothing was told: {found}")
+
+
+def test_only_processes_of_ones_own_are_ended(model, expected, tmp_path):
+    """Not those that another thread started in the meantime."""
+    source, other = written(tmp_path / "in", LINES[:4]), multiprocessing.get_context("spawn").Process(target=wait)
+
+    def with_another(*arguments):
+        other.start()
+        return write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write", with_another)
+        translate_files(model, [source], [tmp_path / "out"], processes=2, **OPTIONS)
+    try:
+        assert read(tmp_path / "out") == expected[:4]
+        other.join(timeout=0.5)
+        assert multiprocessing.active_children() == [other]
+    finally:
+        other.terminate()
+        other.join(timeout=10)
+
+
+def wait() -> None:
+    time.sleep(60)
 
 
 def test_children_leave_with_their_parent(model, tmp_path):

@@ -296,7 +296,7 @@ for handler, call, user in (
 def test_what_handlers_of_signals_do_hangs_nothing():
     forked = ["Translator: a signal's handler must not fork and return", "0", "of the parent"]
     assert run(HANDLERS).stdout.splitlines() == [
-        "Translator: a signal's handler must not use the Translator that it interrupts", "True",
+        "Translator: a callback or a signal's handler must not use the Translator whose call it interrupts", "True",
         *forked, "True", *forked, "True", *forked,
     ]  # fmt: skip
 

@@ -85,6 +85,18 @@ def test_parquet_is_read_and_written(model, tmp_path):
     assert [by_text[text][0] for text in texts[:100]] == [result.hypotheses[0] for result in expected]
 
 
+def test_the_order_is_kept_in_the_new_dataset_alone(model):
+    rows = ray.data.from_items([{"text": "w7 w8"}])
+    assert rows.context.execution_options.preserve_order is False
+    other = rows.map_batches(lambda batch: batch)
+    translated = ours.translate(rows, model, **OPTIONS)
+    assert translated.context.execution_options.preserve_order is True
+    assert rows.context.execution_options.preserve_order is other.context.execution_options.preserve_order is False
+    anyhow = ours.translate(rows, model, preserve_order=False, **OPTIONS)
+    assert anyhow.context.execution_options.preserve_order is False
+    assert translated.take_all()[0]["translation"] == Translator(model).translate(["w7 w8"], **OPTIONS)[0].hypotheses[0]
+
+
 def test_mistakes_are_told(model):
     rows = ray.data.from_items([{"text": "w7 w8"}])
     with pytest.raises(ValueError, match="^translate: workers must be an integer of at least 1, got 0"):
@@ -93,3 +105,9 @@ def test_mistakes_are_told(model):
         ours.translate(rows, model, output_column="text")
     with pytest.raises(Exception, match="translate: column must be a column of the dataset, got 'words'"):
         ours.translate(rows, model, column="words").take_all()
+    rows = ray.data.from_items([{"text": "w7 w8", "translation_error": ""}])
+    with pytest.raises(Exception, match="output_column must not be .*, got 'translation' and 'translation_error'"):
+        ours.translate(rows, model, skip_errors=True, **OPTIONS).take_all()
+    assert ours.translate(rows, model, **OPTIONS).take_all()[0]["translation_error"] == ""
+    with pytest.raises(Exception, match="output_column must not be a column of the dataset, got 'translation_error'"):
+        ours.translate(rows, model, output_column="translation_error", **OPTIONS).take_all()

@@ -149,3 +149,20 @@ def test_an_error_leaves_a_page_of_what_was_done(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "must be UTF-8 text" in done.stderr
     assert Page(out.read_text(encoding="utf-8")).titles == ["1. The cell is empty."]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_page_pairs_each_source_with_its_own_translation(tmp_path, capsys, processes):
+    """Where the first line is done already, and others are passed over."""
+    lines = [b"Delete the file.", b"The cell is empty.", b"\xff", b"Open " * 600, b"The table is empty."]
+    source, out, html = tmp_path / "in", tmp_path / "out", tmp_path / "page.html"
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    out.write_text("Done.\n", encoding="utf-8")
+    command = ["translate", "en-de-small", str(source), "-o", str(out), "--resume", "--skip-errors"]
+    assert cli.main([*command, "--processes", processes, "--trace", str(html)]) == 0
+    done, cell, wrong, long, table = out.read_text(encoding="utf-8").splitlines()
+    assert (done, cell, wrong, long) == ("Done.", "Die Zelle ist leer.", "", "") and "Tabelle" in table
+    text = html.read_text(encoding="utf-8")
+    assert Page(text).titles == ["1. The cell is empty.", "2. The table is empty."]
+    first, second = text.split("<h2")[1:]
+    assert cell in first and cell not in second and table in second and table not in first

@@ -14,7 +14,7 @@ import torch
 from test_cli import SHORT, run
 
 import janus_fast
-from janus_fast import checkpoint, cli, installation
+from janus_fast import checkpoint, cli, installation, models
 from janus_fast.commands import _settings, train
 from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
@@ -361,9 +361,17 @@ def test_what_contradicts_the_model_to_begin_with_is_refused(options, message, p
     assert re.search(f"error: {message}", said) and not out.exists(), said
 
 
-def test_a_shipped_model_can_be_begun_with(parallel, tmp_path):
-    run("train", "--out", tmp_path / "out", *without_sizes(parallel, "--init", "en-de-small"), "--max-updates", 1)
-    assert janus_fast.load(tmp_path / "out")[0].config == janus_fast.load("en-de-small")[0].config
+def test_a_shipped_model_can_be_begun_with(parallel, tmp_path, capsys):
+    out, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(models.locate("en-de-small"))
+    run("train", "--out", out, *without_sizes(parallel, "--init", link), "--max-updates", 1)
+    assert janus_fast.load(out)[0].config == janus_fast.load("en-de-small")[0].config
+    goes_on = ["train", "--out", out, *without_sizes(parallel, "--init", "en-de-small"), "--max-updates", 2]
+    run(*goes_on)  # another name of the same model
+    assert "going on from update 1" in capsys.readouterr().err
+    link.unlink()
+    assert cli.main([str(word) for word in goes_on]) == 2  # what it was cannot be told
+    assert f"--init must be {link}, as when the run in" in capsys.readouterr().err
 
 
 def test_what_normalization_takes_away_is_said(parallel, tmp_path, capsys):

@@ -53,7 +53,8 @@ class Lease {
     while (workers.free_.empty()) {
       for (const auto& worker : workers.all_)
         if (worker->user == std::this_thread::get_id())
-          throw std::runtime_error("Translator: a signal's handler must not use the Translator that it interrupts");
+          throw std::runtime_error(
+              "Translator: a callback or a signal's handler must not use the Translator whose call it interrupts");
       workers.freed_.wait_for(lock, std::chrono::milliseconds(100));
       lock.unlock();
       if (look) look();

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import get_args
 
+from .. import models
 from ..config import JanusConfig
 from ..inputs import flag
 from ..training.options import OF_THE_CALL, TrainingOptions, without_effect
@@ -141,7 +142,18 @@ def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -
         named = given(
             arguments, (name for name in own if name not in TRAINING or not TRAINING[name].metadata.get("lasts"))
         )
-        refuse_others({**own, **before[part]}, named, f"when the run in {origin} began")
+        expected = {**own, **before[part]}
+        if part == "start" and _same_model(named.get("init"), expected["init"]):
+            del named["init"]
+        refuse_others(expected, named, f"when the run in {origin} began")
+
+
+def _same_model(one: str | None, other: str | None) -> bool:
+    """Whether two names lead to one directory."""
+    try:
+        return bool(one and other) and models.locate(one).samefile(models.locate(other))
+    except FileNotFoundError:
+        return False
 
 
 def refuse_others(expected: Mapping, named: Mapping, when: str) -> None:

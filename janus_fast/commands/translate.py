@@ -70,12 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         groups = [[file] for file in files] if arguments.output_dir else [files]
         jobs = []
         for group, output in zip(groups, outputs, strict=True):
-            lines = _lines(group, skip)
-            begin = texts.begun(output) if arguments.resume else 0
-            if output and not begin:
-                with _naming(output), open(output, "wb"):
-                    pass
-            jobs.append(texts.Job(", ".join(map(str, group)), trace.noted(lines) if trace else lines, output, begin))
+            name = ", ".join(map(str, group))
+            with _naming(output):
+                jobs.append(texts.job_of(name, _lines(group, skip), output, arguments.resume))
         hidden = not sys.stderr.isatty() or (outputs == [None] and sys.stdout.isatty())
         bar = stack.enter_context(tqdm(total=_count_lines(files), unit=" sentences", disable=hidden))
         bar.update(sum(job.begin for job in jobs))
@@ -83,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
             for job, first, results in translate(jobs, ahead):
                 number = first
                 with _naming(job.output or "standard output"), _written(job.output) as written:
-                    for result in results:
+                    for source, result in results:
+                        job.cut(written)
                         number += 1
                         if isinstance(result, Exception):
                             what = f"line {number:,}" if outputs[1:] == [] else f"{job.name}, line {number:,}"
@@ -91,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
                             report.skipped.append((job.name, number, why))
                             bar.write(f"janus-fast: passed over: {why}", file=sys.stderr)
                         elif trace:
-                            result = trace.take(result)
+                            result = trace.take(source, result)
                         # An interruption waits until the line is written, unless a reader may keep it waiting.
                         with uninterrupted() if job.output else nullcontext():
                             written.write(_line(result, arguments.json) + "\n")
@@ -168,16 +166,11 @@ class Trace:
         self.count = 0
         self.called = f"{arguments.model}, {MODES[arguments.mode].title}"
 
-    def noted(self, lines: Iterator[str | None]) -> Iterator[str | None]:
-        for line in lines:
-            if line is not None and len(self.sources) < MOST_TRACED:
-                self.sources.append(line)
-            yield line
-
-    def take(self, result):
-        """Keeps a result, and returns what was asked for of it."""
+    def take(self, source: str, result):
+        """Keeps a source and its result, and returns what was asked for of it."""
         self.count += 1
         if len(self.results) < MOST_TRACED:
+            self.sources.append(source)
             self.results.append(result)
         cut = {name: getattr(result, name)[: self.asked] for name in ("hypotheses", "scores", "iterations")}
         return dataclasses.replace(result, **cut)
@@ -190,7 +183,7 @@ class Trace:
 
         shown = len(self.results)
         note = f"The first {shown} of {self.count:,} translations." if shown < self.count else ""
-        text = page(self.sources[:shown], self.results, title=self.called, note=note)
+        text = page(self.sources, self.results, title=self.called, note=note)
         with _naming(self.file):
             Path(self.file).write_bytes(text.encode("utf-8", "replace"))
 
