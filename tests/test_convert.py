@@ -342,6 +342,20 @@ def test_classes_of_known_packages_are_records_and_are_not_called():
     assert isinstance(made, Record) and made == {"args": ("a",)}
 
 
+def test_counters_are_records_of_their_own_class():
+    found = unpickle(io.BytesIO(pickle.dumps(collections.Counter("aab"), 2)))[0]
+    assert type(found).__name__ == "Counter" and isinstance(found, Record) and type(found) is not Record
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    stored, packed = save(tmp_path / "stored.pt"), tmp_path / "packed.pt"
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ValueError, match="data.pkl' compressed, as torch.save never writes it"):
+        fairseq.load(packed)
+
+
 def test_object_numbers_beyond_the_file():
     """Four bytes of a damaged pickle would make the unpickler ask for 32 GB."""
     with pytest.raises(ValueError, match="a pickle of 9 bytes that numbers 2147483647 objects"):
