@@ -12,7 +12,7 @@ from ..config import JanusConfig
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
-from .assemble import EMBEDDINGS, layers
+from .assemble import EMBEDDINGS, SIDES, layers
 from .torch_file import Record, StoredTensor, open_torch_file
 
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
@@ -179,7 +179,7 @@ def _settings(contents: dict, origin) -> dict:
             f"{settings.get('arch')!r}"
         )
     for name, reason in UNSUPPORTED.items():
-        if settings.get(name):
+        if settings.get(name) and (name != "layernorm_embedding" or _two_stream(settings)):
             reason = reason if _two_stream(settings) else NO_PART
             raise ValueError(f"convert: {origin}: {name} must be off ({reason}), got {settings[name]!r}")
     heads = [settings.get(f"{side}_attention_heads") for side in ("encoder", "decoder")]
@@ -204,7 +204,7 @@ def _convert(
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"convert: {origin}: {name} must be a tensor, got {type(tensor).__name__}")
-        for part in ("layernorm_embedding", "project_in_dim"):
+        for part in ("project_in_dim", *["layernorm_embedding"] * two_stream):
             if f".{part}." in name:
                 reason = ONE_EMBEDDING_PATH if two_stream else NO_PART
                 raise ValueError(f"convert: {origin}: {part} must be absent ({reason}), got {name!r}")
@@ -261,6 +261,7 @@ def _convert(
         dropout=dropout,
         mask_token_id=UNK,
         two_stream=two_stream,
+        layernorm_embedding=any(f"{side}.layernorm_embedding.weight" in state for side in SIDES),
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
         trained_modes=("ar", "nar") if two_stream else ("ar",),
