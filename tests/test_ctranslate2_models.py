@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 from test_decoding import translator_of
 
 from janus_fast import Translator, checkpoint, cli
-from janus_fast.convert import ctranslate2, to_ctranslate2
+from janus_fast.convert import ctranslate2, huggingface, to_ctranslate2
+from janus_fast.convert.assemble import PADS, free_name
 
 DATA = Path(__file__).parent / "data" / "ctranslate2"
 NAMES = ("first", "second", "opennmt", "marian", "bart")
@@ -216,6 +217,20 @@ def test_a_model_that_is_written_is_read_as_it_was(tmp_path, name, quantization)
     for key, tensor in model.state_dict().items():
         atol = 1e-6 if exact else 0.01 * tensor.abs().max().item() if "bias" not in key else 40
         torch.testing.assert_close(state[key], tensor, rtol=0, atol=atol)
+
+
+@pytest.mark.filterwarnings("ignore:convert. .*these are left out")
+def test_a_model_without_vocabularies_is_read_as_it_was(tmp_path):
+    model, vocabularies = huggingface.load(DATA.parent / "huggingface" / "fsmt")
+    assert vocabularies is None
+    to_ctranslate2.save(model, tmp_path)
+    again, (source, target) = ctranslate2.load(tmp_path)
+    assert source.tokens[:5] == ["0", "1", "2", "<unk>", "4"] and (len(source), len(target)) == (30, 26)
+    assert torch.equal(again.encoder.embed_tokens.weight, model.encoder.embed_tokens.weight)
+
+
+def test_a_decoders_start_has_a_name_of_its_own():
+    assert [free_name(tokens) for tokens in (["a"], ["<pad>"], [*PADS, "<start2>"])] == ["<pad>", "<blank>", "<start3>"]
 
 
 def test_the_command_writes_what_it_reads(tmp_path, capsys):

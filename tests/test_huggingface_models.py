@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from test_decoding import translator_of
 from test_marian import change, change_tensors
 
@@ -110,6 +111,15 @@ def test_the_command(tmp_path, capsys):
     ({"activation_function": "tanh"}, "activation must be one of"),
     ({"decoder_attention_heads": 4}, "encoder and decoder must have the same attention_heads"),
     ({"max_position_embeddings": 5}, None),
+    ({"max_position_embeddings": 10**9}, "max_position_embeddings must be at most 131072, got 1000000000"),
+    ({"vocab_size": 10**9}, "source_vocab_size must be what the configuration says, 1000000000, got 43"),
+    ({"vocab_size": []}, r"config.json: vocab_size must be an integer of at least 1, got \[\]"),
+    ({"d_model": "x"}, "config.json: d_model must be an integer of at least 1, got 'x'"),
+    ({"activation_function": {}}, "config.json: activation_function must be a name, got {}"),
+    ({"scale_embedding": -1}, "config.json: scale_embedding must be true or false, got -1"),
+    ({"bos_token_id": []}, r"config.json: bos_token_id must be an integer of at least 0, got \[\]"),
+    ({"pad_token_id": -1}, "config.json: pad_token_id must be an integer of at least 0, got -1"),
+    ({"bos_token_id": 10**9}, "bos_token_id must be an integer in .*got 1000000000"),
 ])  # fmt: skip
 def test_settings(directory, changes, message):
     change(directory / "config.json", changes)
@@ -120,6 +130,54 @@ def test_settings(directory, changes, message):
             huggingface.load(directory)
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"bad_words_ids": 3}, "bad_words_ids must be single tokens, got 3"),
+    ({"suppress_tokens": "x"}, "suppress_tokens must be a list of token ids, got 'x'"),
+    ({"suppress_tokens": [[1]]}, r"suppress_tokens must be a list of token ids, got \[\[1\]\]"),
+    ({"forced_bos_token_id": "x"}, "forced_bos_token_id must be an integer of at least 0, got 'x'"),
+])  # fmt: skip
+def test_settings_of_generation(directory, changes, message):
+    change(directory / "generation_config.json", changes)
+    with pytest.raises(ValueError, match=f"generation_config.json: {message}"):
+        huggingface.load(directory)
+
+
+def test_settings_that_are_null(directory):
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps(values | {"d_model": None}), encoding="utf-8")
+    with pytest.raises(ValueError, match="d_model must be an integer of at least 1, got None"):
+        huggingface.load(directory)
+
+
+@pytest.mark.parametrize("name", ["nllb", "pegasus", "fsmt"])
+def test_sizes_are_compared_before_anything_of_that_size_is_made(name, tmp_path):
+    directory = Path(shutil.copytree(DATA / name, tmp_path / name))
+    for setting in ("src_vocab_size" if name == "fsmt" else "vocab_size", "d_model", "encoder_layers"):
+        shutil.copy(DATA / name / "config.json", directory)
+        change(directory / "config.json", {setting: 10**9})
+        with pytest.raises(ValueError, match="must be what the configuration says, 1000000000, got"):
+            huggingface.load(directory)
+
+
+def test_layers_are_counted(directory):
+    """A name with a great number makes no others, even where the settings say so, too."""
+    names = [f"model.{side}.layers.999999999.fc2.bias" for side in ("encoder", "decoder")]
+    change_tensors(directory, {name: torch.zeros(16) for name in names})
+    change(directory / "config.json", {"encoder_layers": 10**9, "decoder_layers": 10**9})
+    with pytest.raises(ValueError, match="encoder_layers must be what the configuration says, 1000000000, got 2"):
+        huggingface.load(directory)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("shared.weight", torch.zeros(43)), ("encoder.embed_positions.weight", torch.zeros(16)),
+    ("decoder.embed_positions.weight", torch.tensor(1.0)),
+])  # fmt: skip
+def test_tables_that_are_no_matrices(directory, name, value):
+    change_tensors(directory, {f"model.{name}": value})
+    with pytest.raises(ValueError, match=r"must be a matrix, got shape \["):
+        huggingface.load(directory)
+
+
 def test_files_that_do_not_fit(directory):
     change_tensors(directory, {"model.encoder.layernorm_embedding.weight": None})
     with pytest.raises(ValueError, match="both sides or neither must have a norm of embeddings, got one"):
@@ -128,6 +186,7 @@ def test_files_that_do_not_fit(directory):
     for changes, message in (
         ({"model": {}}, "must describe a tokenizer, got"),
         ({"model": {"vocab": {"a": 0}}, "added_tokens": []}, "must hold '<unk>' among the model's"),
+        ({"post_processor": "x"}, "must say what it adds to a text, got"),
         ({"post_processor": {"type": "RobertaProcessing"}}, "must say what it adds to a text, got"),
     ):
         change(directory / "tokenizer.json", changes)

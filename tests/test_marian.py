@@ -323,11 +323,16 @@ def test_missing_files(directory, name):
         ({"normalize_before": True}, r"normalize_before must be off .it is not part of JanusModel., got True"),
         ({"decoder_attention_heads": 4}, r"encoder and decoder must have the same attention_heads, got \[2, 4\]"),
         ({"activation_function": "tanh"}, "activation must be one of .* got 'tanh'"),
+        ({"vocab_size": 10**9}, r"vocab\.json must number the model's 1000000000 tokens from 0 on, got 45"),
+        ({"max_position_embeddings": 10**9}, "max_position_embeddings must be at most 131072, got 1000000000"),
+        ({"d_model": 10**9}, "d_model must be what the configuration says, 1000000000, got 16"),
+        ({"eos_token_id": 10**9}, "the number eos_token_id = 1000000000, got None"),
+        ({"activation_function": [1]}, r"activation_function must be a name, got \[1\]"),
         ({"vocab_size": 46}, r"vocab\.json must number the model's 46 tokens from 0 on, got 45"),
         ({"eos_token_id": 2}, r"vocab\.json must give '</s>' the number eos_token_id = 2, got '>>deu<<'"),
         ({"decoder_ffn_dim": 25}, "decoder_ffn_dim must be what the configuration says, 25, got 24"),
         ({"decoder_layers": 10**9}, "decoder_layers must be what the configuration says, 1000000000, got 2"),
-        ({"max_position_embeddings": 0}, "max_source_positions must be a positive integer, got 0"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings must be an integer of at least 1, got 0"),
     ],
 )
 def test_settings_that_are_refused(directory, changes, message):
@@ -365,7 +370,7 @@ def test_files_without_an_object(directory, file, content):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model.shared.weight": None}, "every parameter of the model, got no 'model.encoder.embed_tokens.weight'"),
+        ({"model.shared.weight": None}, "every parameter of the model, got no 'encoder.embed_tokens.weight'"),
         ({"model.decoder.layers.1.fc2.bias": None}, "every parameter of the model, got no 'decoder.layers.1.fc2.bias'"),
         ({"model.encoder.layer_norm.weight": torch.ones(16)}, "both sides or neither must have a final norm, got one"),
         ({"final_logits_bias": torch.ones(1, 44)}, r"projection\.bias must have shape \[45\], got \[44\]"),

@@ -115,6 +115,17 @@ def test_contents_that_are_refused(tmp_path, contents):
     ):
         with pytest.raises(ValueError, match=message):
             opennmt.load(save(contents | {"vocab": vocab}, tmp_path / "a.pt"))
+    for vocab in ([1, 2], {"src": {"fields": [1]}, "tgt": {}}, None, 3, torch.zeros(2)):
+        with pytest.raises(ValueError, match="must hold the tokens of 'src' as one list, got"):
+            opennmt.load(save(contents | {"vocab": vocab}, tmp_path / "a.pt"))
+    for options in (None, torch.zeros(2), [1], "x"):
+        with pytest.raises(ValueError, match="must be a checkpoint of OpenNMT-py with its options in 'opt'"):
+            opennmt.load(save(contents | {"opt": options}, tmp_path / "a.pt"))
+    for end in ("make_embedding.emb_luts.0.weight", "make_embedding.pe.pe"):
+        for value in (torch.zeros(16), torch.tensor(1.0)):
+            changed = contents | {"model": contents["model"] | {f"encoder.embeddings.{end}": value}}
+            with pytest.raises(ValueError, match="must be a matrix, got shape"):
+                opennmt.load(save(changed, tmp_path / "a.pt"))
     model = dict(contents["model"])
     model["encoder.extra"] = torch.zeros(1)
     with pytest.raises(ValueError, match="must hold the parameters of the model alone, got 'encoder.extra'"):

@@ -1,7 +1,8 @@
 """An ordinary Transformer of the tensors that a converter found, under the names that JanusModel's parameters have."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from ..model import JanusModel
 EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 POSITIONS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
 OUTPUT_BIAS = "decoder.output_projection.bias"
+SIDES = ("encoder", "decoder")
+PADS = ("<pad>", "<blank>", "<start>")  # what the token may be called that stands for nothing
 # The logit of a token that must never be predicted: its probability is 0 in every type, and float16 holds it.
 NEVER = -1e4
 
@@ -32,20 +35,14 @@ def assemble(
         ValueError: tensors missing, unknown, of the wrong shape or not finite; ``origin`` is what messages call them.
     """
     state = {name: tensor.float() for name, tensor in state.items()}
-    for name in (*EMBEDDINGS, "encoder.layers.0.fc1.weight", "decoder.layers.0.fc1.weight"):
-        if name not in state:
-            raise ValueError(f"convert: {origin} must hold every parameter of the model, got no {name!r}")
-        if state[name].dim() != 2:
-            raise ValueError(f"convert: {origin}: {name} must be a matrix, got shape {list(state[name].shape)}")
+    held = [name for name in POSITIONS if name in state]
+    check_matrices(state, origin, *EMBEDDINGS, *held, *(f"{side}.layers.0.fc1.weight" for side in SIDES))
 
     def alike(what: str, suffix: str) -> bool:
-        found = {f"{side}.{suffix}" in state for side in ("encoder", "decoder")}
+        found = {f"{side}.{suffix}" in state for side in SIDES}
         if len(found) == 2:
             raise ValueError(f"convert: {origin}: both sides or neither must have {what}, got one of them")
         return found == {True}
-
-    def layers(side: str) -> int:
-        return 1 + max(int(match[1]) for name in state if (match := re.match(rf"{side}\.layers\.(\d+)\.", name)))
 
     learned = alike("a table of positions", "embed_positions.weight")
     sizes = [len(state[name]) for name in POSITIONS] if learned else [max_positions] * 2
@@ -54,8 +51,8 @@ def assemble(
         source_vocab_size=len(state[EMBEDDINGS[0]]),
         target_vocab_size=len(state[EMBEDDINGS[1]]),
         d_model=state[EMBEDDINGS[1]].shape[1],
-        encoder_layers=layers("encoder"),
-        decoder_layers=layers("decoder"),
+        encoder_layers=layers(state, "encoder"),
+        decoder_layers=layers(state, "decoder"),
         encoder_ffn_dim=len(state["encoder.layers.0.fc1.weight"]),
         decoder_ffn_dim=len(state["decoder.layers.0.fc1.weight"]),
         max_source_positions=sizes[0],
@@ -78,6 +75,25 @@ def assemble(
     state = {name: tensor for name, tensor in state.items() if name in expected or name not in EMBEDDINGS}
     check_state(config, state, origin)
     return model_of(config, state, origin).eval()
+
+
+def check_matrices(state: Mapping[str, Tensor], origin, *names: str) -> None:
+    """Raises ValueError unless all of ``names`` are in ``state``, and matrices."""
+    for name in names:
+        if name not in state:
+            raise ValueError(f"convert: {origin} must hold every parameter of the model, got no {name!r}")
+        if state[name].dim() != 2:
+            raise ValueError(f"convert: {origin}: {name} must be a matrix, got shape {list(state[name].shape)}")
+
+
+def layers(state: Mapping[str, Tensor], side: str) -> int:
+    """The layers that are there: one that is named by a great number stands for no others."""
+    return len({match[1] for name in state if (match := re.match(rf"{side}\.layers\.(\d+)\.", name))})
+
+
+def free_name(tokens: Sequence[str]) -> str:
+    """A name that none of ``tokens`` has, for the token of ``add_pad``."""
+    return next(name for name in chain(PADS, map("<start{}>".format, count(2))) if name not in tokens)
 
 
 def add_pad(state: dict[str, Tensor]) -> int:

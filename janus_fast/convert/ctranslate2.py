@@ -9,7 +9,7 @@ import torch
 
 from ..model import JanusModel
 from ..text import Vocabulary
-from .assemble import EMBEDDINGS, OUTPUT_BIAS, POSITIONS, add_pad, assemble
+from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
 
 WEIGHTS, CONFIG = "model.bin", "config.json"
 NEWEST = 6  # version of the file; of its layout, "revision", 7
@@ -28,7 +28,6 @@ LACKING = {
 }  # fmt: skip
 IGNORED = ("alignment_layer", "alignment_heads", "embeddings_merge", "alibi_use_positive_positions", "scale_alibi")
 SENTENCEPIECE = ("sentencepiece.model", "spm.model")
-PADS = ("<pad>", "<blank>", "<start>")  # what the token may be called that stands for nothing
 LINEAR = {  # of an attention: the parts that lie side by side in each
     "self_attention": (("q_proj", "k_proj", "v_proj"), ("out_proj",)),
     "attention": (("q_proj",), ("k_proj", "v_proj"), ("out_proj",)),
@@ -81,7 +80,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     pad = next((target.index(token) for token in PADS if token in target), None)
     if zero:
         pad = add_pad(state)
-        name = next(name for name in PADS if name not in target)
+        name = free_name(target)
         shared, target = source is target, [*target, name]
         source = target if shared or len(source) < len(state[EMBEDDINGS[0]]) else source
         start = name

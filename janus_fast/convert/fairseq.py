@@ -12,13 +12,13 @@ from ..config import JanusConfig
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
+from .assemble import EMBEDDINGS, SIDES, layers
 from .torch_file import Record, StoredTensor, open_torch_file
 
 # fairseq keeps the position rows 0 .. pad for padding: the first token of a sentence has row pad + 1.
 POSITION_OFFSET = 2
 EOS, UNK = 2, 3
 OVERWRITE, COUNT = " #fairseq:overwrite", re.compile(r"[+-]?\d+")  # what ends a line of a dictionary
-EMBEDDINGS = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 OLD_OUTPUT = "decoder.embed_out"  # before version 0.10; where the output is the embedding, it was not stored
 OLD_NORMS = {
     "encoder": ("self_attn_layer_norm", "final_layer_norm"),
@@ -179,7 +179,7 @@ def _settings(contents: dict, origin) -> dict:
             f"{settings.get('arch')!r}"
         )
     for name, reason in UNSUPPORTED.items():
-        if settings.get(name):
+        if settings.get(name) and (name != "layernorm_embedding" or _two_stream(settings)):
             reason = reason if _two_stream(settings) else NO_PART
             raise ValueError(f"convert: {origin}: {name} must be off ({reason}), got {settings[name]!r}")
     heads = [settings.get(f"{side}_attention_heads") for side in ("encoder", "decoder")]
@@ -204,7 +204,7 @@ def _convert(
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"convert: {origin}: {name} must be a tensor, got {type(tensor).__name__}")
-        for part in ("layernorm_embedding", "project_in_dim"):
+        for part in ("project_in_dim", *["layernorm_embedding"] * two_stream):
             if f".{part}." in name:
                 reason = ONE_EMBEDDING_PATH if two_stream else NO_PART
                 raise ValueError(f"convert: {origin}: {part} must be absent ({reason}), got {name!r}")
@@ -237,18 +237,14 @@ def _convert(
             raise ValueError(f"convert: {origin}: {name} must be a matrix, got shape {list(state[name].shape)}")
         return state[name].shape[dim]
 
-    def layers(side: str) -> int:
-        numbers = [int(match[1]) for name in state if (match := re.match(rf"{side}\.layers\.(\d+)\.", name))]
-        return 1 + max(numbers, default=-1)
-
     vocab_sizes = [size(name, 0) for name in EMBEDDINGS]
     tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
     config = JanusConfig(
         source_vocab_size=vocab_sizes[0],
         target_vocab_size=vocab_sizes[1],
         d_model=size(EMBEDDINGS[1], 1),
-        encoder_layers=layers("encoder"),
-        decoder_layers=layers("decoder"),
+        encoder_layers=layers(state, "encoder"),
+        decoder_layers=layers(state, "decoder"),
         attention_heads=attention_heads,
         encoder_ffn_dim=size("encoder.layers.0.fc1.weight", 0),
         decoder_ffn_dim=size("decoder.layers.0.fc1.weight", 0),
@@ -265,6 +261,7 @@ def _convert(
         dropout=dropout,
         mask_token_id=UNK,
         two_stream=two_stream,
+        layernorm_embedding=any(f"{side}.layernorm_embedding.weight" in state for side in SIDES),
         source_bos=two_stream,
         decoder_start_token_id=None if two_stream else EOS,
         trained_modes=("ar", "nar") if two_stream else ("ar",),

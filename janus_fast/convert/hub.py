@@ -2,20 +2,43 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ..checkpoint import read_tensors
-from .assemble import EMBEDDINGS, OUTPUT_BIAS
+from ..config import MOST_POSITIONS
+from ..inputs import integers, rule, switch
+from .assemble import EMBEDDINGS, OUTPUT_BIAS, POSITIONS, check_matrices
 from .torch_file import StoredTensor, open_torch_file
 
 CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"  # ends the name of the file that says which of several files a tensor is in
 ACTIVATIONS = {  # where Hugging Face has several names
     "swish": "silu", "gelu_python": "gelu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
+}  # fmt: skip
+SIZES = (
+    "vocab_size", "src_vocab_size", "tgt_vocab_size", "decoder_vocab_size", "d_model", "encoder_layers",
+    "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
+)  # fmt: skip
+TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+def _are_tokens(value) -> bool:
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
+
+
+# What settings must be where they are not null. Others are compared with what is allowed, or JanusConfig checks them.
+RULES = {
+    **dict.fromkeys(SIZES, integers(1)), **dict.fromkeys(TOKENS, integers(0)),
+    "max_position_embeddings": integers(1, MOST_POSITIONS), "scale_embedding": switch,
+    "activation_function": rule("be a name", lambda x: isinstance(x, str)),
+    "share_encoder_decoder_embeddings": switch, "suppress_tokens": rule("be a list of token ids", _are_tokens),
+    "bad_words_ids": rule(
+        "be single tokens", lambda x: isinstance(x, list) and all(_are_tokens(word) and len(word) == 1 for word in x)
+    ),
 }  # fmt: skip
 # Settings of transformers' generate that would change what a model says, and that no option here stands for.
 UNSUPPORTED_GENERATION = ("forced_decoder_ids", "begin_suppress_tokens", "sequence_bias", "force_words_ids")
@@ -60,10 +83,25 @@ def read_settings(path: Path, families: tuple[str, ...], required: tuple[str, ..
         raise ValueError(f'convert: {path} must hold "model_type": {names}, got {found!r}')
     if missing := [name for name in required if name not in settings]:
         raise ValueError(f"convert: {path} must hold every setting of the model, got no {missing[0]!r}")
+    _check(path, settings, required)
     heads = [settings[f"{side}_attention_heads"] for side in ("encoder", "decoder")]
     if heads[0] != heads[1]:
         raise ValueError(f"convert: {path}: encoder and decoder must have the same attention_heads, got {heads}")
     return settings
+
+
+def _check(path: Path, settings: Mapping, names: Iterable[str]) -> None:
+    """Holds ``settings`` to the rules; null stands for a setting that is not there, which none of ``names`` may be."""
+    for name, check in RULES.items():
+        if settings.get(name) is not None or name in names:
+            check(f"convert: {path}: {name}", settings[name])
+
+
+def numbered(path: Path, numbers: dict) -> list[str]:
+    """The tokens of a vocabulary by their numbers."""
+    if not all(type(number) is int for number in numbers.values()):
+        raise ValueError(f"convert: {path} must hold a JSON object of tokens and numbers, got another value")
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def sizes_told(settings: Mapping, source_vocab_size: int, target_vocab_size: int) -> dict[str, int]:
@@ -82,6 +120,7 @@ def read_generation(directory: Path, settings: Mapping) -> Generation:
     path = directory / GENERATION
     generation = read_object(path) if path.is_file() else settings
     path = path if path.is_file() else directory / CONFIG
+    generation = {k: v for k, v in generation.items() if v is not None}
     for name in UNSUPPORTED_GENERATION:
         if generation.get(name) not in (None, [], {}):
             raise ValueError(f"convert: {path}: {name} must be off (nothing here does it), got {generation[name]!r}")
@@ -91,9 +130,7 @@ def read_generation(directory: Path, settings: Mapping) -> Generation:
     }.items():  # fmt: skip
         if generation.get(name) not in values:
             raise ValueError(f"convert: {path}: {name} must be {values[1]} or null, got {generation[name]!r}")
-    bad = generation.get("bad_words_ids") or []
-    if not all(isinstance(word, list) and len(word) == 1 for word in bad):
-        raise ValueError(f"convert: {path}: bad_words_ids must be single tokens, got {bad!r}")
+    _check(path, {name: value for name, value in generation.items() if name != "eos_token_id"}, ())
     chosen = [f"{k} = {generation[k]}" for k, usual in CHOICES.items() if generation.get(k) not in (None, usual)]
     if chosen:
         warnings.warn(
@@ -103,7 +140,7 @@ def read_generation(directory: Path, settings: Mapping) -> Generation:
         )
     start = generation.get("decoder_start_token_id")
     start = settings.get("decoder_start_token_id") if start is None else start
-    never = {*(word[0] for word in bad), *(generation.get("suppress_tokens") or [])}
+    never = {*(word[0] for word in generation.get("bad_words_ids", [])), *generation.get("suppress_tokens", [])}
     return Generation(start, generation.get("forced_bos_token_id"), tuple(sorted(never)))
 
 
@@ -119,8 +156,7 @@ def read_state(directory: Path) -> tuple[Path, dict[str, Tensor]]:
     for name in EMBEDDINGS[:2]:
         if shared is not None:
             state.setdefault(name, shared)
-        if name not in state:
-            raise ValueError(f"convert: {path} must hold every parameter of the model, got no 'model.{name}'")
+    check_matrices(state, path, *EMBEDDINGS[:2], *(name for name in POSITIONS if name in state))
     state.setdefault(EMBEDDINGS[2], state[EMBEDDINGS[1]] if output is None else output)
     if bias is not None:
         state[OUTPUT_BIAS] = bias.flatten()

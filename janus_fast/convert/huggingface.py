@@ -8,8 +8,8 @@ from .. import foreign
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
-from .assemble import POSITIONS, assemble
-from .hub import ACTIVATIONS, CONFIG, read_generation, read_object, read_settings, read_state, sizes_told
+from .assemble import EMBEDDINGS, POSITIONS, assemble
+from .hub import ACTIVATIONS, CONFIG, numbered, read_generation, read_object, read_settings, read_state, sizes_told
 from .marian import position_table
 
 FAMILIES = tuple(name for name in foreign.HUGGING_FACE if name != "marian")
@@ -69,7 +69,8 @@ def load(
     bos = pad if bos is None else bos
     state = _with_positions({k: v for k, v in state.items() if k not in IGNORED}, settings)
     sizes = [settings.get(f"{side}_vocab_size", settings.get("vocab_size")) for side in ("src", "tgt")]
-    vocabularies, before, behind = _tokens(directory, settings["model_type"], sizes, bos, eos)
+    held = [len(state[name]) for name in EMBEDDINGS[:2]]  # what the settings say must be it
+    vocabularies, before, behind = _tokens(directory, settings["model_type"], held, bos, eos)
     unknown = vocabularies[1].unknown if vocabularies else _free(3, {bos, pad, eos})
     forced = generation.forced_bos
     for name, language in (("source_language", source_language), ("target_language", target_language)):
@@ -109,7 +110,7 @@ def _with_positions(state: dict[str, Tensor], settings: dict) -> dict[str, Tenso
         if name in state:
             state[name] = state[name][skipped:]
         elif kind == "pegasus":
-            state[name] = position_table(settings["max_position_embeddings"], settings["d_model"])
+            state[name] = position_table(settings["max_position_embeddings"], state[EMBEDDINGS[0]].shape[1])
     return state
 
 
@@ -123,20 +124,19 @@ def _tokens(directory: Path, kind: str, sizes: list[int], bos: int, eos: int):
         vocabulary = Vocabulary(tokens, tokenizer=text)
         return (vocabulary, vocabulary), *map(tuple, ends)
     if kind == "m2m_100" and (directory / "vocab.json").is_file():
-        numbers = read_object(directory / "vocab.json")
-        tokens = [*sorted(numbers, key=numbers.__getitem__), *_languages(directory)]
+        file = directory / "vocab.json"
+        tokens = [*numbered(file, read_object(file)), *_languages(directory)]
         vocabulary = Vocabulary.from_sentencepiece(
-            directory / "sentencepiece.bpe.model", _filled(directory / "vocab.json", tokens, sizes[0])
+            directory / "sentencepiece.bpe.model", _filled(file, tokens, sizes[0])
         )
-        language = read_object(directory / TOKENIZER_CONFIG).get("src_lang") or "en"
+        language = str(read_object(directory / TOKENIZER_CONFIG).get("src_lang") or "en")
         before = [vocabulary.index[name] for name in (language, f"__{language}__") if name in vocabulary.index][-1:]
         return (vocabulary, vocabulary), tuple(before), (eos,)
     if kind == "fsmt" and (directory / "vocab-src.json").is_file():
         sides = []
         for side, size in zip(("src", "tgt"), sizes, strict=True):
-            numbers = read_object(directory / f"vocab-{side}.json")
             file = directory / f"vocab-{side}.json"
-            sides.append(Vocabulary(_filled(file, sorted(numbers, key=numbers.__getitem__), size)))
+            sides.append(Vocabulary(_filled(file, numbered(file, read_object(file)), size)))
         return tuple(sides), (), (eos,)
     return None, *map(tuple, ends)
 
@@ -175,8 +175,8 @@ def _filled(file: Path, tokens: list[str], size: int) -> list[str]:
 def _ends(described: dict, before: list[int], behind: list[int]) -> tuple[list[int], list[int]]:
     """The ids that a ``tokenizer.json`` puts around one text."""
     processor = described.get("post_processor")
-    for step in (processor or {}).get("processors", [processor]) if processor else []:
-        try:
+    try:
+        for step in processor.get("processors", [processor]) if processor else []:
             if step["type"] in ("RobertaProcessing", "BertProcessing"):
                 return [step["cls"][1]], [step["sep"][1]]
             if step["type"] == "TemplateProcessing":
@@ -188,6 +188,6 @@ def _ends(described: dict, before: list[int], behind: list[int]) -> tuple[list[i
                     else:
                         ends[side].extend(numbers[piece["SpecialToken"]["id"]])
                 return ends
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"convert: tokenizer.json must say what it adds to a text, got {error!r}") from None
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"convert: tokenizer.json must say what it adds to a text, got {error!r}") from None
     return before, behind

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import foreign
 from ..model import JanusModel
 from ..text import Vocabulary
-from .assemble import NEVER, OUTPUT_BIAS, POSITIONS, assemble
+from .assemble import EMBEDDINGS, NEVER, OUTPUT_BIAS, POSITIONS, assemble
 from .hub import ACTIVATIONS, CONFIG, read_generation, read_object, read_settings, read_state, sizes_told
 
 REQUIRED = (
@@ -73,7 +73,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     )
     path, state = read_state(directory)
     for name in POSITIONS:  # newer files leave the tables out
-        state.setdefault(name, position_table(settings["max_position_embeddings"], settings["d_model"]))
+        state.setdefault(name, position_table(settings["max_position_embeddings"], state[EMBEDDINGS[0]].shape[1]))
     pad, eos = settings["pad_token_id"], settings["eos_token_id"]
     bias = state.get(OUTPUT_BIAS, torch.zeros(sizes[1])).clone()
     if pad < len(bias):
@@ -108,13 +108,13 @@ def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: dict) -
         index = json.loads(numbers.read_text(encoding="utf-8"))
         index = {**added, **index}
         tokens = sorted(index, key=index.__getitem__)
-        whole = [index[token] for token in tokens] == list(range(size))
+        whole = len(tokens) == size and [index[token] for token in tokens] == list(range(size))
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"convert: {numbers} must hold a JSON object of tokens and numbers, got {error}") from None
     if not whole:
         raise ValueError(f"convert: {numbers} must number the model's {size} tokens from 0 on, got {len(tokens)}")
-    if tokens[eos] != "</s>":
-        raise ValueError(f"convert: {numbers} must give '</s>' the number eos_token_id = {eos}, got {tokens[eos]!r}")
+    if (found := dict(enumerate(tokens)).get(eos)) != "</s>":
+        raise ValueError(f"convert: {numbers} must give '</s>' the number eos_token_id = {eos}, got {found!r}")
     try:
         return Vocabulary.from_sentencepiece(pieces, tokens)
     except ValueError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
-from .assemble import EMBEDDINGS, OUTPUT_BIAS, add_pad, assemble
+from .assemble import EMBEDDINGS, OUTPUT_BIAS, add_pad, assemble, free_name
 
 DECODER, SETTINGS = "decoder.yml", "special:model.yml"
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "gelu": "quick_gelu"}
@@ -90,7 +90,7 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
         bos_token_id=pad, pad_token_id=pad, eos_token_id=eos, unk_token_id=unknown, mask_token_id=unknown,
         decoder_start_token_id=pad,
     )  # fmt: skip
-    name = next(name for name in ("<pad>", "<start>") if name not in target)
+    name = free_name(target)
     sides = ([*source, name] if shared else source), [*target, name]
     texts = [
         Vocabulary.from_sentencepiece(pieces, tokens) if pieces else Vocabulary(tokens)

@@ -35,7 +35,11 @@ BEFORE = {".a_2": ".weight", ".b_2": ".bias"}  # how norms of the first releases
 def recognises(path: str | Path) -> bool:
     """Whether a file of ``torch.save`` is a checkpoint of OpenNMT-py."""
     with open_torch_file(path) as contents:
-        return isinstance(contents, dict) and {"model", "generator", "vocab", "opt"} <= contents.keys()
+        return _is_checkpoint(contents)
+
+
+def _is_checkpoint(contents) -> bool:
+    return isinstance(contents, dict) and {"model", "generator", "vocab", "opt"} <= contents.keys()
 
 
 def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
@@ -53,7 +57,8 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
         ValueError: not a whole checkpoint, an unsafe pickle, or an option that ``janus_fast.JanusModel`` does not have.
     """
     with open_torch_file(path) as contents:
-        options = dict(contents["opt"])
+        if not _is_checkpoint(contents) or not isinstance(options := contents["opt"], dict):
+            raise ValueError(f"convert: {path} must be a checkpoint of OpenNMT-py with its options in 'opt', got none")
         _check(path, options)
         sides = [_tokens(path, contents["vocab"], place, side) for place, side in enumerate(("src", "tgt"))]
         start = options.get("decoder_start_token") or "<s>"
@@ -105,14 +110,14 @@ def _check(path, options: dict) -> None:
 
 def _tokens(path, vocabularies, place: int, side: str) -> list[str]:
     """The tokens of a side: a list; before release 3, the ``itos`` of torchtext's vocabulary, in one of its places."""
-    if isinstance(vocabularies, dict):
-        held = vocabularies.get(side)
-        if vocabularies.get("src_feats"):
-            raise ValueError(f"convert: {path} must do without features of source tokens, which JanusModel lacks")
-        if isinstance(held, dict) and isinstance(held.get("fields"), list) and len(held["fields"]) == 1:
-            held = held["fields"][0][1]
-    else:
-        held = vocabularies[place][1] if isinstance(vocabularies, (list, tuple)) and len(vocabularies) > place else None
+    if isinstance(vocabularies, dict) and vocabularies.get("src_feats"):
+        raise ValueError(f"convert: {path} must do without features of source tokens, which JanusModel lacks")
+    try:
+        held = vocabularies[side] if isinstance(vocabularies, dict) else vocabularies[place][1]
+        if isinstance(held, dict) and "fields" in held:
+            ((_, held),) = held["fields"]
+    except (KeyError, IndexError, TypeError, ValueError):  # there are no tokens in any of these places
+        held = None
     if isinstance(held, dict):
         held = held.get("vocab", held)
         held = held.get("itos") if isinstance(held, dict) else None
@@ -136,7 +141,7 @@ def _state(path, model: dict[str, Tensor], generator: dict[str, Tensor]) -> dict
         for theirs, ours in ((f"{embeddings}.emb_luts.0.weight", table), (f"{embeddings}.pe.pe", positions)):
             if theirs in left:
                 state[ours] = left.pop(theirs)
-        if positions in state:
+        if positions in state and state[positions].dim() > 2:
             state[positions] = state[positions].flatten(0, -2)
     for name in sorted(left):
         for side, stack in STACKS.items():
@@ -155,5 +160,5 @@ def _state(path, model: dict[str, Tensor], generator: dict[str, Tensor]) -> dict
     if "bias" in output:
         state[OUTPUT_BIAS] = output["bias"]
     for name in [name for name in state if name.endswith((".fc1.weight", ".fc2.weight", "_proj.weight"))]:
-        state.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(state[name])))
+        state.setdefault(name.removesuffix("weight") + "bias", torch.zeros(state[name].shape[:1]))
     return state

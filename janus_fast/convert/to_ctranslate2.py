@@ -31,7 +31,7 @@ def save(
     Args:
         model: a one-stream model.
         directory: made where it does not exist; what it holds of these names is replaced.
-        vocabularies: (source, target); without, a token is its id.
+        vocabularies: (source, target); without, a token is its id, save ``<unk>``.
         quantization: "float32", "bfloat16" or "int8", the matrices with a scale for each row.
     Returns:
         What CTranslate2 cannot store, and leaves to its callers, a sentence each.
@@ -71,7 +71,8 @@ def save(
 
 def _vocabularies(model: JanusModel, vocabularies: tuple[Vocabulary, Vocabulary] | None) -> tuple[list[str], list[str]]:
     sizes = (model.config.source_vocab_size, model.config.target_vocab_size)
-    sides = tuple([str(number) for number in range(size)] for size in sizes)
+    unknown = model.config.unk_token_id
+    sides = tuple(["<unk>" if number == unknown else str(number) for number in range(size)] for size in sizes)
     if vocabularies is not None:
         sides = tuple(vocabulary.tokens for vocabulary in vocabularies)
     for name, tokens in zip(("source", "target"), sides, strict=True):

@@ -115,8 +115,6 @@ class PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module in ("builtins", "__builtin__") and name == "set":
             return set
-        if (module, name) == ("collections", "Counter"):
-            return Record
         if module == "collections" and name in ("OrderedDict", "defaultdict"):
             return OrderedDict if name == "OrderedDict" else self._default_dict
         if module == "torch" and name in STORAGES:
@@ -128,7 +126,7 @@ class PlainUnpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return self._parameter
         named = module in ("builtins", "__builtin__") and name in BUILTIN_TYPES
-        if named or module.partition(".")[0] in INERT_PACKAGES:
+        if named or (module, name) == ("collections", "Counter") or module.partition(".")[0] in INERT_PACKAGES:
             return type(name, (Record,), {"__module__": module})
         raise RefusedName(f"{module}.{name}")
 
@@ -186,6 +184,8 @@ def open_torch_file(path: str | Path) -> Iterator:
 
 
 def _open_zip(archive: zipfile.ZipFile):
+    if packed := [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]:
+        raise ValueError(f"{packed[0]!r} compressed, as torch.save never writes it")
     pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} entries named data.pkl")
