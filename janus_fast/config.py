@@ -86,6 +86,9 @@ class JanusConfig:
         (), _ids, "ids before those of a source", doc="which callers of CTranslate2's interface bring along"
     )
     source_suffix_ids: tuple[int, ...] = option((), _ids, "ids behind those of a source", doc="as before them")
+    alignment_heads: int = option(
+        0, _natural, "of how many heads callers of CTranslate2's interface get the mean attention, 0: of all"
+    )
     bos_token_id: int = option(0, None, "begins sequences")
     pad_token_id: int = option(1, None, "stands for nothing")
     eos_token_id: int = option(2, None, "ends sequences")

@@ -196,7 +196,8 @@ class Translator:
 
         Args:
             source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
-            target_prefix: for each source the tokens that its outputs must begin with (all modes but "nar").
+            target_prefix: for each source the tokens that its outputs must begin with (all modes but "nar"). The token
+                of ``forced_bos_token_id`` comes first, whether it is among them or not.
             draft: for each source what its output may be, such as the translation before the source was edited; it
                 changes how fast the output is there, not what it is (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
@@ -209,8 +210,9 @@ class Translator:
         if inputs.choice("replace_unknowns", replace_unknowns, (True, False)):
             asked = options.pop("return_attention", False)
             results = self.translate_batch(
-                source, target_prefix, mode=mode, max_input_length=max_input_length, return_attention=True, **options
-            )
+                source, target_prefix, draft=draft, mode=mode, max_input_length=max_input_length, return_attention=True,
+                **options,
+            )  # fmt: skip
             source = self._cut(inputs.token_lists("source", source), max_input_length)
             unknown = self.target_vocabulary.tokens[self.target_vocabulary.unknown]
             for tokens, r in zip(source, results, strict=True):
@@ -226,6 +228,14 @@ class Translator:
                 given[name] = [
                     self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
                 ]
+        if (forced := self.config.forced_bos_token_id) is not None and MODES[
+            inputs.choice("mode", mode, MODES)
+        ].prefixes:
+            if target_prefix is None:
+                given["target_prefix"] = [[]] * len(ids)
+            for name, outputs in given.items():  # numbers that do not fit are refused below
+                if outputs is not None and len(outputs) == len(ids):
+                    given[name] = [self._begun(forced, *pair) for pair in zip(ids, outputs, strict=True)]
         results = self.generate(ids, **given, mode=mode, **options)
         tokens_of = self.target_vocabulary.tokens_of
         begin = self.config.source_bos + len(self.config.source_prefix_ids)
@@ -239,6 +249,17 @@ class Translator:
             )
             for tokens, r in zip(source, results, strict=True)
         ]
+
+    def _begun(self, forced: int, source: list[int], output: list[int]) -> list[int]:
+        """What an output begins with, as the ``forced`` token does; of a source without words none is made."""
+        begins = output[:1] == [forced] or not (output or self.has_words(source))
+        return output if begins else [forced, *output]
+
+    def has_words(self, source: list[int]) -> bool:
+        """Whether there is anything to translate."""
+        config = self.config
+        specials = config.bos_token_id, config.eos_token_id, *config.source_prefix_ids, *config.source_suffix_ids
+        return any(token not in specials for token in source)
 
     def _cut(self, source: list, max_input_length: int) -> list:
         most = inputs.integer("max_input_length", max_input_length, 0)
@@ -265,7 +286,8 @@ class Translator:
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
-            target_prefix: for each source the ids that its outputs must begin with (all modes but "nar").
+            target_prefix: for each source the ids that its outputs must begin with (all modes but "nar"); no others are
+                forced.
             draft: for each source ids that its output may be (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
@@ -318,13 +340,9 @@ class Translator:
             return TranslationResult(*lists, **more)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        specials = {self.config.bos_token_id, self.config.eos_token_id}
-        specials |= {*self.config.source_prefix_ids, *self.config.source_suffix_ids}
-        words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
+        words = [n for n, ids in enumerate(source) if self.has_words(ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
-        if prefixes is None and MODES[mode].prefixes and self.config.forced_bos_token_id is not None:
-            prefixes = [[self.config.forced_bos_token_id]] * len(source)
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
@@ -382,9 +400,7 @@ class Translator:
 
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
-        inputs.check_output("translate_file: output_path", output_path)
-        if Path(output_path).exists() and Path(output_path).samefile(source_path):
-            raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
+        inputs.check_output("translate_file: output_path", output_path, source_path=source_path)
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}

@@ -21,8 +21,6 @@ def alternatives(
         if options.get(name, neutral) != neutral:
             raise OptionError(name, f"be {neutral!r} with return_alternatives", repr(options[name]))
     options["prefix_alone"] = "any"  # what is forced here is no prefix of the caller's
-    if prefixes is None and translator.config.forced_bos_token_id is not None:
-        prefixes = [[translator.config.forced_bos_token_id]] * len(source)
     prefixes = [list(prefix or ()) for prefix in ([None] * len(source) if prefixes is None else prefixes)]
     if len(prefixes) != len(source):
         raise ValueError(f"target_prefix must have one entry a source = {len(source)}, got {len(prefixes)}")
