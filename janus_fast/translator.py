@@ -167,10 +167,9 @@ class Translator:
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
-        results = self.translate_batch(source, **options)
         return [
             dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
-            for r in results
+            for r in self.translate_batch(source, **options)
         ]
 
     def _text(self, tokens: list[str]) -> str:
@@ -196,8 +195,8 @@ class Translator:
 
         Args:
             source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
-            target_prefix: for each source the tokens that its outputs must begin with (all modes but "nar"). The token
-                of ``forced_bos_token_id`` comes first, whether it is among them or not.
+            target_prefix: for each source the tokens that its outputs must begin with, or go on with behind that of
+                ``forced_bos_token_id`` (all modes but "nar").
             draft: for each source what its output may be, such as the translation before the source was edited; it
                 changes how fast the output is there, not what it is (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
@@ -222,20 +221,16 @@ class Translator:
             return results
         source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
-        given = {"target_prefix": target_prefix, "draft": draft}
+        forces = self.config.forced_bos_token_id is not None and MODES[inputs.choice("mode", mode, MODES)].prefixes
+        given = {
+            "target_prefix": [[]] * len(ids) if forces and target_prefix is None else target_prefix,
+            "draft": draft,
+        }
         for name, value in given.items():
             if value is not None:
-                given[name] = [
-                    self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
-                ]
-        if (forced := self.config.forced_bos_token_id) is not None and MODES[
-            inputs.choice("mode", mode, MODES)
-        ].prefixes:
-            if target_prefix is None:
-                given["target_prefix"] = [[]] * len(ids)
-            for name, outputs in given.items():  # numbers that do not fit are refused below
-                if outputs is not None and len(outputs) == len(ids):
-                    given[name] = [self._begun(forced, *pair) for pair in zip(ids, outputs, strict=True)]
+                given[name] = [*map(self.target_vocabulary.ids, inputs.token_lists(name, value, gaps=True))]
+                if forces and len(given[name]) == len(ids):  # others are refused below
+                    given[name] = [self.config.begun(*pair) for pair in zip(ids, given[name], strict=True)]
         results = self.generate(ids, **given, mode=mode, **options)
         tokens_of = self.target_vocabulary.tokens_of
         begin = self.config.source_bos + len(self.config.source_prefix_ids)
@@ -249,17 +244,6 @@ class Translator:
             )
             for tokens, r in zip(source, results, strict=True)
         ]
-
-    def _begun(self, forced: int, source: list[int], output: list[int]) -> list[int]:
-        """What an output begins with, as the ``forced`` token does; of a source without words none is made."""
-        begins = output[:1] == [forced] or not (output or self.has_words(source))
-        return output if begins else [forced, *output]
-
-    def has_words(self, source: list[int]) -> bool:
-        """Whether there is anything to translate."""
-        config = self.config
-        specials = config.bos_token_id, config.eos_token_id, *config.source_prefix_ids, *config.source_suffix_ids
-        return any(token not in specials for token in source)
 
     def _cut(self, source: list, max_input_length: int) -> list:
         most = inputs.integer("max_input_length", max_input_length, 0)
@@ -286,8 +270,7 @@ class Translator:
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
-            target_prefix: for each source the ids that its outputs must begin with (all modes but "nar"); no others are
-                forced.
+            target_prefix: for each source the ids, and no others, that outputs must begin with (all modes but "nar").
             draft: for each source ids that its output may be (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
@@ -298,7 +281,7 @@ class Translator:
             on_batch: called after each batch with the number of sources in it, to show progress.
             return_alternatives: hypotheses are the best outputs that go on by each of the ``num_hypotheses`` likeliest
                 tokens behind the prefix, in the order of these (mode "ar").
-            min_alternative_expansion_prob: without the tokens less likely than this.
+            min_alternative_expansion_prob: without the tokens less likely than this, but for the likeliest one.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
                 ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
                 ``janus_fast.decoding.AutoOptions``.
@@ -308,8 +291,11 @@ class Translator:
         """
         if inputs.choice("return_alternatives", return_alternatives, (True, False)):
             least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
-            options |= {"max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number}
-            return alternatives(self, source, target_prefix, least, {"mode": mode, **options})
+            options |= {
+                "mode": mode, "draft": draft, "on_batch": on_batch, "return_scores": return_scores,
+                "max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number,
+            }  # fmt: skip
+            return alternatives(self, source, target_prefix, least, options)
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
@@ -340,7 +326,7 @@ class Translator:
             return TranslationResult(*lists, **more)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        words = [n for n, ids in enumerate(source) if self.has_words(ids) or (prefixes and prefixes[n])]
+        words = [n for n, ids in enumerate(source) if self.config.has_words(ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
 

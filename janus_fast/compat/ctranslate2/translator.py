@@ -374,7 +374,7 @@ class Translator:
             ids = ids[1:]
         if config.eos_token_id in ids[-2:]:  # behind it may stand the code of a language
             ids = ids[: max(n for n in range(len(ids)) if ids[n] == config.eos_token_id)]
-        return own.has_words(ids)
+        return config.has_words(ids)
 
     def _streamed(
         self, work: Callable, streams: list[Iterable], max_batch_size: int, batch_type: str, options: dict,
