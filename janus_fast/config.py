@@ -86,6 +86,9 @@ class JanusConfig:
         (), _ids, "ids before those of a source", doc="which callers of CTranslate2's interface bring along"
     )
     source_suffix_ids: tuple[int, ...] = option((), _ids, "ids behind those of a source", doc="as before them")
+    alignment_heads: int = option(
+        0, _natural, "of how many heads callers of CTranslate2's interface get the mean attention, 0: of all"
+    )
     bos_token_id: int = option(0, None, "begins sequences")
     pad_token_id: int = option(1, None, "stands for nothing")
     eos_token_id: int = option(2, None, "ends sequences")
@@ -180,6 +183,17 @@ class JanusConfig:
     def source_ids(self, words: list[int]) -> list[int]:
         """``words`` as the encoder reads them."""
         return self.with_ends([*self.source_prefix_ids, *words, *self.source_suffix_ids])
+
+    def has_words(self, source: list[int]) -> bool:
+        """Whether anything is there to be translated."""
+        specials = self.bos_token_id, self.eos_token_id, *self.source_prefix_ids, *self.source_suffix_ids
+        return any(token not in specials for token in source)
+
+    def begun(self, source: list[int], output: list[int]) -> list[int]:
+        """``output`` with the token that is forced to be its first; of a source without words none is made."""
+        forced = self.forced_bos_token_id
+        begins = forced is None or output[:1] == [forced] or not (output or self.has_words(source))
+        return output if begins else [forced, *output]
 
     def with_ends(self, ids: list[int]) -> list[int]:
         """``ids`` between ``bos`` and ``eos``, where sources have them: what CTranslate2 makes of a caller's tokens."""

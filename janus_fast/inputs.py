@@ -186,8 +186,8 @@ def hinting(function: Callable) -> Callable:
     return call
 
 
-def check_output(name: str, file: str | Path) -> None:
-    """Refuses a file that cannot be written, before it is."""
+def check_output(name: str, file: str | Path, **read: str | Path) -> None:
+    """Refuses a file that cannot be written, or is one of those that are ``read``, before it is written."""
     folder = Path(file).parent
     if not folder.is_dir():
         raise ValueError(f"{name} must be in a folder that exists, got {file}: there is no folder {folder}")
@@ -195,6 +195,9 @@ def check_output(name: str, file: str | Path) -> None:
         raise ValueError(f"{name} must be a file, got the folder {file}")
     if not os.access(file if os.path.exists(file) else folder, os.W_OK):
         raise ValueError(f"{name} must be a file that can be written, got {file}")
+    for other, path in read.items():
+        if os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file):
+            raise ValueError(f"{name} must be another file than {other}, got {file}")
 
 
 def check_output_folder(name: str, folder: str | Path) -> None:
@@ -285,6 +288,7 @@ def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]]
             raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
         ids(name, number, own, config.target_vocab_size, limit)
         never = {config.bos_token_id, config.pad_token_id} & {*config.suppressed} | {config.eos_token_id}
+        never.discard(config.forced_bos_token_id)
         for token in own:
             if token in never:
                 raise ValueError(f"{name} {number} must not hold bos, pad or eos, got {token}")

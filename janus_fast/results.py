@@ -19,7 +19,8 @@ class TranslationResult:
             certain tokens were masked again.
         prediction_scores: the log-probability (nats) of each of these tokens, in the pass that predicted it.
         attention: with ``return_attention=True`` how much each token looked at each id or token of the source.
-        logits: with ``return_logits_vocab=True`` the scores of the whole vocabulary [V] in each step.
+        logits: with ``return_logits_vocab=True`` what each step weighed, the whole vocabulary [V]: log-probabilities,
+            or with ``renormalize_logits=True`` scores before the softmax; of what may not follow minus infinity.
         tokens: those of hypotheses that are text.
     """
 

@@ -167,10 +167,9 @@ class Translator:
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
-        results = self.translate_batch(source, **options)
         return [
             dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
-            for r in results
+            for r in self.translate_batch(source, **options)
         ]
 
     def _text(self, tokens: list[str]) -> str:
@@ -196,7 +195,8 @@ class Translator:
 
         Args:
             source: tokens of each source, as ``Vocabulary.encode`` makes them of text.
-            target_prefix: for each source the tokens that its outputs must begin with (all modes but "nar").
+            target_prefix: for each source the tokens that its outputs must begin with, or go on with behind that of
+                ``forced_bos_token_id`` (all modes but "nar").
             draft: for each source what its output may be, such as the translation before the source was edited; it
                 changes how fast the output is there, not what it is (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
@@ -209,8 +209,9 @@ class Translator:
         if inputs.choice("replace_unknowns", replace_unknowns, (True, False)):
             asked = options.pop("return_attention", False)
             results = self.translate_batch(
-                source, target_prefix, mode=mode, max_input_length=max_input_length, return_attention=True, **options
-            )
+                source, target_prefix, draft=draft, mode=mode, max_input_length=max_input_length, return_attention=True,
+                **options,
+            )  # fmt: skip
             source = self._cut(inputs.token_lists("source", source), max_input_length)
             unknown = self.target_vocabulary.tokens[self.target_vocabulary.unknown]
             for tokens, r in zip(source, results, strict=True):
@@ -220,12 +221,16 @@ class Translator:
             return results
         source = self._cut(inputs.token_lists("source", source), max_input_length)
         ids = [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source]
-        given = {"target_prefix": target_prefix, "draft": draft}
+        forces = self.config.forced_bos_token_id is not None and MODES[inputs.choice("mode", mode, MODES)].prefixes
+        given = {
+            "target_prefix": [[]] * len(ids) if forces and target_prefix is None else target_prefix,
+            "draft": draft,
+        }
         for name, value in given.items():
             if value is not None:
-                given[name] = [
-                    self.target_vocabulary.ids(tokens) for tokens in inputs.token_lists(name, value, gaps=True)
-                ]
+                given[name] = [*map(self.target_vocabulary.ids, inputs.token_lists(name, value, gaps=True))]
+                if forces and len(given[name]) == len(ids):  # others are refused below
+                    given[name] = [self.config.begun(*pair) for pair in zip(ids, given[name], strict=True)]
         results = self.generate(ids, **given, mode=mode, **options)
         tokens_of = self.target_vocabulary.tokens_of
         begin = self.config.source_bos + len(self.config.source_prefix_ids)
@@ -265,7 +270,7 @@ class Translator:
 
         Args:
             source: any number of sources; results come in their order and do not depend on each other.
-            target_prefix: for each source the ids that its outputs must begin with (all modes but "nar").
+            target_prefix: for each source the ids, and no others, that outputs must begin with (all modes but "nar").
             draft: for each source ids that its output may be (modes "speculative" and "auto").
             mode: "ar", "nar", "speculative" or "auto".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
@@ -276,7 +281,7 @@ class Translator:
             on_batch: called after each batch with the number of sources in it, to show progress.
             return_alternatives: hypotheses are the best outputs that go on by each of the ``num_hypotheses`` likeliest
                 tokens behind the prefix, in the order of these (mode "ar").
-            min_alternative_expansion_prob: without the tokens less likely than this.
+            min_alternative_expansion_prob: without the tokens less likely than this, but for the likeliest one.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
                 ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
                 ``janus_fast.decoding.AutoOptions``.
@@ -286,8 +291,11 @@ class Translator:
         """
         if inputs.choice("return_alternatives", return_alternatives, (True, False)):
             least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
-            options |= {"max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number}
-            return alternatives(self, source, target_prefix, least, {"mode": mode, **options})
+            options |= {
+                "mode": mode, "draft": draft, "on_batch": on_batch, "return_scores": return_scores,
+                "max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number,
+            }  # fmt: skip
+            return alternatives(self, source, target_prefix, least, options)
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
@@ -318,13 +326,9 @@ class Translator:
             return TranslationResult(*lists, **more)
 
         results: list[TranslationResult | None] = [None] * len(source)
-        specials = {self.config.bos_token_id, self.config.eos_token_id}
-        specials |= {*self.config.source_prefix_ids, *self.config.source_suffix_ids}
-        words = [n for n, ids in enumerate(source) if any(t not in specials for t in ids) or (prefixes and prefixes[n])]
+        words = [n for n, ids in enumerate(source) if self.config.has_words(ids) or (prefixes and prefixes[n])]
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
-        if prefixes is None and MODES[mode].prefixes and self.config.forced_bos_token_id is not None:
-            prefixes = [[self.config.forced_bos_token_id]] * len(source)
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
@@ -382,9 +386,7 @@ class Translator:
 
         if not Path(source_path).exists():
             raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
-        inputs.check_output("translate_file: output_path", output_path)
-        if Path(output_path).exists() and Path(output_path).samefile(source_path):
-            raise ValueError(f"translate_file: output_path must be another file than source_path, got {output_path}")
+        inputs.check_output("translate_file: output_path", output_path, source_path=source_path)
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}

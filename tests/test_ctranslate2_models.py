@@ -58,6 +58,7 @@ def test_what_a_model_says_of_its_tokens():
     assert [c.decoder_start_token_id for c in (first, second, opennmt, bart)] == [2, 2, 2, 2]
     assert marian.decoder_start_token_id == marian.pad_token_id == marian.target_vocab_size - 1
     assert (first.pad_token_id, second.pad_token_id) == (1, 1)
+    assert {c.alignment_heads for c in (first, second, opennmt, marian, bart)} == {1}
     assert [c.normalize_before for c in (first, second, opennmt, marian, bart)] == [True, True, True, False, False]
     assert [c.activation for c in (first, second, marian, bart)] == ["relu", "gelu_new", "silu", "gelu"]
     assert (bart.layernorm_embedding, bart.scale_embedding, bart.layer_norm_eps) == (True, False, 1e-4)
@@ -267,3 +268,20 @@ def test_calls_written_for_ctranslate2_give_what_it_gives(tmp_path, name):
         for number, output, score in expected[search]:
             assert results[number].hypotheses[0] == output
             assert results[number].scores[0] == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_callers_get_the_attention_of_as_many_heads_as_the_model_says(tmp_path, name):
+    from janus_fast.compat import ctranslate2 as compat
+
+    assert cli.main(["convert", str(DATA / name), "--out", str(tmp_path / "ours")]) == 0
+    sources = json.loads((DATA / name / "expected.json").read_text(encoding="utf-8"))["sources"][-1:]
+    options = {"beam_size": 1, "max_decoding_length": 5, "return_attention": True}
+    seen = compat.Translator(str(tmp_path / "ours")).translate_batch(sources, **options)[0].attention
+    own = Translator(tmp_path / "ours")
+    ids = [own.config.with_ends(own.source_vocabulary.ids(tokens)) for tokens in sources]
+    options |= {"forced_eos": False, "renormalize_logits": True}
+    first, every = (own.generate(ids, alignment_heads=count, **options)[0].attention for count in (1, 0))
+    begin = own.config.source_bos
+    assert seen == [[row[begin : begin + len(sources[0])] for row in rows] for rows in first]
+    assert own.config.attention_heads == 1 or first != every

@@ -34,8 +34,12 @@ def directory(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_outputs_and_scores(name, backend):
     translator, cases = translator_of(huggingface.load(DATA / name)[0], backend), expected(name)
+    forced = translator.config.forced_bos_token_id
+    prefixes = None if forced is None else [[forced]] * len(cases["sources"])
     for search, beam in (("greedy", 1), ("beam", 4)):
-        results = translator.generate(cases["sources"], beam_size=beam, min_decoding_length=0, max_decoding_length=20)
+        results = translator.generate(
+            cases["sources"], prefixes, beam_size=beam, min_decoding_length=0, max_decoding_length=20
+        )
         for number, output, score in cases[search]:
             if name == "bart" and beam > 1:
                 continue
@@ -72,6 +76,7 @@ def test_what_a_model_says_of_its_tokens():
     assert [c.normalize_before for c in (bart, mbart, nllb, pegasus, fsmt)] == [False, True, True, True, False]
     assert [c.layernorm_embedding for c in (bart, mbart, nllb, pegasus, fsmt)] == [True, True, False, False, False]
     assert [c.positions for c in (bart, nllb, pegasus)] == ["learned", "sinusoidal", "learned"]
+    assert {c.alignment_heads for c in (bart, mbart, nllb, pegasus, fsmt)} == {1}
     assert (fsmt.source_vocab_size, fsmt.target_vocab_size) == (30, 26)
 
 

@@ -285,11 +285,15 @@ def test_settings_of_generation(directory):
     never = {"bad_words_ids": [[44], [7]], "suppress_tokens": [5], "forced_bos_token_id": 9}
     (directory / "generation_config.json").write_text(json.dumps(plain | never))
     model, vocabularies = marian.load(directory)
+    source, target = vocabularies
     assert (model.config.suppress_tokens, model.config.forced_bos_token_id) == ((5, 7, 44), 9)
     for backend in ("torch", "engine"):
         translator = translator_of(model, backend, vocabularies=vocabularies)
-        for result in translator.generate([[5, 6, 7, 0], [8, 0]], beam_size=3, num_hypotheses=3):
-            assert all(ids[0] == 9 and not {5, 7} & {*ids} for ids in result.hypotheses)
+        for result in translator.translate_batch(
+            [source.tokens_of([5, 6, 7]), source.tokens_of([8])], beam_size=3, num_hypotheses=3
+        ):
+            hypotheses = [target.ids(tokens) for tokens in result.hypotheses]
+            assert all(ids[0] == 9 and not {5, 7} & {*ids} for ids in hypotheses)
     search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False,
               "early_stopping": True, "top_k": 50, "diversity_penalty": 0.5}  # fmt: skip
     (directory / "generation_config.json").write_text(json.dumps(plain | search))

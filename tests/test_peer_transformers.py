@@ -79,7 +79,10 @@ def test_the_same_outputs_and_scores(tmp_path, name):
             [*(draw.randrange(5, 55) for _ in range(draw.randint(1, 12))), config.eos_token_id] for _ in range(12)
         ]
         for beam in (1, 4):
-            results = ours.generate(sources, beam_size=beam, min_decoding_length=0, max_decoding_length=LONGEST)
+            prefixes = None if forced is None else [[forced]] * len(sources)
+            results = ours.generate(
+                sources, prefixes, beam_size=beam, min_decoding_length=0, max_decoding_length=LONGEST
+            )
             for source, result in zip(sources, results, strict=True):
                 found = theirs.generate(
                     torch.tensor([source]), num_beams=beam, max_length=LONGEST + 2, do_sample=False,

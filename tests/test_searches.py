@@ -67,6 +67,15 @@ SEARCHES = {
         "return_end_token": True,
         "max_decoding_length": 9,
     },
+    "another end, forced": {
+        "beam_size": 3,
+        "num_hypotheses": 3,
+        "end_token": [23, 2],
+        "return_end_token": True,
+        "max_decoding_length": 2,
+    },
+    "an end without eos": {"beam_size": 2, "num_hypotheses": 2, "end_token": [23], "max_decoding_length": 4},
+    "no ends": {"beam_size": 3, "num_hypotheses": 3, "end_token": [], "max_decoding_length": 6},
     "logits": {"beam_size": 1, "return_logits_vocab": True, "max_decoding_length": 4, "min_decoding_length": 3},
     "bias": {"beam_size": 3, "num_hypotheses": 3, "prefix_bias_beta": 0.4, "max_decoding_length": 6},
     "prefixes that are last": {
@@ -142,6 +151,26 @@ def test_what_a_prefix_forces_is_free_and_counts_in_the_length(small):
     assert result.scores[0] == pytest.approx(sum(result.token_scores[0][2:]) / len(result.token_scores[0]), abs=1e-5)
 
 
+def test_what_is_forced_at_the_longest_ends_an_output(small):
+    options = {"beam_size": 3, "num_hypotheses": 3, "max_decoding_length": 4, "return_end_token": True}
+    for result in small.generate(make_sources(4), end_token=[23], **options):
+        assert all(ids[-1] == 23 and 23 not in ids[:-1] for ids in result.hypotheses)
+        assert max(map(len, result.hypotheses)) == 5
+    assert small.generate(make_sources(4), end_token=[], **options) == small.generate(make_sources(4), **options)
+
+
+def test_bounds_of_alternatives(small):
+    sources, options = [*make_sources(2), []], {"beam_size": 3, "num_hypotheses": 3, "max_decoding_length": 6}
+    every = small.generate(sources, return_alternatives=True, **options)
+    assert [len(result.hypotheses) for result in every] == [3, 3, 1]
+    plain = small.generate(sources, return_alternatives=True, return_scores=False, **options)
+    assert [(r.hypotheses, r.scores) for r in plain] == [(r.hypotheses, []) for r in every]
+    likeliest = small.generate(sources, return_alternatives=True, min_alternative_expansion_prob=1, **options)
+    assert [r.hypotheses for r in likeliest] == [r.hypotheses[:1] for r in every]
+    short = small.generate(sources, return_alternatives=True, length_penalty=-1, **options)
+    assert [len(result.hypotheses) for result in short] == [3, 3, 1] and short[2].scores == [0.0]
+
+
 def test_all_that_ends_together_is_kept(small):
     """In the last step every hypothesis ends; of those that are finished the best are returned."""
     options = {"beam_size": 4, "num_hypotheses": 4, "max_decoding_length": 2}
@@ -190,6 +219,8 @@ def test_callbacks_end_an_output(small):
             {"return_alternatives": True, "min_alternative_expansion_prob": 2},
             "min_alternative_expansion_prob must be a finite number in [0, 1], got 2",
         ),
+        ({"return_alternatives": True, "draft": [[7]]}, "draft must be None with return_alternatives, got [[7]]"),
+        ({"return_alternatives": True, "on_batch": 7}, "on_batch must be None with return_alternatives, got 7"),
         ({"return_alternatives": True, "mode": "nar"}, "mode must be 'ar' with return_alternatives, got 'nar'"),
     ],
 )

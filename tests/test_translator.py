@@ -130,6 +130,57 @@ def test_prefixes_as_tokens_and_as_text(translator):
     assert text.hypotheses[0].startswith("w9 w10") and text.hypotheses[0].split() == tokens.hypotheses[0]
 
 
+@pytest.mark.parametrize("backend", ["engine", "torch"])
+@pytest.mark.parametrize("forced", [0, 9])
+def test_the_forced_token_begins_every_output(backend, forced):
+    model, words = make_model(seed=4, two_stream=False, forced_bos_token_id=forced), Vocabulary(TOKENS)
+    translator = translator_of(model, backend, vocabularies=(words, words))
+    source, begin = [["w7", "w8"], ["w9"], []], words.tokens_of([forced])
+    options = {"beam_size": 2, "max_decoding_length": 6}
+    plain = translator.translate_batch(source, **options)
+    raw = translator.generate([[0, 7, 8, 2], [0, 9, 2]], [[forced]] * 2, **options)
+    assert [words.ids(r.hypotheses[0]) for r in plain[:2]] == [r.hypotheses[0] for r in raw]
+    assert plain[2].hypotheses == [[]]
+    for prefixes in ([[], [], []], [None, [], begin], [begin, None, []]):
+        assert translator.translate_batch(source, prefixes, **options)[:2] == plain[:2]
+    for prefixes in ([["w10"], None, []], [[*begin, "w10"], [], None]):
+        given = translator.translate_batch(source, prefixes, **options)
+        assert given[0].hypotheses[0][:2] == [*begin, "w10"] and given[1:] == plain[1:]
+    texts = translator.translate(["w7 w8"], target_prefix=["w10"], **options)[0]
+    assert texts.tokens == given[0].hypotheses and texts.hypotheses[0].startswith("w10")
+    for result in translator.translate_batch(source, return_alternatives=True, num_hypotheses=2, **options)[:2]:
+        assert all(tokens[:1] == begin for tokens in result.hypotheses)
+        assert result.hypotheses[0][1:2] != result.hypotheses[1][1:2]
+    draft = [r.hypotheses[0][1:] for r in plain]
+    greedy = translator.translate_batch(source, beam_size=1, max_decoding_length=6)
+    drafted = translator.translate_batch(source, draft=draft, mode="speculative", max_decoding_length=6)
+    assert [r.hypotheses for r in drafted] == [r.hypotheses for r in greedy]
+    free = translator.generate([[0, 7, 8, 2]], **options)[0].hypotheses
+    assert free == translator.generate([[0, 7, 8, 2]], [[]], **options)[0].hypotheses != raw[0].hypotheses
+    with pytest.raises(ValueError, match="target_prefix must have one entry a source = 3, got 1"):
+        translator.translate_batch(source, [[]], **options)
+
+
+@pytest.mark.parametrize("source_bos", [False, True])
+def test_unknown_words_become_those_of_the_source_that_they_look_at(source_bos):
+    words, source = Vocabulary(TOKENS), ["w7", "w30", "w12", "w9"]
+    model = make_model(source_bos=source_bos, source_prefix_ids=(4, 4), source_suffix_ids=(3,))
+    translator = Translator(model, vocabularies=(words, words))
+    options = {"beam_size": 1, "max_decoding_length": 6, "target_prefix": [["never-seen"] * 5]}
+    seen = translator.translate_batch([source], return_attention=True, **options)[0]
+    ids = translator.config.source_ids(words.ids(source))
+    options["target_prefix"] = [[words.unknown] * 5]
+    every = translator.generate([ids], return_attention=True, **options)[0].attention[0]
+    begin = source_bos + 2
+    assert seen.attention[0] == [row[begin : begin + 4] for row in every] and seen.hypotheses[0][:5] == ["<unk>"] * 5
+    options["target_prefix"] = [["never-seen"] * 5]
+    replaced = translator.translate_batch([source], replace_unknowns=True, **options)[0].hypotheses[0]
+    looked = [source[int(np.argmax(row[begin : begin + 4]))] for row in every[:5]]
+    assert replaced[:5] == looked
+    with pytest.raises(ValueError, match="draft must be None in mode 'ar'"):
+        translator.translate_batch([source], draft=[["w7"]], replace_unknowns=True)
+
+
 def test_scores_of_given_translations(translator):
     best = translator.translate_batch([["w7", "w8"]], beam_size=4, max_decoding_length=12)[0]
     result = translator.score_batch([["w7", "w8"], ["w9"]], [best.hypotheses[0], []])

@@ -11,10 +11,15 @@ def prepare(job: dict):
         inter_threads=job["inter_threads"], backend=job["backend"],
     )  # fmt: skip
 
+    forced = translator.config.forced_bos_token_id
+
     def decode() -> list[list[list[int]]]:
         results = []
         for sources in job["calls"]:
-            results += translator.generate(sources, mode=job["mode"], max_batch_size=job["batch"], **job["options"])
+            prefixes = None if forced is None else [[forced]] * len(sources)
+            results += translator.generate(
+                sources, prefixes, mode=job["mode"], max_batch_size=job["batch"], **job["options"]
+            )
         return [result.hypotheses for result in results]
 
     facts = {"version": janus_fast.__version__, "backend": translator.backend, "isa": translator.isa}

@@ -61,7 +61,7 @@ void Continuations::ask(const std::vector<Past>& rows) {
     too_short_[row] = past.count < options_.min_decoding_length;
     any_too_short |= too_short_[row];
     if (past.count >= longest)  // nothing but the end may follow
-      asked_[row] = config_.eos;
+      asked_[row] = ends_[0];
     else if (forced(past.owner, past.count))
       asked_[row] = prefixes_->ids[prefixes_->offsets[past.owner] + past.count];
     free |= asked_[row] < 0;
@@ -93,6 +93,8 @@ void Continuations::ask(const std::vector<Past>& rows) {
 // The vocabulary's bias; where what is forbidden gives its probability to the others, without it.
 const float* Continuations::bias(bool too_short) {
   if (!options_.renormalize_logits || whole_) return model_.vocabulary.bias;
+  if (!bias_.empty() && too_short == short_bias_) return bias_.data();
+  short_bias_ = too_short;
   const int64_t panel = model_.kernels.panel, padded = (config_.target_vocab_size + panel - 1) / panel * panel;
   bias_.assign(model_.vocabulary.bias, model_.vocabulary.bias + padded);
   for (int32_t token : banned_) bias_[token] = -INFINITY;

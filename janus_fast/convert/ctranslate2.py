@@ -26,7 +26,7 @@ LACKING = {
     "queries_scale": "queries of another scale", "embeddings_": "features of source tokens",
     "scale_outputs": "scaled outputs", "final_logit_softcapping": "capped logits",
 }  # fmt: skip
-IGNORED = ("alignment_layer", "alignment_heads", "embeddings_merge", "alibi_use_positive_positions", "scale_alibi")
+IGNORED = ("alignment_layer", "embeddings_merge", "alibi_use_positive_positions", "scale_alibi")
 SENTENCEPIECE = ("sentencepiece.model", "spm.model")
 LINEAR = {  # of an attention: the parts that lie side by side in each
     "self_attention": (("q_proj", "k_proj", "v_proj"), ("out_proj",)),
@@ -67,6 +67,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     width = state[EMBEDDINGS[1]].shape[-1]
     start, unknown = settings["decoder_start_token"], settings["unk_token"]
     zero = file.flag("decoder/start_from_zero_embedding")
+    looking = file.scalar("decoder/alignment_heads", file.scalar("alignment_heads", 1))  # in older files
     file.check_all_used()
     for side in ("encoder", "decoder"):
         if (f"{side}.layer_norm.weight" in state) != bool(pre_norm):
@@ -109,7 +110,8 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
                 f"convert: {directory}: {role} {token!r} must have one number in both vocabularies, got another"
             )
     model = assemble(
-        state, file.path, attention_heads=heads, activation=ACTIVATIONS[activation], position_offset=1,
+        state, file.path, attention_heads=heads, alignment_heads=looking,
+        activation=ACTIVATIONS[activation], position_offset=1,
         scale_embedding=_is_scaled(file.path, scaled, width), layer_norm_eps=settings.get("layer_norm_epsilon") or 1e-5,
         source_bos=settings["add_source_bos"], add_source_eos=settings["add_source_eos"], bos_token_id=bos,
         pad_token_id=bos if pad is None else pad, eos_token_id=eos, unk_token_id=unk, mask_token_id=unk,

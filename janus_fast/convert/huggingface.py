@@ -88,6 +88,7 @@ def load(
         forced = vocabularies[1].index[target_language]
     model = assemble(
         state, path, sizes_told(settings, *sizes), attention_heads=settings["encoder_attention_heads"],
+        alignment_heads=1,  # as CTranslate2 converts these
         activation=ACTIVATIONS.get(settings["activation_function"], settings["activation_function"]),
         scale_embedding=settings["scale_embedding"], dropout=settings.get("dropout", 0.1),
         max_positions=settings["max_position_embeddings"], position_offset=pad + 1, source_bos=False,

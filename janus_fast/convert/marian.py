@@ -81,6 +81,7 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     state[OUTPUT_BIAS] = bias
     model = assemble(
         state, path, sizes_told(settings, *sizes), attention_heads=settings["encoder_attention_heads"],
+        alignment_heads=1,  # as CTranslate2 converts these
         activation=ACTIVATIONS.get(settings["activation_function"], settings["activation_function"]),
         scale_embedding=settings["scale_embedding"], dropout=settings.get("dropout", 0.1), source_bos=False,
         add_source_eos=False, source_suffix_ids=(eos,),  # CTranslate2 leaves the end to its callers

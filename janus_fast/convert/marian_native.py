@@ -86,7 +86,7 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
         raise ValueError(f"convert: {file}: both vocabularies must hold </s>, with one number, and <unk>")
     model = assemble(
         state, file, max_positions=1024, position_offset=0, layer_norm_eps=1e-9, source_bos=False,
-        attention_heads=settings.get("transformer-heads", 8), activation=ACTIVATIONS[activation],
+        attention_heads=settings.get("transformer-heads", 8), alignment_heads=1, activation=ACTIVATIONS[activation],
         bos_token_id=pad, pad_token_id=pad, eos_token_id=eos, unk_token_id=unknown, mask_token_id=unknown,
         decoder_start_token_id=pad,
     )  # fmt: skip

@@ -84,6 +84,7 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
         state, path, {"source_vocab_size": len(source), "target_vocab_size": len(target)},
         attention_heads=options.get("heads", 8), activation=ACTIVATIONS[options.get("pos_ffn_activation_fn") or "relu"],
         layer_norm_eps=options.get("norm_eps") or 1e-6, source_bos=False, add_source_eos=False,
+        alignment_heads=options.get("alignment_heads", 0) if options.get("lambda_align") else 1,  # as in CTranslate2
         bos_token_id=number("<s>"), pad_token_id=pad, eos_token_id=eos, unk_token_id=unk, mask_token_id=unk,
         decoder_start_token_id=number(start), suppress_tokens=(),
     )  # fmt: skip

@@ -150,7 +150,7 @@ def _variables(model: JanusModel) -> dict[str, Tensor | int | float]:
             norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
     held["encoder/embeddings_merge"] = 0
     held["encoder/multi_query_attention"] = held["decoder/alibi"] = held["decoder/start_from_zero_embedding"] = False
-    held["decoder/alignment_layer"], held["decoder/alignment_heads"] = np.int16(-1), np.int16(1)
+    held["decoder/alignment_layer"], held["decoder/alignment_heads"] = np.int16(-1), np.int16(config.alignment_heads)
     held["decoder/projection/weight"] = model.output_weight
     bias = torch.zeros(config.target_vocab_size) if model.output_bias is None else model.output_bias.detach().clone()
     if config.suppressed:

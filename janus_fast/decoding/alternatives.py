@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from ..inputs import OptionError
+from ..inputs import OptionError, choice
 from ..results import TranslationResult
 
 
@@ -11,18 +11,20 @@ def alternatives(
     translator, source: list[list[int]], prefixes: list[list[int] | None] | None, least: float, options: dict
 ) -> list[TranslationResult]:
     """Of every source the best outputs that go on by each of the likeliest tokens behind its prefix, without those
-    less likely than ``least``; as many as ``num_hypotheses``, the output of the likeliest token first.
+    less likely than ``least`` but the first; as many as ``num_hypotheses``, the output of the likeliest token first.
 
     A score is the log-probability of that token, and the score of what follows it.
 
     Source: CTranslate2's ``return_alternatives``.
     """
-    for name, neutral in (("mode", "ar"), ("callback", None), ("coverage_penalty", 0), ("prefix_bias_beta", 0)):
+    for name, neutral in (
+        ("mode", "ar"), ("draft", None), ("on_batch", None), ("callback", None), ("coverage_penalty", 0),
+        ("prefix_bias_beta", 0),
+    ):  # fmt: skip
         if options.get(name, neutral) != neutral:
             raise OptionError(name, f"be {neutral!r} with return_alternatives", repr(options[name]))
+    asked = choice("return_scores", options.pop("return_scores"), (True, False))
     options["prefix_alone"] = "any"  # what is forced here is no prefix of the caller's
-    if prefixes is None and translator.config.forced_bos_token_id is not None:
-        prefixes = [[translator.config.forced_bos_token_id]] * len(source)
     prefixes = [list(prefix or ()) for prefix in ([None] * len(source) if prefixes is None else prefixes)]
     if len(prefixes) != len(source):
         raise ValueError(f"target_prefix must have one entry a source = {len(source)}, got {len(prefixes)}")
@@ -43,7 +45,9 @@ def alternatives(
         found = translator.generate([source[n] for n in numbers], [prefixes[n] for n in numbers], **first)
         for n, result in zip(numbers, found, strict=True):
             pairs = zip(result.hypotheses, result.scores, strict=True)
-            begun += [(n, ids, score) for ids, score in pairs if math.exp(score) >= least]
+            begun += [
+                (n, ids, score) for rank, (ids, score) in enumerate(pairs) if not rank or math.exp(score) >= least
+            ]
     if penalty:  # of every search all that it finds, as it divides by the whole length
         options["num_hypotheses"] = options.get("beam_size", 5)
     going = translator.generate([source[n] for n, *_ in begun], [ids for _, ids, _ in begun], **options)
@@ -52,9 +56,11 @@ def alternatives(
     for (n, ids, first), result in zip(begun, going, strict=True):
         lengths = [len(scores) for scores in result.token_scores]
         for place, length in enumerate(lengths):  # the length of what follows
-            result.scores[place] *= length**penalty / max(length - len(ids), 1) ** penalty
+            result.scores[place] *= (max(length, 1) / max(length - len(ids), 1)) ** penalty
         best = max(range(len(lengths)), key=result.scores.__getitem__)
         result.scores[best] += first
         for name in fields:
             getattr(results[n], name).extend(getattr(result, name)[best : best + 1])
+    for result in results:
+        result.scores = result.scores if asked else []
     return results

@@ -27,7 +27,7 @@ MOST_INTEGER = 2**31 - 1  # of what takes no memory
 MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
 EVERYWHERE, ON_HOST = ("engine", "cuda", "torch"), ("engine", "torch")
 everywhere, on_host = partial(option, on=EVERYWHERE), partial(option, on=ON_HOST)
-by_definition = partial(on_host, by_definition=True)  # in torch: without a cache
+definition_only = partial(on_host, by_definition=True)  # in torch: without a cache
 
 
 def _tokens(name: str, value):
@@ -121,7 +121,7 @@ class LeftToRightOptions(DecodingOptions):
 
     def ends(self, config: "JanusConfig") -> tuple[int, ...]:
         """The tokens that end an output."""
-        return (config.eos_token_id,) if self.end_token is None else self.end_token
+        return self.end_token or (config.eos_token_id,)
 
 
 @documented
@@ -157,55 +157,56 @@ class AutoregressiveOptions(LeftToRightOptions):
         0, integers(0, 2**64 - 1), "seed of the drawing", recorded=False
     )
 
-    early_stopping: bool | str = by_definition(
+    early_stopping: bool | str = definition_only(
         True, one_of(True, False, "first", "never"), "when enough is found: at ``beam_size * patience`` hypotheses",
         flag=False,
         doc="``False`` goes on while the best unfinished one, divided by its own length, is better than the worst of "
         '``beam_size``, ``"never"`` while that may become so, as in Hugging Face; ``"first"`` ends as soon as the best '
         "candidate and ``num_hypotheses`` have ended, if neither length nor coverage is weighed, as CTranslate2",
     )  # fmt: skip
-    patience: float = by_definition(
+    patience: float = definition_only(
         1.0, numbers(above=0, most=MOST), "a search ends at X times as many hypotheses", doc="Kasai et al. 2022"
     )
-    coverage_penalty: float = by_definition(
+    coverage_penalty: float = definition_only(
         0.0, numbers(), "X * the sum of log(min(attention a source token got, 1)) is added to scores",
         doc="Wu et al. 2016; attention as in ``return_attention``",
     )  # fmt: skip
-    repetition_penalty: float = by_definition(
+    repetition_penalty: float = definition_only(
         1.0, numbers(above=0), "scores of tokens that were said are divided by X, negative ones multiplied"
     )
-    disable_unk: bool = by_definition(False, switch, "the unknown token is never said")
-    suppress_sequences: tuple = by_definition((), _sequences, "sequences of tokens that are never said", flag=False)
-    end_token: tuple | None = by_definition(None, _tokens, "what ends an output (None: ``eos``)", flag=False)
-    return_end_token: bool = by_definition(False, switch, "outputs hold the token that ended them", flag=False)
-    forced_eos: bool = by_definition(
-        True, switch, "the longest outputs end with ``eos``, which counts; else without", flag=False
+    disable_unk: bool = definition_only(False, switch, "the unknown token is never said")
+    suppress_sequences: tuple = definition_only((), _sequences, "sequences of tokens that are never said", flag=False)
+    end_token: tuple | None = definition_only(None, _tokens, "what ends an output (None or none: ``eos``)", flag=False)
+    return_end_token: bool = definition_only(False, switch, "outputs hold the token that ended them", flag=False)
+    forced_eos: bool = definition_only(
+        True, switch, "the longest outputs end with the first ``end_token``, which counts; else without", flag=False
     )
-    renormalize_logits: bool = by_definition(
+    renormalize_logits: bool = definition_only(
         False, switch, "probabilities of forbidden tokens are given to the others", flag=False,
         doc="``repetition_penalty`` then is of scores before the softmax, otherwise of log-probabilities",
     )  # fmt: skip
-    prefix_bias_beta: float = by_definition(
+    prefix_bias_beta: float = definition_only(
         0.0, numbers(least=0, most=1 - 1e-6), "a prefix is not forced, but its next token gets X of the probability",
         doc="in [0, 1), as long as an output has begun with it; 0 forces it", flag=False,
     )  # fmt: skip
-    prefix_alone: str = by_definition(
+    prefix_alone: str = definition_only(
         "any", one_of("any", "last", "best"), "what an output is that ends where its prefix does", flag=False,
         doc='``"any"``, one like others; unless it is the best candidate there, ``"last"`` ranks it behind all others, '
         '``"best"`` gives it up, and its place in the beam',
     )  # fmt: skip
-    return_attention: bool = by_definition(
+    return_attention: bool = definition_only(
         False, switch, "results hold how much each token looked at each token of the source", flag=False,
         doc="by the last layer's attention",
     )  # fmt: skip
-    alignment_heads: int = by_definition(
+    alignment_heads: int = definition_only(
         0, integers(0, MOST_INTEGER), "of how many heads this is the mean, 0: of all", flag=False
     )
-    return_logits_vocab: bool = by_definition(
+    return_logits_vocab: bool = definition_only(
         False, switch, "results hold the scores of the whole vocabulary at every step", flag=False,
-        doc="before the softmax; with ``beam_size`` 1",
+        doc="with ``beam_size`` 1: log-probabilities, or with ``renormalize_logits`` scores before the softmax, after "
+        "penalties; of what may not follow minus infinity",
     )  # fmt: skip
-    callback: Callable | None = by_definition(
+    callback: Callable | None = definition_only(
         None, _callable, "called for each token", flag=False,
         doc="with ``beam_size`` 1: by number of the source, number of the sample, step, token, log-probability and "
         "whether it is the last; what is true ends the output",

@@ -76,6 +76,8 @@ def _generate(model, decoder_ids: Tensor, config, source: Tensor, mask: Tensor |
     sources = [row[own].tolist() for row, own in zip(source, there.bool(), strict=True)]
     if decoder_ids.shape[1] > 1:
         options["target_prefix"] = decoder_ids[::expanded, 1:].tolist()
+    elif config.forced_bos_token_id is not None and MODES[mode].prefixes:
+        options["target_prefix"] = [[config.forced_bos_token_id]] * len(sources)
     results = _translator(model).generate(sources, **options)
     start, eos, pad = model.config.decoder_start_token_id, model.config.eos_token_id, model.config.pad_token_id
     outputs = [[start, *ids, eos] for result in results for ids in (result.hypotheses * wanted)[:wanted]]

@@ -163,7 +163,7 @@ def weigh(config, logits: Tensor, tokens: list[int], prefix: list[int], options)
         scores[said] *= torch.where(scores[said] < 0, penalty, 1 / penalty)
     step, longest = len(tokens), options.longest(config)
     begun = prefix if options.prefix_bias_beta == 0 else []
-    forced = begun[step] if step < len(begun) else config.eos_token_id if step == longest else None
+    forced = begun[step] if step < len(begun) else options.ends(config)[0] if step == longest else None
     if forced is None or options.renormalize_logits:
         scores[list(forbidden(config, tokens, [], -1, options))] = -math.inf
     log_probs = scores.log_softmax(-1) if options.renormalize_logits else scores
@@ -184,7 +184,7 @@ def forbidden(config, tokens: list[int], prefix: list[int], longest: int, option
     if step < len(prefix):
         return everything - {prefix[step]}
     if step == longest:
-        return everything - {config.eos_token_id}
+        return everything - {options.ends(config)[0]}
     never = set(config.suppressed)
     if options.disable_unk:
         never.add(config.unk_token_id)

@@ -52,8 +52,7 @@ class TranslationOptions:
         given = {name: value for name, value in given.items() if name not in OUTSIDE} | RULES
         given["return_attention"] = self.return_attention or self.replace_unknowns
         if given["return_attention"] or self.coverage_penalty:
-            # of Marian's models that of the first head; they alone have one token for both
-            given["alignment_heads"] = int(config.bos_token_id == config.pad_token_id)
+            given["alignment_heads"] = config.alignment_heads
         given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
         if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
             given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 from ... import inputs, translator
@@ -220,7 +221,9 @@ class Translator:
             raise ValueError("source_tokenize_fn must be given together with target_detokenize_fn, got one of them")
         if target_path and source_tokenize_fn and not target_tokenize_fn:
             raise ValueError("target_tokenize_fn must be given with target_path and source_tokenize_fn, got None")
-        paths = {source_path: source_tokenize_fn} | ({target_path: target_tokenize_fn} if target_path else {})
+        files = {"source_path": (source_path, source_tokenize_fn)}
+        if target_path:
+            files["target_path"] = target_path, target_tokenize_fn
         join = target_detokenize_fn or " ".join
 
         def lines(result: TranslationResult) -> list[str]:
@@ -230,7 +233,7 @@ class Translator:
         options |= {"return_scores": with_scores}
         limits = max_batch_size, batch_type, options, read_batch_size
         count = lambda result: len(result.hypotheses[0])  # noqa: E731
-        return self._file(self.translate_batch, paths, output_path, limits, lines, count)
+        return self._file(self.translate_batch, files, output_path, limits, lines, count)
 
     @taking(OF_TOKENS)
     def generate_tokens(
@@ -286,11 +289,12 @@ class Translator:
         for tokens in target:
             ids = config.target_ids(vocabulary.ids(tokens))
             sides[1].append(_cut(ids, most + 1 if most else 0, config.eos_token_id))
-        results = [ScoringResult(tokens := vocabulary.tokens_of(ids[1:]), [0.0] * len(tokens)) for ids in sides[1]]
+        kept = [vocabulary.tokens_of(ids[1:])[offset:] for ids in sides[1]]
+        results = [ScoringResult(tokens, [0.0] * len(tokens)) for tokens in kept]
         full = [n for n, ids in enumerate(sides[0]) if ids]
         scores = own.score_ids(*([side[n] for n in full] for side in sides), *limits)
         for number, log_probs in zip(full, scores, strict=True):
-            results[number] = ScoringResult(results[number].tokens[offset:], log_probs[offset:])
+            results[number].log_probs = log_probs[offset:]
         return results
 
     @inputs.hinting
@@ -323,9 +327,9 @@ class Translator:
             return ["".join([f"{mean:g} ||| {join(result.tokens)}", *scores])]
 
         options = {"max_input_length": max_input_length, "offset": offset}
-        limits, paths = (max_batch_size, batch_type, options, read_batch_size), [source_path, target_path]
-        files = list(zip(paths, functions[:2], strict=True))
-        return self._file(self.score_batch, dict(files), output_path, limits, lines, lambda r: len(r.log_probs))
+        limits = max_batch_size, batch_type, options, read_batch_size
+        files = {"source_path": (source_path, source_tokenize_fn), "target_path": (target_path, target_tokenize_fn)}
+        return self._file(self.score_batch, files, output_path, limits, lines, lambda r: len(r.log_probs))
 
     def _ready(self) -> translator.Translator:
         own = self._own
@@ -363,13 +367,14 @@ class Translator:
         return _cut(ids, inputs.integer("max_input_length", most, 0), config.eos_token_id)
 
     def _has_content(self, tokens: list[str]) -> bool:
-        """Whether anything but a beginning and an end is there."""
-        config, ids = self._ready().config, self._ready().source_vocabulary.ids(tokens)
+        """Whether anything but a beginning, an end and other tokens that are no words is there."""
+        own = self._ready()
+        config, ids = own.config, own.source_vocabulary.ids(tokens)
         if ids and ids[0] == config.bos_token_id:
             ids = ids[1:]
         if config.eos_token_id in ids[-2:]:  # behind it may stand the code of a language
             ids = ids[: max(n for n in range(len(ids)) if ids[n] == config.eos_token_id)]
-        return bool(ids)
+        return config.has_words(ids)
 
     def _streamed(
         self, work: Callable, streams: list[Iterable], max_batch_size: int, batch_type: str, options: dict,
@@ -377,14 +382,15 @@ class Translator:
     ) -> Iterator:  # fmt: skip
         size = inputs.integer("max_batch_size", max_batch_size, 1)
         ahead = read_batch_size or (READ_AHEAD * size if size > 1 else 1)
-        rows = itertools.zip_longest(*streams)
+        ended = object()
+        rows = itertools.zip_longest(*streams, fillvalue=ended)
         while True:
             chunk, held = [], 0
             for row in rows:
-                if None in row:
+                if any(item is ended for item in row):
                     raise ValueError("streams must be of the same length, got one that ends before the other")
                 chunk.append(row)
-                held += len(row[0]) if batch_type == "tokens" else 1
+                held += len(row[0] or ()) if batch_type == "tokens" else 1
                 if held >= ahead:
                     break
             if not chunk:
@@ -392,25 +398,22 @@ class Translator:
             yield from work(*map(list, zip(*chunk, strict=True)), max_batch_size=size, batch_type=batch_type, **options)
 
     def _file(
-        self, work: Callable, paths: dict, output_path: str, limits: tuple, lines: Callable, count: Callable
+        self, work: Callable, files: dict, output_path: str, limits: tuple, lines: Callable, count: Callable
     ) -> ExecutionStats:
-        """Writes the ``lines`` of every result of the files' tokens; a file is read by its function, if it has one."""
+        """Writes the ``lines`` of every result of the tokens of ``files``: of each argument a path, and the function
+        that it is read by, if it has one."""
         begin, stats = time.perf_counter(), ExecutionStats()
-        inputs.check_output("output_path", output_path)
-        files = [open(path, "rb") for path in paths]
-        try:
+        inputs.check_output("output_path", output_path, **{name: path for name, (path, _) in files.items()})
+        with ExitStack() as opened:
             streams = [
-                map(split or _tokens, decoded(file, path))
-                for (path, split), file in zip(paths.items(), files, strict=True)
+                map(split or _tokens, decoded(opened.enter_context(open(path, "rb")), path))
+                for path, split in files.values()
             ]
-            with open(output_path, "w", encoding="utf-8", newline="\n") as output:
-                for result in self._streamed(work, streams, *limits):
-                    output.writelines(line + "\n" for line in lines(result))
-                    stats.num_examples += 1
-                    stats.num_tokens += count(result)
-        finally:
-            for file in files:
-                file.close()
+            output = opened.enter_context(open(output_path, "w", encoding="utf-8", newline="\n"))
+            for result in self._streamed(work, streams, *limits):
+                output.writelines(line + "\n" for line in lines(result))
+                stats.num_examples += 1
+                stats.num_tokens += count(result)
         stats.total_time_in_ms = 1000 * (time.perf_counter() - begin)
         return stats
 
