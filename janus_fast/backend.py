@@ -18,14 +18,16 @@ COMPUTE_TYPES = {
 
 def choose(backend: str, device: str, compute_type: str, inter_threads: int, config: JanusConfig) -> str:
     """The backend that "auto" stands for, or the one that is named; NotImplementedError unless it can."""
+    rule = "be 'cpu', 'cuda', 'cuda:1' or another device of torch"
     if device != "cpu" and find_spec("torch"):
         import torch
 
         try:
             torch.device(device)
         except RuntimeError:
-            rule = "be 'cpu', 'cuda', 'cuda:1' or another device of torch"
             raise ValueError(f"Translator: device must {rule}, got {device!r}") from None
+    elif device != "cpu" and device.partition(":")[0] != "cuda":
+        raise ValueError(f"Translator: device must {rule}, which is not installed, got {device!r}")
     candidates = BACKENDS if backend == "auto" else (backend,)
     reasons = {name: refusal(name, device, compute_type, inter_threads, config) for name in candidates}
     for name, reason in reasons.items():

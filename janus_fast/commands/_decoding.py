@@ -5,7 +5,7 @@ import argparse
 from ..decoding.modes import MODES
 from ..inputs import flag, in_flags
 
-TITLES = ", or ".join(mode.title for mode in MODES.values())
+TITLES = "; ".join(f"{name}: {mode.title}" for name, mode in MODES.items())
 MOST = 1_000_000  # sentences of a batch, threads, ...
 # Options of decoding by name: the declaration, and the modes that have one of that name. Only what the user names is
 # passed on, so that the defaults live in one place.

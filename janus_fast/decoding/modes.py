@@ -52,7 +52,7 @@ MODES = {
         shown={"greedy": {}}, validated=None,
     ),
     "auto": Mode(
-        "left to right, as fast as it goes", AutoOptions, prefixes=True, drafts=True, trained="ar", shown={},
+        "greedy, in the fastest way known", AutoOptions, prefixes=True, drafts=True, trained="ar", shown={},
         validated=None,
     ),
 }  # fmt: skip

@@ -326,7 +326,7 @@ class SpeculativeOptions(LeftToRightOptions):
             drafts = self.drafts_itself(config)
             drafter = "model" if drafts else "source" if config.share_all_embeddings else "none"
         if drafter == "model" and not config.two_stream:
-            raise OptionError("drafter", "be another with a one-stream model, which fills no masks", "'model'")
+            raise OptionError("drafter", "be another with an ordinary Transformer, which fills no masks", "'model'")
         if drafter == "source" and not config.share_all_embeddings:
             raise OptionError("drafter", "be another with a model that has two vocabularies", "'source'")
         return dataclasses.replace(self, drafter=drafter)
@@ -407,7 +407,9 @@ class NonAutoregressiveOptions(DecodingOptions):
     def longest(self, config: "JanusConfig") -> int:
         """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""
         if not config.two_stream:
-            raise OptionError("mode", "be 'ar' with a one-stream model, which predicts no lengths", "'nar'")
+            raise OptionError(
+                "mode", "be left to right with an ordinary Transformer, which predicts no lengths", "'nar'"
+            )
         longest = min(config.max_target_positions, config.length_classes - 1)
         if self.length_beam > longest - 1:
             raise OptionError(

@@ -4,16 +4,23 @@ import io
 import json
 import re
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 from .. import inputs
 from ..inputs import OptionError
+from ..installation import absence
 from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")  # sentencepiece's names
 SUFFIXES = (".model", ".json", ".codes", ".tokenizer.json")  # of the files of a vocabulary
+
+
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"Vocabulary: text of this model needs {absence(package)}", name=package)
 
 
 class Vocabulary:
@@ -165,12 +172,14 @@ class Vocabulary:
 
     @cached_property
     def _bpe(self):
+        _need("subword_nmt")
         from subword_nmt.apply_bpe import BPE
 
         return BPE(io.StringIO(self.codes))
 
     @cached_property
     def _tokenizer(self):
+        _need("tokenizers")
         from tokenizers import Tokenizer
 
         try:

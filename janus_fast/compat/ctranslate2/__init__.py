@@ -1,6 +1,6 @@
 """CTranslate2's interface over our own decoding: ``from janus_fast.compat import ctranslate2``.
 
-Names, types and defaults are those of CTranslate2 4.8: tokens in and out, two hypotheses, sources cut at 1,024 tokens,
+Names, types and defaults are those of CTranslate2 4.8: tokens in and out, a beam of two, sources cut at 1,024 tokens,
 scores on request. ``docs/drop-in.md`` lists every argument, and what is refused. Models are model directories of ours.
 """
 
@@ -25,7 +25,13 @@ __all__ = [
     "get_supported_compute_types", "set_log_level", "set_random_seed",
 ]  # fmt: skip
 
+__version__ = "4.8.5"  # whose interface it is
 _log = logging.getLogger("janus_fast")
+
+
+def __getattr__(name: str):
+    rule = "be a name that this interface has; docs/drop-in.md lists what it has not"
+    raise AttributeError(f"janus_fast.compat.ctranslate2: attribute must {rule}, got {name!r}")
 
 
 def contains_model(path: str) -> bool:
