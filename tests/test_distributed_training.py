@@ -130,12 +130,12 @@ def train_by_two(command: list[str], folder: Path) -> str:
     try:
         _, told = agent.communicate(timeout=240)
     finally:
-        end(agent)
+        kill_all(agent)
     assert agent.returncode == 0, told
     return told
 
 
-def end(agent: subprocess.Popen) -> None:
+def kill_all(agent: subprocess.Popen) -> None:
     """Kills an agent of torchrun and its workers, which are in sessions of their own and would outlive it."""
     if agent.poll() is None:
         agent.send_signal(signal.SIGSTOP)  # so that it starts no others
@@ -214,7 +214,7 @@ def test_two_machines_go_on_where_a_worker_was_killed(tmp_path):
             time.sleep(0.02)
     finally:
         for own in nodes:
-            end(own)
+            kill_all(own)
     told = [log.read_text() for log in logs]
     assert [own.returncode for own in nodes] == [0, 0], told
     assert killed and any("going on from update" in text for text in told)
@@ -236,7 +236,7 @@ def test_no_worker_outlives_a_test_that_fails(tmp_path):
             time.sleep(0.02)
     finally:
         for agent in agents:
-            end(agent)
+            kill_all(agent)
     while any(alive(worker) for worker in sum(workers, [])):
         assert time.monotonic() < limit
         time.sleep(0.02)
