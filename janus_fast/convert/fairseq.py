@@ -25,7 +25,6 @@ OLD_NORMS = {
     "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
 }
 POSITIONS = ("encoder.embed_positions", "decoder.embed_positions")
-ACTIVATIONS = {"swish": "silu"}  # where fairseq's name is another
 # Settings that must be off, and why in JANUS. The first two are known from the state dict, too.
 NO_PART = "it is not part of JanusModel"
 ONE_EMBEDDING_PATH = "the original applies it to autoregressive inputs only, so its two modes see different embeddings"
@@ -251,7 +250,7 @@ def _convert(
         max_source_positions=size(f"{POSITIONS[0]}.weight", 0) - POSITION_OFFSET if learned else max_source_positions,
         max_target_positions=size(f"{POSITIONS[1]}.weight", 0) - POSITION_OFFSET if learned else max_target_positions,
         length_classes=size("decoder.embed_length.weight", 0) if two_stream else JanusConfig.length_classes,
-        activation=ACTIVATIONS.get(activation, activation),
+        activation="silu" if activation == "swish" else activation,  # fairseq's name of it
         positions="learned" if learned else "sinusoidal",
         position_offset=0 if learned else POSITION_OFFSET,
         normalize_before=prenorm == {True},
