@@ -108,7 +108,9 @@ def test_translate_json(model, text, capsys):
         assert record["scores"] == sorted(record["scores"], reverse=True)
 
 
-def test_scores_that_are_not_finite_are_null_in_json(model, text, monkeypatch, capsys):
+def test_scores_that_are_not_finite_are_null_in_json(model, tmp_path, monkeypatch, capsys):
+    text = tmp_path / "line"
+    text.write_text("Row\n", encoding="utf-8")
     result = janus_fast.TranslationResult(["a", "b", ""], [-0.5, float("nan"), -float("inf")], iterations=[1, 1, 0])
     results = iter([result])
     monkeypatch.setattr(janus_fast.Translator, "translate_iterable", lambda *a, **k: results)
