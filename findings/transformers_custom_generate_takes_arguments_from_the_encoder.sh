@@ -6,8 +6,8 @@
 # encoder runs. A decoder that names attention_mask, to know which source tokens are padding, thus has the encoder read the
 # padding, and the encoder's states change without a word. Take such arguments from **model_kwargs instead.
 #
-# Seen: the encoder's states of the padded sentence differ (by 0.005, with small random weights) between a callable that takes it by
-# name and one that takes it from **model_kwargs; for the first the encoder is called without a mask.
+# Seen: the encoder's states of the padded sentence differ (by 0.005, with small random weights) between a callable that
+# takes it by name and one that takes it from **model_kwargs; for the first the encoder is called without a mask.
 set -euo pipefail
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"

@@ -22,6 +22,7 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.training import experiment_report
 from janus_fast import Translator, cli, engine, evaluate
 from janus_fast.data import test_set
+from janus_fast.directory import WEIGHTS
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
 from janus_fast.text.lines import as_line
@@ -187,11 +188,11 @@ class Run:
 
     @property
     def _weights(self) -> Path:
-        return self.directory / "model.safetensors"
+        return self.directory / WEIGHTS
 
     @property
     def _trained_of(self) -> dict:
-        weights = self.first and self.first / "model.safetensors"
+        weights = self.first and self.first / WEIGHTS
         first = {"first": weights.is_file() and _checksum(weights)} if weights else {}
         return {"options": self.options, "text": self.text, **first}
 

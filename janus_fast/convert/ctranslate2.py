@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
+from .hub import read_object
 
 WEIGHTS, CONFIG = "model.bin", "config.json"
 NEWEST = 6  # version of the file; of its layout, "revision", 7
@@ -32,6 +34,19 @@ LINEAR = {  # of an attention: the parts that lie side by side in each
     "self_attention": (("q_proj", "k_proj", "v_proj"), ("out_proj",)),
     "attention": (("q_proj",), ("k_proj", "v_proj"), ("out_proj",)),
 }
+
+
+def walk_layer(side: str, number: int, linear: Callable[..., None], norm: Callable[[str, str], None]) -> None:
+    """Calls ``linear(theirs, *ours)`` and ``norm(theirs, ours)`` for the parts of a layer, with their names."""
+    theirs, ours = f"{side}/layer_{number}", f"{side}.layers.{number}"
+    for block, own in (("self_attention", "self_attn"), ("attention", "encoder_attn")):
+        if block == "self_attention" or side == "decoder":
+            for place, parts in enumerate(LINEAR[block]):
+                linear(f"{theirs}/{block}/linear_{place}", *(f"{ours}.{own}.{part}" for part in parts))
+            norm(f"{theirs}/{block}/layer_norm", f"{ours}.{own}_layer_norm")
+    linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
+    linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")
+    norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
 
 
 def recognises(directory: str | Path) -> bool:
@@ -262,16 +277,7 @@ def _settings(directory: Path, file: _File) -> dict:
     """What the model's tokens stand for: ``config.json``, or variables in files before version 6."""
     path = directory / CONFIG
     tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    values = {}
-    if path.is_file():
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"convert: {path} must hold a JSON object, got {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"convert: {path} must hold a JSON object, got {type(values).__name__}")
-    elif file.version == NEWEST:
-        raise FileNotFoundError(f"convert: {path} does not exist")
+    values = read_object(path) if path.is_file() or file.version == NEWEST else {}
     if file.version < NEWEST:
         values |= {name: file.words(name, default) for name, default in tokens.items()}
         values |= {f"add_source_{end}": file.flag(f"with_source_{end}") for end in ("bos", "eos")}
@@ -320,17 +326,9 @@ def _state(file: _File) -> dict[str, torch.Tensor]:
         norm(f"{side}/layernorm_embedding", f"{side}.layernorm_embedding")
         norm(f"{side}/layer_norm", f"{side}.layer_norm")
         for number in range(10**4):
-            theirs, ours = f"{side}/layer_{number}", f"{side}.layers.{number}"
-            if not file.has(f"{theirs}/ffn/linear_0/weight"):
+            if not file.has(f"{side}/layer_{number}/ffn/linear_0/weight"):
                 break
-            for block, own in (("self_attention", "self_attn"), ("attention", "encoder_attn")):
-                if block == "self_attention" or side == "decoder":
-                    for place, parts in enumerate(LINEAR[block]):
-                        linear(f"{theirs}/{block}/linear_{place}", *(f"{ours}.{own}.{part}" for part in parts))
-                    norm(f"{theirs}/{block}/layer_norm", f"{ours}.{own}_layer_norm")
-            linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
-            linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")
-            norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
+            walk_layer(side, number, linear, norm)
     linear("decoder/projection", EMBEDDINGS[2].removesuffix(".weight"))
     if OUTPUT_BIAS in state and not state[OUTPUT_BIAS].any():
         del state[OUTPUT_BIAS]

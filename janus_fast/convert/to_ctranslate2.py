@@ -13,7 +13,7 @@ from ..model import JanusModel
 from ..replacing import replacing
 from ..text import Vocabulary
 from .assemble import NEVER
-from .ctranslate2 import ACTIVATIONS, CONFIG, LINEAR, NEWEST, TYPES, WEIGHTS
+from .ctranslate2 import ACTIVATIONS, CONFIG, NEWEST, TYPES, WEIGHTS, walk_layer
 
 REVISION = 7  # of the layout
 FLOAT32, INT8, BFLOAT16 = TYPES.index("<f4"), TYPES.index("i1"), TYPES.index("<u2")
@@ -139,15 +139,7 @@ def _variables(model: JanusModel) -> dict[str, Tensor | int | float]:
         if config.normalize_before:
             norm(f"{side}/layer_norm", f"{side}.layer_norm")
         for number in range(len(stack.layers)):
-            theirs, ours = f"{side}/layer_{number}", f"{side}.layers.{number}"
-            for block, own in (("self_attention", "self_attn"), ("attention", "encoder_attn")):
-                if block == "self_attention" or side == "decoder":
-                    for place, parts in enumerate(LINEAR[block]):
-                        linear(f"{theirs}/{block}/linear_{place}", *(f"{ours}.{own}.{part}" for part in parts))
-                    norm(f"{theirs}/{block}/layer_norm", f"{ours}.{own}_layer_norm")
-            linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
-            linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")
-            norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
+            walk_layer(side, number, linear, norm)
     held["encoder/embeddings_merge"] = 0
     held["encoder/multi_query_attention"] = held["decoder/alibi"] = held["decoder/start_from_zero_embedding"] = False
     held["decoder/alignment_layer"], held["decoder/alignment_heads"] = np.int16(-1), np.int16(config.alignment_heads)
