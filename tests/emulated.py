@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ BUILD = ROOT / "build" / "simt"
 FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
 VARIANTS = {  # of the stand-alone runner
     "plain": ["-O1"],
-    "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "address": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "thread": ["-O1", "-fsanitize=thread"],
 }
 TYPES = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float, "bool": ctypes.c_bool}
@@ -47,12 +48,15 @@ def signatures() -> dict[str, list]:
     return found
 
 
-def build(name: str, flags: list[str], files: list[str], overlay: dict[str, str] | None = None) -> Path:
-    """``c++`` with these flags on these files of the repository; ``overlay`` replaces the text of some headers."""
+def build(
+    name: str, flags: list[str], files: list[str], overlay: dict[str, str] | None = None, objects: Sequence[Path] = ()
+) -> Path:
+    """``c++`` with these flags on these files of the repository, and objects of earlier calls; ``overlay`` replaces the
+    text of some headers."""
     folders = ("kernels", "kernels/cuda", "csrc/cuda", "tests/simt")
     sources = {str(p.relative_to(ROOT)): p.read_text() for f in folders for p in sorted((ROOT / f).glob("*.*"))}
     sources |= overlay or {}
-    key = hashlib.sha256(repr((compiler(), flags, files, sorted(sources.items()))).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((compiler(), flags, files, *map(str, objects), sorted(sources.items()))).encode()).hexdigest()[:16]
     output = BUILD / f"{name}-{key}"
     if not output.exists():
         for old in BUILD.glob(f"{name}-*"):
@@ -68,8 +72,8 @@ def build(name: str, flags: list[str], files: list[str], overlay: dict[str, str]
                 target.write_text(text)
         BUILD.mkdir(parents=True, exist_ok=True)
         unfinished = output.with_suffix(f".{os.getpid()}")
-        command = [compiler(), *FLAGS, *flags, *include, "-I", str(ROOT), "-x", "c++", *files, "-o", str(unfinished)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        command = [compiler(), *FLAGS, *flags, *include, "-I", str(ROOT), "-x", "c++", *files, "-x", "none", *objects]
+        subprocess.run([*command, "-o", unfinished], cwd=ROOT, check=True)
         unfinished.replace(output)
     return output
 
@@ -89,9 +93,12 @@ def library() -> ctypes.CDLL:
 
 def runner(name: str, variant: str, overlay: dict[str, str] | None = None, label: str = "") -> Path:
     """The stand-alone program that runs the calls of one launcher."""
-    flags = [*VARIANTS[variant], f"-DLAUNCHER=janus_fast_{name}"]
-    files = ["tests/simt/runner.cpp", "csrc/cuda/runtime.cu", f"csrc/cuda/{name}.cu"]
-    return build(f"runner-{name}-{variant}{label}", flags, files, overlay)
+    flags = VARIANTS[variant]
+    objects = [  # what no overlay changes, compiled once
+        build(f"main-{name}-{variant}", [*flags, "-c", f"-DLAUNCHER=janus_fast_{name}"], ["tests/simt/runner.cpp"]),
+        build(f"runtime-{variant}", [*flags, "-c"], ["csrc/cuda/runtime.cu"]),
+    ]
+    return build(f"runner-{name}-{variant}{label}", flags, [f"csrc/cuda/{name}.cu"], overlay, objects)
 
 
 def launched() -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The experiment, tiny: every arm is trained and evaluated once, what is done is kept, what is missing is said."""
 
 import json
+import shutil
 
 import pytest
 
@@ -134,6 +135,18 @@ def test_interrupted_it_goes_on(call, work, monkeypatch, capsys):
     status, results = call("--arms", "cmlm", rest=[*TINY, "--save-interval", "2"])
     assert status == 0 and len(results["records"][0]["evaluations"]) == 3
     assert work == {"updates": 3 + 1, "evaluations": 1 + 3}
+
+
+def test_results_of_another_machine_stay_where_they_are_of_the_same_experiment(call, work):
+    _, before = call("--arms", "autoregressive")
+    shutil.rmtree(call.runs.parent)
+    status, both = call("--arms", "r_drop")
+    assert status == 0 and work["updates"] == 6 and "r_drop, seed 1" not in both["missing"]
+    assert [record["arm"] for record in both["records"]] == ["autoregressive", "r_drop"]
+    assert both["records"][0] == before["records"][0]
+    shutil.rmtree(call.runs.parent)
+    _, other = call("--arms", "r_drop", updates=4)
+    assert [record["arm"] for record in other["records"]] == ["r_drop"] and "autoregressive, seed 1" in other["missing"]
 
 
 def test_another_experiment_needs_another_folder(call, work, capsys):

@@ -1,7 +1,8 @@
 """Trains JANUS beside its parts, on the same text in the same order, and compares what they reach and how fast.
 
 Every run is a directory of ``janus-fast train`` in ``--out``. Run again, the same command goes on where it was: what is
-trained and evaluated is not done again. After each run the results are written, of all runs that ``--out`` holds.
+trained and evaluated is not done again. After each run the results are written, of all runs that ``--out`` holds, and
+of those that ``--results`` has from elsewhere, such as another machine, if they were trained alike.
 """
 
 import argparse
@@ -196,6 +197,12 @@ class Run:
         first = {"first": weights.is_file() and _checksum(weights)} if weights else {}
         return {"options": self.options, "text": self.text, **first}
 
+    def is_of(self, record: dict) -> bool:
+        """Whether this run made ``record`` of the results, or would have."""
+        of = record["training"]["of"]
+        found = record["arm"], record["seed"], of["options"], of["text"]
+        return found == (self.arm, self.seed, self.options, self.text)
+
     def _decoded_of(self, name: str) -> dict:
         return {**DECODES[name], "weights": _checksum(self._weights), "limit": self.limit, "threads": self.threads}
 
@@ -232,7 +239,9 @@ def _run(arguments: argparse.Namespace) -> int:
         first = own.begins_with and folder / own.begins_with
         return Run(arm, seed, folder / arm, options, checksums, updates, arguments.limit, arguments.threads, first)
 
+    before = _results(arguments.results)
     seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}
+    seeds |= {record["seed"] for record in before}
     everything = [run(arm, seed) for arm in ARMS for seed in sorted(seeds)]
     chosen = [run(arm, seed) for seed in arguments.seeds for arm in arguments.arms]
     failed = 0  # one run that fails, by diverging for one, leaves the others their turn
@@ -244,18 +253,27 @@ def _run(arguments: argparse.Namespace) -> int:
             return status
         failed = failed or status
         if (not status and each.evaluate()) or each is chosen[-1]:
-            measured = _measured(everything)
+            measured = _measured(everything, before)
             if measured["records"]:
                 experiment_report.write(measured, arguments.results)
                 _say(f"the results are in {arguments.results}")
     return failed
 
 
-def _measured(runs: list[Run]) -> dict:
-    """The records of what was measured, and the names of what was not."""
+def _results(directory: Path) -> list[dict]:
+    """The records that were written there."""
+    path = directory / "experiment.json"
+    return json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
+
+
+def _measured(runs: list[Run], before: list[dict]) -> dict:
+    """The records of what was measured, and the names of what was not; what is not in ``--out`` may be of ``before``."""
     records, missing = [], []
     for run in runs:
-        if training := run.training():
+        training = run.training()
+        if not training and (kept := next((record for record in before if run.is_of(record)), None)):
+            records.append(kept)
+        elif training:
             done = run.evaluations()
             record = {"arm": run.arm, "seed": run.seed, "training": training, "evaluations": done}
             records.append({**record, "options": " ".join(run.options), "curve": run.curve()})
@@ -272,8 +290,8 @@ def _compare(records: list[dict]) -> None:
     systems = {}
     for record in records:
         for name, evaluation in record["evaluations"].items():
-            lines = evaluation.pop("hypotheses")
-            if name == "ar":
+            lines = evaluation.pop("hypotheses", None)
+            if name == "ar" and lines:
                 systems.setdefault(record["seed"], {})[record["arm"]] = lines
     for record in records:
         own, others = record["arm"], systems.get(record["seed"], {})
