@@ -56,7 +56,9 @@ def build(
     folders = ("kernels", "kernels/cuda", "csrc/cuda", "tests/simt")
     sources = {str(p.relative_to(ROOT)): p.read_text() for f in folders for p in sorted((ROOT / f).glob("*.*"))}
     sources |= overlay or {}
-    key = hashlib.sha256(repr((compiler(), flags, files, *map(str, objects), sorted(sources.items()))).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        repr((compiler(), flags, files, *map(str, objects), sorted(sources.items()))).encode()
+    ).hexdigest()[:16]
     output = BUILD / f"{name}-{key}"
     if not output.exists():
         for old in BUILD.glob(f"{name}-*"):

@@ -267,7 +267,7 @@ def _results(directory: Path) -> list[dict]:
 
 
 def _measured(runs: list[Run], before: list[dict]) -> dict:
-    """The records of what was measured, and the names of what was not; what is not in ``--out`` may be of ``before``."""
+    """The records of what was measured, also ``before``, and the names of what was not."""
     records, missing = [], []
     for run in runs:
         training = run.training()
