@@ -31,7 +31,10 @@ check: .venv/ready  ## run the tests of what a change most likely breaks, in und
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu" $(CHECK:%=tests/test_%.py)
 
 test-peers: .venv/ready .venv-peers/ready  ## compare with other libraries, which it installs in .venv-peers
-	.venv-peers/bin/python -m pytest -m peers $$(grep -l 'mark\.peers' tests/*.py)
+	.venv-peers/bin/python -m pytest -rs -m peers $$(grep -l 'mark\.peers' tests/*.py)
+
+# The libraries that the tests marked peers stand beside.
+PEERS := ctranslate2==4.8.5 transformers==5.23.0 'ray[data]==2.60.0' pyyaml
 
 # Programs that were written for CTranslate2, without what they need elsewhere.
 CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2==2.13.1 OpenNMT-py==3.5.1 \
@@ -40,7 +43,7 @@ CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2
 test-clients: .venv-peers/ready  ## run programs written for CTranslate2 with our interface in its place
 	.venv-peers/bin/python -m pip install --quiet requests joblib click networkx
 	.venv-peers/bin/python -m pip install --quiet --no-deps $(CLIENTS)
-	.venv-peers/bin/python -m pytest -m clients tests/test_clients.py
+	.venv-peers/bin/python -m pytest -rs -m clients tests/test_clients.py
 
 gpu-proof: .venv/ready  ## without a GPU, run the tests of the kernels for GPUs: interpreted, emulated, compiled, traced
 	$(BIN)/python -m pytest -m gpu
@@ -97,6 +100,13 @@ clean:  ## remove .venv and everything built
 # Decoding needs no torch; setup.py builds the operations, too, where torch is installed.
 .venv/engine: .venv/made pyproject.toml setup.py $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e .
+	@touch $@
+
+# Packages alone: what .venv has built serves the same torch here, and is found in the checkout.
+.venv-peers/ready: .venv/made pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet $(TORCH)
+	.venv-peers/bin/python -m pip install --quiet numpy sentencepiece safetensors sacrebleu tqdm pytest $(PEERS)
 	@touch $@
 
 .venv/ready: .venv/torch pyproject.toml tools/corpus/pyproject.toml setup.py $(NATIVE)

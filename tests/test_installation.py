@@ -1,6 +1,7 @@
 """A checkout where nothing is built says so, says how to build it, and does not hide what is installed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,16 @@ from janus_fast import cli, engine, installation
 from janus_fast.commands import info
 
 PACKAGE = installation.PACKAGE
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_every_verb_of_the_makefile_knows_how_to_make_what_it_needs():
+    verbs = re.findall(r"^([a-z-]+):.*## ", (PACKAGE.parent / "Makefile").read_text(), re.M)
+    assert {"setup", "test", "test-peers"} <= set(verbs)
+    for verb in verbs:
+        dry = ["make", "--dry-run", "--always-make", verb]
+        run = subprocess.run(dry, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=100)
+        assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built; `make setup` builds it")
