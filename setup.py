@@ -139,7 +139,10 @@ class BuildNative(build_ext):
         return fullname.replace(".", "/") + suffix
 
     def build_extension(self, ext):
-        output, folder = Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve() / ext.name
+        # An editable install gets a temporary folder; objects stay where they are found again, by ninja.
+        kept = ROOT / f"build/temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        folder = (kept if self.editable_mode else Path(self.build_temp).resolve()) / ext.name
         for directory in (output.parent, folder):
             directory.mkdir(parents=True, exist_ok=True)
         (folder / "build.ninja").write_text(build_file(libraries()[ext.name], output))
