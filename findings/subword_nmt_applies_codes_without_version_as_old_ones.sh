@@ -1,6 +1,8 @@
 #!/bin/sh
-# subword-nmt 0.3.8: codes of its version 0.2 whose first line, "#version: 0.2", is missing are read without a word as
-# codes of version 0.1, in which the end of a word is a symbol of its own. No merge at the end of a word applies then.
+# subword-nmt 0.3.8: codes of version 0.2 without their first line, "#version: 0.2", are read as codes of version 0.1.
+#
+# One would guess that codes which cannot say their version are refused. They are read without a word as older ones, in
+# which the end of a word is a symbol of its own, so that no merge at the end of a word applies.
 # Seen: "low" is one piece with the line, and "lo@@ w" without it.
 # Codes lose the line where they are cut, merged or made by other tools (those of fastBPE have none).
 set -eu

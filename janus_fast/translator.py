@@ -94,6 +94,11 @@ class Translator:
                 )
         self._vocabularies = vocabularies
 
+    def __repr__(self) -> str:
+        model = repr(self._made_by["model"]) if self._folder is not None else "a JanusModel"
+        names = "backend", "device", "compute_type", "intra_threads", "inter_threads"
+        return f"Translator({model}, {', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
     def __reduce__(self):
         """Another process loads the model again."""
         if self._folder is None:

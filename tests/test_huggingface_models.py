@@ -91,9 +91,12 @@ def test_the_command(tmp_path, capsys):
     results = translator.translate_batch([["ba", "▁", "ke"], []], beam_size=2, max_decoding_length=5)
     assert results[0].hypotheses[0][0] == "eng_Latn" and results[1].hypotheses == [[]]
     assert (out / "vocabulary.tokenizer.json").read_bytes() == (DATA / "nllb" / "tokenizer.json").read_bytes()
-    capsys.readouterr()
+    assert "which language it writes" not in capsys.readouterr().out
+    assert cli.main(["convert", str(DATA / "nllb"), "--out", str(tmp_path / "any")]) == 0
+    assert "any: which language it writes, each target prefix must say" in capsys.readouterr().out
     assert cli.main(["convert", str(DATA / "fsmt"), "--out", str(plain)]) == 0
-    assert "without a vocabulary it takes ids alone" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "without a vocabulary it takes ids alone" in said and "language" not in said
     for name, model, message in (
         ("xx_XX", "nllb", "--source-language must be a token of the vocabulary, got 'xx_XX'"),
         ("ba", "pegasus", "--source-language must be a token of the vocabulary, got 'ba'"),

@@ -101,6 +101,10 @@ def _read(arguments: argparse.Namespace) -> tuple:
     reader = next((family for family in readers if family.recognises(path)), checkpoint)
     if reader is huggingface:
         model, vocabularies = reader.load(path, arguments.source_language, arguments.target_language)
+        around = {*model.config.source_prefix_ids, *model.config.source_suffix_ids}
+        reads_language = around - {model.config.bos_token_id, model.config.eos_token_id}
+        if reads_language and model.config.forced_bos_token_id is None:
+            said.append("which language it writes, each target prefix must say: its first token; or --target-language")
     else:
         refuse(LANGUAGES, "a model that is not of Hugging Face, or is Marian's")
         model, vocabularies = reader.load(path)
