@@ -7,7 +7,7 @@ import torch
 
 from ..inputs import OptionError, integers, option, rule, switch, weight
 from ..ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
-from .masking import Masked
+from .masking import Masked, stream_weight
 from .streams import drafting_streams, first_rows, masked_streams
 
 GAP_UPDATES = 100  # over which the mean of the distance of two losses is taken
@@ -18,11 +18,6 @@ def _nats(text: str | float) -> float:
         return math.nan if isinstance(text, bool) else float(text)
     except ValueError:
         return math.nan
-
-
-def _weight(stream: str):
-    check = rule("be at least 0 and finite", lambda x: x is None or 0 <= x < math.inf)
-    return option(None, check, f"weight of {stream}'s cross-entropy")
 
 
 @dataclass
@@ -57,9 +52,9 @@ class Janus(Masked):
         "whether divergences leave the AR streams as they are: none; ar; or a number: while NAR's loss, over "
         "some hundred updates, is more nats than that above AR's",
     )  # fmt: skip
-    ar_weight: float | None = _weight("AR")
-    nar_weight: float | None = _weight("NAR")
-    aux_weight: float | None = _weight("AUX")
+    ar_weight: float | None = stream_weight("AR")
+    nar_weight: float | None = stream_weight("NAR")
+    aux_weight: float | None = stream_weight("AUX")
     draft_weight: float = option(0.0, weight, "weight of the cross-entropy of drafts over the AR rows; 0: none")
     draft_length: int = option(8, integers(1), "masks in a draft over the AR rows")
     divergence_warmup_updates: int = option(0, integers(0), "updates until the divergences have their full weight")

@@ -77,6 +77,11 @@ def masking_option(default: str):
     return option(default, check, " or ".join(MASKINGS))
 
 
+def stream_weight(stream: str):
+    check = rule("be at least 0 and finite", lambda x: x is None or 0 <= x < math.inf)
+    return option(None, check, f"weight of {stream}'s cross-entropy")
+
+
 @dataclass
 class Masked(Objective):
     """An objective that predicts masked words, and lengths: ``masking`` is "span" (JANUS's) or "uniform" (CMLM's).

@@ -95,16 +95,23 @@ def causal_streams(target: Tensor, lengths: Tensor, name: str = "ar") -> Streams
 
 
 def masked_streams(
-    target: Tensor, lengths: Tensor, masked: Tensor, predicted: Tensor, mask_token: int, *, auxiliary: bool
-) -> Streams:
+    target: Tensor, lengths: Tensor, masked: Tensor, predicted: Tensor, mask_token: int, *, auxiliary: bool,
+    ranks: Tensor | None = None,
+) -> Streams:  # fmt: skip
     """JANUS's NAR and AUX pair for the places ``masked`` [Nt] bool of the target.
 
     Content rows of a sentence: visible tokens, mask tokens (they predict ``nar``), the original tokens behind the
     masks. Query rows (they predict ``aux``): masks again. Without ``auxiliary``, visible and mask tokens alone, in the
     order of the target: the mask-predict forward. Of the masks, those at the places ``predicted`` [Nt] bool predict.
+
+    AUX predicts from left to right or, with ``ranks`` [Nt], from the lowest to the highest: MPNet's pair, in which the
+    original tokens stand before the masks.
     """
     positions, sentence = ranges(lengths), sentences_of(lengths)
-    hidden, place, owner = target[masked], positions[masked], sentence[masked]
+    chosen = masked.nonzero().flatten()
+    if ranks is not None:
+        chosen = chosen[(sentence * target.numel() + ranks)[chosen].argsort(stable=True)]
+    hidden, place, owner = target[chosen], positions[chosen], sentence[chosen]
     masks = torch.full_like(hidden, mask_token)
     nothing = target[:0]
     if not auxiliary:
@@ -114,17 +121,19 @@ def masked_streams(
             visibility=Visibility.bidirectional(offsets_of(lengths)),
             predictions={"nar": (predicted.nonzero().flatten(), target[predicted])},
         )
-    # sorts by sentence, then by group; stable, so that the order within a group is left to right
-    order = torch.cat([sentence[~masked] * 3, owner * 3 + 1, owner * 3 + 2]).argsort(stable=True)
-    group = torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([(~masked).sum(), len(hidden), len(hidden)]))
+    mask, true = (1, 2) if ranks is None else (2, 1)
+    pattern = Visibility.janus if ranks is None else Visibility.mpnet
+    # sorts by sentence, then by group; stable, so that the order within a group is the one of prediction
+    order = torch.cat([sentence[~masked] * 3, owner * 3 + mask, owner * 3 + true]).argsort(stable=True)
+    group = torch.tensor([0, mask, true]).repeat_interleave(torch.tensor([(~masked).sum(), len(hidden), len(hidden)]))
     count = torch.zeros_like(lengths).index_add(0, sentence, masked.long())
-    predict = predicted[masked].nonzero().flatten()
+    predict = predicted[chosen].nonzero().flatten()
     return Streams(
         tokens=(torch.cat([target[~masked], masks, hidden])[order], masks),
         positions=(torch.cat([positions[~masked], place, place])[order], place),
-        visibility=Visibility.janus(lengths - count, count),
+        visibility=pattern(lengths - count, count),
         predictions={
-            "nar": ((group == 1)[order].nonzero().flatten()[predict], hidden[predict]),
+            "nar": ((group == mask)[order].nonzero().flatten()[predict], hidden[predict]),
             "aux": (order.numel() + predict, hidden[predict]),
         },
     )
