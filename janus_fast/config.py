@@ -28,7 +28,7 @@ _share = rule("be in [0, 1)", lambda x: isinstance(x, (int, float)) and 0.0 <= x
 _finite = rule("be a positive, finite number", lambda x: isinstance(x, (int, float)) and 0.0 < x < math.inf)
 _modes = rule(
     f"be some of {tuple(MODES)} or None",
-    lambda x: x is None or isinstance(x, (list, tuple)) and x and all(mode in tuple(MODES) for mode in x),
+    lambda x: x is None or isinstance(x, (list, tuple)) and all(mode in tuple(MODES) for mode in x),
 )
 
 

@@ -483,8 +483,8 @@ class Translator:
         if trained is not None and mode not in trained and mode not in self._warned:
             self._warned.add(mode)
             warnings.warn(
-                f"Translator: mode {mode!r} is not what this model was trained for, which is {' and '.join(trained)}; "
-                "expect bad output",
+                f"Translator: mode {mode!r} is not what this model was trained for, which is "
+                f"{' and '.join(trained) or 'none'}; expect bad output",
                 stacklevel=_callers_level(),
             )
 

@@ -110,6 +110,7 @@ def test_a_mode_that_a_model_was_not_trained_for(tmp_path, backend):
     message = "Translator: mode {!r} is not what this model was trained for, which is {}; expect bad output"
     assert said(None, mode="nar") == said(["ar", "nar"], mode="nar") == said(["ar"]) == []
     assert said(["ar"], mode="nar") == [message.format("nar", "ar")]
+    assert said([]) == [message.format("ar", "none")]
     assert said(["nar"]) == [message.format("ar", "nar")]  # once, of the translation and of the scores
 
 
@@ -125,7 +126,7 @@ def test_the_command_says_it_in_one_line(tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("modes", ["ar", [], ["ar", "aux"], {"ar": 1}])
+@pytest.mark.parametrize("modes", ["ar", ["ar", "aux"], {"ar": 1}])
 def test_modes_that_are_refused(modes):
     with pytest.raises(ValueError, match="trained_modes must be some of .'ar', 'nar', .* or None, got"):
         JanusConfig(8, 8, trained_modes=modes)
