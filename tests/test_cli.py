@@ -400,7 +400,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["convert", "MODEL", "--out", "LATIN/a/b"], "--out must be a directory, got LATIN/a/b: LATIN is a file"),
         (["corpus", "--out", "LATIN/new"], "corpus: out must be a folder that can be written to, got 'LATIN/new'"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "januss"],
-         "must be one of 'autoregressive', 'cmlm', 'janus', 'r_drop', got 'januss'; did you mean 'janus'?"),
+         "got 'januss'; did you mean 'janus'?"),
         (["evaluate", "MODEL", "--compute-type", "int88"], "got 'int88'; did you mean 'int8'?"),
         (["convert", "TEXT", "--out", "new"],
          "text.en must be a whole file written by torch.save, got a file of another"),

@@ -1,0 +1,218 @@
+"""XLNet's and MPNet's objectives: their losses by definition, what they learn, and what then decodes."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from plain import hidden_rows, length_loss
+from test_training import make_data, make_model, options_of
+
+from janus_fast import Translator, engine
+from janus_fast.decoding.score import score
+from janus_fast.objectives import OBJECTIVES
+from janus_fast.training.trainer import Trainer
+
+MASK = 4
+XLNET = {
+    "as it is": {}, "every rank": {"partial_prediction": 1, "left_to_right_share": 0.0},
+    "a third": {"partial_prediction": 3, "left_to_right_share": 0.0}, "left to right": {"left_to_right_share": 1.0},
+}  # fmt: skip
+MPNET = {
+    "as it is": {}, "queries alone": {"nar_weight": 0.0}, "spans": {"masking": "span", "nar_weight": 0.5},
+    "some of an end": {"suffix_share": 1.0, "tail_decay": 1.0},
+}  # fmt: skip
+
+
+def ids(data):
+    return [[list(map(int, line)) for line in side] for side in (data.sources, data.targets)]
+
+
+def drawn_of(objective, targets, seed=1):
+    """What is drawn for each sentence of a batch."""
+    target = torch.tensor(sum(targets, []))
+    lengths = [len(each) for each in targets]
+    return objective.draw(target, lengths, torch.Generator().manual_seed(seed)).split(lengths)
+
+
+def cross_entropy(model, hidden, wanted):
+    return F.cross_entropy(hidden @ model.output_weight.T, torch.tensor(wanted), reduction="none")
+
+
+def xlnet_by_definition(model, objective, sources, targets):
+    """Each factor of the likelihood by itself: a query, and below it all content rows as their ranks let them see."""
+    losses = {"ar": [], "permuted": []}
+    for source, target, drawn in zip(sources, targets, drawn_of(objective, targets), strict=True):
+        ranks, (straight, *_) = drawn[:, 0].tolist(), drawn[:, 1].tolist()
+        n = len(target) - 1
+        order = sorted((rank, place) for place, rank in enumerate(ranks) if rank >= 0)
+        assert ranks[0] == -1 and len(order) == (n if straight else -(-n // objective.partial_prediction))
+        assert [rank for rank, _ in order] == list(range(n))[-len(order) :]
+        assert not straight or [place for _, place in order] == list(range(1, n + 1))
+        for rank, place in order:
+            known = [j for j in range(n + 1) if ranks[j] < rank]
+            rows = [(target[j], j) for j in known] + [(MASK, place - 1)]
+            content = [{k for k, other in enumerate(known) if ranks[other] <= ranks[j]} for j in known]
+            hidden = hidden_rows(model, source, rows, [*content, set(range(len(known)))])
+            losses["ar" if straight else "permuted"] += cross_entropy(model, hidden[-1:], [target[place]])
+    return sum(torch.stack(each).mean() for each in losses.values() if each)
+
+
+def mpnet_by_definition(model, objective, sources, targets):
+    """Rows and who sees whom as the paper's figure has them: known words, words in order, masks, queries."""
+    losses = {"aux": [], "nar": []}
+    for source, target, drawn in zip(sources, targets, drawn_of(objective, targets), strict=True):
+        masked, predicted, rank = drawn.T.tolist()
+        assert not masked[0] and not masked[-1] and any(predicted) and bool((drawn[:, 1] <= drawn[:, 0]).all())
+        assert objective.suffix_share or masked == predicted
+        known = [j for j in range(len(target)) if not masked[j]]
+        order = sorted((j for j in range(len(target)) if masked[j]), key=lambda j: rank[j])
+        k, b = len(known), len(order)
+        words, masks = [[first + c for c in range(b)] for first in (k, k + b)]
+        rows = [(target[j], j) for j in [*known, *order]] + [(MASK, j) for j in order * 2]
+        everybody = [*range(k)]
+        sees = [{*everybody, *masks}] * k
+        sees += [{*everybody, *words[: t + 1], *masks[t + 1 :]} for t in range(b)]
+        sees += [{*everybody, *masks}] * b
+        sees += [{*everybody, *words[:t], *masks[t:]} for t in range(b)]
+        hidden = hidden_rows(model, source, rows, sees)
+        counts = [t for t in range(b) if predicted[order[t]]]
+        for name, rows in (("nar", hidden[k + b : k + 2 * b]), ("aux", hidden[k + 2 * b :])):
+            losses[name] += cross_entropy(model, rows[counts], [target[order[t]] for t in counts])
+    aux, nar = (torch.stack(each).mean() for each in losses.values())
+    weight = 1.0 if objective.nar_weight is None else objective.nar_weight
+    return aux + weight * nar + 0.1 * length_loss(model, sources, [len(target) for target in targets])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name, options, by_definition", [
+    *(pytest.param("xlnet", options, xlnet_by_definition, id=f"xlnet, {i}") for i, options in XLNET.items()),
+    *(pytest.param("mpnet", options, mpnet_by_definition, id=f"mpnet, {i}") for i, options in MPNET.items()),
+])  # fmt: skip
+def test_loss_and_gradients_are_those_of_the_definition(name, options, by_definition, dtype):
+    exact = make_model(dropout=0.0).double()
+    model = deepcopy(exact).to(dtype)
+    objective = OBJECTIVES[name](model.config, label_smoothing=0.0, **options)
+    for seed in (1, 2):
+        data = make_data(6, seed=seed)
+        sources, targets = ids(data)
+        loss, _ = objective.loss(model, objective.pack(sources, targets, torch.Generator().manual_seed(1)))
+        expected = by_definition(exact, objective, sources, targets)
+        # the lengths' loss is in float32; float32 itself errs by some 1e-7 of the largest of each gradient a layer
+        bound = {"atol": 2e-6, "rtol": 1e-6} if dtype == torch.float64 else {"atol": 1e-5, "rtol": 1e-4}
+        torch.testing.assert_close(loss.double(), expected, **bound)
+        pairs = zip(model.named_parameters(), exact.parameters(), strict=True)
+        gradients = [
+            torch.autograd.grad(each, list(of.parameters()), allow_unused=True)
+            for each, of in ((loss, model), (expected, exact))
+        ]
+        for ((parameter, _), _), found, wanted in zip(pairs, *gradients, strict=True):
+            assert (found is None) == (wanted is None), parameter
+            if found is not None:
+                torch.testing.assert_close(found.double(), wanted, **bound, msg=lambda m, p=parameter: f"{p}: {m}")
+
+
+def test_xlnet_from_left_to_right_is_what_mode_ar_computes():
+    """With all sentences so, the objective is autoregressive; of some of them, its rows are those of a score."""
+    data, model = make_data(12), make_model(dropout=0.0).double().eval()
+    sources, targets = ids(data)
+
+    def loss(name, **options):
+        objective = OBJECTIVES[name](model.config, **options)
+        return objective.loss(model, objective.pack(sources, targets, torch.Generator().manual_seed(1)))[0]
+
+    straight, ar = loss("xlnet", left_to_right_share=1.0), loss("autoregressive")
+    torch.testing.assert_close(straight, ar)
+    weights = [p for n, p in model.named_parameters() if "embed_length" not in n]
+    for one, two in zip(*(torch.autograd.grad(x, weights) for x in (straight, ar)), strict=True):
+        torch.testing.assert_close(one, two)
+    objective = OBJECTIVES["xlnet"](model.config)
+    chosen = [bool(drawn[0, 1]) for drawn in drawn_of(objective, targets)]
+    assert 0 < sum(chosen) < len(chosen)
+    batch = objective.pack(sources, targets, torch.Generator().manual_seed(1))
+    encoded = model.encode(batch.source, batch.source_offsets)
+    rows = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
+    found = (rows[batch.parts["ar"]] @ model.output_weight.T).log_softmax(-1)
+    found = found.gather(1, batch.targets["ar"][:, None])[:, 0]
+    own = [[side[i] for i, yes in enumerate(chosen) if yes] for side in (sources, targets)]
+    expected = torch.tensor(sum(score(model, *own), []))  # which are of float32
+    torch.testing.assert_close(found.float(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_first_query_of_mpnet_is_a_mask_of_mask_predict():
+    """So the queries alone train mode "nar", too."""
+    sources, targets = ids(make_data(9))
+    model = make_model(dropout=0.0).double()
+    objective = OBJECTIVES["mpnet"](model.config)
+    batch = objective.pack(sources, targets, torch.Generator().manual_seed(1))
+    hidden = model.decode(
+        batch.tokens, batch.positions, batch.visibility, model.encode(batch.source, batch.source_offsets), batch.cross
+    )
+    count = [int(drawn[:, 0].sum()) for drawn in drawn_of(objective, targets)]
+    nar, aux = (hidden[batch.rows[batch.parts[name]]] for name in ("nar", "aux"))
+    first = [sum(count[:number]) for number in range(len(count))]
+    torch.testing.assert_close(aux[first], nar[first])
+    later = [row for row in range(sum(count)) if row not in first]
+    assert ((aux[later] - nar[later]).abs().amax(1) > 1e-3).all()
+
+
+def test_orders_are_uniform_and_sentences_without_words_take_part():
+    lengths, config = [5] * 3000, make_model().config
+    target = torch.full((sum(lengths),), 7)
+    generator = torch.Generator().manual_seed(4)
+    permuted = OBJECTIVES["xlnet"](config, partial_prediction=1, left_to_right_share=0.25)
+    ranks, straight = permuted.draw(target, lengths, generator).view(3000, 5, 2).unbind(2)
+    share = straight[:, 0].double().mean()
+    assert 0.22 < share < 0.28 and (straight == straight[:, :1]).all()
+    assert (ranks[straight[:, 0] == 1] == torch.arange(-1, 4)).all()
+    for orders in (ranks[straight[:, 0] == 0][:, 1:], OBJECTIVES["mpnet"](config).draw(
+        target, lengths, generator
+    ).view(3000, 5, 3)[..., 2]):  # fmt: skip
+        numbers, rows = orders.shape[1], len(orders)
+        for place in range(numbers):
+            counts = orders[:, place].bincount(minlength=numbers) / rows
+            assert ((counts - 1 / numbers).abs() < 0.04).all()
+    model = make_model(dropout=0.0)
+    for name in ("xlnet", "mpnet"):
+        objective = OBJECTIVES[name](config)
+        batch = objective.pack([[0, 5, 2]] * 3, [[0, 2]] * 3, torch.Generator().manual_seed(1))
+        assert objective.loss(model, batch)[0].isfinite()
+
+
+def test_modes_are_those_that_are_trained():
+    config = make_model().config
+    assert OBJECTIVES["xlnet"](config).modes == ("ar",) and OBJECTIVES["xlnet"](config).streams == ("ar", "permuted")
+    alone = OBJECTIVES["xlnet"](config, left_to_right_share=0.0)
+    assert alone.modes == () and alone.streams == ("permuted",)
+    assert OBJECTIVES["xlnet"](config, left_to_right_share=0.0, partial_prediction=1).modes == ("ar",)
+    assert OBJECTIVES["xlnet"](config, left_to_right_share=1.0).streams == ("ar",)
+    mpnet = OBJECTIVES["mpnet"](config)
+    assert mpnet.modes == ("nar",) and mpnet.predicts_length and mpnet.streams == ("aux", "nar")
+
+
+@pytest.mark.parametrize("name, options, decodes", [
+    ("xlnet", {}, [{"beam_size": 1}]),
+    ("xlnet", {"partial_prediction": 1, "left_to_right_share": 0.0}, [{"beam_size": 1}, {"beam_size": 4}]),
+    ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]),
+    ("mpnet", {"nar_weight": 0.0}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4)]),
+])  # fmt: skip
+def test_what_is_learned_by_heart_is_decoded(tmp_path, name, options, decodes):
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "attention_heads": 2}
+    model, data = make_model(dropout=0.0, **sizes), make_data(16)
+    settings = {"max_tokens": 200, "warmup_updates": 30, "decay_updates": 130, "label_smoothing": 0.0}
+    options = options_of(objective=name, max_updates=400, save_interval=400, precision="float32", **settings, **options)
+    trainer = Trainer(model, data, tmp_path, options)
+    trainer.train()
+    sources, targets = ids(data)
+    pack, generator = trainer.objective.pack, torch.Generator().manual_seed(9)
+    model.eval()
+    with torch.no_grad():
+        loss = sum(trainer.objective.loss(model, pack(sources, targets, generator))[0] for _ in range(5)) / 5
+    assert loss < 0.1
+    wanted = [target[1:-1] for target in targets]
+    for decode in decodes:
+        for backend in ("torch", *([] if engine.missing() else ["engine"])):
+            translator = Translator(model, backend=backend)
+            together = [result.hypotheses[0] for result in translator.generate(sources, **decode)]
+            alone = [translator.generate([source], **decode)[0].hypotheses[0] for source in sources]
+            assert together == alone == wanted, (backend, decode)
