@@ -91,6 +91,7 @@ def test_training_learns_and_writes_what_it_did(tmp_path, objective):
     ("janus", {}), ("autoregressive", {}), ("cmlm", {}),
     ("janus", {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": 2}),
     ("janus", {"suffix_share": 0.5, "tail_decay": 2.0, "draft_weight": 0.5, "draft_length": 3}),
+    ("xlnet", {}), ("mpnet", {}),
 ])  # fmt: skip
 def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objective, options):
     """Whatever rows each batch has: a short pair in one, long ones in the others."""
