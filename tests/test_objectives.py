@@ -222,7 +222,7 @@ def test_options_of_one_objective_are_its_own(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "training, with --objective r_drop: --alpha X" in shown
     assert "training, with --objective cmlm or janus or mpnet: --masking X span or uniform" in shown
-    assert f"--objective X {', '.join(sorted(OBJECTIVES))} (default: janus)" in shown
+    assert ", ".join(OBJECTIVES) in shown
 
 
 @pytest.mark.parametrize("every", [1, 2])
