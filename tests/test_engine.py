@@ -311,7 +311,7 @@ def test_an_option_that_the_engine_does_not_have_is_refused(options):
     with pytest.raises(NotImplementedError, match="got 'engine': it has no novelty"):
         backend.decode(source, longer(**vars(options), novelty=1), [0], None)
     record = {**options.record(make_model().config), "novelty": 0}
-    with pytest.raises(ValueError, match="Decoder: options must have fields of that name, got .*novelty"):
+    with pytest.raises(ValueError, match="options must be those that the engine was built with .*, got novelty$"):
         getattr(backend._decoder, options.algorithm)(np.int32([0, 7, 2]), np.int32([0, 3]), record)
 
 

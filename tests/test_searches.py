@@ -1,6 +1,7 @@
 """Searches, option by option, against their definition, and beside Hugging Face's transformers."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ SEARCHES = {
     },
     "more than words": {"beam_size": 45, "num_hypotheses": 3, "min_decoding_length": 0, "max_decoding_length": 2},
 }
+
+
+# Those that draw are compared in test_engine.py, over the numbers they draw by; callbacks below.
+ELSEWHERE = {"sampling_topk", "sampling_topp", "sampling_temperature", "seed", "callback"}
+
+
+def test_no_option_of_search_is_left_out():
+    default = AutoregressiveOptions()
+    names = {field.name for field in dataclasses.fields(default)}
+    changed = {n for search in SEARCHES.values() for n, value in search.items() if value != getattr(default, n)}
+    assert changed | ELSEWHERE == names
 
 
 @pytest.mark.parametrize("label", SEARCHES)

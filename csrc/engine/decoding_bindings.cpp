@@ -42,10 +42,10 @@ void within(const std::string& argument, int64_t value, int64_t least, int64_t m
           "be in [" + std::to_string(least) + ", " + std::to_string(most) + "]", value);
 }
 
-// Fills a record from the entries of its fields' names; returns how many these are.
+// Fills a record from the entries of its fields' names; returns the entries that it has no field for.
 template <typename Record>
-size_t fill(const std::string& owner, Record& record, const py::dict& given) {
-  size_t count = 0;
+py::dict fill(const std::string& owner, Record& record, const py::dict& given) {
+  py::dict left = given.attr("copy")();
   record.each([&](const char* name, auto& field) {
     typedef std::decay_t<decltype(field)> Field;
     const py::object value = given[name];
@@ -54,9 +54,9 @@ size_t fill(const std::string& owner, Record& record, const py::dict& given) {
     } catch (const py::cast_error&) {
       require(false, owner + name, "fit the C++ type " + py::type_id<Field>(), std::string(py::str(value)));
     }
-    count++;
+    left.attr("pop")(name);
   });
-  return count;
+  return left;
 }
 
 Config config_of(const py::dict& given) {
@@ -94,8 +94,9 @@ Config config_of(const py::dict& given) {
 template <typename Options>
 Options options_of(const py::dict& given) {
   Options options = {};
-  if (fill("Decoder: ", options, given) != given.size())
-    refuse("Decoder: options must have fields of that name, got " + std::string(py::str(py::list(given))));
+  if (const py::dict left = fill("Decoder: ", options, given); !left.empty())
+    refuse("Decoder: options must be those that the engine was built with (pip install -e . builds it again), got " +
+           std::string(py::str(py::list(left)[0])));
   return options;
 }
 

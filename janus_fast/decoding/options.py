@@ -66,10 +66,23 @@ def recorded(options: "Options", config: "JanusConfig") -> tuple:
 
 @dataclass
 class DecodingOptions:
-    """What the options of all modes have in common."""
+    """What the options of all modes have in common.
+
+    A class of them says what runs, ``algorithm``, and which backends have it, ``on``; :meth:`longest`; and
+    :attr:`kept`. Defaults are finite: they are written as JSON.
+    """
 
     def __post_init__(self):
         check_fields(self)
+
+    def longest(self, config: "JanusConfig") -> int:
+        """The most tokens of an output, as the memory for it is counted; refuses what does not suit a model."""
+        raise NotImplementedError
+
+    @property
+    def kept(self) -> int:
+        """Outputs of a source that are in the making at once."""
+        raise NotImplementedError
 
     def resolved(self, config: "JanusConfig"):
         """These, with what "auto" and None stand for in a model of this ``config``."""
