@@ -1,5 +1,7 @@
 """ProphetNet and BANG: losses and gradients beside those of one prefix and one dense mask at a time; decoding."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.trainer import Trainer, objective_of
+from janus_fast.training.validation import Validation
 
 MASK, CASES = 4, [
     ("prophetnet", {}), ("prophetnet", {"ngram": 1}), ("prophetnet", {"ngram": 4, "attenuation": 0.5}),
@@ -140,6 +143,24 @@ def test_weights_are_those_of_the_original():
     ]:
         with pytest.raises(ValueError, match=message):
             TrainingOptions(**options)
+
+
+def test_training_validates_with_what_an_objective_trains(monkeypatch):
+    asked = {}
+
+    class Decoder:
+        def __init__(self, *_, **__):
+            pass
+
+        def translate(self, sources, mode, **options):
+            asked[mode] = options
+            return [SimpleNamespace(hypotheses=["a b"]) for _ in sources]
+
+    monkeypatch.setattr("janus_fast.translator.Translator", Decoder)
+    model, validation = make_model(), Validation(make_data(1), ["a"], ["a b"], ())
+    for name, passes in (("bang", 1), ("janus", 4)):
+        assert [*validation.bleu(model, OBJECTIVES[name](model.config))] == ["bleu_ar", "bleu_nar"]
+        assert asked == {"ar": {"beam_size": 1}, "nar": {"iterations": passes, "rerank": False}}
 
 
 def sentences():

@@ -27,7 +27,7 @@ class Prophetnet(Objective):
 
     modes = ("ar",)
 
-    ngram: int = option(2, integers(1, 8), "streams of ProphetNet, of which the last predicts N tokens ahead")
+    ngram: int = option(2, integers(1, 8), "streams of ProphetNet, of which the last predicts X tokens ahead")
     attenuation: float = option(
         1.0, numbers(above=0, most=1), "each stream of ProphetNet weighs X times as much as that before it"
     )
