@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_objectives import pack
+from test_objectives import log_probs, pack
 from test_training import make_data, make_model, options_of
 
 from janus_fast import Translator, engine, reference
 from janus_fast.decoding.modes import options_of as decoding_options
 from janus_fast.objectives import OBJECTIVES
+from janus_fast.reference.beam_search import follow
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.trainer import Trainer, objective_of
@@ -124,6 +125,21 @@ def test_losses_and_gradients_are_those_of_the_definition(name, options, seed):
     for parameter, gradient in own.items():
         error = float((gradient.double() - wanted[parameter]).abs().max())
         assert error <= 64 * torch.finfo(torch.float32).eps * largest, parameter
+
+
+@pytest.mark.parametrize("name, options", CASES)
+def test_the_rows_that_decode_left_to_right_are_trained(name, options):
+    """Those of ``autoregressive``, and what follows each prefix as a decoder without a cache has it."""
+    data, model = make_data(5), make_model(dropout=0.0).double()
+    found = log_probs(model, pack(OBJECTIVES[name](model.config, **options), data))["ar"]
+    alone = log_probs(model, pack(OBJECTIVES["autoregressive"](model.config), data))["ar"]
+    torch.testing.assert_close(found, alone, atol=1e-12, rtol=1e-12)
+    decoded = []
+    for source, target in zip(data.sources, data.targets, strict=True):
+        offsets = torch.tensor([0, len(source)], dtype=torch.int32)
+        encoded = model.encode(torch.tensor(source), offsets)
+        decoded += [follow(model, encoded, offsets, target[1:known].tolist()) for known in range(1, len(target))]
+    torch.testing.assert_close(found.float(), torch.stack(decoded))
 
 
 def test_weights_are_those_of_the_original():
