@@ -64,8 +64,8 @@ def gallery():
         ("causal: Transformer", Visibility.causal([12]), [("tokens", 12)], 0, None),
         ("prefix language model", Visibility.prefix([12], [5]), [("prefix", 5), ("tokens", 7)], 0, None),
         ("JANUS, AR", Visibility.autoregressive([6]), [("content", 6)], 6, None),
-        ("ProphetNet", Visibility.prophetnet([4], 2), [("main", 4), ("stream 0", 4), ("stream 1", 4)], 0, None),
-        ("BANG", Visibility.bang([4], 2), [("main", 4), ("stream 1", 4), ("stream 2", 4)], 0, None),
+        ("ProphetNet", Visibility.prophetnet([6], 2), [("main", 6)], 11, None),
+        ("BANG", Visibility.bang([4], 2), [("main", 4), ("stream 1", 4), ("stream 2", 3)], 4, None),
         ("MPNet", Visibility.mpnet([3], [3]), [("visible", 3), ("true", 3), ("masks", 3)], 3, None),
         ("XLNet, with ranks", Visibility.xlnet([8], [-1, 2, -1, 0, -1, 3, 1, -1]), [("content", 8)], 4, "·2·0·31·"),
     ):

@@ -20,3 +20,13 @@ def ranges(lengths: Tensor) -> Tensor:
     """``[0, 1, .., l0 - 1, 0, 1, .., l1 - 1, ...]``: the index of every packed row within its sequence."""
     starts = lengths.cumsum(0) - lengths
     return torch.arange(int(lengths.sum()), device=lengths.device) - starts.repeat_interleave(lengths)
+
+
+def stairs(lengths: Tensor, down: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Streams that get shorter: of a sequence of length l one after another, the s-th of ``l - down[s]`` rows or none.
+
+    Returns the rows of each sequence [S], and of each of these [N] the stream that it is of and its index in it.
+    """
+    rows = (lengths[:, None] - lengths.new_tensor(down)).clamp(min=0)
+    streams = torch.arange(len(down), device=lengths.device).repeat(lengths.numel())
+    return rows.sum(1), streams.repeat_interleave(rows.flatten()), ranges(rows.flatten())

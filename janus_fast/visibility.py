@@ -15,7 +15,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from .packing import offsets_of, ranges
+from .packing import offsets_of, ranges, stairs
 
 FOREVER = 2**31 - 1
 
@@ -232,49 +232,46 @@ class Visibility:
 
     @classmethod
     def prophetnet(cls, lengths: Tensor, streams: int) -> "Visibility":
-        """ProphetNet: a causal main stream and ``streams`` predicting streams that look further ahead.
+        """ProphetNet: a causal main stream, and query streams that predict further and further ahead of it.
 
-        The content of a sentence is ``[main | stream 0 | .. | stream n-1]``, ``T`` rows each. Main row ``i`` sees main
-        ``j <= i``; row ``i`` of stream ``s`` sees main ``j <= max(i - s, 0)`` and itself.
+        Main row ``i`` sees main ``j <= i``, and so does row ``i`` of every stream. Stream ``s`` has ``T - s`` rows, as
+        its row ``i`` stands for what is ``s`` tokens further than the next one. Stream 0 is that of ``autoregressive``.
+        Rows: ``[main | stream 0 .. n-1 of each sentence]``.
 
         Args:
             lengths: [S], ``T`` of each sentence.
             streams: n, at least 1.
-        Source: ProphetNet (Qi et al., Findings of EMNLP 2020), n-gram prediction.
+        Source: ProphetNet (Qi et al., Findings of EMNLP 2020), n-gram prediction, whose predicting rows are also keys,
+            each for itself alone.
         """
-        lengths, stream, index = _streams("prophetnet", lengths, streams)
-        tokens = lengths.repeat_interleave(lengths * (streams + 1))
-        longest = int(lengths.max()) if lengths.numel() else 0
-        if longest * ((streams + 1) * longest + 1) > FOREVER:
-            raise ValueError(
-                f"Visibility.prophetnet: lengths must keep T * ((streams + 1) * T + 1) within {FOREVER}, "
-                f"got T = {longest}"
-            )
-        # Between main tokens i and i + 1 there is one private moment for each row of the predicting streams.
-        step = (streams + 1) * tokens + 1
-        own = (index - stream + 1).clamp(min=0) * step + (stream - 1) * tokens + index + 1
-        times = torch.where(stream == 0, index * step, own)
-        return cls._content(lengths * (streams + 1), times, torch.where(stream == 0, FOREVER, times + 1))
+        lengths, down = _streams("prophetnet", lengths, streams)
+        rows, _, known = stairs(lengths, down)
+        return cls._content(lengths, ranges(lengths), query_lengths=rows, query_times=known)
 
     @classmethod
     def bang(cls, lengths: Tensor, streams: int) -> "Visibility":
-        """BANG: predicting streams that bridge AR (stream 1) and NAR (the first rows of all streams).
+        """BANG: predicting streams that bridge AR (stream 1) and NAR (the first rows of all streams), and AR queries.
 
-        The content of a sentence is ``[main | stream 1 | .. | stream N]``, ``T`` rows each. Main row ``p`` sees main
-        ``j <= p``. Row ``p`` of stream ``s`` stands for token ``p`` when the ``s - 1`` tokens before it are unknown
-        too: it sees main ``j <= p - s`` and, for each token from there to ``p``, the row that knows as much, which is
-        row ``p - s + k`` of stream ``k``, ``k`` from 1 to ``s``. Rows ``p < s`` see no main row and predict nothing.
+        The content of a sentence is ``[main 0 .. T-1 | stream 1 | .. | stream N]``. Main row ``p`` sees main
+        ``j <= p``. Row ``p`` of stream ``s``, ``p`` from ``s`` to ``T``, stands for token ``p`` when the ``s - 1``
+        tokens before it are unknown too: it sees main ``j <= p - s`` and, for each token from there to ``p``, the row
+        that knows as much, which is row ``p - s + k`` of stream ``k``, ``k`` from 1 to ``s``. So behind every main row
+        there is a chain of N masks, as far as the sentence goes, each of which sees those before it: the masks of
+        ``draft``. Queries are those of ``autoregressive``. Rows: ``[content | queries of the main rows]``.
 
         Args:
             lengths: [S], ``T`` of each sentence.
             streams: N, at least 1.
-        Source: BANG (Qi et al., ICML 2021), cross-stream visible n-stream self-attention in pre-training.
+        Source: BANG (Qi et al., ICML 2021), cross-stream visible n-stream self-attention in pre-training, but for the
+            queries, and without the rows that see no main row.
         """
-        lengths, stream, index = _streams("bang", lengths, streams)
+        lengths, down = _streams("bang", lengths, streams)
+        rows, stream, known = stairs(lengths, [0, *down])
         step = streams + 1
-        known = index - stream
         until = torch.where(stream == 0, FOREVER, (known + 1) * step)
-        return cls._content(lengths * (streams + 1), known * step + stream, until)
+        return cls._content(
+            rows, known * step + stream, until, query_lengths=lengths, query_times=ranges(lengths) * step
+        )
 
     @classmethod
     def cemat(cls, lengths: Tensor) -> "Visibility":
@@ -476,11 +473,9 @@ def _refuse_longer(builder: str, name: str, value: Tensor, lengths: Tensor) -> N
         )
 
 
-def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths [S]; and of each row of ``[main | stream 1 | .. | stream n]`` its stream and its place in it."""
+def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, list[int]]:
+    """Lengths [S]; and by how many rows each of the streams is shorter."""
     lengths = _integers(builder, "lengths", lengths)
     if not isinstance(streams, int) or streams < 1:
         raise ValueError(f"Visibility.{builder}: streams must be an integer of at least 1, got {streams!r}")
-    total = lengths * (streams + 1)
-    row, length = ranges(total), lengths.repeat_interleave(total)
-    return lengths, row // length, row % length
+    return lengths, [*range(streams)]

@@ -43,10 +43,10 @@ class TwoAhead(Objective):
 
     def build(self, target, lengths, drawn):
         words = lengths - 1
-        visibility = Visibility.prophetnet(words, 2)
         whole = words * 3
         row, length = ranges(whole), words.repeat_interleave(whole)
         stream, place = row // length, row % length
+        visibility = Visibility._content(whole, place, torch.where(stream == 0, FOREVER, place))
         first = (lengths.cumsum(0) - lengths).repeat_interleave(whole)
         tokens = torch.where(stream == 0, target[first + place], self.config.mask_token_id)
         found = {}

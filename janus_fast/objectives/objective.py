@@ -30,13 +30,15 @@ class Objective:
     * :meth:`build`: the rows of these streams, and :meth:`draw` what it draws for them;
     * ``watched``: names of loss terms that :meth:`observe` gets of each update of training. What it keeps of them in
       ``state``, numbers by name, is saved with a run;
-    * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``;
+    * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``; by mode
+      the options that training ``validated`` with beside those that are the mode's;
     * its options of training: fields by :func:`janus_fast.inputs.option`.
 
     With ``encoder_passes=2`` every other part of :meth:`build` reads the source under dropouts of its own.
     """
 
     modes: ClassVar[tuple[str, ...]] = ()
+    validated: ClassVar[Mapping[str, dict]] = {}
     predicts_length: ClassVar[bool] = False
     takes_one_stream: ClassVar[bool] = False  # whether it trains ordinary Transformers
     watched: ClassVar[tuple[str, ...]] = ()

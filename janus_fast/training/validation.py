@@ -16,7 +16,8 @@ class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
     The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
-    ``sources`` against ``references``, decoded in each mode with the options that its record has for that.
+    ``sources`` against ``references``, decoded in each mode with the options that its record, and the
+    objective, have for that.
     """
 
     data: ParallelData
@@ -26,7 +27,7 @@ class Validation:
     max_tokens: int = 4096
 
     def __call__(self, model, objective) -> dict:
-        return {**self.losses(model, objective), **self.bleu(model, objective.modes)}
+        return {**self.losses(model, objective), **self.bleu(model, objective)}
 
     @torch.no_grad()
     def losses(self, model, objective) -> dict[str, float]:
@@ -39,15 +40,16 @@ class Validation:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
         return {name: round(value / len(self.data), 4) for name, value in sums.items()}
 
-    def bleu(self, model, modes: tuple[str, ...]) -> dict[str, float]:
+    def bleu(self, model, objective) -> dict[str, float]:
         from ..translator import Translator
 
         if not self.sources:
             return {}
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
-        for mode in (mode for mode in modes if MODES[mode].validated is not None):
-            results = translator.translate(self.sources, mode=mode, **MODES[mode].validated)
+        for mode in (mode for mode in objective.modes if MODES[mode].validated is not None):
+            options = {**MODES[mode].validated, **objective.validated.get(mode, {})}
+            results = translator.translate(self.sources, mode=mode, **options)
             hypotheses = [translation.hypotheses[0] for translation in results]
             result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]
         return result
