@@ -62,6 +62,10 @@ def test_sources_without_words(translator):
         assert (result.hypotheses, result.scores) == ([[], []], [0.0, 0.0])
     for result in translator.translate_batch(empty, [["▁ba", "unheard"], None, None], beam_size=1)[:1]:
         assert result.hypotheses == [["▁ba", "<unk>"]]
+    options = {"return_attention": True, "return_scores": True, "num_hypotheses": 2}
+    results = translator.translate_batch(empty, [["▁ba"], None, ["▁ba"]], **options)
+    assert [r.attention for r in results] == [[[[]]] * 2, [[]] * 2, [[[0.0] * 3]] * 2]
+    assert results[0].scores is not results[1].scores
     assert translator.score_batch([[]], [["▁ba"]], offset=1)[0] == ctranslate2.ScoringResult(["</s>"], [0.0])
     assert translator.translate_batch([]) == [] == translator.score_batch([], [])
     assert translator.score_batch([[]], [["▁ba"]])[0] == ctranslate2.ScoringResult(["▁ba", "</s>"], [0.0, 0.0])
@@ -77,6 +81,28 @@ def test_long_sources_are_cut_and_keep_their_end(translator):
     assert translator.score_batch(long, [["▁ba"] * 9], max_input_length=5, offset=3)[0] == ctranslate2.ScoringResult(
         scored.tokens[3:], scored.log_probs[3:]
     )
+
+
+def test_what_was_cut_is_not_looked_at():
+    tokens = ["▁The", "▁cell", "▁is", "▁empty", "."]
+    result = ctranslate2.Translator("en-de-small").translate_batch(
+        [tokens], max_input_length=5, return_attention=True, max_decoding_length=3, num_hypotheses=2
+    )[0]  # with bos and eos five are three tokens
+    assert all(len(row) == 5 and sum(row[:3]) > 0 and row[3:] == [0, 0] for rows in result.attention for row in rows)
+
+
+def test_arguments_that_ask_for_nothing(translator):
+    plain = translator.translate_batch(ENDED)
+    for nothing in ({"target_prefix": []}, {"end_token": ""}, {"end_token": []}, {"suppress_sequences": []}):
+        assert translator.translate_batch(ENDED, **nothing) == plain
+    assert [*translator.translate_iterable(ENDED, asynchronous=True)] == plain
+
+
+def test_an_output_that_is_its_prefix_alone_comes_as_often_as_was_asked(translator):
+    prefix, options = ["▁ba", "m", "f"], {"max_decoding_length": 2, "beam_size": 3, "return_scores": True}
+    for count in (1, 3):
+        result = translator.translate_batch(ENDED[:1], [prefix], num_hypotheses=count, **options)[0]
+        assert result.hypotheses == [prefix[:2]] * count and result.scores == [0.0, -5e9, -5e9][:count]
 
 
 def test_promises_hold_what_is_returned_at_once(translator):

@@ -40,6 +40,11 @@ def test_what_it_returned_is_returned(translator, name):
         assert [own for own, _ in pairs] == pytest.approx([score for _, score in pairs], abs=1e-4)
 
 
+def test_a_greedy_search_has_no_patience(translator):
+    tokens, options = [[*words, "</s>"] for words in sources(40)], {"beam_size": 1, "max_decoding_length": 9}
+    assert translator.translate_batch(tokens, patience=5, **options) == translator.translate_batch(tokens, **options)
+
+
 # Beside the library itself, where it is installed: make test-peers
 
 
