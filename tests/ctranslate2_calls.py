@@ -78,6 +78,8 @@ CALLS = {
     "temperature 0": {"beam_size": 1, "sampling_topk": 0, "sampling_temperature": 0},
     "alternatives, greedy": {"beam_size": 1, "return_alternatives": True, "num_hypotheses": 4},
     "alternatives": {"beam_size": 3, "return_alternatives": True, "num_hypotheses": 4},
+    "alternatives, patience": {"beam_size": 2, "patience": 2, "return_alternatives": True, "num_hypotheses": 4},
+    "alternatives, end_token": {"beam_size": 2, "return_alternatives": True, "num_hypotheses": 20, "end_token": "m"},
     "likely alternatives": {
         "beam_size": 1, "return_alternatives": True, "num_hypotheses": 4, "min_alternative_expansion_prob": 0.05
     },

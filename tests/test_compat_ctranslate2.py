@@ -296,6 +296,12 @@ def test_alternatives_go_on_by_the_likeliest_tokens(translator, beam_size):
         ENDED, return_alternatives=True, num_hypotheses=4, min_alternative_expansion_prob=0.9, **options
     )
     assert {len(result) for result in few} == {1}
+    sampled = translator.translate_batch(
+        ENDED, return_alternatives=True, num_hypotheses=4, sampling_topk=0, **options | {"beam_size": 1}
+    )
+    plain = translator.translate_batch(ENDED, return_alternatives=True, num_hypotheses=4, **options | {"beam_size": 1})
+    assert [[h[:1] for h in r.hypotheses] for r in sampled] == [[h[:1] for h in r.hypotheses] for r in plain]
+    assert sampled != plain
     for bad in ({"coverage_penalty": 1}, {"prefix_bias_beta": 0.5, "target_prefix": prefixes}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be 0 with return_alternatives"):
             translator.translate_batch(ENDED, return_alternatives=True, num_hypotheses=2, **bad)
