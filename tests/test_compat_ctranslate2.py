@@ -91,6 +91,16 @@ def test_what_was_cut_is_not_looked_at():
     assert all(len(row) == 5 and sum(row[:3]) > 0 and row[3:] == [0, 0] for rows in result.attention for row in rows)
 
 
+def test_where_the_model_or_the_source_ends(translator):
+    """What CTranslate2 refuses, or makes of no words, as docs/drop-in.md says."""
+    for result in translator.translate_batch(ENDED, suppress_sequences=[["</s>"]]):
+        assert len(result.hypotheses[0]) == 39  # of 40 positions, one is for the start
+    assert [r.hypotheses for r in translator.translate_batch(ENDED, max_input_length=1)] == [[[]]] * 3
+    assert len(translator.translate_batch(ENDED, beam_size=4, num_hypotheses=4, patience=0.5)[0]) == 4
+    with pytest.raises(ValueError, match="num_hypotheses must be at most beam_size = 1, got 2"):
+        translator.translate_batch(ENDED, beam_size=1, num_hypotheses=2, patience=2)
+
+
 def test_arguments_that_ask_for_nothing(translator):
     plain = translator.translate_batch(ENDED)
     for nothing in ({"target_prefix": []}, {"end_token": ""}, {"end_token": []}, {"suppress_sequences": []}):
