@@ -138,7 +138,7 @@ def test_both_libraries_return_the_same(both, name):
 @pytest.mark.peers
 def test_given_translations_are_scored_alike(both):
     own, theirs, end = both
-    tokens, targets = [[*words, *end] for words in sources(20)], sources(40)[20:]
+    tokens, targets = [[*words, *end] for words in sources(20)] + [[]], sources(40)[19:]
     for options in ({}, {"max_input_length": 5}, {"offset": 2}, {"max_batch_size": 3}):
         found = [translator.score_batch(tokens, targets, **options) for translator in (own, theirs)]
         for one, other in zip(*found, strict=True):

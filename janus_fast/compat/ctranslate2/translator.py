@@ -296,12 +296,12 @@ class Translator:
         for tokens in target:
             ids = config.target_ids(vocabulary.ids(tokens))
             sides[1].append(_cut(ids, most + 1 if most else 0, config.eos_token_id))
-        kept = [vocabulary.tokens_of(ids[1:])[offset:] for ids in sides[1]]
-        results = [ScoringResult(tokens, [0.0] * len(tokens)) for tokens in kept]
+        targets = [vocabulary.tokens_of(ids[1:]) for ids in sides[1]]
+        results = [ScoringResult(tokens, [0.0] * len(tokens)) for tokens in targets]  # of no source, whole
         full = [n for n, ids in enumerate(sides[0]) if ids]
         scores = own.score_ids(*([side[n] for n in full] for side in sides), *limits)
         for number, log_probs in zip(full, scores, strict=True):
-            results[number].log_probs = log_probs[offset:]
+            results[number] = ScoringResult(targets[number][offset:], log_probs[offset:])
         return results
 
     @inputs.hinting
