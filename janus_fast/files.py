@@ -112,7 +112,7 @@ def translate_files(
         max_batch_size, read_batch_size: as in ``Translator.translate_file``.
         device, compute_type, intra_threads, inter_threads, backend: those of ``Translator``; ``intra_threads`` 0 is as
             many as a process has processors.
-        options: those of ``Translator.translate_iterable``.
+        options: those of ``Translator.translate_iterable``, but ``first_number``.
     Raises:
         ValueError: an argument out of range, or a line that cannot be translated.
         OSError: a file cannot be read or written, or a process was killed.
@@ -208,6 +208,7 @@ def translating(made_by: dict, options: dict, processes: int = 1, skip_errors: b
 
     It is there when the model and the options are found to be right; one process is this one.
     """
+    refuse_numbers(options)
     if processes == 1:
         translator = translator or Translator(**made_by)
         translator.translate_iterable([], **options)
@@ -330,6 +331,12 @@ def _work(lines: list, first: int) -> tuple[list, Exception | None]:
     except Exception as error:
         return results, error
     return results, None
+
+
+def refuse_numbers(options: dict) -> None:
+    """Refuses the option of ``translate_iterable`` that ``results_of`` says itself."""
+    if "first_number" in options:
+        raise ValueError(f"first_number must be left out, as lines are numbered here, got {options['first_number']!r}")
 
 
 def results_of(translator, lines: list, first: int, options: dict, skip_errors: bool) -> Iterator:

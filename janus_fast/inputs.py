@@ -5,7 +5,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial, wraps
@@ -276,8 +276,8 @@ def too_long(name: str, length: int, limit: int) -> str:
     return f"{name} must have at most {limit} tokens, bos and eos included, got {length}"
 
 
-def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]] | None:
-    """Words of each of ``count`` outputs; a gap is none."""
+def outputs(name: str, value, count: int, limit: int, config, ends: Collection[int]) -> list[list[int]] | None:
+    """Words of each of ``count`` outputs, which end by ``ends``; a gap is none."""
     if value is None:
         return None
     value = [own or [] for own in list_of(name, value, "id lists", "a list of ids", gaps=True)]
@@ -287,7 +287,7 @@ def outputs(name: str, value, count: int, limit: int, config) -> list[list[int]]
         if len(own) > limit:
             raise ValueError(f"{name} {number} must have at most {limit} tokens, got {len(own)}")
         ids(name, number, own, config.target_vocab_size, limit)
-        never = {config.bos_token_id, config.pad_token_id} & {*config.suppressed} | {config.eos_token_id}
+        never = {config.bos_token_id, config.pad_token_id} & {*config.suppressed} | {config.eos_token_id} & {*ends}
         never.discard(config.forced_bos_token_id)
         for token in own:
             if token in never:

@@ -3,7 +3,7 @@
 import ray.data
 
 from . import inputs
-from .files import results_of
+from .files import refuse_numbers, results_of
 from .translator import Translator
 
 
@@ -31,7 +31,8 @@ def translate(
             it ends the execution.
         preserve_order: whether rows come in the order of ``dataset``.
         compute_type, backend: those of ``Translator``.
-        options: those of ``Translator.translate_iterable``. Samples are numbered from 0 in each batch.
+        options: those of ``Translator.translate_iterable``, but ``first_number``: samples are numbered from 0 in each
+            batch.
     Raises:
         ValueError: an argument out of range.
     """
@@ -43,6 +44,7 @@ def translate(
     num_gpus = inputs.integer("translate: num_gpus", num_gpus, 0, 1)
     if column == output_column:
         raise ValueError(f"translate: output_column must be another than column, got {output_column!r}")
+    refuse_numbers(options)
     size = inputs.batch_limit(max_batch_size, batch_type, 32)
     made_by = {
         "model": model, "device": "cuda" if num_gpus else "cpu", "compute_type": compute_type,

@@ -314,8 +314,9 @@ class Translator:
         ):  # fmt: skip
             if value is not None and not taken:
                 raise ValueError(f"{name} must be None in mode {mode!r}, got {type(value).__name__}")
-        prefixes = inputs.outputs("target_prefix", target_prefix, len(source), longest, self.config)
-        drafts = inputs.outputs("draft", draft, len(source), self.config.max_target_positions - 1, self.config)
+        count, ends = len(source), getattr(options, "end_token", None) or [self.config.eos_token_id]
+        prefixes = inputs.outputs("target_prefix", target_prefix, count, longest, self.config, ends)
+        drafts = inputs.outputs("draft", draft, count, self.config.max_target_positions - 1, self.config, ends)
         for used in (MODES[mode].trained, *(["ar"] if getattr(options, "rerank", False) else [])):
             self._warn_unless_trained(used)
 

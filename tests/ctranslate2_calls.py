@@ -32,6 +32,8 @@ CALLS = {
     "patience": {"beam_size": 3, "num_hypotheses": 6, "patience": 2},
     "half of a patience": {"beam_size": 4, "num_hypotheses": 2, "patience": 0.5},
     "patience 1.5": {"beam_size": 3, "num_hypotheses": 5, "patience": 1.5},
+    "patience, greedy": {"beam_size": 1, "patience": 3},
+    "patience of one beam": {"beam_size": 1, "patience": 3, "target_prefix": 1, "prefix_bias_beta": 0.3},
     # of a batch, CTranslate2 takes the attention of the first token from another sentence, and counts padding
     "coverage": {"beam_size": 4, "num_hypotheses": 4, "coverage_penalty": 0.3, "max_batch_size": 1},
     "coverage, no length": {
@@ -51,6 +53,10 @@ CALLS = {
     "prefix": {"beam_size": 4, "num_hypotheses": 4, "target_prefix": 1},
     "some prefixes": {"beam_size": 4, "num_hypotheses": 4, "target_prefix": 2},
     "prefix to the end": {"target_prefix": 1, "max_decoding_length": 2},
+    "prefix to the end, n-best": {
+        "beam_size": 3, "num_hypotheses": 4, "patience": 2, "target_prefix": 1, "max_decoding_length": 2,
+        "return_attention": True, "max_batch_size": 1
+    },
     "prefix, one more": {"target_prefix": 1, "max_decoding_length": 3},
     "prefix, repetition": {
         "beam_size": 3, "target_prefix": 1, "repetition_penalty": 1.2, "no_repeat_ngram_size": 2
@@ -66,8 +72,14 @@ CALLS = {
     "replace_unknowns": {"beam_size": 3, "num_hypotheses": 3, "replace_unknowns": True, "max_batch_size": 1},
     "logits": {"beam_size": 1, "return_logits_vocab": True},
     "max_input_length": {"beam_size": 3, "max_input_length": 4},
+    "attention of what was cut": {
+        "beam_size": 3, "max_input_length": 4, "return_attention": True, "max_batch_size": 1
+    },
+    "temperature 0": {"beam_size": 1, "sampling_topk": 0, "sampling_temperature": 0},
     "alternatives, greedy": {"beam_size": 1, "return_alternatives": True, "num_hypotheses": 4},
     "alternatives": {"beam_size": 3, "return_alternatives": True, "num_hypotheses": 4},
+    "alternatives, patience": {"beam_size": 2, "patience": 2, "return_alternatives": True, "num_hypotheses": 4},
+    "alternatives, end_token": {"beam_size": 2, "return_alternatives": True, "num_hypotheses": 20, "end_token": "m"},
     "likely alternatives": {
         "beam_size": 1, "return_alternatives": True, "num_hypotheses": 4, "min_alternative_expansion_prob": 0.05
     },

@@ -62,9 +62,14 @@ def test_sources_without_words(translator):
         assert (result.hypotheses, result.scores) == ([[], []], [0.0, 0.0])
     for result in translator.translate_batch(empty, [["▁ba", "unheard"], None, None], beam_size=1)[:1]:
         assert result.hypotheses == [["▁ba", "<unk>"]]
-    assert translator.score_batch([[]], [["▁ba"]], offset=1)[0] == ctranslate2.ScoringResult(["</s>"], [0.0])
+    options = {"return_attention": True, "return_scores": True, "num_hypotheses": 2}
+    results = translator.translate_batch(empty, [["▁ba"], None, ["▁ba"]], **options)
+    assert [r.attention for r in results] == [[[[]]] * 2, [[]] * 2, [[[0.0] * 3]] * 2]
+    assert results[0].scores is not results[1].scores
     assert translator.translate_batch([]) == [] == translator.score_batch([], [])
-    assert translator.score_batch([[]], [["▁ba"]])[0] == ctranslate2.ScoringResult(["▁ba", "</s>"], [0.0, 0.0])
+    for offset in (0, 1):  # which it does not count there
+        scored = translator.score_batch([[]], [["▁ba"]], offset=offset)[0]
+        assert scored == ctranslate2.ScoringResult(["▁ba", "</s>"], [0.0, 0.0])
 
 
 def test_long_sources_are_cut_and_keep_their_end(translator):
@@ -77,6 +82,38 @@ def test_long_sources_are_cut_and_keep_their_end(translator):
     assert translator.score_batch(long, [["▁ba"] * 9], max_input_length=5, offset=3)[0] == ctranslate2.ScoringResult(
         scored.tokens[3:], scored.log_probs[3:]
     )
+
+
+def test_what_was_cut_is_not_looked_at():
+    tokens = ["▁The", "▁cell", "▁is", "▁empty", "."]
+    result = ctranslate2.Translator("en-de-small").translate_batch(
+        [tokens], max_input_length=5, return_attention=True, max_decoding_length=3, num_hypotheses=2
+    )[0]  # with bos and eos five are three tokens
+    assert all(len(row) == 5 and sum(row[:3]) > 0 and row[3:] == [0, 0] for rows in result.attention for row in rows)
+
+
+def test_where_the_model_or_the_source_ends(translator):
+    """What CTranslate2 refuses, or makes of no words, as docs/drop-in.md says."""
+    for result in translator.translate_batch(ENDED, suppress_sequences=[["</s>"]]):
+        assert len(result.hypotheses[0]) == 39  # of 40 positions, one is for the start
+    assert [r.hypotheses for r in translator.translate_batch(ENDED, max_input_length=1)] == [[[]]] * 3
+    assert len(translator.translate_batch(ENDED, beam_size=4, num_hypotheses=4, patience=0.5)[0]) == 4
+    with pytest.raises(ValueError, match="num_hypotheses must be at most beam_size = 1, got 2"):
+        translator.translate_batch(ENDED, beam_size=1, num_hypotheses=2, patience=2)
+
+
+def test_arguments_that_ask_for_nothing(translator):
+    plain = translator.translate_batch(ENDED)
+    for nothing in ({"target_prefix": []}, {"end_token": ""}, {"end_token": []}, {"suppress_sequences": []}):
+        assert translator.translate_batch(ENDED, **nothing) == plain
+    assert [*translator.translate_iterable(ENDED, asynchronous=True)] == plain
+
+
+def test_an_output_that_is_its_prefix_alone_comes_as_often_as_was_asked(translator):
+    prefix, options = ["▁ba", "m", "f"], {"max_decoding_length": 2, "beam_size": 3, "return_scores": True}
+    for count in (1, 3):
+        result = translator.translate_batch(ENDED[:1], [prefix], num_hypotheses=count, **options)[0]
+        assert result.hypotheses == [prefix[:2]] * count and result.scores == [0.0, -5e9, -5e9][:count]
 
 
 def test_promises_hold_what_is_returned_at_once(translator):
@@ -270,6 +307,12 @@ def test_alternatives_go_on_by_the_likeliest_tokens(translator, beam_size):
         ENDED, return_alternatives=True, num_hypotheses=4, min_alternative_expansion_prob=0.9, **options
     )
     assert {len(result) for result in few} == {1}
+    sampled = translator.translate_batch(
+        ENDED, return_alternatives=True, num_hypotheses=4, sampling_topk=0, **options | {"beam_size": 1}
+    )
+    plain = translator.translate_batch(ENDED, return_alternatives=True, num_hypotheses=4, **options | {"beam_size": 1})
+    assert [[h[:1] for h in r.hypotheses] for r in sampled] == [[h[:1] for h in r.hypotheses] for r in plain]
+    assert sampled != plain
     for bad in ({"coverage_penalty": 1}, {"prefix_bias_beta": 0.5, "target_prefix": prefixes}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be 0 with return_alternatives"):
             translator.translate_batch(ENDED, return_alternatives=True, num_hypotheses=2, **bad)

@@ -40,6 +40,11 @@ def test_what_it_returned_is_returned(translator, name):
         assert [own for own, _ in pairs] == pytest.approx([score for _, score in pairs], abs=1e-4)
 
 
+def test_a_greedy_search_has_no_patience(translator):
+    tokens, options = [[*words, "</s>"] for words in sources(40)], {"beam_size": 1, "max_decoding_length": 9}
+    assert translator.translate_batch(tokens, patience=5, **options) == translator.translate_batch(tokens, **options)
+
+
 # Beside the library itself, where it is installed: make test-peers
 
 
@@ -133,7 +138,7 @@ def test_both_libraries_return_the_same(both, name):
 @pytest.mark.peers
 def test_given_translations_are_scored_alike(both):
     own, theirs, end = both
-    tokens, targets = [[*words, *end] for words in sources(20)], sources(40)[20:]
+    tokens, targets = [[*words, *end] for words in sources(20)] + [[]], sources(40)[19:]
     for options in ({}, {"max_input_length": 5}, {"offset": 2}, {"max_batch_size": 3}):
         found = [translator.score_batch(tokens, targets, **options) for translator in (own, theirs)]
         for one, other in zip(*found, strict=True):

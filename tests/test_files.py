@@ -273,6 +273,18 @@ def test_what_does_not_go_together_is_refused(model, tmp_path, monkeypatch, caps
     assert read("in") == LINES[:2] and not os.path.exists("x")
 
 
+def test_lines_are_numbered_here(model, tmp_path):
+    source, out = written(tmp_path / "in", ["a"]), tmp_path / "out"
+    out.write_text("kept\n", encoding="utf-8")
+    for translate in (
+        lambda: translate_files(model, [source], [out], first_number=3),
+        lambda: Translator(model).translate_file(source, out, first_number=3),
+    ):
+        with pytest.raises(ValueError, match="^first_number must be left out, as lines are numbered here, got 3"):
+            translate()
+        assert out.read_text(encoding="utf-8") == "kept\n"
+
+
 def test_a_model_that_is_not_there_is_told_by_the_processes_too(tmp_path):
     source = written(tmp_path / "in", ["a"])
     with pytest.raises(FileNotFoundError, match="^model must be a model directory or one of"):

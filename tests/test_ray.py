@@ -101,6 +101,8 @@ def test_mistakes_are_told(model):
     rows = ray.data.from_items([{"text": "w7 w8"}])
     with pytest.raises(ValueError, match="^translate: workers must be an integer of at least 1, got 0"):
         ours.translate(rows, model, workers=0)
+    with pytest.raises(ValueError, match="^first_number must be left out, as lines are numbered here, got 3"):
+        ours.translate(rows, model, first_number=3)
     with pytest.raises(ValueError, match="^translate: output_column must be another than column, got 'text'"):
         ours.translate(rows, model, output_column="text")
     with pytest.raises(Exception, match="translate: column must be a column of the dataset, got 'words'"):

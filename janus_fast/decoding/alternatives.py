@@ -5,6 +5,7 @@ import math
 
 from ..inputs import OptionError, choice
 from ..results import TranslationResult
+from .options import AutoregressiveOptions
 
 
 def alternatives(
@@ -40,7 +41,8 @@ def alternatives(
         first = options | {
             "beam_size": count, "num_hypotheses": count, "max_decoding_length": length + 1, "forced_eos": False,
             "min_decoding_length": length + 1, "length_penalty": 0.0, "patience": 1.0, "early_stopping": True,
-            "return_attention": False, "return_logits_vocab": False,
+            "return_attention": False, "return_logits_vocab": False, "sampling_topk": 1, "sampling_topp": 1.0,
+            "sampling_temperature": 1.0,
         }  # fmt: skip
         found = translator.generate([source[n] for n in numbers], [prefixes[n] for n in numbers], **first)
         for n, result in zip(numbers, found, strict=True):
@@ -49,7 +51,8 @@ def alternatives(
                 (n, ids, score) for rank, (ids, score) in enumerate(pairs) if not rank or math.exp(score) >= least
             ]
     if penalty:  # of every search all that it finds, as it divides by the whole length
-        options["num_hypotheses"] = options.get("beam_size", 5)
+        search = AutoregressiveOptions(**{name: options[name] for name in ("beam_size", "patience") if name in options})
+        options["num_hypotheses"] = max(search.beam_size, search.wanted)
     going = translator.generate([source[n] for n, *_ in begun], [ids for _, ids, _ in begun], **options)
     fields = [field.name for field in dataclasses.fields(TranslationResult)]
     results = [TranslationResult([], []) for _ in source]

@@ -89,7 +89,9 @@ def _generate(model, decoder_ids: Tensor, config, source: Tensor, mask: Tensor |
 
 def _translator(model) -> Translator:
     """One for these parameters, made anew when they have changed."""
-    state = [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+    own = [parameter.detach() for parameter in model.parameters()]
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in own]).tolist()  # writes to .data have no version
+    state = [(tensor.data_ptr(), tensor._version, total) for tensor, total in zip(own, sums, strict=True)]
     if model not in _translators or _translators[model][0] != state:
         compute_type = "bfloat16" if model.dtype == torch.bfloat16 and model.device.type != "cpu" else "default"
         _translators[model] = state, Translator(model.native(), str(model.device), compute_type)

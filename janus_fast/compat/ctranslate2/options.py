@@ -9,9 +9,11 @@ from functools import partial
 
 from ... import inputs
 from ...config import JanusConfig
+from ...results import TranslationResult
 from ...text import Vocabulary
 from .results import GenerationStepResult
 
+LAST = -1e10  # the sum of log-probabilities of an output behind all others
 random_numbers = random.Random()  # by which sampling draws
 
 
@@ -54,16 +56,29 @@ class TranslationOptions:
         if given["return_attention"] or self.coverage_penalty:
             given["alignment_heads"] = config.alignment_heads
         given["suppress_sequences"] = [_known(vocabulary, tokens) for tokens in self.suppress_sequences or ()]
-        if (ends := [self.end_token] if isinstance(self.end_token, str) else self.end_token) is not None:
-            given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
+        ends = [self.end_token] if isinstance(self.end_token, str) and self.end_token else self.end_token or []
+        given["end_token"] = ends if all(isinstance(end, int) for end in ends) else _known(vocabulary, ends)
         if prefixed:
             # behind a prefix it makes another token of the ends but the best: the first of the vocabulary
             given["prefix_alone"] = "last" if 0 in (given["end_token"] or [config.eos_token_id]) else "best"
-        if self.sampling_topk == 1:  # without sampling of no meaning
-            given.pop("sampling_topp", None), given.pop("sampling_temperature", None)
+        if self.beam_size == 1 and not self.prefix_bias_beta:
+            given["patience"] = 1  # a greedy search there, which ends with its one output
+        if self.sampling_topk == 1 or self.sampling_temperature == 0:  # the likeliest token
+            for name in ("sampling_topk", "sampling_topp", "sampling_temperature"):
+                del given[name]
         else:
             given["seed"] = random_numbers.getrandbits(63)
         return given
+
+    def repeat(self, result: TranslationResult) -> None:
+        """Of an output that is as long as it may be by its prefix alone: what the rest of its beam is, the same again,
+        with scores that are behind all others."""
+        if self.prefix_bias_beta or self.return_alternatives:
+            return
+        for _ in range(min(self.beam_size, self.num_hypotheses) - len(result.hypotheses)):
+            result.hypotheses.append([*result.hypotheses[0]])
+            result.scores.append(LAST / self.max_decoding_length**self.length_penalty)
+            result.attention += [[[*row] for row in rows] for rows in result.attention[:1]]
 
 
 NAMES = [field.name for field in dataclasses.fields(TranslationOptions)]

@@ -144,7 +144,7 @@ class Translator:
         source = inputs.token_lists("source", source)
         if target_prefix is not None:
             target_prefix = inputs.token_lists("target_prefix", target_prefix, gaps=True)
-            if len(target_prefix) != len(source):
+            if target_prefix and len(target_prefix) != len(source):
                 raise ValueError(
                     f"target_prefix must have one entry a source = {len(source)}, got {len(target_prefix)}"
                 )
@@ -169,13 +169,19 @@ class Translator:
             search["callback"] = self._told(full, options)
         found = own.generate([ids[n] for n in full], given if any(given) else None, **limits, **search)
         count = options.num_hypotheses
-        scores = [0.0] * count if options.return_scores else []
-        results = [TranslationResult([vocabulary.tokens_of(ids) for _ in range(count)], scores) for ids in prefixes]
+        results = []
+        for tokens, prefix in zip(source, prefixes, strict=True):  # of a source without words
+            hypotheses = [vocabulary.tokens_of(prefix) for _ in range(count)]
+            attention = [[[0.0] * len(tokens) for _ in prefix] for _ in range(count)]
+            attention = attention if options.return_attention else []
+            results.append(TranslationResult(hypotheses, [0.0] * count if options.return_scores else [], attention))
         unknown = vocabulary.tokens[vocabulary.unknown]
         for number, result in zip(full, found, strict=True):
+            if len(prefixes[number]) == options.max_decoding_length:
+                options.repeat(result)
             tokens, hypotheses = source[number], [vocabulary.tokens_of(one) for one in result.hypotheses]
-            begin = int(own.config.source_bos)
-            attention = [[_seen(row[begin:], len(tokens)) for row in rows] for rows in result.attention]
+            begin, end = int(own.config.source_bos), len(ids[number]) - own.config.add_source_eos
+            attention = [[_seen(row[begin:end], len(tokens)) for row in rows] for rows in result.attention]
             if options.replace_unknowns:
                 pairs = zip(hypotheses, attention, strict=True)
                 hypotheses = [without_unknowns(*pair, tokens, unknown) for pair in pairs]
@@ -203,6 +209,7 @@ class Translator:
     ) -> Iterator[TranslationResult]:  # fmt: skip
         """``translate_batch`` of a stream, lazily and in order; ``options`` are its."""
         streams = [source] if target_prefix is None else [source, target_prefix]
+        options.pop("asynchronous", None)  # what comes here are results
         return self._streamed(self.translate_batch, streams, max_batch_size, batch_type, options)
 
     @taking(OF_FILES)
@@ -289,12 +296,12 @@ class Translator:
         for tokens in target:
             ids = config.target_ids(vocabulary.ids(tokens))
             sides[1].append(_cut(ids, most + 1 if most else 0, config.eos_token_id))
-        kept = [vocabulary.tokens_of(ids[1:])[offset:] for ids in sides[1]]
-        results = [ScoringResult(tokens, [0.0] * len(tokens)) for tokens in kept]
+        targets = [vocabulary.tokens_of(ids[1:]) for ids in sides[1]]
+        results = [ScoringResult(tokens, [0.0] * len(tokens)) for tokens in targets]  # of no source, whole
         full = [n for n, ids in enumerate(sides[0]) if ids]
         scores = own.score_ids(*([side[n] for n in full] for side in sides), *limits)
         for number, log_probs in zip(full, scores, strict=True):
-            results[number].log_probs = log_probs[offset:]
+            results[number] = ScoringResult(targets[number][offset:], log_probs[offset:])
         return results
 
     @inputs.hinting
