@@ -214,7 +214,6 @@ def by_heart(tmp_path_factory):
     ("xlnet", {}, [{"beam_size": 1}]),
     ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}]),
     ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]),
-    ("mpnet", {"nar_weight": 0.0}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4)]),
 ])  # fmt: skip
 def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
     objective, model, sources, targets = by_heart(name, options)
