@@ -22,7 +22,6 @@ from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
 from janus_fast.inputs import OptionError, listed
 from janus_fast.model import JanusModel
-from janus_fast.objectives import OBJECTIVES
 from janus_fast.text import Vocabulary
 
 LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
@@ -401,7 +400,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["convert", "MODEL", "--out", "LATIN/a/b"], "--out must be a directory, got LATIN/a/b: LATIN is a file"),
         (["corpus", "--out", "LATIN/new"], "corpus: out must be a folder that can be written to, got 'LATIN/new'"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--objective", "januss"],
-         f"must be one of {listed(OBJECTIVES)}, got 'januss'; did you mean 'janus'?"),
+         "got 'januss'; did you mean 'janus'?"),
         (["evaluate", "MODEL", "--compute-type", "int88"], "got 'int88'; did you mean 'int8'?"),
         (["convert", "TEXT", "--out", "new"],
          "text.en must be a whole file written by torch.save, got a file of another"),
