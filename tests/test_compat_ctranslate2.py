@@ -179,6 +179,15 @@ def test_a_file_may_be_read_twice_and_is_never_written_over(translator, tmp_path
         with pytest.raises(ValueError, match=f"^output_path must be another file than {read}, got "):
             work(*paths)
         assert source.read_text() == text
+    for work, paths, wrong in (
+        (translator.translate_file, (one, other), {"num_hypotheses": 0}),
+        (translator.translate_file, (one, str(tmp_path / "new")), {"max_batch_size": -1}),
+        (translator.score_file, (one, one, other), {"max_input_length": -1}),
+    ):
+        output.write_text("kept")
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            work(*paths, **wrong)
+        assert output.read_text() == "kept" and not (tmp_path / "new").exists()
 
 
 def test_a_model_comes_and_goes(folder):

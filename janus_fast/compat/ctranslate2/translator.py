@@ -416,8 +416,10 @@ class Translator:
                 map(split or _tokens, decoded(opened.enter_context(open(path, "rb")), path))
                 for path, split in files.values()
             ]
+            results = self._streamed(work, streams, *limits)
+            first = list(itertools.islice(results, 1))  # a mistake in the options must not empty an output
             output = opened.enter_context(open(output_path, "w", encoding="utf-8", newline="\n"))
-            for result in self._streamed(work, streams, *limits):
+            for result in itertools.chain(first, results):
                 output.writelines(line + "\n" for line in lines(result))
                 stats.num_examples += 1
                 stats.num_tokens += count(result)
