@@ -127,8 +127,11 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
             which. None stores the model's own type.
     Raises:
         OSError: something cannot be written.
+        TypeError: ``model`` is something else.
         ValueError: an unknown quantization, or weights that are not finite.
     """
+    if not isinstance(model, JanusModel):
+        raise TypeError(f"save: model must be a janus_fast.JanusModel, got {type(model).__name__}")
     if quantization is not None:
         choice("save: quantization", quantization, weights.QUANTIZATIONS)
     removed = [WEIGHTS] if vocabularies is None else [WEIGHTS, *VOCABULARIES]

@@ -52,7 +52,9 @@ class Report:
 class Job:
     """``lines`` to translate, of which the first ``begin`` are done; None among them: the next is not there yet.
 
-    The done ones are the first ``end`` bytes of the output; ``half``: a line half written stands behind them.
+    The done ones are the first ``end`` bytes of the output; ``half``: a line half written stands behind them. ``old``:
+    what the output holds is of another run, and goes once there is a line to translate, not for a source that cannot
+    be read.
     """
 
     name: str
@@ -61,7 +63,14 @@ class Job:
     begin: int = 0
     end: int = 0
     half: bool = False
+    old: bool = False
     bytes: int = 0
+
+    def empty(self) -> None:
+        """The output, of what another run wrote."""
+        if self.old:
+            Path(self.output).write_bytes(b"")
+            self.old = False
 
     def chunks(self, size: int) -> Iterator[tuple[int, list | None]]:
         """Up to ``size`` lines, or as many as are there, with the first one's number; None where others must wait."""
@@ -77,15 +86,20 @@ class Job:
             if line is not None:
                 chunk.append(line)
                 self.bytes += 0 if isinstance(line, Exception) else len(line.encode()) + 1
+            if isinstance(line, str):
+                self.empty()
             if chunk and (line is None or len(chunk) == size):
                 yield number, chunk
                 number, chunk = number + len(chunk), []
             if line is None:
                 yield number, None
+        if not chunk:
+            self.empty()
         yield number, chunk
 
     def cut(self, output: IO) -> None:
         """Removes the line half written, once there is a line to write instead."""
+        self.empty()
         if self.half:
             output.truncate(self.end)
             self.half = False
@@ -168,12 +182,10 @@ def check_pairs(name: str, sources: Sequence, outputs: Sequence) -> None:
 
 
 def job_of(name: str, lines: Iterable, output: str | Path | None, resume: bool) -> Job:
-    """Goes on in the output, or empties it."""
+    """Goes on in the output, or begins it anew."""
     if resume and os.path.exists(output):
         return Job(name, lines, output, *begun(output))
-    if output:
-        Path(output).write_bytes(b"")
-    return Job(name, lines, output)
+    return Job(name, lines, output, old=output is not None)
 
 
 def _lines_of(source: str | Path, skip_errors: bool) -> Iterator:

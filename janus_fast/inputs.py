@@ -29,6 +29,9 @@ class OptionError(ValueError):
     def in_flags(self, names: Iterable[str]) -> str:
         """The message, with the options ``names`` as the command line has them."""
         name, rule, value = self.args
+        owner, space, last = name.rpartition(" ")
+        if last in names:  # else a word of one part may be no option
+            name = f"{owner}{space}{flag(last)}"
         return f"{in_flags(f'{name} must {rule}', names)}, got {value}"
 
 

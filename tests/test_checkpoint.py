@@ -176,6 +176,12 @@ def test_loading_draws_nothing_and_gives_what_building_gives(tmp_path, positions
     assert all(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_what_is_no_model_is_not_saved(tmp_path):
+    with pytest.raises(TypeError, match="^save: model must be a janus_fast.JanusModel, got NoneType$"):
+        checkpoint.save(None, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_missing_files(saved):
     with pytest.raises(FileNotFoundError, match=r"nowhere must be a model directory with config\.json, which is not"):
         checkpoint.load(saved / "nowhere")

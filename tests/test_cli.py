@@ -337,6 +337,9 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
     said = error.in_flags(["max_tokens", "warmup_updates"])
     assert said == "train: --max-tokens must be at least 2 beside --warmup-updates, got max_tokens"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert OptionError("train: keep", "be kept", 0).in_flags(["keep", "be"]) == "train: --keep must be kept, got 0"
+    assert OptionError("iterations", "be 1", 0).in_flags(["iterations"]) == "--iterations must be 1, got 0"
+    assert OptionError("corpus: out", "be", 0).in_flags(["keep"]) == "corpus: out must be, got 0"
 
 
 @pytest.mark.parametrize(

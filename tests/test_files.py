@@ -301,3 +301,19 @@ def test_processors_are_shared_out(monkeypatch):
 def test_chunks_end_where_lines_must_be_waited_for():
     job = Job("pipe", iter(["a", "b", "c", None, None, "d"]), None, begin=1)
     assert list(job.chunks(2)) == [(1, ["b", "c"]), (3, None), (3, None), (3, ["d"])]
+
+
+@pytest.mark.parametrize("text, left", [(b"\xe9\n", "kept"), (b"w7\n\xe9\n", "w"), (b"", "")])
+def test_an_output_is_kept_from_a_source_that_cannot_be_read(model, tmp_path, text, left):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(text)
+    output.write_text("kept")
+    assert cli.main(["translate", str(model), str(source), "-o", str(output)]) == (2 if text else 0)
+    assert output.read_text()[: len(left) or None].startswith(left) and output.read_text().count("\n") == (left == "w")
+    output.write_text("kept")
+    if text:
+        with pytest.raises(ValueError, match="must be UTF-8 text, got byte 0xe9 in line"):
+            Translator(model).translate_file(source, output, **OPTIONS)
+    else:
+        Translator(model).translate_file(source, output, **OPTIONS)
+    assert ("kept" in output.read_text()) == (left == "kept")

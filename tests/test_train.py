@@ -193,9 +193,11 @@ def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys)
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--fsdp"], "train: fsdp must go with several processes, as torchrun starts them, got one"),
+        (["--fsdp"], "train: --fsdp must go with several processes, as torchrun starts them, got one"),
+        (["--d-model", "0"], "JanusConfig: --d-model must be a positive integer, got 0"),
+        (["--keep", "0"], "train: --keep must be an integer of at least 1, got 0"),
         pytest.param(
-            ["--device", "cuda"], "train: device must be usable by this torch, .*, got 'cuda'",
+            ["--device", "cuda"], "train: --device must be usable by this torch, .*, got 'cuda'",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU"),
         ),
     ],
@@ -208,11 +210,18 @@ def test_what_cannot_be_trained_here_is_refused_before_there_is_a_vocabulary(
     assert "vocabulary" not in said and not (tmp_path / "out").exists()
 
 
+def test_an_objective_says_by_which_options_its_model_decodes(parallel, tmp_path, capsys):
+    run("train", "--out", tmp_path / "out", "--data", parallel, *SIZES, *SCHEDULE, "--objective", "bang",
+        "--max-updates", 1)  # fmt: skip
+    assert "what it was trained for is --mode nar --iterations 1\n" in capsys.readouterr().err
+
+
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
     files = ["train", "--out", tmp_path / "out", "--data", parallel]
     command = [*files, *SIZES, *SCHEDULE, "--objective", "cmlm", "--no-normalize-before"]
     run(*command, "--max-updates", 2)
-    assert "bleu_ar" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "bleu_ar" not in said and "what it was trained for" not in said
     assert checkpoint.read_config(tmp_path / "out").trained_modes == ("nar",)
     for change, message in (
         (["--vocabulary", "file"], "--vocabulary must be left out, as when the run in .* began, got file"),

@@ -56,7 +56,9 @@ def _add_field(group, name: str, field: dataclasses.Field) -> None:
     if isinstance(default, bool):
         off = "--with-" + name.removeprefix("without_") if name.startswith("without_") else "--no-" + name
         group.add_argument(flag(name), action="store_true", default=None, help=text)
-        group.add_argument(off.replace("_", "-"), dest=name, action="store_false", default=None, help="or not")
+        group.add_argument(
+            off.replace("_", "-"), dest=name, action="store_false", default=None, help=f"undoes {flag(name)}"
+        )
     elif isinstance(default, tuple):
         group.add_argument(flag(name), type=kind, nargs=len(default), metavar="X", help=text)
     else:
@@ -131,7 +133,7 @@ def batch_tokens(threads: int, width: int, device: str) -> int:
     """
     if device == "cuda":
         return 4096
-    return 1024 * max(1, min(4, threads, threads * 256 // width))
+    return 1024 * max(1, min(4, threads, threads * 256 // max(1, width)))
 
 
 def check_goes_on(arguments: argparse.Namespace, before: Mapping, origin: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
+from ..inputs import flag
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
 from ..training.metrics import METRICS
@@ -154,6 +155,9 @@ def _finish(arguments, trainer, vocabularies) -> None:
         plot_losses(metrics, curves)
         say(f"its losses are drawn in {curves}")
     say(f"the model is in {out}")
+    for mode, options in trainer.objective.validated.items():
+        words = " ".join(f"{flag(name)} {value}" for name, value in options.items())
+        say(f"what it was trained for is --mode {mode} {words}")
 
 
 def _final(trainer, average: str) -> tuple[dict, str]:

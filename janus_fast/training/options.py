@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
 from .. import inputs
-from ..inputs import integers, one_of, option, rule, switch, weight
+from ..inputs import OptionError, integers, one_of, option, rule, switch, weight
 from ..objectives import OBJECTIVES
 from .processes import Processes
 
@@ -96,7 +96,7 @@ class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
         inputs.unwrap_numbers(self)
         inputs.check_fields(self, "train: ")
         if self.precision == "float16" and self.device == "cpu":
-            raise ValueError("train: precision must be auto, float32 or bfloat16 on the CPU, got 'float16'")
+            raise OptionError("train: precision", "be auto, float32 or bfloat16 on the CPU", "'float16'")
         if self.fsdp:
             check_precision_shared_out(self.precision)
             if self.log_gradient_norms:
@@ -119,10 +119,10 @@ class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
 def check_precision_shared_out(precision: str) -> None:
     """Raises ValueError unless processes that share a model out can train it in ``precision``."""
     if precision == "float16":  # all processes must leave out the updates that overflow in one, which is untried
-        raise ValueError("train: precision must be auto, float32 or bfloat16 with fsdp, got 'float16'")
+        raise OptionError("train: precision", "be auto, float32 or bfloat16 with fsdp", "'float16'")
 
 
 def check_processes(options: TrainingOptions, processes: Processes) -> None:
     """Raises ValueError unless there are others to share the model out with, where it is to be."""
     if options.fsdp and processes.count == 1:
-        raise ValueError("train: fsdp must go with several processes, as torchrun starts them, got one")
+        raise OptionError("train: fsdp", "go with several processes, as torchrun starts them", "one")

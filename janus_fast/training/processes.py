@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ..inputs import OptionError
+
 PATIENCE = timedelta(hours=6)  # that processes wait for the first one, which validates and writes
 
 
@@ -71,7 +73,7 @@ def _check_restarts(count: int) -> None:
 def started_processes(device: str = "cpu") -> Iterator[Processes]:
     """Meets the processes that torchrun started with this one: over gloo on the CPU, over NCCL on GPUs."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"train: device must be usable by this torch, {torch.__version__}, got 'cuda'")
+        raise OptionError("train: device", f"be usable by this torch, {torch.__version__}", "'cuda'")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()

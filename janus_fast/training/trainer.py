@@ -291,9 +291,8 @@ class Trainer:
     def load(self, path: Path) -> None:
         state = read_state(path)
         if self.options.precision not in ("auto", state["precision"]):
-            raise ValueError(
-                f"train: precision must be {state['precision']}, as when the run began, got {self.options.precision}"
-            )
+            rule = f"be {state['precision']}, as when the run began"
+            raise OptionError("train: precision", rule, self.options.precision)
         if self.options.fsdp:
             check_precision_shared_out(state["precision"])
         self.precision = state["precision"]  # also where "auto" would choose another on this processor
