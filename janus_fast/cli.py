@@ -21,7 +21,11 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
     "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel text"),
-    "convert": ("janus_fast.commands.convert", "turn a fairseq checkpoint or a Marian model into a model directory"),
+    "convert": (
+        "janus_fast.commands.convert",
+        "turn a model of CTranslate2, fairseq, Hugging Face, Marian or OpenNMT-py, or one of ours, into a model "
+        "directory of ours, CTranslate2 or Hugging Face",
+    ),
     "corpus": ("janus_fast_corpus", "build real parallel text from Debian packages"),
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }

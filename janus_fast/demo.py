@@ -12,7 +12,8 @@ from .text.lines import as_line
 CONFIGURATIONS = [  # label, mode, options
     (f"{mode.title}, {label}", name, options) for name, mode in MODES.items() for label, options in mode.shown.items()
 ]
-COLUMNS = (("mode", -24), ("BLEU", 6), ("chrF", 6), ("sentences/s", 12), ("ms/sentence at batch 1", 23))
+LABELS = -max(len(label) for label, _, _ in CONFIGURATIONS)
+COLUMNS = (("mode", LABELS), ("BLEU", 6), ("chrF", 6), ("sentences/s", 12), ("ms/sentence at batch 1", 23))
 MASK = "░░"
 BOLD, DIM, NEW, PLAIN = "\033[1m", "\033[2m", "\033[1;32m", "\033[0m"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__
-from benchmarks.decode import contender, decode, floors, gate, memory, report, soak
+from benchmarks.decode import contender, decode, floors, gate, memory, report, soak, speculative
 from benchmarks.machine import RESULTS, resident
 from benchmarks.operations import operations, pytorch, registry
 from benchmarks.peers import Models, Refusal, work
@@ -154,6 +154,7 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     [
         ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
         ("joint_loss", joint_loss.markdown), ("experiment", experiment_report.markdown),
+        ("speculative", speculative.page),
     ],
 )  # fmt: skip
 def test_pages_are_those_of_the_results(name, page):

@@ -477,6 +477,8 @@ def test_help_is_quick_and_complete():
               "assert 'torch' not in sys.modules and 'sentencepiece' not in sys.modules"  # fmt: skip
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert all(re.search(rf"^ +{command}\b", shown, re.M) for command in COMMANDS)
+    for system in ("CTranslate2", "fairseq", "Hugging Face", "Marian", "OpenNMT-py"):
+        assert system in " ".join(shown.split()), system
 
 
 def test_the_package_is_light_and_its_rooms_open_by_name():

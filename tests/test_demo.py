@@ -17,6 +17,17 @@ def test_a_canvas_shows_what_is_masked_and_what_is_new(monkeypatch):
     assert demo.canvas_text(after, before, "<mask>") == expected
 
 
+def test_the_numbers_of_all_rows_end_below_their_names(capsys):
+    names = [name for name, _ in demo.COLUMNS]
+    demo._row(names)
+    for label, _, _ in demo.CONFIGURATIONS:
+        demo._row([label, "100.0", "99.9", "1234.5", "67.8"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    for row in rows:
+        for name, number in zip(names[1:], ("100.0", "99.9", "1234.5", "67.8"), strict=True):
+            assert row.index(number) + len(number) == head.index(name) + len(name), row
+
+
 def test_a_draft_shows_what_is_accepted_of_it(capsys):
     words = SimpleNamespace(encode=str.split, decode=" ".join)
     history = [[], ["a", "b", "x"], ["a", "b", "c", "d"]]

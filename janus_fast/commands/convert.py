@@ -1,4 +1,4 @@
-"""``janus-fast convert``: another system's model becomes a model directory, or a model directory CTranslate2's."""
+"""``janus-fast convert``: a model of another system or of ours becomes ours, CTranslate2's or Hugging Face's."""
 
 import argparse
 from pathlib import Path
