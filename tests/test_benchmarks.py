@@ -154,6 +154,7 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     [
         ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
         ("joint_loss", joint_loss.markdown), ("experiment", experiment_report.markdown),
+        ("experiment-early", experiment_report.markdown),
         ("speculative", speculative.page),
     ],
 )  # fmt: skip
