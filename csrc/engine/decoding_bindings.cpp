@@ -42,10 +42,10 @@ void within(const std::string& argument, int64_t value, int64_t least, int64_t m
           "be in [" + std::to_string(least) + ", " + std::to_string(most) + "]", value);
 }
 
-// Fills a record from the entries of its fields' names; returns the entries that it has no field for.
+// Fills a record from the entries of its fields' names; returns how many these are.
 template <typename Record>
-py::dict fill(const std::string& owner, Record& record, const py::dict& given) {
-  py::dict left = given.attr("copy")();
+size_t fill(const std::string& owner, Record& record, const py::dict& given) {
+  size_t count = 0;
   record.each([&](const char* name, auto& field) {
     typedef std::decay_t<decltype(field)> Field;
     const py::object value = given[name];
@@ -54,9 +54,9 @@ py::dict fill(const std::string& owner, Record& record, const py::dict& given) {
     } catch (const py::cast_error&) {
       require(false, owner + name, "fit the C++ type " + py::type_id<Field>(), std::string(py::str(value)));
     }
-    left.attr("pop")(name);
+    count++;
   });
-  return left;
+  return count;
 }
 
 Config config_of(const py::dict& given) {
@@ -94,9 +94,12 @@ Config config_of(const py::dict& given) {
 template <typename Options>
 Options options_of(const py::dict& given) {
   Options options = {};
-  if (const py::dict left = fill("Decoder: ", options, given); !left.empty())
+  if (fill("Decoder: ", options, given) != given.size()) {
+    const py::dict left = given.attr("copy")();
+    options.each([&](const char* name, auto&) { left.attr("pop")(name); });
     refuse("Decoder: options must be those that the engine was built with (pip install -e . builds it again), got " +
            std::string(py::str(py::list(left)[0])));
+  }
   return options;
 }
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+LAST = -1e10  # the sum of log-probabilities of an output behind all others
+
 
 @dataclass
 class Hypothesis:

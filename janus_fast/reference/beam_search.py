@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from janus_fast.decoding.hypothesis import Hypothesis
+from janus_fast.decoding.hypothesis import LAST, Hypothesis
 from janus_fast.inputs import OptionError
 from janus_fast.packing import offsets_of
 from janus_fast.visibility import Visibility
@@ -15,7 +15,6 @@ NO_OUTPUT = (
     "generate: every source must have an output of finite score, got one without: its logits are not finite, "
     "or the length and n-gram options forbid every token"
 )
-LAST = -1e10  # the sum of log-probabilities of an output behind all others
 
 
 @torch.inference_mode()

@@ -9,11 +9,11 @@ from functools import partial
 
 from ... import inputs
 from ...config import JanusConfig
+from ...decoding.hypothesis import LAST
 from ...results import TranslationResult
 from ...text import Vocabulary
 from .results import GenerationStepResult
 
-LAST = -1e10  # the sum of log-probabilities of an output behind all others
 random_numbers = random.Random()  # by which sampling draws
 
 
