@@ -59,6 +59,8 @@ ARMS = {
     "janus-detached": Arm(f"{JANUS} 1 --without-auxiliary --detach 0.5", 3),
     "janus-light": Arm(f"{JANUS} 0 --without-auxiliary --nar-weight 0.3", 3),
     "janus-after-ar": Arm(f"{JANUS} 0 --without-auxiliary --nar-weight 0.3", 2, begins_with="autoregressive"),
+    # What as many updates more bring to AR alone.
+    "autoregressive-longer": Arm("--objective autoregressive", 2, begins_with="autoregressive"),
     "janus-two-passes": Arm(f"{JANUS} 1 --encoder-passes 2", 3),
 }
 NAR = {"mode": "nar", "length_beam": 3, "adaptive": False}
