@@ -8,6 +8,8 @@ of those that ``--results`` has from elsewhere, such as another machine, if they
 import argparse
 import hashlib
 import json
+import math
+import shutil
 import statistics
 import sys
 from dataclasses import dataclass
@@ -20,8 +22,9 @@ from sacrebleu.significance import PairedTest
 
 from benchmarks.arguments import positive
 from benchmarks.machine import RESULTS, machine
-from benchmarks.training import experiment_report
-from janus_fast import Translator, cli, engine, evaluate
+from benchmarks.training import experiment_report, side_by_side
+from benchmarks.training.side_by_side import Job
+from janus_fast import Translator, cli, engine, evaluate, load, save
 from janus_fast.data import test_set
 from janus_fast.directory import WEIGHTS
 from janus_fast.objectives import OBJECTIVES
@@ -70,6 +73,7 @@ DECODES |= {f"nar-{passes}-reranked": {**NAR, "iterations": passes, "rerank": Tr
 BASELINE = "autoregressive"  # with which the AR of the others is compared
 CURVE = "update", "seconds", "tokens", "ar_nll", "nar_nll", "bleu_ar", "bleu_nar"  # of a validation
 INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM
+ENDED = {0: "trained", side_by_side.IN_TIME: "to be gone on with"}  # by exit status, side by side
 RESAMPLES = 1000  # of the bootstrap
 EVERY = 5  # each so manieth test sentence is also decoded alone, by the clock
 # What all arms share; it is the paper's where nothing is named. What stands behind -- comes later on the command line
@@ -78,7 +82,7 @@ SIZES = """--recipe paper --average always
     --d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768 --normalize-before
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
-    "--data", "--out", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
+    "--data", "--out", "--device", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
     "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
     *dict.fromkeys(word for arm in ARMS.values() for word in arm.options.split() if word.startswith("--")),
 )  # fmt: skip
@@ -123,19 +127,23 @@ class Run:
     def name(self) -> str:
         return f"{self.arm}, seed {self.seed}"
 
-    def train(self, data: str, vocabulary: Path) -> int:
-        """Trains, or goes on; returns the exit status of ``janus-fast train``."""
-        files = ["--data", data, "--vocabulary", str(vocabulary), "--out", str(self.directory)]
-        if self.first:
-            files += ["--init", str(self.first)]
-        if status := cli.main(["train", *files, *self.options]):
+    def command(self, data: str, vocabulary: Path, device: str) -> list[str]:
+        """Of ``janus-fast``, to train or to go on."""
+        files = ["--data", data, "--vocabulary", str(vocabulary), "--out", str(self.directory), "--device", device]
+        return ["train", *files, *(["--init", str(self.first)] if self.first else []), *self.options]
+
+    def recorded(self, status: int, device: str) -> int:
+        """Puts a training that left with ``status`` on record, if it was made to its end; returns its status."""
+        if status:
             return status
         state = read_state(latest_checkpoint(self.directory))
         if state["update"] != self.updates:  # such as by --max-minutes; arms compare after as many updates alone
             _say(f"{self.name}: training must make {self.updates:,} updates to count, got {state['update']:,}")
             return 1
         record = {name: state[name] for name in ("update", "seconds", "tokens_seen", "precision")}
-        self._store("training", {**record, "machine": machine(torch.get_num_threads()), "of": self._trained_of})
+        where = {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
+        where |= machine(torch.get_num_threads())
+        self._store("training", {**record, "machine": where, "of": self._trained_of})
         return 0
 
     def training(self) -> dict | None:
@@ -246,12 +254,19 @@ def _run(arguments: argparse.Namespace) -> int:
     seeds |= {record["seed"] for record in before}
     everything = [run(arm, seed) for arm in ARMS for seed in sorted(seeds)]
     chosen = [run(arm, seed) for seed in arguments.seeds for arm in arguments.arms]
+    device = arguments.device
+    commands = {each.name: each.command(arguments.data, vocabulary, device) for each in chosen if not each.training()}
+    statuses = _side_by_side(chosen, commands, arguments) if arguments.jobs > 1 else {}
     failed = 0  # one run that fails, by diverging for one, leaves the others their turn
     for number, each in enumerate(chosen, 1):
-        trained = each.training()
-        _say(f"{each.name} (run {number} of {len(chosen)}): {'trained already' if trained else 'training'}")
-        status = 0 if trained else each.train(arguments.data, vocabulary)
-        if status in INTERRUPTED:
+        news, status = "trained already", 0
+        if each.name in commands:
+            news = ENDED.get(statuses[each.name], "failed") if statuses else "training"
+        _say(f"{each.name} (run {number} of {len(chosen)}): {news}")
+        if each.name in commands:
+            status = statuses[each.name] if statuses else cli.main(commands[each.name])
+            status = each.recorded(status, device)
+        if status in INTERRUPTED and not statuses:
             return status
         failed = failed or status
         if (not status and each.evaluate()) or each is chosen[-1]:
@@ -259,7 +274,38 @@ def _run(arguments: argparse.Namespace) -> int:
             if measured["records"]:
                 experiment_report.write(measured, arguments.results)
                 _say(f"the results are in {arguments.results}")
+            if arguments.keep:
+                _keep(everything, arguments.keep)
     return failed
+
+
+def _side_by_side(runs: list[Run], commands: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, int]:
+    """Trains in processes; returns how each of ``commands`` ended, or that it was not begun."""
+    missing = [each for each in runs if each.name in commands]
+    names = {each.directory: each.name for each in missing}
+    jobs = [
+        Job(
+            each.name, ["janus_fast", *commands[each.name]], each.directory.with_suffix(".log"),
+            [names[each.first]] if each.first in names else [],
+        )
+        for each in missing
+    ]  # fmt: skip
+    if jobs:
+        _say(f"{len(jobs)} trainings, {arguments.jobs} side by side; what they say is in {arguments.out}/seed-*/*.log")
+    ended = side_by_side.run(jobs, arguments.jobs, arguments.minutes)
+    return {job.name: ended.get(job.name, side_by_side.IN_TIME) for job in jobs}  # the others were not begun
+
+
+def _keep(runs: list[Run], directory: Path) -> None:
+    """What is worth carrying from the machine that trained: figures, and weights in int8."""
+    for run in runs:
+        if run.training():
+            folder = directory / run.directory.parent.name / run.arm
+            model, vocabularies = load(run.directory)
+            save(model, folder, vocabularies, quantization="int8")
+            for path in (*run.directory.glob("*.json"), run.directory / "metrics.jsonl"):
+                if path.is_file() and not (folder / path.name).exists():
+                    shutil.copy(path, folder)
 
 
 def _results(directory: Path) -> list[dict]:
@@ -340,11 +386,24 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
     parser.add_argument("--vocabulary-size", type=positive, metavar="N", help="default: as janus-fast train has it")
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N sentences of the test set alone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of training (default: cpu)")
+    parser.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="train N arms at once, each in a process (default: 1)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, metavar="M",
+        help="with --jobs: end trainings after M minutes, each with a checkpoint; the same command goes on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write figures and int8 weights of what is trained there, too"
+    )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of decoding (default: 1)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where tables and pictures go")
     end = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:end])
     arguments.rest = argv[end + 1 :]
+    if arguments.jobs == 1 and arguments.minutes < math.inf:
+        parser.error("--minutes must come with --jobs of 2 or more")
     if clash := next((word for word in arguments.rest if word.split("=")[0] in FIXED), None):
         parser.error(f"options behind -- must be other than {', '.join(FIXED)}, got {clash}")
     names = [f"{part}.{language}" for part in ("train", "valid") for language in ("en", "de")]
