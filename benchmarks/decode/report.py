@@ -22,18 +22,17 @@ def line(record: dict) -> str:
     what += f", {record['busy']} loops beside it" if record["busy"] else ""
     if "wrong" in record:
         return f"{what}: wrong"
-    parts = [f"{_middle(record, record)} ms"]
+    parts = [f"{1e3 * record['seconds']:.1f} ms{_high(record, record)}"]
     for name, peer in _timed(record).items():
-        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {_middle(record, peer)}")
+        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}{_high(record, peer)}")
     if record["floor_seconds"]:
         parts.append(f"floor {1e3 * record['floor_seconds']:.1f}")
     return f"{what}: {', '.join(parts)}"
 
 
-def _middle(record: dict, decoder: dict) -> str:
-    """The median; on a busy machine the 80th percentile, too."""
-    high = f" (80th percentile {1e3 * decoder['seconds_p80']:.1f})" if record["busy"] else ""
-    return f"{1e3 * decoder['seconds']:.1f}{high}"
+def _high(record: dict, decoder: dict) -> str:
+    """What goes with a median that was measured on a busy machine."""
+    return f" (80th percentile {1e3 * decoder['seconds_p80']:.1f})" if record["busy"] else ""
 
 
 def markdown(results: dict) -> str:

@@ -17,9 +17,9 @@ class StepDecoder {
   // Up to `slots` hypotheses at once.
   StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
 
-  // A step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens` (as many for each) and
-  // `begins` (the place of each one's first token) have been set. Returns the hidden rows, one a token; behind the one
-  // token of a hypothesis, with masks, one a mask.
+  // A step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens` (as many for each)
+  // and `begins` (the place of each one's first token) have been set. Returns the hidden rows, one a token; behind the
+  // one token of a hypothesis, with masks, one a mask.
   float* step(Forward& forward);
   // Hypothesis r of the next step continues the one that was origins[r], behind its tokens.
   void reorder(const std::vector<int32_t>& origins);
