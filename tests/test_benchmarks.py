@@ -4,6 +4,8 @@ import gc
 import json
 import math
 import os
+import re
+import signal
 import time
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -11,7 +13,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from benchmarks import __main__
+from benchmarks import __main__, busy
 from benchmarks.decode import contender, decode, floors, gate, memory, report, soak, speculative
 from benchmarks.machine import RESULTS, resident
 from benchmarks.operations import operations, pytorch, registry
@@ -121,6 +123,22 @@ def test_one_row_is_timed_beside_pytorch_and_the_floor(capsys):
 
 
 @needs_engine
+def test_one_row_is_timed_on_a_busy_machine(no_ctranslate2, capsys):
+    selection = ["--config", "tiny", "--mode", "ar", "--busy", "2", "--rounds", "1", "--threads", "1"]
+    assert decode.main(selection) == 0
+    assert re.search(
+        r"float32, 2 loops beside it: [\d.]+ ms \(80th percentile [\d.]+\), floor", capsys.readouterr().out
+    )
+
+
+def test_loops_run_until_the_block_ends():
+    with pytest.raises(ZeroDivisionError), busy.loops(2) as started:
+        assert len(started) == 2 and not any(loop.poll() for loop in started)
+        raise ZeroDivisionError
+    assert [loop.returncode for loop in started] == [-signal.SIGKILL] * 2
+
+
+@needs_engine
 def test_ctranslate2_computes_the_same_from_the_same_weights(capsys):
     pytest.importorskip("ctranslate2")
     selection = ["--config", "tiny", "--mode", "ar", "--streams", "1", "--beam-size", "3", "--batch", "2"]
@@ -202,6 +220,7 @@ def test_the_table_has_every_row_once():
         (["--mode", "nar", "--streams", "1"], "--streams must go with another mode than nar"),
         (["--mode", "ar", "--peer", "pytorch"], "--peer must be one of ['ctranslate2'] in mode ar, got pytorch"),
         (["--json", "-"], "--json must go with the options of one row"),
+        (["--busy", "1"], "--busy must go with the options of one row"),
         (["--batch", "0"], "must be a positive integer, got 0"),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks import busy
 from benchmarks.arguments import add_usual, positive
 from benchmarks.decode import floors, memory
 from benchmarks.decode.contender import Contender
@@ -71,11 +72,13 @@ class Bench:
     def __init__(self, models: Models, arguments: argparse.Namespace):
         self.models, self.gate = models, Gate(models, arguments.threads)
         self.threads, self.rounds, self.peers = arguments.threads, arguments.rounds, arguments.peer
+        self.loops = arguments.busy
 
     def measure(self, row: Row) -> dict:
         """``seconds`` and the first peer's ``peer_seconds`` beside ``floor_seconds``; or what is ``wrong``, untimed."""
         fields = (*DEFAULTS, *OF_MODE[row.mode])
         record = {"decoding": row.decoding, **{name: getattr(row, name) for name in fields}, "threads": self.threads}
+        record["busy"] = self.loops
         try:
             record["gate"] = self.gate.check(row)
             absent = {}
@@ -103,6 +106,7 @@ class Bench:
             contenders = [
                 Contender(name, row, self.models, self.gate, self.threads, stack) for name in ("janus_fast", *peers)
             ]
+            stack.enter_context(busy.loops(self.loops))  # settings were chosen in quiet
             turns = in_turn({c.name: c.turn for c in contenders}, lambda turns: len(turns) >= self.rounds)
             return [c.record(sum(turns[c.name], [])) for c in contenders]
 
@@ -127,6 +131,7 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     peers = [name for name in DECODERS if name != "janus_fast"]
     parser.add_argument("--peer", nargs="+", choices=peers, help="default: all that are installed and have the mode")
     parser.add_argument("--backend", choices=backend.BACKENDS, default="engine", help="janus_fast's (default: engine)")
+    parser.add_argument("--busy", type=positive, default=0, metavar="N", help="endless loops beside what is timed")
     add_usual(parser, json="the row's record")
     arguments = parser.parse_args(argv)
     selection = {a.dest: value for a in row if (value := getattr(arguments, a.dest)) is not None}
@@ -138,4 +143,6 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         parser.error(f"--peer must be one of {PEERS[mode]} in mode {mode}, got {wrong}")
     if arguments.json and not selection:
         parser.error("--json must go with the options of one row; --results is for all rows")
+    if arguments.busy and not selection:
+        parser.error("--busy must go with the options of one row")
     return arguments, selection

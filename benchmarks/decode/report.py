@@ -19,14 +19,20 @@ least (`benchmarks/decode/floors.py`); beside it is its share of janus_fast's ti
 
 def line(record: dict) -> str:
     what = f"{record['config']}, {record['decoding']}, batch {record['batch']}, {record['compute_type']}"
+    what += f", {record['busy']} loops beside it" if record["busy"] else ""
     if "wrong" in record:
         return f"{what}: wrong"
-    parts = [f"{1e3 * record['seconds']:.1f} ms"]
+    parts = [f"{1e3 * record['seconds']:.1f} ms{_high(record, record)}"]
     for name, peer in _timed(record).items():
-        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}")
+        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}{_high(record, peer)}")
     if record["floor_seconds"]:
         parts.append(f"floor {1e3 * record['floor_seconds']:.1f}")
     return f"{what}: {', '.join(parts)}"
+
+
+def _high(record: dict, decoder: dict) -> str:
+    """What goes with a median that was measured on a busy machine."""
+    return f" (80th percentile {1e3 * decoder['seconds_p80']:.1f})" if record["busy"] else ""
 
 
 def markdown(results: dict) -> str:

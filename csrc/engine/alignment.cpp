@@ -22,7 +22,7 @@ void Forward::align(const float* query, int64_t query_stride, const Keys& keys, 
   const int64_t size = model.config.head_size(), every = model.config.attention_heads, width = pass.sources->longest();
   const int64_t heads = pass.alignment_heads ? std::min(pass.alignment_heads, every) : every;
   const float scale = 1 / std::sqrt(static_cast<float>(size));
-  member.share(pass.last.sequences, [&](int64_t begin, int64_t end) {
+  team.share(pass.last.sequences, [&](int64_t begin, int64_t end) {
     std::vector<float> weights(width);
     for (int64_t sequence = begin; sequence < end; sequence++) {
       const int64_t owner = keys.sequences[sequence], first = keys.offsets[owner];

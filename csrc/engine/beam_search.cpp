@@ -256,20 +256,16 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
                        const AutoregressiveOptions& options, const Ids* prefixes) {
   Search search(model, workspace, sources, options, prefixes);
   const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
-  team.run([&](Member& member) {
-    Forward forward(model, workspace, member);
-    forward.encode(sources);
-    forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
-    for (int64_t step = 0; !search.done(); step++) {
-      member.once([&] {
-        search.prepare();
-        forward.reserve_vocabulary(static_cast<int64_t>(search.decoder.tokens.size()), search.continuations.k);
-      });
-      float* hidden = search.decoder.step(forward);
-      search.continuations.look_up(forward, hidden);
-      member.once([&] { search.extend(workspace, step); });
-    }
-  });
+  Forward forward(model, workspace, team);
+  forward.encode(sources);
+  forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
+  for (int64_t step = 0; !search.done(); step++) {
+    search.prepare();
+    forward.reserve_vocabulary(static_cast<int64_t>(search.decoder.tokens.size()), search.continuations.k);
+    float* hidden = search.decoder.step(forward);
+    search.continuations.look_up(forward, hidden);
+    search.extend(workspace, step);
+  }
   return search.results();
 }
 

@@ -108,7 +108,7 @@ void Continuations::look_up(Forward& forward, float* hidden) {
   forward.vocabulary(hidden, rows, used_bias_, k, asked_.data(), logits_.data(), log_probs_.data(),
                      whole_ ? logits.data() : nullptr);
   if (!whole_) return;
-  forward.member.share(rows, [&](int64_t begin, int64_t end) {
+  forward.team.share(rows, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> order;
     for (int64_t row = begin; row < end; row++) weigh(row, order);
   });

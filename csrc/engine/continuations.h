@@ -20,12 +20,12 @@ class Continuations {
   // `wanted` tokens a row, 0: all.
   Continuations(const Model& model, const LeftToRightOptions& options, const Ids* prefixes, int64_t wanted);
 
-  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. By the first member alone. Where
-  // options need every logit, the words must stay until these are weighed.
+  // Before the vocabulary: how many tokens to ask for, and which log-probabilities. Where options need every
+  // logit, the words must stay until these are weighed.
   void ask(const std::vector<Past>& rows);
-  // The vocabulary of these hidden rows, and what options make of it. By all members.
+  // The vocabulary of these hidden rows, and what options make of it.
   void look_up(Forward& forward, float* hidden);
-  // After it: drops what may not follow. By the first member alone.
+  // After it: drops what may not follow.
   void filter(const Workspace& workspace);
 
   int64_t longest;  // tokens of an output

@@ -12,8 +12,8 @@ int64_t padded(int64_t channels) { return (channels + kPad - 1) / kPad * kPad; }
 
 }  // namespace
 
-Forward::Forward(const Model& model, Workspace& workspace, Member& member)
-    : model(model), workspace(workspace), member(member), width_(model.config.d_model) {}
+Forward::Forward(const Model& model, Workspace& workspace, Team& team)
+    : model(model), workspace(workspace), team(team), width_(model.config.d_model) {}
 
 void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
   const Config& config = model.config;
@@ -21,26 +21,24 @@ void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
   if (config.two_stream)
     scratch = std::max<int64_t>(scratch, model.kernels.predict_lengths.scratch(config.length_classes, width_));
   scratch_ = padded(scratch);
-  member.once([&] {
-    const int64_t ffn = std::max(config.encoder_ffn_dim, config.decoder_ffn_dim), wide = std::max(3 * width_, ffn);
-    workspace.x.grow(rows * width_);
-    workspace.y.grow(rows * width_);
-    workspace.attended.grow(rows * width_);
-    workspace.wide.grow(rows * wide);
-    workspace.lse.grow(rows * config.attention_heads);
-    workspace.operand.grow(rows * padded(std::max(width_, ffn)) * 4);
-    workspace.second.grow(rows * padded(ffn) * 2);
-    workspace.scales.grow(rows);
-    workspace.last.grow(rows * width_);
-    workspace.last_operand.grow(rows * padded(width_) * 4);
-    workspace.last_scales.grow(rows);
-    workspace.scratch.grow(member.count * scratch_);
-    const int64_t indices = std::max(rows, all_keys) + 1;
-    int32_t* zeros = workspace.zeros.grow(indices);
-    int32_t* endless = workspace.endless.grow(indices);
-    int32_t* identity = workspace.identity.grow(indices);
-    for (int64_t i = 0; i < indices; i++) zeros[i] = 0, endless[i] = INT32_MAX, identity[i] = static_cast<int32_t>(i);
-  });
+  const int64_t ffn = std::max(config.encoder_ffn_dim, config.decoder_ffn_dim), wide = std::max(3 * width_, ffn);
+  workspace.x.grow(rows * width_);
+  workspace.y.grow(rows * width_);
+  workspace.attended.grow(rows * width_);
+  workspace.wide.grow(rows * wide);
+  workspace.lse.grow(rows * config.attention_heads);
+  workspace.operand.grow(rows * padded(std::max(width_, ffn)) * 4);
+  workspace.second.grow(rows * padded(ffn) * 2);
+  workspace.scales.grow(rows);
+  workspace.last.grow(rows * width_);
+  workspace.last_operand.grow(rows * padded(width_) * 4);
+  workspace.last_scales.grow(rows);
+  workspace.scratch.grow(team.size() * scratch_);
+  const int64_t indices = std::max(rows, all_keys) + 1;
+  int32_t* zeros = workspace.zeros.grow(indices);
+  int32_t* endless = workspace.endless.grow(indices);
+  int32_t* identity = workspace.identity.grow(indices);
+  for (int64_t i = 0; i < indices; i++) zeros[i] = 0, endless[i] = INT32_MAX, identity[i] = static_cast<int32_t>(i);
 }
 
 void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
@@ -57,7 +55,7 @@ void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
 Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x) {
   const int64_t bytes = operand.stride * bytes_of(model.layer_type);
   const Operand to = {workspace.last_operand.data(), workspace.last_scales.data(), operand.stride};
-  member.share(rows, [&](int64_t begin, int64_t end) {
+  team.share(rows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
       const int64_t from = selected[row];
       std::memcpy(workspace.last.data() + row * width_, x + from * width_, width_ * sizeof(float));
@@ -72,7 +70,7 @@ void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
   const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};
   has_current_ = false;
-  member.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+  team.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
   if (!model.config.layernorm_embedding) return;
   if (model.config.normalize_before)
     normalise(stack.embedding_norm, x, call.rows, x, Numeric::kFloat32);
@@ -87,7 +85,7 @@ Operand Forward::operand(Numeric type, int64_t channels) const {
 Operand Forward::convert(const float* x, int64_t rows, int64_t channels, Numeric type) {
   if (type == Numeric::kFloat32) return {const_cast<float*>(x), nullptr, channels};
   const ConvertCall call = {x, rows, channels, channels, type, operand(type, channels)};
-  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.convert(call, begin, end); });
+  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.convert(call, begin, end); });
   return call.operand;
 }
 
@@ -95,7 +93,7 @@ Operand Forward::normalise(const Norm& norm, const float* x, int64_t rows, float
   NormCall call = {x,      rows,   width_, width_, norm.weight, norm.bias, model.config.layer_norm_eps,
                    output, width_, type,   {}};
   if (type != Numeric::kFloat32) call.operand = operand(type, width_);
-  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.norm(call, begin, end); });
+  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.norm(call, begin, end); });
   return type == Numeric::kFloat32 ? Operand{output, nullptr, width_} : call.operand;
 }
 
@@ -117,7 +115,7 @@ void Forward::multiply(std::initializer_list<MultiplyCall> products) {
   };
   int64_t tasks = 0;
   for (const MultiplyCall& product : products) tasks += panels(product);
-  member.share(tasks, [&](int64_t begin, int64_t end) {
+  team.share(tasks, [&](int64_t begin, int64_t end) {
     for (const MultiplyCall& product : products) {
       const int64_t count = panels(product), from = std::max(begin, int64_t{0}), to = std::min(end, count);
       if (from < to) model.kernels.multiply(product, from, to);
@@ -149,8 +147,8 @@ void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float*
   call.scale = 1 / std::sqrt(static_cast<float>(size));
   call.output = workspace.attended.data();
   call.lse = workspace.lse.data();
-  member.share(queries.sequences * heads,
-               [&](int64_t begin, int64_t end) { kernels.fwd(call, begin, end, scratch()); });
+  team.share(queries.sequences * heads,
+             [&](int64_t begin, int64_t end, int part) { kernels.fwd(call, begin, end, scratch(part)); });
 }
 
 void Forward::attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries) {
@@ -172,7 +170,7 @@ SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, 
 }
 
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
-  member.look();  // once a layer, in every decode
+  team.look_around();  // once a layer, in every decode
   const Operand in = enter(layer.final_norm, x, rows);
   const int64_t ffn = layer.fc1.outputs;
   const bool narrow = model.layer_type == Numeric::kBFloat16;
@@ -184,9 +182,7 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   }
   multiply({call});
   if (narrow && ffn % 2)  // the last group is whole
-    member.once([&] {
-      for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
-    });
+    for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
   if (!narrow) hidden = convert(workspace.wide.data(), rows, ffn, model.layer_type);
   add_product(hidden, rows, layer.fc2, x);
   leave(layer.final_norm, x, rows);
@@ -227,13 +223,10 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
 void Forward::encode(const Ids& sources) {
   const int64_t rows = sources.size();
   reserve(rows, sources.longest(), rows);
-  member.once([&] {
-    workspace.encoded.grow(rows * width_);
-    int32_t* places = workspace.places.grow(rows);
-    for (int64_t s = 0; s < sources.count; s++)
-      for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++)
-        places[row] = row - sources.offsets[s];
-  });
+  workspace.encoded.grow(rows * width_);
+  int32_t* places = workspace.places.grow(rows);
+  for (int64_t s = 0; s < sources.count; s++)
+    for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++) places[row] = row - sources.offsets[s];
   const Queries queries = {rows, sources.count, sources.offsets, nullptr};
   const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
   const auto whole = packed(sources.offsets, workspace.identity.data());
@@ -245,14 +238,13 @@ void Forward::encode(const Ids& sources) {
 void Forward::cross_keys(const Ids& sources) {
   const auto& layers = model.decoder.layers;
   const int64_t rows = sources.size(), heads = model.config.attention_heads, size = model.config.head_size();
-  member.once(
-      [&] { workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes()); });
+  workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes());
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
   const float* wide = workspace.wide.data();
   for (size_t i = 0; i < layers.size(); i++) {
     multiply({{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
     const Keys keys = cross(i, sources, nullptr);
-    member.share(2 * heads, [&](int64_t begin, int64_t end) {
+    team.share(2 * heads, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; head++) {
         char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * model.cache_bytes();
         model.kernels.split_head(wide + head * size, rows, size, 2 * width_, keys.type, to);
@@ -283,9 +275,9 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
   call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
   call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
   call.logits = logits;
-  member.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
-               [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
-  member.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
+  team.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
+             [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
+  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
 }
 
 }  // namespace janus_fast

@@ -1,5 +1,5 @@
-// The stages that a pass through the model is made of. Every member of a team calls them in the same order; each stage
-// ends when all members have done their part.
+// The stages that a pass through the model is made of. Each shares its work out among a team and
+// ends when all of it is done.
 #pragma once
 
 #include <cstdlib>
@@ -99,11 +99,11 @@ struct Workspace {
 
 class Forward {
  public:
-  Forward(const Model& model, Workspace& workspace, Member& member);
+  Forward(const Model& model, Workspace& workspace, Team& team);
 
   // Room for passes of so many rows, sequences of so many keys, and so many keys in all.
   void reserve(int64_t rows, int64_t max_keys, int64_t all_keys);
-  // Room for the best k tokens of so many rows. By one member alone.
+  // Room for the best k tokens of so many rows.
   void reserve_vocabulary(int64_t rows, int64_t k);
 
   // Sources -> workspace.encoded [Ns, C], and every decoder layer's keys and values of them, workspace.cross.
@@ -122,12 +122,12 @@ class Forward {
   void vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked = nullptr,
                   float* asked_logits = nullptr, float* asked_log_probs = nullptr, float* logits = nullptr);
 
-  // This member's own.
-  float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
+  // Of one part of a piece of work.
+  float* scratch(int part) const { return workspace.scratch.data() + part * scratch_; }
 
   const Model& model;
   Workspace& workspace;
-  Member& member;
+  Team& team;
 
  private:
   float* run(const Stack& stack, const Pass& pass, const SelfAttention& attend, float* x);
@@ -153,7 +153,7 @@ class Forward {
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;
-  int64_t scratch_ = 0;  // elements of each member
+  int64_t scratch_ = 0;  // elements of each part
   Operand current_;      // with norms behind the blocks: x as left by the last block, if there was one
   bool has_current_ = false;
 };

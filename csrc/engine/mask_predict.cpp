@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-#include <optional>
 
 #include "csrc/engine/score.h"
 #include "kernels/cpu/update_mask.h"
@@ -175,62 +174,55 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
   const int64_t longest = std::min(config.max_target_positions, config.length_classes - 1), beam = options.length_beam;
   const int64_t width = config.d_model;
   Canvases canvases(config, options);
-  std::optional<TeacherForcing> forcing;
   std::vector<int64_t> lengths(sources.count * beam);
   std::vector<float> length_log_probs(sources.count * beam);
 
-  team.run([&](Member& member) {
-    Forward forward(model, workspace, member);
-    forward.encode(sources);
-    const PredictLengthsCall<float> call = {workspace.encoded.data(),
-                                            width,
-                                            sources.offsets,
-                                            model.lengths,
-                                            width,
-                                            config.length_classes,
-                                            width,
-                                            beam,
-                                            options.length_candidates == "window",
-                                            2,
-                                            longest,
-                                            lengths.data(),
-                                            length_log_probs.data()};
-    member.share(sources.count, [&](int64_t begin, int64_t end) {
-      model.kernels.predict_lengths.run(call, begin, end, forward.scratch());
-    });
-    member.once([&] {
-      require_finite("length", length_log_probs.data(), sources.count * beam);
-      for (int64_t s = 0; s < sources.count; s++)
-        for (int64_t i = 0; i < beam; i++) {  // of equal lengths the first alone is refined
-          const int64_t* own = lengths.data() + s * beam;
-          if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
-        }
-    });
-    forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, sources.longest()),
-                    sources.size());
-    member.once([&] { forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1); });
-
-    for (int64_t iteration = 1; iteration <= options.iterations && !canvases.rows.empty(); iteration++) {
-      const int64_t rows = static_cast<int64_t>(canvases.input.size());
-      const int64_t masked = static_cast<int64_t>(canvases.rows.size());
-      const int64_t count = static_cast<int64_t>(canvases.sources.size());
-      const Queries all = {rows, count, canvases.offsets.data(), nullptr};
-      const Queries last = {masked, count, canvases.masked_offsets.data(), nullptr};  // only what is predicted
-      const Pass pass = {
-          canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
-          canvases.sources.data()};
-      float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
-      forward.vocabulary(hidden, masked, model.canvas_bias, 1);
-      member.once([&] {
-        require_finite("prediction", workspace.best_log_probs.data(), masked);
-        canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);
-      });
-    }
-    if (!options.rerank) return;
-    member.once([&] { forcing.emplace(canvases.forced(model)); });
-    forcing->run(forward, sources);
+  Forward forward(model, workspace, team);
+  forward.encode(sources);
+  const PredictLengthsCall<float> call = {workspace.encoded.data(),
+                                          width,
+                                          sources.offsets,
+                                          model.lengths,
+                                          width,
+                                          config.length_classes,
+                                          width,
+                                          beam,
+                                          options.length_candidates == "window",
+                                          2,
+                                          longest,
+                                          lengths.data(),
+                                          length_log_probs.data()};
+  team.share(sources.count, [&](int64_t begin, int64_t end, int part) {
+    model.kernels.predict_lengths.run(call, begin, end, forward.scratch(part));
   });
-  if (forcing) canvases.take(forcing->scores());
+  require_finite("length", length_log_probs.data(), sources.count * beam);
+  for (int64_t s = 0; s < sources.count; s++)
+    for (int64_t i = 0; i < beam; i++) {  // of equal lengths the first alone is refined
+      const int64_t* own = lengths.data() + s * beam;
+      if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
+    }
+  forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, sources.longest()),
+                  sources.size());
+  forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1);
+
+  for (int64_t iteration = 1; iteration <= options.iterations && !canvases.rows.empty(); iteration++) {
+    const int64_t rows = static_cast<int64_t>(canvases.input.size());
+    const int64_t masked = static_cast<int64_t>(canvases.rows.size());
+    const int64_t count = static_cast<int64_t>(canvases.sources.size());
+    const Queries all = {rows, count, canvases.offsets.data(), nullptr};
+    const Queries last = {masked, count, canvases.masked_offsets.data(), nullptr};  // only what is predicted
+    const Pass pass = {canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
+                       canvases.sources.data()};
+    float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
+    forward.vocabulary(hidden, masked, model.canvas_bias, 1);
+    require_finite("prediction", workspace.best_log_probs.data(), masked);
+    canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);
+  }
+  if (options.rerank) {
+    TeacherForcing forcing = canvases.forced(model);
+    forcing.run(forward, sources);
+    canvases.take(forcing.scores());
+  }
 
   Hypotheses groups(sources.count);
   for (size_t i = 0; i < canvases.results.size(); i++)

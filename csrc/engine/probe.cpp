@@ -149,8 +149,8 @@ double rate(const char* argument, int threads, const std::function<double(int)>&
   using Clock = std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kTry(20);
   double best = 0;
-  Team team(threads, argument);
   for (int repeat = 0; repeat < 6; ++repeat) {
+    Team team(threads, argument);  // a new one wakes all its threads at once
     std::vector<double> rates(threads);
     std::atomic<int> ready{0};
     auto run = [&](int64_t thread) {
@@ -165,7 +165,7 @@ double rate(const char* argument, int threads, const std::function<double(int)>&
       } while (elapsed < kTry);
       rates[thread] = amount / std::chrono::duration<double>(elapsed).count();
     };
-    team.run([&](Member& member) { member.share(threads, [&](int64_t thread, int64_t) { run(thread); }); });
+    team.share(threads, [&](int64_t thread, int64_t) { run(thread); });
     double sum = 0;
     for (double one : rates) sum += one;
     best = std::max(best, sum);

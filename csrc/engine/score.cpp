@@ -72,7 +72,7 @@ void TeacherForcing::run(Forward& forward, const Ids& sources) {
   const int64_t content = static_cast<int64_t>(visible_until_.size()), rows = static_cast<int64_t>(rows_.size());
   const int64_t asked = static_cast<int64_t>(asked_.size());
   forward.reserve(rows, std::max(most_keys_, sources.longest()), sources.size());
-  forward.member.once([&] { forward.reserve_vocabulary(asked, 1); });
+  forward.reserve_vocabulary(asked, 1);
   const Queries all = {rows, streams_ * sequences_, offsets_.data(), times_.data()};
   const Queries last = {asked, sequences_, asked_offsets_.data(), times_.data() + rows - asked};
   const int32_t* selected = streams_ == 2 ? forward.workspace.identity.data() + content : nullptr;
@@ -96,11 +96,9 @@ std::vector<std::vector<float>> score(const Model& model, Workspace& workspace, 
   std::vector<int32_t> owners(sources.count);
   std::iota(owners.begin(), owners.end(), 0);
   TeacherForcing forcing(model, targets, owners);
-  team.run([&](Member& member) {
-    Forward forward(model, workspace, member);
-    forward.encode(sources);
-    forcing.run(forward, sources);
-  });
+  Forward forward(model, workspace, team);
+  forward.encode(sources);
+  forcing.run(forward, sources);
   return forcing.scores();
 }
 
@@ -112,36 +110,30 @@ std::vector<std::vector<float>> score_in_steps(const Model& model, Workspace& wo
   std::vector<int32_t> asked;  // -1 behind a target's end
   std::vector<float> logits(sources.count * tokens), log_probs(sources.count * tokens);
   std::vector<std::vector<float>> scores(sources.count);
-  team.run([&](Member& member) {
-    Forward forward(model, workspace, member);
-    forward.encode(sources);
-    forward.reserve((1 + model.config.two_stream) * sources.count * tokens, sources.longest(), sources.size());
-    member.once([&] { forward.reserve_vocabulary(sources.count * tokens, 1); });
-    const int64_t last = targets.longest() - 1;
-    for (int64_t begin = 0; begin < last; begin += tokens) {
-      const int64_t end = std::min(begin + tokens, last);
-      member.once([&] {
-        decoder.tokens.clear();
-        asked.clear();
-        for (int64_t s = 0; s < sources.count; s++)
-          for (int64_t place = begin; place < end; place++) {
-            const bool within = place + 1 < targets.length(s);
-            const int32_t* token = targets.ids + targets.offsets[s] + place;
-            decoder.tokens.push_back(within ? token[0] : model.config.pad);
-            asked.push_back(within ? token[1] : -1);
-          }
-        decoder.prepare();
-      });
-      const int64_t rows = sources.count * (end - begin);
-      forward.vocabulary(decoder.step(forward), rows, model.vocabulary.bias, 1, asked.data(), logits.data(),
-                         log_probs.data());
-      member.once([&] {
-        for (int64_t row = 0; row < rows; row++)
-          if (asked[row] >= 0) scores[row / (end - begin)].push_back(log_probs[row]);
-        decoder.reorder(decoder.owners);
-      });
-    }
-  });
+  Forward forward(model, workspace, team);
+  forward.encode(sources);
+  forward.reserve((1 + model.config.two_stream) * sources.count * tokens, sources.longest(), sources.size());
+  forward.reserve_vocabulary(sources.count * tokens, 1);
+  const int64_t last = targets.longest() - 1;
+  for (int64_t begin = 0; begin < last; begin += tokens) {
+    const int64_t end = std::min(begin + tokens, last);
+    decoder.tokens.clear();
+    asked.clear();
+    for (int64_t s = 0; s < sources.count; s++)
+      for (int64_t place = begin; place < end; place++) {
+        const bool within = place + 1 < targets.length(s);
+        const int32_t* token = targets.ids + targets.offsets[s] + place;
+        decoder.tokens.push_back(within ? token[0] : model.config.pad);
+        asked.push_back(within ? token[1] : -1);
+      }
+    decoder.prepare();
+    const int64_t rows = sources.count * (end - begin);
+    forward.vocabulary(decoder.step(forward), rows, model.vocabulary.bias, 1, asked.data(), logits.data(),
+                       log_probs.data());
+    for (int64_t row = 0; row < rows; row++)
+      if (asked[row] >= 0) scores[row / (end - begin)].push_back(log_probs[row]);
+    decoder.reorder(decoder.owners);
+  }
   return scores;
 }
 

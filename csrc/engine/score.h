@@ -10,9 +10,8 @@ namespace janus_fast {
 // what they begin with: such a row appears when its own time comes and leaves when no target is to come that has it.
 class TeacherForcing {
  public:
-  // Target t belongs to the source owners[t]; of a one-stream model no two belong to the same. By one member alone.
+  // Target t belongs to the source owners[t]; of a one-stream model no two belong to the same.
   TeacherForcing(const Model& model, const Ids& targets, const std::vector<int32_t>& owners);
-  // One member's part.
   void run(Forward& forward, const Ids& sources);
   // Of every token of a target but its first, in nats.
   std::vector<std::vector<float>> scores() const;

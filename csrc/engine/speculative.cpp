@@ -240,20 +240,16 @@ class Speculation {
 Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, const Ids& sources,
                        const SpeculativeOptions& options, const Ids* prefixes, const Ids* drafts) {
   Speculation speculation(model, workspace, sources, options, prefixes, drafts);
-  team.run([&](Member& member) {
-    Forward forward(model, workspace, member);
-    forward.encode(sources);
-    forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
-    while (!speculation.done()) {
-      member.once([&] {
-        speculation.prepare();
-        forward.reserve_vocabulary(speculation.rows(), speculation.continuations.k);
-      });
-      float* hidden = speculation.decoder.step(forward);
-      speculation.continuations.look_up(forward, hidden);
-      member.once([&] { speculation.absorb(); });
-    }
-  });
+  Forward forward(model, workspace, team);
+  forward.encode(sources);
+  forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
+  while (!speculation.done()) {
+    speculation.prepare();
+    forward.reserve_vocabulary(speculation.rows(), speculation.continuations.k);
+    float* hidden = speculation.decoder.step(forward);
+    speculation.continuations.look_up(forward, hidden);
+    speculation.absorb();
+  }
   return std::move(speculation.results);
 }
 

@@ -98,7 +98,7 @@ float* StepDecoder::step(Forward& forward) {
     call.scale = 1 / std::sqrt(static_cast<float>(call.size));
     call.output = workspace_.attended.data();
     call.output_stride = width_;
-    forward.member.share(rows / steps_ * heads, [&](int64_t begin, int64_t end) {
+    forward.team.share(rows / steps_ * heads, [&](int64_t begin, int64_t end) {
       CachedAttentionCall part = call;
       model_.kernels.attend_cached(part, begin, end);
       if (queries.rows == rows) return;         // in the last layer query rows have the places of their tokens

@@ -17,15 +17,15 @@ class StepDecoder {
   // Up to `slots` hypotheses at once.
   StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
 
-  // One member's part of a step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens`
-  // (as many for each) and `begins` (the place of each one's first token) the first member has set. Returns the hidden
-  // rows, one a token; behind the one token of a hypothesis, with masks, one a mask.
+  // A step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens` (as many for each)
+  // and `begins` (the place of each one's first token) have been set. Returns the hidden rows, one a token; behind the
+  // one token of a hypothesis, with masks, one a mask.
   float* step(Forward& forward);
-  // Hypothesis r of the next step continues the one that was origins[r], behind its tokens. By the first member alone.
+  // Hypothesis r of the next step continues the one that was origins[r], behind its tokens.
   void reorder(const std::vector<int32_t>& origins);
-  // Those hypotheses, ascending, go on, wherever their next tokens begin. By the first member alone.
+  // Those hypotheses, ascending, go on, wherever their next tokens begin.
   void keep(const std::vector<int32_t>& kept);
-  // Makes room for the next step. By the first member alone.
+  // Makes room for the next step.
   //
   // With `masks` a hypothesis has one token, behind which stand so many masks, a draft of what follows: each sees what
   // stands before it, and the tokens that come later take their places. They need a two-stream model.

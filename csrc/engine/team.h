@@ -1,22 +1,25 @@
-// Threads that run one program together. Every member executes the same function; `share` splits a piece of work among
-// them and waits for all, `once` lets the first do it alone. A decode is one such program from begin to end, so that a
-// piece of work costs a barrier, not a wake-up.
+// Threads that share out pieces of work. One thread, the caller's, runs a decode; `share` splits a piece of it into
+// parts, one a thread. The others stand by between pieces, so that a piece costs two cache lines, not a wake-up. Nobody
+// waits for a thread that is not there: whatever part its thread has not begun when the caller is through, the caller
+// does.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace janus_fast {
-
-class Member;
 
 constexpr int kMostThreads = 1024;  // as engine.MOST_THREADS
 
@@ -49,79 +52,63 @@ class Team {
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  int size() const { return static_cast<int>(threads_.size()) + 1; }
-  // Runs program(member) on all threads, the caller's among them, and throws what any of them threw first. A program
-  // may throw inside `share` and `once` alone.
-  void run(const std::function<void(Member&)>& program);
-  // Called by the first member now and then, as Member::look has it; what it throws ends the program.
-  std::function<void()> look;
+  int size() const { return static_cast<int>(helpers_.size()) + 1; }
 
- private:
-  friend class Member;
-  void close();
-  void look_around();
-  void work(int index);
-  void execute(int index) noexcept;
-  bool wait();  // until all members are here; whether they are to leave the program, the same for all
-  void fail(std::exception_ptr error);
-
-  std::vector<std::thread> threads_;
-  const std::function<void(Member&)>* program_ = nullptr;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  int64_t runs_ = 0;  // guarded by mutex_, as is closing_
-  bool closing_ = false;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
-  std::atomic<int> sleeping_{0};
-  std::mutex sleep_mutex_;
-  std::condition_variable sleep_;
-  std::atomic<bool> failed_{false};
-  bool leaving_ = false;  // what the last to arrive found of failed_, so that nobody leaves a barrier before the others
-  std::exception_ptr error_;
-  bool alone_ = false;  // in the child of a fork that `look` made: the other members are not there
-};
-
-// One thread's part in a team's program.
-class Member {
- public:
-  // Calls run(begin, end) on this member's part of [0, tasks); returns when all members have done theirs. What any
-  // member wrote before is then visible to all. When one throws, all leave the program.
+  // Calls run(begin, end), or run(begin, end, part), on parts of [0, tasks), at most one a thread; returns when all are
+  // done, and what they wrote is then visible. Throws what any of them threw first. Two parts may run one after the
+  // other on the same thread. By one thread at a time, and not from within a part.
   template <typename F>
   void share(int64_t tasks, const F& run) {
-    const int64_t begin = tasks * index / count, end = tasks * (index + 1) / count;
-    if (begin < end) attempt([&] { run(begin, end); });
-    wait();
-  }
-  // The first member calls run(), the others wait.
-  template <typename F>
-  void once(const F& run) {
-    if (index == 0) attempt(run);
-    wait();
-  }
-  // Whether the program is still wanted: if not, all leave it at the next barrier. Takes no barrier of its own.
-  void look() {
-    if (index == 0 && team_.look) team_.look_around();
+    const Call call = [](const void* run, int64_t begin, int64_t end, int part) {
+      if constexpr (std::is_invocable_v<const F&, int64_t, int64_t, int>)
+        (*static_cast<const F*>(run))(begin, end, part);
+      else
+        (*static_cast<const F*>(run))(begin, end);
+    };
+    if (tasks > 1 && !helpers_.empty())
+      divide({call, &run, tasks, static_cast<int>(std::min<int64_t>(tasks, size()))});
+    else if (tasks > 0)
+      call(&run, 0, tasks, 0);
   }
 
-  const int index, count;
+  // Called between pieces, now and then; what it throws ends the decode.
+  std::function<void()> look;
+  void look_around();
 
  private:
-  friend class Team;
-  struct Left {};  // thrown by the members that leave because another failed
-  Member(Team& team, int index) : index(index), count(team.size()), team_(team) {}
-  template <typename F>
-  void attempt(const F& run) {
-    try {
-      run();
-    } catch (...) {
-      team_.fail(std::current_exception());
-    }
-  }
-  void wait() {
-    if (team_.wait()) throw Left();
-  }
-  Team& team_;
+  typedef void (*Call)(const void* run, int64_t begin, int64_t end, int part);
+  struct Piece {
+    Call call;
+    const void* run;
+    int64_t tasks;
+    int parts;
+  };
+  struct alignas(64) Helper {
+    std::atomic<uint64_t> state{0};  // 2 n: has begun its part of piece n; 2 n + 1: that part is done, by whomever
+    std::thread thread;
+  };
+
+  void close();
+  void work(int index, Helper& own);
+  void wake();
+  void divide(const Piece& piece);
+  void run_part(int part) noexcept;
+  void await(const std::atomic<uint64_t>& state, uint64_t value);
+
+  std::vector<std::unique_ptr<Helper>> helpers_;
+  std::mutex mutex_;
+  std::condition_variable posted_wake_, done_wake_;
+  std::exception_ptr error_;  // guarded by mutex_ while parts run
+  uint64_t pieces_ = 0;
+  // Of waking helpers: not before, how long it waits after the next time, and what came of the last one, in parts.
+  std::chrono::steady_clock::time_point next_wake_;
+  std::chrono::microseconds pause_{0};
+  int64_t shared_out_ = 0, taken_over_ = 0;
+  // What helpers read at every piece, in a cache line that is written once a piece, and in one that hardly ever is.
+  alignas(64) Piece piece_ = {};
+  std::atomic<uint64_t> posted_{0};           // the piece's number and how many parts it has
+  alignas(64) std::atomic<int> sleeping_{0};  // helpers
+  std::atomic<bool> waiting_{false};          // the caller sleeps
 };
 
 }  // namespace janus_fast
