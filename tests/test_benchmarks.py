@@ -76,10 +76,21 @@ def test_the_joint_losses_that_are_not_asked_for_singly_are_a_table(monkeypatch,
     assert capsys.readouterr().out.splitlines() == [joint_loss.line(record) for record in records]
     table = (tmp_path / "joint_loss.md").read_text()
     assert "medians of 1 steps" in table and "| 70 | 20,000 | 8 | float32 |" in table
-    monkeypatch.setattr(joint_loss, "measure", lambda *case: {**records[0], "case": case[:3]})
+    monkeypatch.setattr(joint_loss, "measure", lambda _, *case: {**records[0], "case": case[:3]})
     assert joint_loss.main([*JOINT_LOSS, "--dtype", "bfloat16", "--json", "-"]) == 0
     alone = json.loads(capsys.readouterr().out)
     assert alone["case"] == [70, 20_000, "bfloat16"] and {"processor", "torch", "commit"} <= set(alone["machine"])
+
+
+def test_the_cross_entropy_alone_is_timed_beside_pytorch_s_in_chunks(tmp_path):
+    arguments = [*JOINT_LOSS[:-2], "--cross-entropy", "--json", str(tmp_path / "alone.json")]
+    assert joint_loss.main(arguments) == 0
+    alone = json.loads((tmp_path / "alone.json").read_text())
+    assert alone["cross_entropy"] and list(alone["peers"]) == ["in chunks"]
+    assert ", cross-entropy alone: " in joint_loss.line(alone)
+    joint = {name: value for name, value in alone.items() if name != "cross_entropy"}
+    page = joint_loss.markdown({"machine": alone["machine"], "records": [joint, alone]})
+    assert page.count("| 70 | 20,000 | 8 | float32 |") == 2 and "`linear_cross_entropy`" in page
 
 
 def test_a_wrong_joint_loss_is_not_timed(monkeypatch, capsys):

@@ -1,4 +1,5 @@
-"""One way to compute the joint loss, in a process of its own: janus_fast, or PyTorch, eager or compiled.
+"""One way to compute the joint loss, in a process of its own: janus_fast, or PyTorch, eager or compiled; or of one
+stream the cross-entropy alone, which PyTorch can compute without all logits at once, too.
 
 A step is one forward and backward pass. The first two happen before anything is timed: the second tells the memory, and
 its loss and gradients are written down to be checked.
@@ -16,12 +17,14 @@ STREAMS = ("ar", "nar", "aux")
 Rows = dict[str, Tensor]
 
 
-def inputs(rows: int, vocabulary: int, channels: int, dtype: str) -> tuple[Rows, Tensor, Rows, Tensor]:
+def inputs(
+    rows: int, vocabulary: int, channels: int, dtype: str, streams: tuple[str, ...] = STREAMS
+) -> tuple[Rows, Tensor, Rows, Tensor]:
     """Hidden rows, output matrix, targets and ``ar_masked`` of ``rows`` positions, at all of which J compares."""
     make = torch.Generator().manual_seed(0)
-    hidden = {s: torch.randn(rows, channels, generator=make).to(getattr(torch, dtype)) for s in STREAMS}
+    hidden = {s: torch.randn(rows, channels, generator=make).to(getattr(torch, dtype)) for s in streams}
     weight = (torch.randn(vocabulary, channels, generator=make) * channels**-0.5).to(getattr(torch, dtype))
-    targets = {s: torch.randint(vocabulary, (rows,), generator=make) for s in STREAMS}
+    targets = {s: torch.randint(vocabulary, (rows,), generator=make) for s in streams}
     return hidden, weight, targets, torch.randperm(rows, generator=make)
 
 
@@ -39,13 +42,24 @@ def by_torch(hidden: Rows, weight: Tensor, targets: Rows, ar_masked: Tensor) -> 
     return cross_entropies + divergence("ar", "nar") + 3 * divergence("ar", "aux") + divergence("nar", "aux")
 
 
-def by_janus_fast(*arguments) -> Tensor:
+def in_chunks(hidden: Rows, weight: Tensor, targets: Rows, ar_masked: Tensor) -> Tensor:
+    """PyTorch's own loss that holds logits of some rows at a time, which has no label smoothing."""
+    options = torch.nn.LinearCrossEntropyOptions()
+    (rows,), (wanted,) = hidden.values(), targets.values()
+    return torch.nn.functional.linear_cross_entropy(rows, weight, wanted, options=options)
+
+
+def by_janus_fast(hidden: Rows, *arguments) -> Tensor:
     from janus_fast import joint_loss
 
-    return joint_loss(*arguments)[0]
+    return joint_loss(hidden, *arguments, label_smoothing=smoothing(hidden))[0]
 
 
-LOSSES = {"janus_fast": by_janus_fast, "eager": by_torch, "compiled": by_torch}
+def smoothing(streams) -> float:
+    return 0.0 if len(streams) == 1 else 0.1
+
+
+LOSSES = {"janus_fast": by_janus_fast, "eager": by_torch, "compiled": by_torch, "in chunks": in_chunks}
 
 
 def prepare(job: dict):

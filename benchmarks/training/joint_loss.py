@@ -1,5 +1,8 @@
 """Times the joint loss, forward and backward, beside plain PyTorch, and measures the memory that it takes.
 
+With ``--cross-entropy`` it is the part of it for which PyTorch has a function that holds logits of some rows at a time,
+``linear_cross_entropy`` with ``LinearCrossEntropyOptions``: the cross-entropy of one stream, without label smoothing.
+
 PyTorch, eager and compiled, gets the same numbers in float32, whatever ``--dtype``. Each contender runs in a process of
 its own, in turn, with an allocator that keeps memory between steps (without, PyTorch spends much of its time on page
 faults); times are medians. Memory is the most that a step has resident above its inputs and gradients, with the
@@ -17,17 +20,20 @@ from benchmarks import report
 from benchmarks.arguments import add_usual, positive
 from benchmarks.budget import allowed, error, largest
 from benchmarks.machine import RESULTS
-from benchmarks.peers.joint_loss import STREAMS, inputs
+from benchmarks.peers.joint_loss import STREAMS, inputs, smoothing
 from benchmarks.process import KEEPING, Process
 from benchmarks.turns import beside_eager
 from janus_fast import reference
 from janus_fast.ops.joint_loss import CROSS_ENTROPY, DIVERGENCE
 
 DTYPES = ("float32", "bfloat16")
-TABLE = [(rows, vocabulary, dtype) for rows, vocabulary in ((1024, 32_000), (512, 10_000)) for dtype in DTYPES]
-PEERS = ("eager", "compiled")
-NAMES = ("loss", *(f"gradient of {name}" for name in (*STREAMS, "weight")))
-POSITIONS = 64  # of which the definition holds logits at once
+TABLE = [
+    *((rows, vocabulary, dtype) for rows, vocabulary in ((1024, 32_000), (512, 10_000)) for dtype in DTYPES),
+    *((1024, 32_000, dtype, True) for dtype in DTYPES),
+]  # rows of each stream, words, type, and whether it is the cross-entropy of one stream alone
+PEERS, IN_CHUNKS = ("eager", "compiled"), "in chunks"
+SUM_OF_CHUNKS = 1.3e-6  # of a loss, what torch.testing allows: PyTorch adds up those of its chunks in float32
+ROWS = 192  # of all streams together, of which the definition holds logits at once
 
 
 ABOUT = """\
@@ -38,34 +44,46 @@ has resident above its inputs and gradients, with the allocator as it comes.
 """
 
 
+CROSS_ENTROPY_ABOUT = """\
+The cross-entropy of one stream, without label smoothing, forward and backward; PyTorch's is `linear_cross_entropy` in
+chunks, as `LinearCrossEntropyOptions` chooses them, in float32.
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     asked = _asked(arguments)
-    records = report.told((measure(*each, arguments) for each in asked or TABLE), line, arguments)
+    records = report.told((measure(arguments, *each) for each in asked or TABLE), line, arguments)
     return report.publish("joint_loss", {"records": records}, arguments, markdown, alone=bool(asked))
 
 
 def _asked(arguments: argparse.Namespace) -> list[tuple]:
     """The one case that is named, if any is."""
-    if not any((arguments.rows, arguments.vocabulary, arguments.dtype, arguments.json)):
+    alone = arguments.cross_entropy
+    if not any((arguments.rows, arguments.vocabulary, arguments.dtype, arguments.json, alone)):
         return []
-    return [(arguments.rows or 512, arguments.vocabulary or 10_000, arguments.dtype or "float32")]
+    return [(arguments.rows or 512, arguments.vocabulary or 10_000, arguments.dtype or "float32", alone)]
 
 
-def measure(rows: int, vocabulary: int, dtype: str, arguments: argparse.Namespace) -> dict:
-    """``seconds`` and ``peak_bytes``, the better peer's ``eager_seconds`` and eager PyTorch's ``eager_peak_bytes``."""
+def measure(arguments: argparse.Namespace, rows: int, vocabulary: int, dtype: str, alone: bool = False) -> dict:
+    """``seconds`` and ``peak_bytes``, the better peer's ``eager_seconds`` and the first peer's ``eager_peak_bytes``."""
     case = rows, vocabulary, arguments.channels, dtype
     record = dict(zip(("rows", "vocabulary", "channels", "dtype"), case, strict=True), threads=arguments.threads)
+    streams = STREAMS[:1] if alone else STREAMS
+    record |= {"cross_entropy": True} if alone else {}
+    case, names = (*case, streams), ("loss", *(f"gradient of {name}" for name in (*streams, "weight")))
     peaks, expected = {}, budget(*case)
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="janus_fast-"))
         job = {"case": case, "threads": arguments.threads}
-        for name in ("janus_fast", *arguments.peer):
+        for name in ("janus_fast", *((IN_CHUNKS,) if alone else arguments.peer)):
             results = f"{directory}/{name}"
             with Process("benchmarks.peers.joint_loss", {**job, "name": name, "results": results}) as process:
                 peaks[name] = process.facts["peak_bytes"]
-            for what, found, (truth, limit) in zip(NAMES, torch.load(results), expected, strict=True):
+            for what, found, (truth, limit) in zip(names, torch.load(results), expected, strict=True):
                 off = error(found, truth)
+                if (name, what) == (IN_CHUNKS, "loss"):
+                    limit = max(limit, SUM_OF_CHUNKS * truth.item())
                 if not off <= limit:
                     return {**record, "wrong": f"{name}: {what} must be within {limit:.3g} of the truth, got {off:.3g}"}
         del expected
@@ -77,12 +95,12 @@ def measure(rows: int, vocabulary: int, dtype: str, arguments: argparse.Namespac
         return {**record, **beside_eager(processes, arguments.rounds, lambda: peaks)}
 
 
-def budget(rows: int, vocabulary: int, channels: int, dtype: str) -> list[tuple[Tensor, float]]:
+def budget(rows: int, vocabulary: int, channels: int, dtype: str, streams=STREAMS) -> list[tuple[Tensor, float]]:
     """Loss and gradients by definition in float64, and how far a result may be from each.
 
     That is what :mod:`benchmarks.budget` says, in the dtype at hand.
     """
-    hidden, weight, *rest = inputs(rows, vocabulary, channels, dtype)
+    hidden, weight, *rest = inputs(rows, vocabulary, channels, dtype, streams)
     truths = definition({s: t.double() for s, t in hidden.items()}, weight.double(), *rest)
     result = []
     for truth, rounded in zip(truths, definition(hidden, weight, *rest), strict=True):
@@ -92,26 +110,29 @@ def budget(rows: int, vocabulary: int, channels: int, dtype: str) -> list[tuple[
 
 def definition(hidden, weight, targets, ar_masked) -> list[Tensor]:
     """Loss and gradients in the dtype of the arguments, of a few positions at a time; added up in float64."""
-    rows, weights = len(ar_masked), list(CROSS_ENTROPY.values())
-    pairs = [STREAMS.index(s) for pair in DIVERGENCE for s in pair]
+    rows, streams = len(ar_masked), tuple(hidden)
+    weights = [CROSS_ENTROPY[s] for s in streams]
+    tied = DIVERGENCE if streams == STREAMS else {}
+    pairs = [streams.index(s) for pair in tied for s in pair]
     total, by_weight = torch.zeros((), dtype=torch.float64), torch.zeros(weight.shape, dtype=torch.float64)
-    by_hidden = {s: torch.zeros(hidden[s].shape, dtype=torch.float64) for s in STREAMS}
-    for chunk in torch.arange(rows).split(POSITIONS):
-        count, index = len(chunk), {"ar": ar_masked[chunk], "nar": chunk, "aux": chunk}
+    by_hidden = {s: torch.zeros(hidden[s].shape, dtype=torch.float64) for s in streams}
+    for chunk in torch.arange(rows).split(ROWS // len(streams)):
+        count, index = len(chunk), {"ar": ar_masked[chunk] if tied else chunk, "nar": chunk, "aux": chunk}
         loss, _, *gradients = reference.joint_loss(
-            torch.cat([hidden[s][index[s]] for s in STREAMS]), weight,
-            torch.cat([targets[s][index[s]] for s in STREAMS]), torch.arange(count), [count] * 3, weights, pairs,
-            list(DIVERGENCE.values()), [-1] * 3, 0.1, True,
+            torch.cat([hidden[s][index[s]] for s in streams]), weight,
+            torch.cat([targets[s][index[s]] for s in streams]), torch.arange(count), [count] * len(streams), weights,
+            pairs, list(tied.values()), [-1] * len(tied), smoothing(streams), True,
         )  # fmt: skip
         total += loss * (count / rows)
         by_weight += gradients[1].double() * (count / rows)
-        for s, gradient in zip(STREAMS, gradients[0].split(count), strict=True):
+        for s, gradient in zip(streams, gradients[0].split(count), strict=True):
             by_hidden[s][index[s]] = gradient.double() * (count / rows)
     return [total, *by_hidden.values(), by_weight]
 
 
 def line(record: dict) -> str:
     what = f"{record['rows']:,} rows a stream, {record['vocabulary']:,} tokens, {record['dtype']}"
+    what += ", cross-entropy alone" if "cross_entropy" in record else ""
     if "wrong" in record:
         return f"{what}: wrong"
     own, eager = (f"{record[name] / 2**20:.1f}" for name in ("peak_bytes", "eager_peak_bytes"))
@@ -123,6 +144,16 @@ def line(record: dict) -> str:
 
 def markdown(results: dict) -> str:
     records = [record for record in results["records"] if "seconds" in record]
+    joint = [record for record in records if "cross_entropy" not in record]
+    alone = [record for record in records if "cross_entropy" in record]
+    return report.markdown(
+        "The joint loss", ABOUT.format(rounds=report.rounds(records)),
+        report.place(results["machine"], f"PyTorch {results['machine']['torch']}"), table(joint),
+        *((CROSS_ENTROPY_ABOUT, table(alone)) if alone else ()),
+    )  # fmt: skip
+
+
+def table(records: list[dict]) -> str:
     peers = list(dict.fromkeys(name for record in records for name in record["peers"]))
     header = ["rows a stream", "vocabulary", "channels", "janus_fast in", "s"]
     header += [cell for name in peers for cell in (f"PyTorch, {name}", "x")]
@@ -136,21 +167,20 @@ def markdown(results: dict) -> str:
             cells += [f"{seconds:.3f}", f"{seconds / record['seconds']:.2f}"]
         peaks = [record["peak_bytes"], *(record["peers"][name]["peak_bytes"] for name in peers)]
         rows.append(cells + [f"{peak / 2**20:,.0f}" for peak in peaks])
-    return report.markdown(
-        "The joint loss", ABOUT.format(rounds=report.rounds(records)),
-        report.place(results["machine"], f"PyTorch {results['machine']['torch']}"), report.table(header, rows, "r"),
-    )  # fmt: skip
+    return report.table(header, rows, "r")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks joint_loss", description=__doc__.splitlines()[0])
-    parser.epilog = "Without --rows, --vocabulary, --dtype and --json, four cases are measured and a table is written."
-    parser.add_argument("--rows", type=positive, help="of each of the three streams (default: 512)")
+    one = "--rows, --vocabulary, --dtype, --cross-entropy and --json"
+    parser.epilog = f"Without {one}, six cases are measured and a table is written."
+    parser.add_argument("--cross-entropy", action="store_true", help="of one stream alone, beside linear_cross_entropy")
+    parser.add_argument("--rows", type=positive, help="of each of the three streams, or of the one (default: 512)")
     parser.add_argument("--vocabulary", type=positive, help="default: 10000")
     parser.add_argument("--dtype", choices=DTYPES, help="of janus_fast's inputs (default: float32)")
     parser.add_argument("--channels", type=positive, default=512, help="default: %(default)s")
     add_usual(parser, threads=torch.get_num_threads())
-    parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="default: both")
+    parser.add_argument("--peer", nargs="+", choices=PEERS, default=PEERS, help="of the joint loss (default: both)")
     arguments = parser.parse_args(argv)
     if not _asked(arguments) and arguments.channels != 512 and arguments.results == RESULTS:
         parser.error("--results must say where a table with other --channels goes, beside the usual one")
