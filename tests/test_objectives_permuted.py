@@ -15,6 +15,9 @@ from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.trainer import Trainer
 
 MASK = 4
+ORDERS = [
+    {"mode": "nar", "order": order, "length_beam": 1} for order in ("easy_first", "left_to_right", "right_to_left")
+]
 ALL_RANKS = {"partial_prediction": 1, "left_to_right_share": 0.0}
 XLNET = {
     "as it is": {}, "every rank": ALL_RANKS,
@@ -103,7 +106,7 @@ def cemat_by_definition(model, objective, sources, targets):
         hidden_sources.append(source)
         canvas = [(MASK if yes else token, j) for j, (token, yes) in enumerate(zip(target, places[:, 0], strict=True))]
         rows = hidden_rows(model, source, canvas, [{*range(len(target))}] * len(target))[places[:, 0]]
-        losses["nar"] += cross_entropy(model, rows, [token for token, yes in zip(target, places[:, 0]) if yes])
+        losses["nar"] += cross_entropy(model, rows, [target[j] for j in places[:, 0].nonzero().flatten()])
     for source, given, hidden in zip(hidden_sources, sources, masked, strict=True):
         wanted = [token for token, yes in zip(given, hidden, strict=True) if yes]
         losses["encoder"] += cross_entropy(model, encode(model, source)[hidden], wanted)
@@ -249,7 +252,8 @@ def by_heart(tmp_path_factory):
 @pytest.mark.parametrize("name, options, decodes", [
     ("xlnet", {}, [{"beam_size": 1}]),
     ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}]),
-    *((name, {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]) for name in ("mpnet", "cemat")),
+    ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
+    ("cemat", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
 ])  # fmt: skip
 def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
     objective, model, sources, targets = by_heart(name, options)
