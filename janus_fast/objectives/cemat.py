@@ -14,8 +14,9 @@ class Cemat(Masked):
     """L = (1 - g) CE(nar) + g CE(encoder) + 0.1 CE(length), with ``encoder_loss_lambda`` g.
 
     Of each source a share, drawn uniformly between the two of ``source_mask_ratio``, is masked: so many of its words,
-    rounded up or down at random so that the mean is that share, drawn uniformly. CE(encoder) is the mean cross-entropy of these words by the encoder's rows, projected
-    by the output matrix, as both sides have one vocabulary. CE(nar) is that of ``cmlm``, beside such sources.
+    rounded up or down at random so that the mean is that share, drawn uniformly. CE(encoder) is the mean cross-entropy
+    of these words by the encoder's rows, projected by the output matrix, as both sides have one vocabulary. CE(nar) is
+    that of ``cmlm``, beside such sources.
 
     Of the original the code-switching by dictionaries is left out. It rounds up, so that sources of few words would
     never be read without masks.
