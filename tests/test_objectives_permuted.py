@@ -275,7 +275,7 @@ def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
 @pytest.mark.parametrize("order_of", [list, lambda places: places[::-1], lambda places: places[1::2] + places[::2]])
 @torch.no_grad()
 def test_the_same_weights_decode_in_any_order_where_the_length_is_known(by_heart, name, options, order_of):
-    """One word after another, as the queries are trained; no mode does so yet."""
+    """One word after another by the rows that are trained, known words as they were when they were filled."""
     _, model, sources, targets = by_heart(name, options)
     for source, target in zip(sources, targets, strict=True):
         end = len(target) - 1
