@@ -20,7 +20,7 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "demo": ("janus_fast.demo", "see a trained model translate, in both modes"),
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
     "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
-    "train": ("janus_fast.commands.train", "train a model on parallel text"),
+    "train": ("janus_fast.commands.train", "train a model on parallel or monolingual text"),
     "convert": (
         "janus_fast.commands.convert",
         "turn a model of CTranslate2, fairseq, Hugging Face, Marian or OpenNMT-py, or one of ours, into a model "

@@ -221,7 +221,7 @@ def test_options_of_one_objective_are_its_own(capsys):
         cli.main(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "training, with --objective r_drop: --alpha X" in shown
-    assert "training, with --objective cmlm or janus or mpnet: --masking X span or uniform" in shown
+    assert "training, with --objective cemat or cmlm or janus or mpnet: --masking X span or uniform" in shown
     assert ", ".join(OBJECTIVES) in shown
 
 

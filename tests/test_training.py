@@ -17,6 +17,7 @@ from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.checkpoints import average, checkpoints, latest_checkpoint
+from janus_fast.training.corruption import Corruption
 from janus_fast.training.data import BatchStream, ParallelData
 from janus_fast.training.metrics import Window
 from janus_fast.training.options import TrainingOptions
@@ -41,6 +42,19 @@ def make_data(count=40, seed=0):
     sources = [np.array([0, *generator.integers(5, 29, generator.integers(1, 9)), 2]) for _ in range(count)]
     targets = [np.array([0, *(s[1:-1][::-1] + 1), 2]) for s in sources]
     return ParallelData(sources, targets, list(range(count)))
+
+
+def make_monolingual(count=40, seed=0, **options):
+    """The toy language's targets, each of which is to be restored."""
+    data, config = make_data(count, seed), make_config()
+    options = TrainingOptions(**options)
+    data.sources = data.targets
+    data.corruption = Corruption(options, config, [f"t{i}" for i in range(config.target_vocab_size)])
+    return data
+
+
+def data_for(objective):
+    return make_monolingual() if OBJECTIVES[objective].restores else make_data()
 
 
 def options_of(**options):
@@ -75,12 +89,15 @@ def test_the_picture_has_a_curve_for_each_loss(tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_learns_and_writes_what_it_did(tmp_path, objective):
-    options = options_of(objective=objective, max_updates=60, save_interval=20, keep=2)
-    trainer = Trainer(make_model(dropout=0.0), make_data(), tmp_path, options)
+    updates = {"cemat": 100}.get(
+        objective, 60
+    )  # nothing tells its encoder more of these words than how frequent they are
+    options = options_of(objective=objective, max_updates=updates, save_interval=20, keep=2)
+    trainer = Trainer(make_model(dropout=0.0), data_for(objective), tmp_path, options)
     trainer.train()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert records[-1]["update"] == 60 and records[-1]["loss"] < 0.8 * records[0]["loss"]
-    assert [path.name for path in checkpoints(tmp_path)] == ["00000040", "00000060"]
+    assert records[-1]["update"] == updates and records[-1]["loss"] < 0.8 * records[0]["loss"]
+    assert [path.name for path in checkpoints(tmp_path)] == [f"{updates - 20:08}", f"{updates:08}"]
     mean = average(checkpoints(tmp_path))
     both = [read_tensors(path / WEIGHTS) for path in checkpoints(tmp_path)]
     for name, tensor in mean.items():
@@ -91,7 +108,7 @@ def test_training_learns_and_writes_what_it_did(tmp_path, objective):
     ("janus", {}), ("autoregressive", {}), ("cmlm", {}),
     ("janus", {"without_auxiliary": True, "divergence_weight": 0.0, "autoregressive_every": 2}),
     ("janus", {"suffix_share": 0.5, "tail_decay": 2.0, "draft_weight": 0.5, "draft_length": 3}),
-    ("xlnet", {}), ("mpnet", {}),
+    ("xlnet", {}), ("mpnet", {}), ("cemat", {"source_mask_ratio": (0.4, 0.6)}),
 ])  # fmt: skip
 def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objective, options):
     """Whatever rows each batch has: a short pair in one, long ones in the others."""
@@ -100,13 +117,22 @@ def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objec
         groups = ([0, 1], [2, 3, 4, 5], [6, 7])
     data.targets[0] = np.array([0, 5, 2])
 
-    def update(groups, masks=None):
+    def update(groups, masks={}):  # noqa: B006
         settings = {"objective": objective, "precision": "float32", "clip_norm": math.inf, **options}
         trainer = Trainer(
             make_model(dropout=0.0).double(), data, tmp_path, options_of(accumulate=len(groups), **settings)
         )
-        drawn, draw = [], trainer.objective.draw
-        trainer.objective.draw = lambda *sides: drawn.append(masks if masks is not None else draw(*sides)) or drawn[-1]
+        drawn = {"draw": [], "draw_source": []}
+
+        def keeping(name, draw):
+            def call(*sides):
+                drawn[name].append(masks[name] if name in masks else draw(*sides))
+                return drawn[name][-1]
+
+            return call
+
+        for name in drawn:
+            setattr(trainer.objective, name, keeping(name, getattr(trainer.objective, name)))
         batches, generator = [], torch.Generator().manual_seed(1)
         for number, group in enumerate(groups):
             sides = ([side[i] for i in group] for side in (data.sources, data.targets))
@@ -114,11 +140,11 @@ def test_an_update_over_several_batches_is_that_over_their_union(tmp_path, objec
         trainer.step(iter(batches), window := Window())
         means = window.means(trainer.processes)
         gradient = torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
-        drawn = [masks for masks in drawn if masks is not None]
+        drawn = {name: torch.cat(each) for name, each in drawn.items() if each[0] is not None}
         return gradient, {name: means[name] for name in means if "second" not in name}, trainer.tokens_seen, drawn
 
     *several, drawn = update(groups)
-    *whole, _ = update([range(8)], torch.cat(drawn) if drawn else None)
+    *whole, _ = update([range(8)], drawn)
     torch.testing.assert_close(several[0], whole[0], atol=1e-7, rtol=1e-6)  # the lengths' loss is in float32
     assert several[1] == pytest.approx(whole[1], abs=2e-5) and several[2] == whole[2]
 
