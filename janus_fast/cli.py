@@ -19,7 +19,7 @@ from janus_fast.installation import HOW_TO_INSTALL, absence
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "demo": ("janus_fast.demo", "see a trained model translate, in both modes"),
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
-    "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
+    "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF, ROUGE and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel text"),
     "convert": (
         "janus_fast.commands.convert",
