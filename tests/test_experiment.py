@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks.training import experiment, experiment_report
+from benchmarks.training import experiment, experiment_report, runs
 from janus_fast import Translator, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.training.trainer import Trainer
@@ -65,9 +65,9 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
             patch.setattr(experiment_report, name, lambda *arguments: None)
         status, whole = call(same_updates=False)
     updates = {arm: 3 * each.pace for arm, each in experiment.ARMS.items()}
-    assert status == 0 and work == {"updates": sum(updates.values()), "evaluations": 3 * 1 + 3 + 6 * 6}
+    assert status == 0 and work == {"updates": sum(updates.values()), "evaluations": 4 * 1 + 3 + 6 * 6}
     assert [record["arm"] for record in whole["records"]] == list(experiment.ARMS) and whole["missing"] == []
-    decodes = dict.fromkeys(("transformer", "autoregressive", "r_drop"), ["ar"]) | {
+    decodes = dict.fromkeys(("transformer", "autoregressive", "autoregressive-longer", "r_drop"), ["ar"]) | {
         "cmlm": ["nar-1", "nar-4", "nar-10"]
     }
     for record in whole["records"]:
@@ -91,7 +91,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
     assert text.count("| cmlm | 1 |") == 5 and "Not done" not in text
 
     capsys.readouterr()
-    assert call(same_updates=False) == (0, whole) and work == {"updates": sum(updates.values()), "evaluations": 42}
+    assert call(same_updates=False) == (0, whole) and work == {"updates": sum(updates.values()), "evaluations": 43}
     assert capsys.readouterr().err.count("trained already") == len(experiment.ARMS)
     for picture in ("experiment-passes.png", "experiment-speed.png", "experiment-curves.png"):
         assert (call.results / picture).stat().st_size > 10_000
@@ -99,11 +99,11 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
 
 def test_an_arm_gets_the_options_that_change_something_in_it():
     words = "--masking uniform --divergence-warmup-updates 5 --d-model 16 --divergence-weight=0.5 --keep 2".split()
-    assert experiment.effective(words, "janus") == words
-    assert experiment.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
-    assert experiment.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
+    assert runs.effective(words, "janus") == words
+    assert runs.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
+    assert runs.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
     without = [*words, "--divergence-weight", "0"]
-    assert experiment.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
+    assert runs.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
 
 
 def test_the_scores_are_those_of_the_model_at_hand(call, work):
@@ -184,7 +184,7 @@ def test_pictures_show_the_means_over_seeds(tmp_path):
 
 
 def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
-    run = experiment.Run("cmlm", 1, tmp_path, [], {}, 125, None, 1)
+    run = runs.Run("cmlm", 1, tmp_path, [], [], {}, 125, {}, test=None)
     seconds = [10, 20, 30, 3000, 3010]  # of 25 updates each, but for a long stop
     lines = [{"update": 25 * n, "seconds": s, "kind": "train"} for n, s in enumerate(seconds, 1)]
     lines.insert(2, {"update": 50, "seconds": 25, "kind": "valid"})

@@ -15,6 +15,7 @@ VERBATIM_BEGINS, VERBATIM_ENDS = {"nf", "EX", "TS"}, {"fi", "EE", "TE"}
 ONE_FONT_MACROS = {"B", "I", "SM", "SB"}
 TWO_FONT_MACROS = {"BR", "IR", "RB", "RI", "BI", "IB"}
 SPACING, TAG = "~", "TAG"
+TAGGED = {"TP", "TQ"}  # macros whose next line is a tag, not running text
 
 ESCAPES = [
     (re.compile(pattern), replacement)
@@ -73,6 +74,21 @@ def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
                     yield without_escapes(text), without_escapes(translation)
 
 
+def described(page: str) -> tuple[list[str], str] | None:
+    """(paragraphs of running text from DESCRIPTION on, what NAME says of the page); None for a page without these, such
+    as one in mdoc."""
+    _, *parts = re.split(r'^\.SH[ \t]+"?(.*?)"?[ \t]*$', page, flags=re.M)
+    sections = list(zip(map(str.upper, parts[::2]), parts[1::2], strict=True))
+    names = [name for name, _ in sections]
+    if "NAME" not in names or "DESCRIPTION" not in names:
+        return None
+    paragraphs, about = (
+        [without_escapes(text) for _, body in chosen for macro, text in _blocks(body) if text and macro not in TAGGED]
+        for chosen in (sections[names.index("DESCRIPTION") :], [sections[names.index("NAME")]])
+    )
+    return paragraphs, " ".join(about).partition(" - ")[2]
+
+
 def without_escapes(text: str) -> str:
     """Text without roff's escape sequences."""
     for pattern, replacement in ESCAPES:
@@ -125,7 +141,7 @@ def _blocks(page: str) -> list[tuple[str, str | None]]:
         elif macro in BLOCK_MACROS:
             finish_text()
             macros.append({"LP": "PP", "P": "PP"}.get(macro, macro))
-            tag_follows = macro in ("TP", "TQ")
+            tag_follows = macro in TAGGED
             if macro in VERBATIM_BEGINS:
                 verbatim = True
             elif macro in VERBATIM_ENDS:
