@@ -58,6 +58,8 @@ def _rows(options: type) -> str:
             text += " (not on backend `cuda`)"
         if objectives := field.metadata.get("objectives"):
             text += f" (objective {' or '.join(objectives)})"
+        if field.metadata.get("monolingual"):
+            text += " (monolingual text)"
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         rows.append(f"| `{field.name}` | {default} | {text} |")
     return "\n".join(rows)

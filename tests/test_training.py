@@ -17,6 +17,7 @@ from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
 from janus_fast.training.checkpoints import average, checkpoints, latest_checkpoint
+from janus_fast.training.corruption import Corruption
 from janus_fast.training.data import BatchStream, ParallelData
 from janus_fast.training.metrics import Window
 from janus_fast.training.options import TrainingOptions
@@ -41,6 +42,19 @@ def make_data(count=40, seed=0):
     sources = [np.array([0, *generator.integers(5, 29, generator.integers(1, 9)), 2]) for _ in range(count)]
     targets = [np.array([0, *(s[1:-1][::-1] + 1), 2]) for s in sources]
     return ParallelData(sources, targets, list(range(count)))
+
+
+def make_monolingual(count=40, seed=0, **options):
+    """The toy language's targets, each of which is to be restored."""
+    data, config = make_data(count, seed), make_config()
+    options = TrainingOptions(**options)
+    data.sources = data.targets
+    data.corruption = Corruption(options, config, [f"t{i}" for i in range(config.target_vocab_size)])
+    return data
+
+
+def data_for(objective):
+    return make_monolingual() if OBJECTIVES[objective].restores else make_data()
 
 
 def options_of(**options):
@@ -76,7 +90,7 @@ def test_the_picture_has_a_curve_for_each_loss(tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_learns_and_writes_what_it_did(tmp_path, objective):
     options = options_of(objective=objective, max_updates=60, save_interval=20, keep=2)
-    trainer = Trainer(make_model(dropout=0.0), make_data(), tmp_path, options)
+    trainer = Trainer(make_model(dropout=0.0), data_for(objective), tmp_path, options)
     trainer.train()
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["update"] == 60 and records[-1]["loss"] < 0.8 * records[0]["loss"]

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from test_training import make_data, make_model, options_of
+from test_training import data_for, make_data, make_model, options_of
 
 from janus_fast.checkpoint import WEIGHTS
 from janus_fast.objectives import OBJECTIVES
@@ -18,11 +18,11 @@ from janus_fast.training.trainer import Trainer
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, objective, accumulate):
     shared = {"objective": objective, "accumulate": accumulate, "save_interval": 5, "keep": 3}
-    Trainer(make_model(), make_data(), tmp_path / "whole", options_of(max_updates=12, **shared)).train()
+    Trainer(make_model(), data_for(objective), tmp_path / "whole", options_of(max_updates=12, **shared)).train()
 
-    Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=7, **shared)).train()
+    Trainer(make_model(), data_for(objective), tmp_path / "parts", options_of(max_updates=7, **shared)).train()
     # the run is cut off at update 9, after its last checkpoint at 7: it goes on from there
-    cut = Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=12, **shared))
+    cut = Trainer(make_model(), data_for(objective), tmp_path / "parts", options_of(max_updates=12, **shared))
     steps, step = [], cut.step
 
     def interrupted(*arguments):
@@ -33,7 +33,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path, objective, accumulate):
     cut.step = interrupted
     with pytest.raises(KeyboardInterrupt):
         cut.train()
-    Trainer(make_model(), make_data(), tmp_path / "parts", options_of(max_updates=12, **shared)).train()
+    Trainer(make_model(), data_for(objective), tmp_path / "parts", options_of(max_updates=12, **shared)).train()
     for name in ("model.safetensors", "optimizer.safetensors"):
         whole, parts = (latest_checkpoint(tmp_path / run) / name for run in ("whole", "parts"))
         assert whole.read_bytes() == parts.read_bytes()

@@ -24,6 +24,8 @@ ARMS = {name: Arm(options) for name, options in SYSTEMS.items()}
 for _name in BEGUN:
     ARMS[f"{_name}-pretraining"] = Arm(SYSTEMS[_name], monolingual=True)
     ARMS[f"{_name}-pretrained"] = Arm(SYSTEMS[_name], begins_with=f"{_name}-pretraining")
+ARMS["bart-pretraining"] = Arm("--objective bart", monolingual=True)
+ARMS["bart-pretrained"] = Arm(SYSTEMS["autoregressive"], begins_with="bart-pretraining")
 NAR = {"mode": "nar", "length_beam": 3, "adaptive": False}
 DECODES = {"greedy": {"mode": "ar", "beam_size": 1}, "beam": {"mode": "ar", "beam_size": 5}}
 DECODES |= {f"nar-{passes}": {**NAR, "iterations": passes, "rerank": False} for passes in (1, 4, 10)}

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for name, field in fields.items():
             objectives = field.metadata.get("objectives")
             group = f"{title}, with --objective {' or '.join(objectives)}" if objectives else title
+            group = f"{title}, with --monolingual" if field.metadata.get("monolingual") else group
             groups[group] = groups.get(group) or parser.add_argument_group(group)
             _add_field(groups[group], name, field)
 

@@ -33,8 +33,15 @@ class Init:
 
 
 def text_files(arguments) -> dict[str, Path | None]:
-    """Where the text is, by role; every file is there."""
+    """Where the text is, by role; every file is there. Monolingual text is source and target."""
     given = {name: getattr(arguments, name) for name in ("source", "target", "valid_source", "valid_target")}
+    if arguments.monolingual:
+        others = {"data": arguments.data, **given}
+        if clash := [name for name, file in others.items() if file]:
+            raise ValueError(f"{flag(clash[0])} must be left out with --monolingual, got {others[clash[0]]}")
+        given = dict(zip(given, [arguments.monolingual] * 2 + [arguments.valid_monolingual] * 2, strict=True))
+    elif arguments.valid_monolingual:
+        raise ValueError(f"--valid-monolingual must go with --monolingual, got {arguments.valid_monolingual}")
     if arguments.data:
         if clash := [name for name, file in given.items() if file]:
             raise ValueError(f"{flag(clash[0])} must be left out with --data, got {given[clash[0]]}")
@@ -50,7 +57,9 @@ def text_files(arguments) -> dict[str, Path | None]:
         raise ValueError(f"--pair must go with --data, got {arguments.pair}")
     if not given["source"] or not given["target"]:
         given = next((f"--{name} alone" for name in ("source", "target") if given[name]), "none")
-        raise ValueError(f"--data, or --source and --target, must name the text to train on, got {given}")
+        raise ValueError(
+            f"--data, or --source and --target, or --monolingual, must name the text to train on, got {given}"
+        )
     if bool(given["valid_source"]) != bool(given["valid_target"]):
         raise ValueError("--valid-source and --valid-target must be given together, got one of them")
     for file in filter(None, given.values()):
@@ -79,7 +88,8 @@ def run_before(out: Path, text: dict, files: Iterable[Path]) -> dict | None:
         raise ValueError(f"--out must be a directory of this command, got {out}, which has checkpoints of another")
     before = _read_settings(path)
     if before["text"] != text:
-        raise ValueError(f"--source and --target must hold the text that the run in {out} began with; it has changed")
+        names = " and ".join(f"--{name}" for name in text)
+        raise ValueError(f"{names} must hold the text that the run in {out} began with; it has changed")
     return before
 
 
@@ -135,6 +145,8 @@ def init_model(arguments) -> Init:
             f"--vocabulary-size must be {config.target_vocab_size}, as in the model of --init, "
             f"got {arguments.vocabulary_size}"
         )
+    if arguments.monolingual and not own[0].same_as(own[1]):
+        raise ValueError(f"--init must have one vocabulary for both sides with --monolingual, got {arguments.init}")
     _refuse_normalization(arguments, "--init")
     return Init(config, own, directory / WEIGHTS)
 
@@ -154,7 +166,8 @@ def vocabulary_of_run(arguments, files) -> Vocabulary:
         return vocabulary
     size, normalization = arguments.vocabulary_size, arguments.normalization or NORMALIZATIONS[0]
     say(f"training a vocabulary of {size or DEFAULT_SIZE:,} tokens")
-    vocabulary = Vocabulary.train([files["source"], files["target"]], size, normalization=normalization)
+    text = dict.fromkeys((files["source"], files["target"]))
+    vocabulary = Vocabulary.train([*text], size, normalization=normalization)
     if not size and len(vocabulary) < DEFAULT_SIZE:
         say(f"this text has pieces for {len(vocabulary):,} tokens, and its vocabulary is of that size")
     if lost := _lost_characters(vocabulary, lines_of(files["target"])):

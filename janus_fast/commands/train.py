@@ -1,4 +1,4 @@
-"""``janus-fast train``: from parallel text to a model directory. Run again, it goes on where it was."""
+"""``janus-fast train``: from parallel or monolingual text to a model directory. Run again, it goes on where it was."""
 
 import argparse
 import dataclasses
@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--pair", help="source and target language in --data (default: en-de)")
     for name in ("source", "target", "valid-source", "valid-target"):
         text.add_argument(f"--{name}", metavar="FILE", help="instead of --data")
+    text.add_argument(
+        "--monolingual", metavar="FILE",
+        help="instead of --data: pre-training, in which each line is restored from what a corruption leaves of it",
+    )  # fmt: skip
+    text.add_argument("--valid-monolingual", metavar="FILE", help="validates that, by losses alone")
     text.add_argument(
         "--valid-sentences", type=count, default=200, metavar="N",
         help="translated to validate; 0 for losses alone (default: 200)",
@@ -70,13 +75,15 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     from ..model import JanusModel
     from ..objectives import OBJECTIVES
     from ..training.checkpoints import latest_checkpoint
+    from ..training.corruption import Corruption
     from ..training.data import ParallelData, aligned_lines
-    from ..training.options import TrainingOptions, check_processes
+    from ..training.options import TrainingOptions, check_processes, check_text
     from ..training.trainer import Trainer, objective_of
 
     # What the user can have got wrong comes before anything that takes long, as far as it needs no vocabulary.
     out, files = Path(arguments.out), text_files(arguments)
-    text = {name: checksum(files[name]) for name in ("source", "target")}
+    given = {"monolingual": files["source"]} if arguments.monolingual else files
+    text = {name: checksum(given[name]) for name in ("monolingual", "source", "target") if name in given}
     before = run_before(out, text, filter(None, files.values()))
     processes.require_same("the text", text, "be the same on all machines")
     seen = before, str(latest_checkpoint(out) or "").rpartition("/")[2]
@@ -92,6 +99,7 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     training = _settings.training_settings(arguments, before, threads, model["d_model"])
     options = TrainingOptions(**training)
     check_processes(options, processes)
+    check_text(options, bool(arguments.monolingual))
     # the vocabulary's size, which nothing that is checked here depends on, is not known yet
     config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
     takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
@@ -112,12 +120,13 @@ def _run(arguments: argparse.Namespace, processes) -> int:
     model = JanusModel(config)
     if init:
         checkpoint.load_unique_state(model, checkpoint.read_state(init.weights, config), init.weights)
-    data = ParallelData.read(files["source"], files["target"], vocabularies, config)
+    corruption = Corruption(options, config, vocabularies[1].tokens) if arguments.monolingual else None
+    data = ParallelData.read(files["source"], files["target"], vocabularies, config, corruption)
     if options.device == "cpu" and (warning := installation.slow()):
         say(f"warning: {warning}")
     by_threads = not before and _settings.are_batches_by_threads(arguments)
     _say_what_is_there(model, data, vocabularies, options, threads if by_threads else None)
-    validation = _validation(arguments, files, vocabularies, config)
+    validation = _validation(arguments, files, vocabularies, config, corruption)
     trainer = Trainer(model, data, out, options, validation, processes=processes)
     if processes.rank == 0:
         start = before["start"] if before else {name: getattr(arguments, name) for name in _settings.START}
@@ -186,7 +195,8 @@ def _final(trainer, average: str) -> tuple[dict, str]:
 def _say_what_is_there(model, data, vocabularies, options, threads: int | None) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     sizes = " and ".join(dict.fromkeys(f"{len(vocabulary):,}" for vocabulary in vocabularies))
-    say(f"{parameters:,} parameters, {len(data):,} sentence pairs, a vocabulary of {sizes} tokens")
+    what = "lines" if data.corruption else "sentence pairs"
+    say(f"{parameters:,} parameters, {len(data):,} {what}, a vocabulary of {sizes} tokens")
     limits = model.config.max_source_positions, model.config.max_target_positions
     if data.empty + data.too_long:
         reasons = f"{data.empty:,} empty on a side, {data.too_long:,} longer than {limits[0]} or {limits[1]} tokens"
@@ -195,14 +205,17 @@ def _say_what_is_there(model, data, vocabularies, options, threads: int | None) 
     say(f"batches of {options.max_tokens:,} tokens{why}")
 
 
-def _validation(arguments, files, vocabularies, config):
+def _validation(arguments, files, vocabularies, config, corruption):
     from ..training.data import ParallelData
     from ..training.validation import Validation
 
     if not files["valid_source"]:
-        say("no validation text (--valid-source, --valid-target): the loss on the training text is all that is shown")
+        names = "--valid-monolingual" if corruption else "--valid-source, --valid-target"
+        say(f"no validation text ({names}): the loss on the training text is all that is shown")
         return None
-    data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config)
+    data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config, corruption)
+    if corruption:
+        return Validation(data, [], [], vocabularies)
     lines = [lines_of(files[name]) for name in ("valid_source", "valid_target")]
     chosen = data.kept[: arguments.valid_sentences]
     sources, references = ([side[number] for number in chosen] for side in lines)

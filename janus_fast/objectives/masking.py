@@ -25,6 +25,18 @@ def span_length_probabilities(rate: float = POISSON_RATE, limit: int = 128) -> T
     return torch.tensor(probabilities, dtype=torch.float32)
 
 
+def drawn_spans(budget: int, probabilities: Tensor, generator: torch.Generator) -> list[int]:
+    """Lengths of spans that add up to ``budget``, of which the last one is cut to that; 0 is one of them."""
+    spans, left = [], budget
+    while left > 0:
+        for span in torch.multinomial(probabilities, budget, True, generator=generator).tolist():
+            spans.append(min(span, left))
+            left -= spans[-1]
+            if left == 0:
+                break
+    return spans
+
+
 def span_mask(length: int, ratio: float, generator: torch.Generator, probabilities: Tensor | None = None) -> Tensor:
     """Masks spans of the words between ``bos`` and ``eos``: bool [length], True = masked.
 
@@ -38,13 +50,7 @@ def span_mask(length: int, ratio: float, generator: torch.Generator, probabiliti
     if length < 3:
         return mask
     budget = math.ceil(torch.tensor(length, dtype=torch.float32) * ratio)  # in float32, as the original
-    spans, left = [], budget
-    while left > 0:
-        for span in torch.multinomial(probabilities, budget, True, generator=generator).tolist():
-            spans.append(min(span, left))
-            left -= spans[-1]
-            if left == 0:
-                break
+    spans = drawn_spans(budget, probabilities, generator)
     starts = torch.randperm(length, generator=generator).tolist()  # a span without length uses up a start, too
     for start, span in zip(starts, spans, strict=False):
         mask[start : start + span] = True

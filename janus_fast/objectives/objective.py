@@ -41,6 +41,7 @@ class Objective:
     validated: ClassVar[Mapping[str, dict]] = {}
     predicts_length: ClassVar[bool] = False
     takes_one_stream: ClassVar[bool] = False  # whether it trains ordinary Transformers
+    restores: ClassVar[bool] = False  # whether its text must be monolingual
     watched: ClassVar[tuple[str, ...]] = ()
     together: ClassVar[int] = 1  # sentences of a batch that must go to the same process
 

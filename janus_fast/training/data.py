@@ -1,4 +1,4 @@
-"""Parallel text as arrays of ids, and the endless, restartable stream of training batches."""
+"""Parallel or monolingual text as arrays of ids, and the endless, restartable stream of training batches."""
 
 import queue
 import threading
@@ -12,13 +12,15 @@ from ..config import JanusConfig
 from ..text import Vocabulary
 from ..text.batching import batches_by_tokens
 from ..text.lines import lines_of
+from .corruption import Corruption
 
 
 @dataclass
 class ParallelData:
     """Sentence pairs as ids, ends included; ``kept`` are the line numbers that passed the length filter.
 
-    Of the others ``empty`` had nothing on a side, and ``too_long`` more than the model has positions.
+    Of the others ``empty`` had nothing on a side, and ``too_long`` more than the model has positions. With a
+    ``corruption`` the text is monolingual, both sides the same: a source is then what it makes of the target.
     """
 
     sources: list[np.ndarray]
@@ -26,13 +28,22 @@ class ParallelData:
     kept: list[int]
     empty: int = 0
     too_long: int = 0
+    corruption: Corruption | None = None
 
     @classmethod
-    def read(cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig) -> "ParallelData":
-        """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out."""
-        lines, data = aligned_lines(source, target), cls([], [], [])
+    def read(
+        cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig,
+        corruption: Corruption | None = None,
+    ) -> "ParallelData":  # fmt: skip
+        """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out.
+
+        Of monolingual text, which has a ``corruption``, both files are the same.
+        """
+        lines, data = aligned_lines(source, target), cls([], [], [], corruption=corruption)
         wraps = config.source_ids, config.target_ids
-        sides = [_encode(text, v, wrap) for text, v, wrap in zip(lines, vocabularies, wraps, strict=True)]
+        words = [_encode(lines[0], vocabularies[0])]
+        words.append(words[0] if corruption else _encode(lines[1], vocabularies[1]))
+        sides = [[np.array(wrap(ids), dtype=np.int64) for ids in side] for side, wrap in zip(words, wraps, strict=True)]
         limits = config.max_source_positions, config.max_target_positions
         ends = [len(wrap([])) for wrap in wraps]
         for number, pair in enumerate(zip(*sides, strict=True)):
@@ -46,10 +57,17 @@ class ParallelData:
                 data.kept.append(number)
         if not data.kept:
             raise ValueError(
-                f"train: {source} and {target} must hold at least one usable pair, got none: {data.empty:,} are empty "
-                f"and {data.too_long:,} longer than {limits[0]} or {limits[1]} tokens"
+                f"train: {_named(source, target)} must hold at least one usable pair, got none: {data.empty:,} are "
+                f"empty and {data.too_long:,} longer than {limits[0]} or {limits[1]} tokens"
             )
         return data
+
+    def pairs(self, index, generator: torch.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Sources and targets of these numbers; ``generator`` draws the corruption, if there is one."""
+        targets = [self.targets[i] for i in index]
+        if self.corruption:
+            return [self.corruption(target, generator) for target in targets], targets
+        return [self.sources[i] for i in index], targets
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -68,12 +86,16 @@ def aligned_lines(source: str | Path, target: str | Path) -> list[list[str]]:
             f"train: {source} and {target} must have the same number of lines, got {list(map(len, lines))}"
         )
     if not any(s.strip() and t.strip() for s, t in zip(*lines, strict=True)):
-        raise ValueError(f"train: {source} and {target} must hold at least one pair of sentences, got none")
+        raise ValueError(f"train: {_named(source, target)} must hold at least one pair of sentences, got none")
     return lines
 
 
-def _encode(lines: list[str], vocabulary: Vocabulary, wrap) -> list[np.ndarray]:
-    return [np.array(wrap(vocabulary.ids(vocabulary.encode(line))), dtype=np.int64) for line in lines]
+def _named(source, target) -> str:
+    return " and ".join(dict.fromkeys((str(source), str(target))))
+
+
+def _encode(lines: list[str], vocabulary: Vocabulary) -> list[list[int]]:
+    return [vocabulary.ids(vocabulary.encode(line)) for line in lines]
 
 
 class BatchStream:
@@ -120,8 +142,8 @@ class BatchStream:
         try:
             for number, epoch, index in self._numbers(start):
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-                sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
-                self._put((number, epoch, self.objective.pack(sources, targets, generator, self.share)))
+                pairs = self.data.pairs(index, generator)
+                self._put((number, epoch, self.objective.pack(*pairs, generator, self.share)))
                 if self.stopped.is_set():
                     return
         except BaseException as error:  # raised again where the batches are used

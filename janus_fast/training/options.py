@@ -8,6 +8,7 @@ from dataclasses import Field, dataclass, make_dataclass
 from .. import inputs
 from ..inputs import OptionError, integers, one_of, option, rule, switch, weight
 from ..objectives import OBJECTIVES
+from .corruption import CorruptionOptions
 from .processes import Processes
 
 CHANGEABLE, OF_THE_CALL = "changeable", "of the call"  # what may be another when a run goes on, and is not the run's
@@ -48,10 +49,11 @@ def without_effect(options: Mapping) -> dict[str, str]:
 
 @inputs.documented
 @dataclass
-class TrainingOptions(make_dataclass("Own", of_objectives(), kw_only=True)):
+class TrainingOptions(CorruptionOptions, make_dataclass("Own", of_objectives(), kw_only=True)):
     """How to train; the defaults are the paper's. Durations are counted in updates; ``max_minutes`` stops a run early,
     resumably. Checkpoints come every ``save_interval`` updates, and where the last is ``save_minutes`` old. Beside
-    these there are the options of the objectives, None where the objective has its own.
+    these there are the options of the objectives, None where the objective has its own, and those of the corruption of
+    monolingual text.
     """
 
     objective: str = option("janus", _objective, ", ".join(OBJECTIVES))
@@ -126,3 +128,15 @@ def check_processes(options: TrainingOptions, processes: Processes) -> None:
     """Raises ValueError unless there are others to share the model out with, where it is to be."""
     if options.fsdp and processes.count == 1:
         raise OptionError("train: fsdp", "go with several processes, as torchrun starts them", "one")
+
+
+def check_text(options: TrainingOptions, monolingual: bool) -> None:
+    """Raises ValueError unless the text, parallel or ``monolingual``, is what the options are for."""
+    if monolingual:
+        return
+    if OBJECTIVES[options.objective].restores:
+        words = f"be monolingual with objective {options.objective!r}, which restores corrupted text"
+        raise OptionError("train: text", words, "parallel text")
+    for field in dataclasses.fields(CorruptionOptions):
+        if (value := getattr(options, field.name)) != field.default:
+            raise OptionError(f"train: {field.name}", "be left out with parallel text", value)

@@ -19,7 +19,7 @@ from .checkpoints import checkpoints, is_regular, latest_checkpoint, read_state
 from .data import BatchStream, ParallelData
 from .memory import freed_memory
 from .metrics import METRICS, Window, drop_records_behind
-from .options import TrainingOptions, check_precision_shared_out, check_processes
+from .options import TrainingOptions, check_precision_shared_out, check_processes, check_text
 from .processes import Processes
 from .sharding import gathered, share_out, shared_like, whole
 
@@ -45,6 +45,7 @@ class Trainer:
         *, processes: Processes = Processes(), on_step=lambda update: None, on_log=lambda record: None,  # noqa: B008
     ):  # fmt: skip
         check_processes(options, processes)
+        check_text(options, data.corruption is not None)
         self.model, self.data, self.directory, self.options = model.to(options.device), data, Path(directory), options
         self.processes = processes
         self.validate, self.on_step, self.on_log = validate, on_step, on_log

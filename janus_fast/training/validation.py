@@ -15,7 +15,8 @@ from .data import ParallelData
 class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
-    The loss terms are means over the sentences of ``data``, with masks drawn from a seed of their own. BLEU is that of
+    The loss terms are means over the sentences of ``data``, with masks, and the corruption of monolingual text,
+    drawn from a seed of their own. BLEU is that of
     ``sources`` against ``references``, decoded in each mode with the options that its record, and the
     objective, have for that.
     """
@@ -34,8 +35,8 @@ class Validation:
         lengths = np.array([len(target) for target in self.data.targets])
         generator, sums, device = torch.Generator().manual_seed(0), {}, next(model.parameters()).device
         for index in batches_by_tokens(lengths, self.max_tokens):
-            sources, targets = ([side[i] for i in index] for side in (self.data.sources, self.data.targets))
-            loss, terms = objective.loss(model, objective.pack(sources, targets, generator).to(device))
+            batch = objective.pack(*self.data.pairs(index, generator), generator)
+            loss, terms = objective.loss(model, batch.to(device))
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)
         return {name: round(value / len(self.data), 4) for name, value in sums.items()}
