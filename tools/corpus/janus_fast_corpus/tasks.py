@@ -1,9 +1,9 @@
 """Text of tasks beside translation: what sums another text up, and monolingual text."""
 
-import gzip
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from janus_fast.inputs import choice
 
 from .build import check_counts, committed_sentences, default_cache
 from .clean import running_text
-from .packages import PackageStore, package_members
+from .packages import PackageStore
 from .readers import debian_descriptions, man_pages
 from .sources import DOCUMENTS, Source
 from .split import groups_by_keys, normalized, stable_hash
@@ -22,7 +22,6 @@ TIERS = {"debian-descriptions": "descriptions", "man-pages": "manuals"}
 SHORTEST_TEXT, SHORTEST_SUMMARY, LONGEST_SUMMARY = 10, 2, 20  # words
 NOT_ABOUT_IT = re.compile(r"transitional|dummy|debug(ging)? symbols|meta-?package", re.IGNORECASE)
 HELD_OUT_SHARE = 10  # of a source at most one in so many documents is in each held-out set
-PAGE = re.compile(r"/share/man/man\d/[^/]+\.gz$")
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,7 @@ def _read(source: Source, packages: PackageStore) -> Iterator[tuple[str, list[st
         yield from debian_descriptions.described(packages.descriptions("en"))
     for package in source.packages:
         if path := packages.binary_package(package):
-            for _, content in package_members(path, PAGE.search):
-                page = gzip.decompress(content).decode("utf8", "replace")
+            for _, page in man_pages.pages(path, man_pages.ENGLISH_PAGE):
                 if found := man_pages.described(page):
                     yield package, *found
 
@@ -162,28 +160,28 @@ def split_documents(
                 yield "paragraph:" + normalized(" ".join(paragraph))
             words += sum(len(sentence.split()) for sentence in paragraph)
 
-    groups = [[documents[index] for index in group] for group in groups_by_keys(map(keys, documents))]
-    totals = _counts(documents)
-    splits: dict[str, list[Document]] = {"train": [], "valid": [], "test": []}
+    def counts(group: list[Document]) -> Counter:
+        return Counter(document.source.name for document in group)
 
     def order(group: list[Document]) -> tuple:
-        return "man-pages" not in _counts(group), stable_hash("split:" + min(each.package for each in group))
+        return "man-pages" not in counts(group), stable_hash("split:" + min(each.package for each in group))
 
+    groups = [[documents[index] for index in group] for group in groups_by_keys(map(keys, documents))]
+    splits: dict[str, list[Document]] = {"train": [], "valid": [], "test": []}
+    most = {source: count // HELD_OUT_SHARE for source, count in counts(documents).items()}
+    room = {
+        name: {source: min(count, share) for source, share in most.items()}
+        for name, count in (("test", test_pairs), ("valid", validation_pairs))
+    }
     for group in sorted(groups, key=order):
-        for name, most in (("test", test_pairs), ("valid", validation_pairs), ("train", len(documents))):
-            after = _counts([*splits[name], *group]) if name != "train" else {}
-            if all(count <= min(most, totals[source] // HELD_OUT_SHARE) for source, count in after.items()):
-                splits[name] += group
-                break
+        own = counts(group)
+        fits = (name for name, left in room.items() if all(left[source] >= own[source] for source in own))
+        name = next(fits, "train")
+        splits[name] += group
+        for source in own if name in room else ():
+            room[name][source] -= own[source]
     key = "order:{0.package} {0.summary}".format
     return {name: sorted(own, key=lambda each: stable_hash(key(each))) for name, own in splits.items()}
-
-
-def _counts(documents: list[Document]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for document in documents:
-        counts[document.source.name] = counts.get(document.source.name, 0) + 1
-    return counts
 
 
 def _summaries(splits: dict[str, list[Document]], max_words: int) -> dict[str, list[tuple]]:

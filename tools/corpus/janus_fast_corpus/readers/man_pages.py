@@ -3,6 +3,7 @@
 import gzip
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..packages import PackageStore, package_members
 from ..sources import Source
@@ -16,6 +17,7 @@ ONE_FONT_MACROS = {"B", "I", "SM", "SB"}
 TWO_FONT_MACROS = {"BR", "IR", "RB", "RI", "BI", "IB"}
 SPACING, TAG = "~", "TAG"
 TAGGED = {"TP", "TQ"}  # macros whose next line is a tag, not running text
+ENGLISH_PAGE = re.compile(r"/share/man/(man\d/[^/]+\.gz)$")
 
 ESCAPES = [
     (re.compile(pattern), replacement)
@@ -49,17 +51,19 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
         if not path:
             continue
         is_translation = "{language}" in package
-        page = re.compile(
-            rf"/man/{language}/(man\d/[^/]+\.gz)$" if is_translation else r"/share/man/(man\d/[^/]+\.gz)$"
-        )
-        pages = translated if is_translation else english
-        for name, content in package_members(path, page.search):
-            try:
-                pages[page.search(name).group(1)] = gzip.decompress(content).decode("utf8", "replace")
-            except OSError:  # not compressed after all
-                continue
+        page = re.compile(rf"/man/{language}/(man\d/[^/]+\.gz)$") if is_translation else ENGLISH_PAGE
+        (translated if is_translation else english).update(pages(path, page))
     for page in sorted(english.keys() & translated.keys()):
         yield from align_pages(english[page], translated[page])
+
+
+def pages(path: Path, name: re.Pattern) -> Iterator[tuple[str, str]]:
+    """(group 1 of its ``name``, text) of the pages in a package."""
+    for member, content in package_members(path, name.search):
+        try:
+            yield name.search(member).group(1), gzip.decompress(content).decode("utf8", "replace")
+        except OSError:  # not compressed after all
+            continue
 
 
 def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
