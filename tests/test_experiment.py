@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from benchmarks.training import experiment, experiment_report, runs
+from benchmarks.training import experiment, experiment_report, runs, side_by_side
+from benchmarks.training.side_by_side import Job
 from janus_fast import Translator, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.training.trainer import Trainer
@@ -67,9 +71,8 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
     updates = {arm: 3 * each.pace for arm, each in experiment.ARMS.items()}
     assert status == 0 and work == {"updates": sum(updates.values()), "evaluations": 4 * 1 + 3 + 6 * 6}
     assert [record["arm"] for record in whole["records"]] == list(experiment.ARMS) and whole["missing"] == []
-    decodes = dict.fromkeys(("transformer", "autoregressive", "autoregressive-longer", "r_drop"), ["ar"]) | {
-        "cmlm": ["nar-1", "nar-4", "nar-10"]
-    }
+    decodes = dict.fromkeys(("transformer", "autoregressive", "autoregressive-longer", "r_drop"), ["ar"])
+    decodes["cmlm"] = ["nar-1", "nar-4", "nar-10"]
     for record in whole["records"]:
         training, evaluations = record["training"], record["evaluations"]
         assert training["update"] == updates[record["arm"]] and training["seconds"] > 0 < training["tokens_seen"]
@@ -206,6 +209,34 @@ def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):
     assert "experiment: cmlm, seed 1: training must make 3 updates to count, got 1" in said
 
 
+def test_arms_are_trained_side_by_side_in_time(call, work, tmp_path, capsys):
+    arms = "--arms", "janus-after-ar", "autoregressive", "cmlm", "--jobs", "2"
+    assert call(*arms, "--minutes", "0") == (143, None)  # none was begun
+    keep = tmp_path / "keep"
+    status, results = call(*arms, "--keep", str(keep))
+    assert status == 0 and work == {"updates": 0, "evaluations": 10}  # updates are made by other processes
+    assert [record["arm"] for record in results["records"]] == ["autoregressive", "cmlm", "janus-after-ar"]
+    assert "3 trainings, 2 side by side" in capsys.readouterr().err
+    assert "update 3  validation loss" in (call.runs / "cmlm.log").read_text()
+    for arm in ("autoregressive", "cmlm", "janus-after-ar"):
+        for name in ("metrics.jsonl", "training.json"):
+            assert (keep / "seed-1" / arm / name).read_bytes() == (call.runs / arm / name).read_bytes()
+        weights = load_file(keep / "seed-1" / arm / "model.safetensors")
+        assert any(tensor.dtype == np.int8 for tensor in weights.values())
+        assert Translator(str(keep / "seed-1" / arm)).translate(
+            ["The cell is empty."], mode="ar" if arm != "cmlm" else "nar"
+        )
+    assert call(*arms)[0] == 0 and work["evaluations"] == 10  # all of it is done
+
+
+def test_jobs_that_run_when_time_is_up_are_asked_to_end(tmp_path):
+    words = ["timeit", "-n", "1", "-r", "1", "import time; print('begun', flush=True); time.sleep(60)"]
+    jobs = [Job("long", words, tmp_path / "long.log"), Job("later", words, tmp_path / "later.log", ["long"])]
+    began = time.monotonic()
+    assert side_by_side.run(jobs, 2, 2 / 60) == {"long": 143}
+    assert time.monotonic() - began < 30 and not (tmp_path / "later.log").exists()
+
+
 def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
     step = Trainer.step
 
@@ -224,7 +255,7 @@ def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--arms", "cmlm", "--", "--seed", "3"], "options behind -- must be other than --data, --out, "),
+        (["--arms", "cmlm", "--", "--seed", "3"], "options behind -- must be other than --data, --out, --device, "),
         (["--data", "nowhere"], "must have train.en, train.de, valid.en, valid.de, got nowhere without train.en"),
     ],
 )

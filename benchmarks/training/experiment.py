@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
     sources, references = (side[: arguments.limit] for side in test_set())
     of = {"limit": arguments.limit, "threads": arguments.threads}
     test = runs.Test(sources, references, ("bleu", "chrf"), arguments.threads, of, paired="ar")
-    files = ["--data", arguments.data, "--vocabulary", str(vocabulary)]
+    files = ["--data", arguments.data, "--vocabulary", str(vocabulary), "--device", arguments.device]
 
     def make(arm: str, seed: int) -> Run:
         own, folder = ARMS[arm], arguments.out / f"seed-{seed}"

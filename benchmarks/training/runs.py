@@ -9,6 +9,8 @@ another machine, if they were trained alike.
 import argparse
 import hashlib
 import json
+import math
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +22,9 @@ import torch
 
 from benchmarks.arguments import positive
 from benchmarks.machine import RESULTS, machine
-from janus_fast import Translator, cli, engine, evaluate
+from benchmarks.training import side_by_side
+from benchmarks.training.side_by_side import Job
+from janus_fast import Translator, cli, engine, evaluate, load, save
 from janus_fast.directory import WEIGHTS
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
@@ -47,6 +51,7 @@ class Arm:
 
 CURVE = "update", "seconds", "tokens", "ar_nll", "nar_nll", "bleu_ar", "bleu_nar"  # of a validation
 INTERRUPTED = 130, 143  # the exit statuses of janus-fast for it: Ctrl-C, SIGTERM
+ENDED = {0: "trained", side_by_side.IN_TIME: "to be gone on with"}  # by exit status, side by side
 RESAMPLES = 1000  # of the bootstrap
 EVERY = 5  # each so manieth test sentence is also decoded alone, by the clock
 # What all arms share; it is the paper's where nothing is named. What stands behind -- comes later on the command line
@@ -55,7 +60,7 @@ SIZES = """--recipe paper --average always
     --d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768 --normalize-before
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
-    "--data", "--out", "--pair", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
+    "--data", "--out", "--pair", "--device", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
     "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
 )  # fmt: skip
 
@@ -113,19 +118,23 @@ class Run:
     def name(self) -> str:
         return f"{self.arm}, seed {self.seed}"
 
-    def train(self) -> int:
-        """Trains, or goes on; returns the exit status of ``janus-fast train``."""
+    def command(self) -> list[str]:
+        """Of ``janus-fast``, to train or to go on."""
         files = [*self.files, "--out", str(self.directory)]
-        if self.first:
-            files += ["--init", str(self.first)]
-        if status := cli.main(["train", *files, *self.options]):
+        return ["train", *files, *(["--init", str(self.first)] if self.first else []), *self.options]
+
+    def recorded(self, status: int, device: str) -> int:
+        """Puts a training that left with ``status`` on record, if it was made to its end; returns its status."""
+        if status:
             return status
         state = read_state(latest_checkpoint(self.directory))
         if state["update"] != self.updates:  # such as by --max-minutes; arms compare after as many updates alone
             self.say(f"{self.name}: training must make {self.updates:,} updates to count, got {state['update']:,}")
             return 1
         record = {name: state[name] for name in ("update", "seconds", "tokens_seen", "precision")}
-        self._store("training", {**record, "machine": machine(torch.get_num_threads()), "of": self._trained_of})
+        where = {"device": torch.cuda.get_device_name()} if device == "cuda" else {}
+        where |= machine(torch.get_num_threads())
+        self._store("training", {**record, "machine": where, "of": self._trained_of})
         return 0
 
     def training(self) -> dict | None:
@@ -236,12 +245,19 @@ def carry_out(
     seeds |= {record["seed"] for record in before}
     everything = [make(arm, seed) for arm in arms for seed in sorted(seeds)]
     chosen = [make(arm, seed) for seed in arguments.seeds for arm in arguments.arms]
+    device = arguments.device
+    commands = {run.name: run.command() for run in chosen if not run.training()}
+    statuses = _side_by_side(chosen, commands, arguments) if arguments.jobs > 1 else {}
     failed = 0
     for number, run in enumerate(chosen, 1):
-        trained = run.training()
-        run.say(f"{run.name} (run {number} of {len(chosen)}): {'trained already' if trained else 'training'}")
-        status = 0 if trained else run.train()
-        if status in INTERRUPTED:
+        news, status = "trained already", 0
+        if run.name in commands:
+            news = ENDED.get(statuses[run.name], "failed") if statuses else "training"
+        run.say(f"{run.name} (run {number} of {len(chosen)}): {news}")
+        if run.name in commands:
+            status = statuses[run.name] if statuses else cli.main(commands[run.name])
+            status = run.recorded(status, device)
+        if status in INTERRUPTED and not statuses:
             return status
         failed = failed or status
         if (not status and run.evaluate(line)) or run is chosen[-1]:
@@ -249,7 +265,39 @@ def carry_out(
             if measured["records"]:
                 write(measured)
                 run.say(f"the results are in {arguments.results}")
+            if arguments.keep:
+                _keep(everything, arguments.keep)
     return failed
+
+
+def _side_by_side(runs: list[Run], commands: dict[str, list[str]], arguments: argparse.Namespace) -> dict[str, int]:
+    """Trains in processes; returns how each of ``commands`` ended, or that it was not begun."""
+    missing = [run for run in runs if run.name in commands]
+    names = {run.directory: run.name for run in missing}
+    jobs = [
+        Job(
+            run.name, ["janus_fast", *commands[run.name]], run.directory.with_suffix(".log"),
+            [names[run.first]] if run.first in names else [],
+        )
+        for run in missing
+    ]  # fmt: skip
+    if jobs:
+        said = f"{len(jobs)} trainings, {arguments.jobs} side by side; what they say is in {arguments.out}/seed-*/*.log"
+        missing[0].say(said)
+    ended = side_by_side.run(jobs, arguments.jobs, arguments.minutes)
+    return {job.name: ended.get(job.name, side_by_side.IN_TIME) for job in jobs}  # the others were not begun
+
+
+def _keep(runs: list[Run], directory: Path) -> None:
+    """What is worth carrying from the machine that trained: figures, and weights in int8."""
+    for run in runs:
+        if run.training():
+            folder = directory / run.directory.parent.name / run.arm
+            model, vocabularies = load(run.directory)
+            save(model, folder, vocabularies, quantization="int8")
+            for path in (*run.directory.glob("*.json"), run.directory / "metrics.jsonl"):
+                if path.is_file() and not (folder / path.name).exists():
+                    shutil.copy(path, folder)
 
 
 def _results(directory: Path, topic: str) -> list[dict]:
@@ -305,6 +353,17 @@ def parser(topic: str, about: str, arms: Iterable[str], seeds: list[int]) -> arg
     made.add_argument("--arms", nargs="+", choices=arms, default=list(arms), help="default: all")
     made.add_argument("--vocabulary-size", type=positive, metavar="N", help="default: as janus-fast train has it")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N sentences of the test set alone")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of training (default: cpu)")
+    made.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="train N arms at once, each in a process (default: 1)"
+    )
+    made.add_argument(
+        "--minutes", type=float, default=math.inf, metavar="M",
+        help="with --jobs: end trainings after M minutes, each with a checkpoint; the same command goes on",
+    )  # fmt: skip
+    made.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write figures and int8 weights of what is trained there, too"
+    )
     made.add_argument("--threads", type=positive, default=1, metavar="N", help="of decoding (default: 1)")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where tables and pictures go")
     return made
@@ -315,6 +374,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], arms: dict[str, Arm]
     end = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:end])
     arguments.rest = argv[end + 1 :]
+    if arguments.jobs == 1 and arguments.minutes < math.inf:
+        parser.error("--minutes must come with --jobs of 2 or more")
     own = dict.fromkeys(word for arm in arms.values() for word in arm.options.split() if word.startswith("--"))
     fixed = list(dict.fromkeys((*FIXED, *own)))
     if clash := next((word for word in arguments.rest if word.split("=")[0] in fixed), None):

@@ -48,8 +48,9 @@ def _run(arguments: argparse.Namespace) -> int:
     text = [data / f"train.{language}" for language in languages]
     vocabulary = runs.vocabulary(text, arguments)
     checksums = {path.name: checksum(path) for path in (*text, vocabulary)}
-    parallel = ["--data", arguments.data, "--pair", arguments.pair, "--vocabulary", str(vocabulary)]
-    monolingual = ["--monolingual", str(arguments.monolingual), "--vocabulary", str(vocabulary)]
+    shared = ["--vocabulary", str(vocabulary), "--device", arguments.device]
+    parallel = ["--data", arguments.data, "--pair", arguments.pair, *shared]
+    monolingual = ["--monolingual", str(arguments.monolingual), *shared]
     test = _test(arguments, [data / f"test.{language}" for language in languages])
 
     def make(arm: str, seed: int) -> Run:
