@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+import torch
+
+from janus_fast.packing import offsets_of
 from janus_fast.visibility import FOREVER, Visibility
 from janus_fast.visibility_plot import COLOURS, HIDDEN, INK
 
@@ -60,10 +63,16 @@ def gallery():
 
     axes = iter(bottom.subplots(2, 4, width_ratios=(16, 16, 16, 12), subplot_kw={"anchor": "N"}).flat)
     for title, visibility, key_groups, queries, key_labels in (
-        ("bidirectional: CMLM, CeMAT", Visibility.cemat([12]), [("tokens", 12)], 0, None),
+        (
+            "bidirectional: CMLM, CeMAT",
+            Visibility.bidirectional(offsets_of(torch.tensor([12]))),
+            [("tokens", 12)],
+            0,
+            None,
+        ),
         ("causal: Transformer", Visibility.causal([12]), [("tokens", 12)], 0, None),
-        ("prefix language model", Visibility.prefix([12], [5]), [("prefix", 5), ("tokens", 7)], 0, None),
         ("JANUS, AR", Visibility.autoregressive([6]), [("content", 6)], 6, None),
+        ("JANUS, drafts", Visibility.draft([5], [3], [3]), [("content", 5), ("masks", 3)], 5, None),
         ("ProphetNet", Visibility.prophetnet([6], 2), [("main", 6)], 11, None),
         ("BANG", Visibility.bang([4], 2), [("main", 4), ("stream 1", 4), ("stream 2", 3)], 4, None),
         ("MPNet", Visibility.mpnet([3], [3]), [("visible", 3), ("true", 3), ("masks", 3)], 3, None),

@@ -117,20 +117,6 @@ class Visibility:
         return cls._content(lengths, ranges(lengths))
 
     @classmethod
-    def prefix(cls, lengths: Tensor, prefixes: Tensor) -> "Visibility":
-        """Row ``i`` sees keys ``j <= i`` and the whole prefix, ``j < p``.
-
-        Args:
-            lengths: [S], tokens of each sequence, prefix included.
-            prefixes: [S], ``p`` of each sequence, 0 to its length; 0 is ``causal``, the length is ``bidirectional``.
-        Source: prefix language model (UniLM, Dong et al., 2019; T5, Raffel et al., 2020).
-        """
-        lengths = _integers("prefix", "lengths", lengths)
-        prefixes = _integers("prefix", "prefixes", prefixes, shape_of=("lengths", lengths))
-        _refuse_longer("prefix", "prefixes", prefixes, lengths)
-        return cls._content(lengths, ranges(lengths).maximum(prefixes.repeat_interleave(lengths) - 1))
-
-    @classmethod
     def autoregressive(cls, lengths: Tensor) -> "Visibility":
         """JANUS, AR: a causal content stream and a query stream of the same lengths, which reads the same keys.
 
@@ -272,17 +258,6 @@ class Visibility:
         return cls._content(
             rows, known * step + stream, until, query_lengths=lengths, query_times=ranges(lengths) * step
         )
-
-    @classmethod
-    def cemat(cls, lengths: Tensor) -> "Visibility":
-        """CeMAT: a bidirectional decoder; every row sees all of its sequence.
-
-        Args:
-            lengths: [S], tokens of each sequence.
-        Source: CeMAT (Li et al., ACL 2022), pre-training and mask-predict; its AR fine-tuning is ``causal``.
-        """
-        lengths = _integers("cemat", "lengths", lengths)
-        return cls.bidirectional(offsets_of(lengths))
 
     @classmethod
     def concatenate(cls, parts: Iterable["Visibility"]) -> tuple["Visibility", list[tuple[int, int]]]:

@@ -38,7 +38,7 @@ def ends_its_workers_when_terminated():
     ("cmlm", {}), ("janus", {"auxiliary": False, "divergence": {}, "autoregressive_every": 2}),
     ("janus", {"suffix_share": 0.5, "tail_decay": 2.0, "draft_weight": 0.5, "draft_length": 3}),
     ("janus", {"divergence_weight": 0.0, "autoregressive_every": 2, "draft_weight": 0.5, "draft_length": 3}),
-    ("xlnet", {}), ("mpnet", {}),
+    ("xlnet", {}), ("mpnet", {}), ("cemat", {"source_mask_ratio": (0.3, 0.5)}),
 ])  # fmt: skip
 def test_shares_of_a_batch_add_up_to_it(objective, options, count):
     data, model = make_data(7), make_model(dropout=0.0)

@@ -1,11 +1,12 @@
-"""XLNet's and MPNet's objectives: their losses by definition, what they learn, and what then decodes."""
+"""XLNet's, MPNet's and CeMAT's objectives: their losses by definition, what they learn, and what then decodes."""
 
+import math
 from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
-from plain import hidden_rows, length_loss
+from plain import encode, hidden_rows, length_loss
 from test_training import make_data, make_model, options_of
 
 from janus_fast import Translator, engine
@@ -22,6 +23,10 @@ XLNET = {
 MPNET = {
     "as it is": {}, "queries alone": {"nar_weight": 0.0}, "spans": {"masking": "span", "nar_weight": 0.5},
     "some of an end": {"suffix_share": 1.0, "tail_decay": 1.0},
+}  # fmt: skip
+CEMAT = {
+    "as it is": {}, "much of the source": {"source_mask_ratio": (0.5, 1.0), "masking": "span"},
+    "the encoder alone": {"encoder_loss_lambda": 1.0},
 }  # fmt: skip
 
 
@@ -85,10 +90,34 @@ def mpnet_by_definition(model, objective, sources, targets):
     return aux + weight * nar + 0.1 * length_loss(model, sources, [len(target) for target in targets])
 
 
+def cemat_by_definition(model, objective, sources, targets):
+    """Words of both sides behind masks, which all see all of their side, and the decoder's rows all of the source."""
+    generator, losses, hidden_sources = torch.Generator().manual_seed(1), {"nar": [], "encoder": []}, []
+    lengths = [[len(each) for each in side] for side in (sources, targets)]
+    drawn = objective.draw(torch.tensor(sum(targets, [])), lengths[1], generator).split(lengths[1])
+    masked = objective.draw_source(torch.tensor(sum(sources, [])), lengths[0], generator).split(lengths[0])
+    for source, target, hidden, places in zip(sources, targets, masked, drawn, strict=True):
+        n, (least, most) = len(source) - 2, objective.source_mask_ratio
+        assert not hidden[0] and not hidden[-1] and math.ceil(least * n) <= hidden.sum() <= math.ceil(most * n)
+        source = [MASK if yes else token for token, yes in zip(source, hidden.tolist(), strict=True)]
+        hidden_sources.append(source)
+        canvas = [(MASK if yes else token, j) for j, (token, yes) in enumerate(zip(target, places[:, 0], strict=True))]
+        rows = hidden_rows(model, source, canvas, [{*range(len(target))}] * len(target))[places[:, 0]]
+        losses["nar"] += cross_entropy(model, rows, [token for token, yes in zip(target, places[:, 0]) if yes])
+    for source, given, hidden in zip(hidden_sources, sources, masked, strict=True):
+        wanted = [token for token, yes in zip(given, hidden, strict=True) if yes]
+        losses["encoder"] += cross_entropy(model, encode(model, source)[hidden], wanted)
+    nar, encoder = (torch.stack(each).mean() for each in losses.values())
+    share = objective.encoder_loss_lambda
+    length = length_loss(model, hidden_sources, [len(target) for target in targets])
+    return (1 - share) * nar + share * encoder + 0.1 * length
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name, options, by_definition", [
     *(pytest.param("xlnet", options, xlnet_by_definition, id=f"xlnet, {i}") for i, options in XLNET.items()),
     *(pytest.param("mpnet", options, mpnet_by_definition, id=f"mpnet, {i}") for i, options in MPNET.items()),
+    *(pytest.param("cemat", options, cemat_by_definition, id=f"cemat, {i}") for i, options in CEMAT.items()),
 ])  # fmt: skip
 def test_loss_and_gradients_are_those_of_the_definition(name, options, by_definition, dtype):
     exact = make_model(dropout=0.0).double()
@@ -174,7 +203,7 @@ def test_orders_are_uniform_and_sentences_without_words_take_part():
             counts = orders[:, place].bincount(minlength=numbers) / rows
             assert ((counts - 1 / numbers).abs() < 0.04).all()
     model = make_model(dropout=0.0)
-    for name in ("xlnet", "mpnet"):
+    for name in ("xlnet", "mpnet", "cemat"):
         objective = OBJECTIVES[name](config)
         batch = objective.pack([[0, 5, 2]] * 3, [[0, 2]] * 3, torch.Generator().manual_seed(1))
         assert objective.loss(model, batch)[0].isfinite()
@@ -189,6 +218,13 @@ def test_modes_are_those_that_are_trained():
     assert OBJECTIVES["xlnet"](config, left_to_right_share=1.0).streams == ("ar",)
     mpnet = OBJECTIVES["mpnet"](config)
     assert mpnet.modes == ("nar",) and mpnet.predicts_length and mpnet.streams == ("aux", "nar")
+    assert OBJECTIVES["cemat"](config).modes == ("nar",)
+    with pytest.raises(ValueError, match="objective: share_all_embeddings must be true with objective 'cemat', got F"):
+        OBJECTIVES["cemat"](make_model(share_all_embeddings=False).config)
+    with pytest.raises(
+        ValueError, match="train: source_mask_ratio must be two numbers in .*, the lower one first, got"
+    ):
+        options_of(objective="cemat", source_mask_ratio=(0.3, 0.2))
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +249,7 @@ def by_heart(tmp_path_factory):
 @pytest.mark.parametrize("name, options, decodes", [
     ("xlnet", {}, [{"beam_size": 1}]),
     ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}]),
-    ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]),
+    *((name, {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]) for name in ("mpnet", "cemat")),
 ])  # fmt: skip
 def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
     objective, model, sources, targets = by_heart(name, options)

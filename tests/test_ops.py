@@ -121,7 +121,6 @@ def test_attention_compiles_without_a_graph_break():
 PATTERNS = {
     "bidirectional": lambda: Visibility.bidirectional(offsets(3, 4)),
     "causal": lambda: Visibility.causal([3, 4]),
-    "prefix": lambda: Visibility.prefix([3, 4], [1, 2]),
     "autoregressive": lambda: Visibility.autoregressive([3, 4]),
     "draft": lambda: Visibility.draft([3, 4], [1, 4], [2, 3]),
     "janus": lambda: Visibility.janus([3, 4], [1, 2]),
@@ -129,7 +128,6 @@ PATTERNS = {
     "xlnet": lambda: Visibility.xlnet([3, 4], [0, 1, 2, -1, 0, 1, 1]),
     "prophetnet": lambda: Visibility.prophetnet([3, 4], 2),
     "bang": lambda: Visibility.bang([3, 4], 2),
-    "cemat": lambda: Visibility.cemat([3, 4]),
 }
 
 

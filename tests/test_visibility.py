@@ -20,10 +20,6 @@ def causal_rule(length):
     return [set(range(i + 1)) for i in range(length)], []
 
 
-def prefix_rule(length, prefix):
-    return [{j for j in range(length) if j <= i or j < prefix} for i in range(length)], []
-
-
 def bidirectional_rule(length):
     return [set(range(length)) for _ in range(length)], []
 
@@ -120,12 +116,6 @@ PATTERNS = {
         bidirectional_rule,
         [(n,) for n in range(6)],
     ),
-    "cemat": (lambda ds: Visibility.cemat([n for (n,) in ds]), bidirectional_rule, [(n,) for n in range(6)]),
-    "prefix": (
-        lambda ds: Visibility.prefix([n for n, _ in ds], [p for _, p in ds]),
-        prefix_rule,
-        [(n, p) for n in range(6) for p in range(n + 1)],
-    ),
     "autoregressive": (
         lambda ds: Visibility.autoregressive([n for (n,) in ds]),
         autoregressive_rule,
@@ -172,8 +162,6 @@ def random_batch(name, rng):
         if name in ("janus", "mpnet"):
             masked = rng.randint(0, length)
             batch.append((length - masked, masked))
-        elif name == "prefix":
-            batch.append((length, rng.randint(0, length)))
         elif name == "draft":
             batch.append((length, rng.randint(0, length), rng.randint(0, 4)))
         elif name == "xlnet":
@@ -220,9 +208,9 @@ def test_keys_are_the_first_rows(name):
 
 def test_no_sentences_at_all():
     empty = [
-        Visibility.causal([]), Visibility.prefix([], []), Visibility.autoregressive([]), Visibility.janus([], []),
+        Visibility.causal([]), Visibility.autoregressive([]), Visibility.janus([], []),
         Visibility.mpnet([], []), Visibility.xlnet([], []), Visibility.prophetnet([], 2), Visibility.bang([], 2),
-        Visibility.cemat([]), Visibility.draft([], [], []),
+        Visibility.draft([], [], []),
     ]  # fmt: skip
     for visibility in empty:
         assert visibility.validate().dense().shape == (0, 0)
@@ -356,12 +344,12 @@ def _int32(*values):
             "Visibility.autoregressive: lengths must be a 1-D tensor of integers, got torch.int64 [1, 1]",
         ),
         (
-            lambda: Visibility.prefix([2, 3], [1]),
-            "Visibility.prefix: prefixes must have one entry for each of the 2 lengths, got 1",
+            lambda: Visibility.draft([2, 3], [1], [1, 1]),
+            "Visibility.draft: known must have one entry for each of the 2 lengths, got 1",
         ),
         (
-            lambda: Visibility.prefix([5, 3], [1, 4]),
-            "Visibility.prefix: prefixes must not exceed lengths, got 4 of 3 at sequence 1",
+            lambda: Visibility.draft([5, 3], [1, 4], [1, 1]),
+            "Visibility.draft: known must not exceed lengths, got 4 of 3 at sequence 1",
         ),
         (
             lambda: Visibility.janus([1, 2], [1, 2, 3]),
@@ -478,7 +466,7 @@ def test_gallery_draws_every_pattern(tmp_path):
     figure = gallery()
     figure.savefig(tmp_path / "all.png", dpi=20)
     titles = " ".join(ax.get_title() for ax in figure.axes)
-    for name in ("NAR + AUX", "JANUS, AR", "causal", "prefix", "bidirectional", "XLNet", "MPNet", "ProphetNet", "BANG"):
+    for name in ("NAR + AUX", "JANUS, AR", "causal", "drafts", "bidirectional", "XLNet", "MPNet", "ProphetNet", "BANG"):
         assert name in titles
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
 

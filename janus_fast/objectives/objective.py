@@ -27,7 +27,8 @@ class Objective:
 
     * :meth:`terms`: its streams and the pairs of them that divergences tie, with the weights of these terms, which
       ``cross_entropy`` and ``divergence`` replace. Training counts the tokens that the first stream predicts;
-    * :meth:`build`: the rows of these streams, and :meth:`draw` what it draws for them;
+    * :meth:`build`: the rows of these streams, and :meth:`draw` what it draws for them; where one of them is named
+      ``encoder``, which is of the encoder's rows, :meth:`draw_source` which tokens of the sources it predicts;
     * ``watched``: names of loss terms that :meth:`observe` gets of each update of training. What it keeps of them in
       ``state``, numbers by name, is saved with a run;
     * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``; by mode
@@ -74,6 +75,10 @@ class Objective:
 
     def draw(self, target: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor | None:
         """What is drawn for each token of the packed targets: [N, ...], or nothing."""
+        return None
+
+    def draw_source(self, source: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor | None:
+        """Which tokens of the packed sources are masked and predicted by the encoder: bool [Ns], or nothing."""
         return None
 
     def build(self, target: Tensor, lengths: Tensor, drawn: Tensor | None) -> list[Streams]:
@@ -136,8 +141,10 @@ class Objective:
         """
         target, lengths = pack(targets)
         drawn = self.draw(target, lengths.tolist(), generator)
+        source, source_lengths = pack(sources)
+        masked = self.draw_source(source, source_lengths.tolist(), generator)
         parts = self.build(target, lengths, drawn)
-        totals = self._totals(parts, lengths)
+        totals = self._totals(parts, lengths, masked)
         shares = dict.fromkeys(totals, 1.0)
         if share[1] > 1:
             numbers = torch.arange(len(targets))
@@ -145,20 +152,26 @@ class Objective:
             # Where there are fewer sentences than shares, one without any takes the first, at no weight.
             taken = chosen if chosen.numel() else torch.tensor([0])
             rows = torch.isin(sentences_of(lengths), taken)
-            sources, target, lengths = [sources[i] for i in taken], target[rows], lengths[taken]
+            read = torch.isin(sentences_of(source_lengths), taken)
+            source, source_lengths, target, lengths = source[read], source_lengths[taken], target[rows], lengths[taken]
             parts = self.build(target, lengths, None if drawn is None else drawn[rows])
-            own = self._totals(parts, lengths)
+            masked = None if masked is None else masked[read]
+            own = self._totals(parts, lengths, masked)
             shares = {part: bool(chosen.numel()) * own[part] / max(n, 1) for part, n in totals.items()}
-        source, source_lengths = pack(list(sources) * self.encoder_passes)
-        batch = join(source, source_lengths, parts, self.encoder_passes)
+        hidden = source if masked is None else source.masked_fill(masked, self.config.mask_token_id)
+        passes = self.encoder_passes
+        batch = join(hidden.repeat(passes), source_lengths.repeat(passes), parts, passes)
         batch.totals, batch.shares = totals, shares
+        if masked is not None:
+            batch.source_rows, batch.targets["encoder"] = masked.nonzero().flatten(), source[masked]
         if self.predicts_length:
             batch.lengths = lengths.clamp(max=self.config.length_classes - 1)
         return batch
 
-    def _totals(self, parts: list[Streams], lengths: Tensor) -> dict[str, int]:
+    def _totals(self, parts: list[Streams], lengths: Tensor, masked: Tensor | None) -> dict[str, int]:
         """Rows that each stream predicts, rows that divergences compare, and sentences."""
         rows = {name: targets for part in parts for name, (_, targets) in part.predictions.items()}
+        rows |= {} if masked is None else {"encoder": masked.nonzero()[:, 0]}
         compared = rows | {name: index for part in parts for name, index in part.compared.items()}
         tied = next(iter(self.divergence), ())[:1]
         totals = {stream: rows[stream].numel() for stream in self.streams}
@@ -169,9 +182,11 @@ class Objective:
         shares, divergence = batch.shares, self.divergence if divergence_scale else {}
         encoded = model.encode(batch.source, batch.source_offsets)
         hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
+        streams = {name: hidden[part] for name, part in batch.parts.items()}
+        if batch.source_rows is not None:
+            streams["encoder"] = encoded[batch.source_rows]
         total, terms = ops.joint_loss(
-            {name: hidden[part] for name, part in batch.parts.items()}, model.output_weight, batch.targets,
-            batch.compared, label_smoothing=self.label_smoothing,
+            streams, model.output_weight, batch.targets, batch.compared, label_smoothing=self.label_smoothing,
             cross_entropy={stream: shares[stream] * weight for stream, weight in self.cross_entropy.items()},
             divergence={pair: shares["kl"] * (divergence_scale * weight) for pair, weight in divergence.items()},
             detach={pair: stream for pair, stream in self.detached().items() if pair in divergence},

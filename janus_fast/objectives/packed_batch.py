@@ -17,7 +17,8 @@ class PackedBatch:
     int64, the first ``visibility.num_keys`` are keys too. ``rows`` [R] int64, ascending, are the rows that predict;
     ``parts`` says by the name of a stream which of them are its own, and ``targets`` holds each stream's tokens.
     ``compared`` are the rows of a stream that divergences compare, in the order of the others; all of one that it does
-    not name. ``totals`` counts the rows of each stream, and under ``kl`` those compared, under ``length`` the
+    not name. ``source_rows`` [E] int64 are the rows of the source that predict the targets of the stream ``encoder``,
+    if there is one. ``totals`` counts the rows of each stream, and under ``kl`` those compared, under ``length`` the
     sentences, of the whole batch; ``shares`` says of each of these what share this one has: 1 where no others have
     the rest.
     """
@@ -32,6 +33,7 @@ class PackedBatch:
     parts: dict[str, slice | Tensor]
     targets: dict[str, Tensor]
     compared: dict[str, Tensor]
+    source_rows: Tensor | None = None
     lengths: Tensor | None = None
     totals: dict[str, int] | None = None
     shares: dict[str, float] | None = None
