@@ -56,7 +56,7 @@ def test_systems_are_decoded_in_the_modes_that_they_are_trained_for():
     left_to_right = ["greedy", "beam"]
     for name in ("transformer", "autoregressive", "r_drop", "xlnet", "prophetnet", "prophetnet-pretrained"):
         assert able[name] == left_to_right
-    assert able["cmlm"] == able["mpnet"] == ["nar-1", "nar-4", "nar-10"]
+    assert able["cmlm"] == able["mpnet"] == able["cemat"] == ["nar-1", "nar-4", "nar-10"]
     assert able["bang"] == [*left_to_right, "nar-1", "nar-1-reranked", "speculative"]
     assert able["janus"] == [*left_to_right, *(name for name in systems.DECODES if name.startswith("nar"))]
     assert {arm.objective for arm in systems.ARMS.values()} == set(OBJECTIVES)
@@ -64,11 +64,12 @@ def test_systems_are_decoded_in_the_modes_that_they_are_trained_for():
 
 
 def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
-    arms = ["--arms", "autoregressive", "bang", "cmlm-pretrained", *call.monolingual]
+    arms = ["--arms", "bart-pretrained", "autoregressive", "bang", "cmlm-pretrained", *call.monolingual]
     status, results = call(*arms)
-    assert status == 0 and work == {"updates": 3 * 2 + 3, "evaluations": 2 + 5 + 3}
+    assert status == 0 and work == {"updates": 4 * 2 + 2 * 3, "evaluations": 2 + 5 + 3 + 2}
     named = {record["arm"]: record for record in results["records"]}
-    assert list(named) == ["autoregressive", "bang", "cmlm-pretraining", "cmlm-pretrained"]
+    pretrained = [f"{name}-{stage}" for name in ("cmlm", "bart") for stage in ("pretraining", "pretrained")]
+    assert list(named) == ["autoregressive", "bang", *pretrained]
     assert named["cmlm-pretraining"]["training"]["update"] == 3 and not named["cmlm-pretraining"]["evaluations"]
     first = named["cmlm-pretrained"]["training"]["of"]["first"]
     assert first == runs.checksum(call.results.parent / "out/seed-1/cmlm-pretraining/model.safetensors")
@@ -78,7 +79,7 @@ def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
     page = (call.results / "systems.md").read_text()
     assert page == systems_report.markdown(results) and "| cmlm-pretrained | 1 | 10 passes |" in page
     assert "* janus, seed 1\n" in page and "distinct-1 | distinct-2 | chrF | passes |" in page
-    assert call(*arms) == (0, results) and work == {"updates": 9, "evaluations": 10}
+    assert call(*arms) == (0, results) and work == {"updates": 14, "evaluations": 12}
 
 
 def test_the_picture_shows_means_over_seeds(tmp_path):

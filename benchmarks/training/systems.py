@@ -15,11 +15,11 @@ from janus_fast.text.lines import lines_of
 SYSTEMS = {
     "transformer": "--objective autoregressive --no-two-stream",
     **{name: f"--objective {name}" for name in ("autoregressive", "r_drop", "xlnet", "prophetnet")},
-    **{name: f"--objective {name}" for name in ("cmlm", "mpnet", "bang", "janus")},
+    **{name: f"--objective {name}" for name in ("cmlm", "mpnet", "cemat", "bang", "janus")},
     "janus-without-aux": "--objective janus --without-auxiliary",
 }
 # Of these it is also asked what they gain by being trained on monolingual text first, with the same objective.
-BEGUN = "xlnet", "prophetnet", "cmlm", "mpnet", "bang", "janus", "janus-without-aux"
+BEGUN = "xlnet", "prophetnet", "cmlm", "mpnet", "cemat", "bang", "janus", "janus-without-aux"
 ARMS = {name: Arm(options) for name, options in SYSTEMS.items()}
 for _name in BEGUN:
     ARMS[f"{_name}-pretraining"] = Arm(SYSTEMS[_name], monolingual=True)
