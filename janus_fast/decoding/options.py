@@ -390,6 +390,18 @@ class NonAutoregressiveOptions(DecodingOptions):
         True, one_of(True, False), "stop when a late pass changes nothing",
         doc="a candidate ends so when at most a third of its tokens are to be predicted again",
     )  # fmt: skip
+    order: str = on_host(
+        "parallel", one_of("parallel", "easy_first", "left_to_right", "right_to_left"),
+        "keep all words of a pass, or one word after another: the most certain one, the first, or the last",
+        doc='in this order ``"parallel"``, ``"easy_first"``, ``"left_to_right"`` and ``"right_to_left"``; but for the '
+        "first, what is kept stays, and there is a pass for each word, so that ``iterations`` is left out",
+        why="order asks the host how many passes there are",
+    )  # fmt: skip
+    remove_repeats: bool = everywhere(
+        False, one_of(True, False), "remove words that are the one before them, as single passes repeat some",
+        doc="from what is filled, before candidates are compared; not beside ``rerank``, which is then off",
+        recorded=False,
+    )  # fmt: skip
     num_hypotheses: int = everywhere(
         1, integers(1, MOST), "translations of each sentence, best first",
         doc="at most ``length_beam``; fewer where there are fewer candidates", recorded=False,
@@ -404,13 +416,19 @@ class NonAutoregressiveOptions(DecodingOptions):
             raise OptionError("num_hypotheses", f"be at most length_beam = {self.length_beam}", self.num_hypotheses)
         if self.rerank and self.score != "tokens":
             raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
+        if self.rerank and self.remove_repeats:
+            raise OptionError("remove_repeats", "be false when rerank is true, which reads whole canvases", True)
+        if self.order != "parallel" and self.iterations != type(self).iterations:
+            words = f"be left out with order {self.order!r}, which takes a pass for each word"
+            raise OptionError("iterations", words, self.iterations)
 
     def resolved(self, config: "JanusConfig"):
         if self.rerank is not None:
             return self
         trained = config.trained_modes is None or "ar" in config.trained_modes
         pays = self.length_beam > 1 and self.iterations > 1  # of one pass it nearly doubles the time
-        return dataclasses.replace(self, rerank=trained and pays and self.score == "tokens")
+        reads = self.score == "tokens" and not self.remove_repeats
+        return dataclasses.replace(self, rerank=trained and pays and reads)
 
     @property
     def kept(self) -> int:
@@ -423,6 +441,8 @@ class NonAutoregressiveOptions(DecodingOptions):
             raise OptionError(
                 "mode", "be left to right with an ordinary Transformer, which predicts no lengths", "'nar'"
             )
+        if self.order != "parallel" and config.predictable_mask:
+            raise OptionError("order", "be 'parallel' with a model whose mask is a word", repr(self.order))
         longest = min(config.max_target_positions, config.length_classes - 1)
         if self.length_beam > longest - 1:
             raise OptionError(

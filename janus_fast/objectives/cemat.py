@@ -1,6 +1,5 @@
 """CeMAT (Li et al., ACL 2022): words are masked on both sides, and both the decoder and the encoder predict them."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +14,11 @@ class Cemat(Masked):
     """L = (1 - g) CE(nar) + g CE(encoder) + 0.1 CE(length), with ``encoder_loss_lambda`` g.
 
     Of each source a share, drawn uniformly between the two of ``source_mask_ratio``, is masked: so many of its words,
-    rounded up, drawn uniformly. CE(encoder) is the mean cross-entropy of these words by the encoder's rows, projected
+    rounded up or down at random so that the mean is that share, drawn uniformly. CE(encoder) is the mean cross-entropy of these words by the encoder's rows, projected
     by the output matrix, as both sides have one vocabulary. CE(nar) is that of ``cmlm``, beside such sources.
 
-    Of the original the code-switching by dictionaries is left out.
+    Of the original the code-switching by dictionaries is left out. It rounds up, so that sources of few words would
+    never be read without masks.
     """
 
     modes = ("nar",)
@@ -46,8 +46,8 @@ class Cemat(Masked):
         words, masked = ~torch.isin(source, torch.tensor(sorted(ends))), torch.zeros_like(source, dtype=torch.bool)
         least, most = self.source_mask_ratio
         for own, chosen in zip(words.split(lengths), masked.split(lengths), strict=True):
-            places, ratio = own.nonzero().flatten(), least + (most - least) * float(torch.rand((), generator=generator))
-            count = math.ceil(len(places) * ratio)
+            places, (drawn, rest) = own.nonzero().flatten(), torch.rand(2, generator=generator).tolist()
+            count = int(len(places) * (least + (most - least) * drawn) + rest)
             chosen[places[torch.randperm(len(places), generator=generator)[:count]]] = True
         return masked
 

@@ -45,6 +45,9 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
 
     Pass t of T predicts all masked tokens at once. Then the trunc((length - 2) * (1 - t / T)) least certain ones are
     masked again; with ``adaptive`` the canvas is done before, when ``update_mask`` says that it has settled.
+
+    With an ``order`` a pass keeps one word of those that it predicts, the next one of that order, for good, and there
+    are as many passes as words. Of what is filled, ``remove_repeats`` leaves no word that is the one before it.
     """
     config, device = model.config, encoded.device
     bias = forbidding_bias(model)
@@ -56,23 +59,42 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
     sees = Visibility.bidirectional(offsets)
     cross = Visibility.bidirectional(offsets, source_offsets)
     masked, history, said, certain, passes = tokens, [words], [], [], 0
-    while passes < options.iterations and rows.numel() > 0:
+    ordered = options.order != "parallel"
+    while rows.numel() > 0 and (ordered or passes < options.iterations):
         passes += 1
         hidden = model.decode(masked, positions, sees, encoded, cross)
         predicted, log_probs = (t[rows] for t in linear_argmax(hidden, model.output_weight, bias))
         require_finite("prediction", log_probs)
         ratio = 1.0 - passes / options.iterations
+        if ordered:  # all other masks are still in the canvas, and stay masked
+            chosen, ratio = [next_of(options.order, log_probs.tolist())], 0.0
+            rows, predicted, log_probs = rows[chosen], predicted[chosen], log_probs[chosen]
         tokens, scores, rows, _, masked, row_offsets, _ = update_mask(
             tokens, scores, rows, predicted, log_probs.float(), offsets, ratio, config.mask_token_id,
-            adaptive=options.adaptive,
+            adaptive=options.adaptive and not ordered,
         )  # fmt: skip
         rows = rows[: row_offsets[-1]]
         history.append(masked[1:-1].tolist())
         said.append(tokens[1:-1].tolist())
         certain.append(scores[1:-1].tolist())
-    ids = tokens[1:-1].tolist()
+    ids, token_scores = tokens[1:-1].tolist(), scores[1:-1].tolist()
     shown = ([*history[:-1], ids], said, certain) if options.return_history and passes else ()
-    return Hypothesis(ids, 0.0, scores[1:-1].tolist(), passes, *shown)
+    if options.remove_repeats:
+        ids, token_scores = without_repeats(ids, token_scores)
+    return Hypothesis(ids, 0.0, token_scores, passes, *shown)
+
+
+def next_of(order: str, log_probs: list[float]) -> int:
+    """Which of the masked words of a canvas is filled next; among equally certain ones the first."""
+    if order == "easy_first":
+        return log_probs.index(max(log_probs))
+    return {"left_to_right": 0, "right_to_left": len(log_probs) - 1}[order]
+
+
+def without_repeats(ids: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
+    """The words that differ from the one before them, and their scores."""
+    kept = [place for place, token in enumerate(ids) if place == 0 or token != ids[place - 1]]
+    return [ids[place] for place in kept], [scores[place] for place in kept]
 
 
 def read(model, encoded: Tensor, source_offsets: Tensor, ids: list[int]) -> list[float]:
