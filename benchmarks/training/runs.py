@@ -60,7 +60,7 @@ SIZES = """--recipe paper --average always
     --d-model 256 --encoder-layers 5 --decoder-layers 3 --encoder-ffn-dim 1024 --decoder-ffn-dim 768 --normalize-before
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
-    "--data", "--out", "--pair", "--device", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
+    "--data", "--out", "--device", "--pair", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
     "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
 )  # fmt: skip
 

@@ -128,7 +128,7 @@ def refusal(text: str, translation: str, language: str, max_words: int) -> str:
 
 
 def running_text(text: str, source_format: str) -> list[str]:
-    """The clean sentences of a paragraph, without those that are code, hold an address, or begin in their middle."""
+    """The clean sentences of a paragraph, without those that are code, hold an address, or begin with a sign."""
     parts = sentences(clean_text(text, source_format))
     return [part for part in parts if not _is_code(part) and TEXT_START.match(part) and not URL.search(part)]
 

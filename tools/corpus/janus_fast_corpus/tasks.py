@@ -21,7 +21,8 @@ TASKS = "summary", "monolingual"
 TIERS = {"debian-descriptions": "descriptions", "man-pages": "manuals"}
 SHORTEST_TEXT, SHORTEST_SUMMARY, LONGEST_SUMMARY = 10, 2, 20  # words
 NOT_ABOUT_IT = re.compile(r"transitional|dummy|debug(ging)? symbols|meta-?package", re.IGNORECASE)
-HELD_OUT_SHARE = 10  # of a source at most one in so many documents is in each held-out set
+HELD_OUT_SHARE = 10  # of a source at most one in so many documents is in each held-out set,
+LARGEST_SHARE = 4  # and of these at most one in so many is of one group
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def prepare_task(
     with the package is in monolingual text. The same packages give the same files.
 
     Args:
-        out, cache, progress: as for ``prepare``; packages of 40 MB.
+        out, cache, progress: as for ``prepare``; packages of 111 MB.
         task: "summary" or "monolingual".
         max_words: of a text, which ends behind a sentence, or of a sentence.
         validation_pairs, test_pairs: documents of each tier that are held out, at most a tenth of all.
@@ -175,8 +176,9 @@ def split_documents(
     }
     for group in sorted(groups, key=order):
         own = counts(group)
+        small = all(own[source] <= max(1, most[source] // LARGEST_SHARE) for source in own)
         fits = (name for name, left in room.items() if all(left[source] >= own[source] for source in own))
-        name = next(fits, "train")
+        name = next(fits, "train") if small else "train"
         splits[name] += group
         for source in own if name in room else ():
             room[name][source] -= own[source]

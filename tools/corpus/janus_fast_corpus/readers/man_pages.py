@@ -16,6 +16,7 @@ VERBATIM_BEGINS, VERBATIM_ENDS = {"nf", "EX", "TS"}, {"fi", "EE", "TE"}
 ONE_FONT_MACROS = {"B", "I", "SM", "SB"}
 TWO_FONT_MACROS = {"BR", "IR", "RB", "RI", "BI", "IB"}
 SPACING, TAG = "~", "TAG"
+ABOUT_THE_PAGE = {"AUTHOR", "AUTHORS", "COPYRIGHT", "COLOPHON", "SEE ALSO", "REPORTING BUGS", "LICENSE"}
 TAGGED = {"TP", "TQ"}  # macros whose next line is a tag, not running text
 ENGLISH_PAGE = re.compile(r"/share/man/(man\d/[^/]+\.gz)$")
 
@@ -83,6 +84,7 @@ def described(page: str) -> tuple[list[str], str] | None:
     as one in mdoc."""
     _, *parts = re.split(r'^\.SH[ \t]+"?(.*?)"?[ \t]*$', page, flags=re.M)
     sections = list(zip(map(str.upper, parts[::2]), parts[1::2], strict=True))
+    sections = [(name, body) for name, body in sections if name not in ABOUT_THE_PAGE]
     names = [name for name, _ in sections]
     if "NAME" not in names or "DESCRIPTION" not in names:
         return None
