@@ -32,13 +32,15 @@ def interruptible():
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path):
+def test_a_run_that_is_interrupted_has_a_checkpoint(number, status, parallel, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["--data", parallel, *SIZES, "--max-tokens", "400", "--max-updates", "100000", "--save-interval", "90000"]
     running = process("train", "--out", out, *command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     for shown in running.stderr:
         if shown.startswith("update 1  loss"):
             break
+    assert cli.main([str(word) for word in ("train", "--out", out, *command)]) == 2
+    assert f"--out must not be what another process is writing, got {out}\n" in capsys.readouterr().err
     for _ in range(2):  # as a process of torchrun gets it, from the terminal and from torchrun
         running.send_signal(number)
     said = running.communicate(timeout=120)[1]

@@ -3,11 +3,13 @@
 import argparse
 import dataclasses
 import signal
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
+from ..holding import holding
 from ..inputs import flag
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
@@ -63,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..training.processes import started_processes
 
-    with started_processes(arguments.device or "cpu") as processes:
-        return _run(arguments, processes)
+    with started_processes(arguments.device or "cpu") as processes, ExitStack() as held:
+        return _run(arguments, processes, held)
 
 
-def _run(arguments: argparse.Namespace, processes) -> int:
+def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     import torch
 
     from .. import checkpoint, installation
@@ -82,6 +84,9 @@ def _run(arguments: argparse.Namespace, processes) -> int:
 
     # What the user can have got wrong comes before anything that takes long, as far as it needs no vocabulary.
     out, files = Path(arguments.out), text_files(arguments)
+    begun = out.is_dir()
+    if processes.rank == 0 and begun:
+        held.enter_context(holding(out, "--out"))
     given = {"monolingual": files["source"]} if arguments.monolingual else files
     text = {name: checksum(given[name]) for name in ("monolingual", "source", "target") if name in given}
     before = run_before(out, text, filter(None, files.values()))
@@ -135,6 +140,8 @@ def _run(arguments: argparse.Namespace, processes) -> int:
         settings["start"] = start
         settings = {**before, **settings} if before else {**settings, "versions": versions()}
         begin(out, settings, None if before else vocabularies)
+        if not begun:
+            held.enter_context(holding(out, "--out"))
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
         return ended
