@@ -21,6 +21,7 @@ TASKS = "summary", "monolingual"
 TIERS = {"debian-descriptions": "descriptions", "man-pages": "manuals"}
 SHORTEST_TEXT, SHORTEST_SUMMARY, LONGEST_SUMMARY = 10, 2, 20  # words
 NOT_ABOUT_IT = re.compile(r"transitional|dummy|debug(ging)? symbols|meta-?package", re.IGNORECASE)
+TELLING = 6  # words of a sentence by which documents belong together
 HELD_OUT_SHARE = 10  # of a source at most one in so many documents is in each held-out set,
 LARGEST_SHARE = 4  # and of these at most one in so many is of one group
 
@@ -38,15 +39,18 @@ class Document:
     def label(self) -> str:
         return f"{self.source.name}\t{self.source.license}\t{self.package}"
 
-    def text(self, max_words: int) -> str:
-        """The first sentences, of as many words at most."""
+    def sentences(self, max_words: int) -> list[str]:
+        """The first ones, of as many words at most."""
         taken, words = [], 0
         for sentence in (sentence for paragraph in self.paragraphs for sentence in paragraph):
             words += len(sentence.split())
             if words > max_words:
                 break
             taken.append(sentence)
-        return " ".join(taken)
+        return taken
+
+    def text(self, max_words: int) -> str:
+        return " ".join(self.sentences(max_words))
 
     def refusal(self, max_words: int) -> str:
         """Why its text and summary are no pair, in a word; "" for a good one."""
@@ -76,7 +80,7 @@ def prepare_task(
     ``out/corpus.json``.
 
     Which packages are held out is the same for both tasks: what is built from one source package, has the same summary
-    or shares a paragraph among the first ``max_words`` words is on one side. No sentence of the test set that ships
+    or shares a sentence of six words among the first ``max_words`` words is on one side. No sentence of the test set that ships
     with the package is in monolingual text. The same packages give the same files.
 
     Args:
@@ -146,7 +150,8 @@ def _read(source: Source, packages: PackageStore) -> Iterator[tuple[str, list[st
 def split_documents(
     documents: list[Document], max_words: int, validation_pairs: int, test_pairs: int
 ) -> dict[str, list[Document]]:
-    """``{"train", "valid", "test"}``: groups of documents that belong together, whole, in the order of a hash.
+    """``{"train", "valid", "test"}``: groups of documents that belong together, whole, in the order of a hash, each
+    held out where there is more room.
 
     Those with manual pages come first, since they are few and large, and fit only into sets that are empty.
     """
@@ -155,11 +160,9 @@ def split_documents(
         yield "package:" + document.package
         if document.summary:
             yield "summary:" + normalized(document.summary)
-        words = 0
-        for paragraph in document.paragraphs:
-            if words <= max_words:
-                yield "paragraph:" + normalized(" ".join(paragraph))
-            words += sum(len(sentence.split()) for sentence in paragraph)
+        for sentence in document.sentences(max_words):
+            if len(sentence.split()) >= TELLING:
+                yield "sentence:" + normalized(sentence)
 
     def counts(group: list[Document]) -> Counter:
         return Counter(document.source.name for document in group)
@@ -177,8 +180,8 @@ def split_documents(
     for group in sorted(groups, key=order):
         own = counts(group)
         small = all(own[source] <= max(1, most[source] // LARGEST_SHARE) for source in own)
-        fits = (name for name, left in room.items() if all(left[source] >= own[source] for source in own))
-        name = next(fits, "train") if small else "train"
+        fits = [name for name, left in room.items() if small and all(left[source] >= own[source] for source in own)]
+        name = max(fits, key=lambda name: sum(room[name][source] for source in own), default="train")
         splits[name] += group
         for source in own if name in room else ():
             room[name][source] -= own[source]
