@@ -80,8 +80,8 @@ def prepare_task(
     ``out/corpus.json``.
 
     Which packages are held out is the same for both tasks: what is built from one source package, has the same summary
-    or shares a sentence of six words among the first ``max_words`` words is on one side. No sentence of the test set that ships
-    with the package is in monolingual text. The same packages give the same files.
+    or shares a sentence of six words among the first ``max_words`` words is on one side. No sentence of the test set
+    that ships with the package is in monolingual text. The same packages give the same files.
 
     Args:
         out, cache, progress: as for ``prepare``; packages of 111 MB.

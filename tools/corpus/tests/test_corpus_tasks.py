@@ -85,7 +85,7 @@ def made_text(seed: str) -> str:
 
 
 class Store:
-    """Stands in for the package store: 120 described packages of 60 source packages, 40 packages of two manual pages."""
+    """Stands in for the package store: 120 described packages of 60 sources, 40 packages of two manual pages."""
 
     release, missing = "made-up", []
 
