@@ -24,6 +24,7 @@ FOLDERS = {
         "joint_loss": "the joint loss, forward and backward, against plain PyTorch; its memory",
         "sharing": "training by two processes that share out the model, beside two that each hold it; memory",
         "experiment": "JANUS beside its parts, trained alike: BLEU, chrF, training time, decoding speed",
+        "systems": "all objectives, with and without pre-training, trained alike: quality against time",
     },
     "gpu": {  # in tests/
         "gpu_kernels": "what compilers make of the kernels for GPUs, and bounds of their times; needs no GPU",

@@ -19,14 +19,14 @@ from janus_fast.installation import HOW_TO_INSTALL, absence
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
     "demo": ("janus_fast.demo", "see a trained model translate, in both modes"),
     "translate": ("janus_fast.commands.translate", "translate text, left to right or in parallel"),
-    "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF and speed of a model"),
+    "evaluate": ("janus_fast.commands.evaluate", "measure BLEU, chrF, ROUGE and speed of a model"),
     "train": ("janus_fast.commands.train", "train a model on parallel or monolingual text"),
     "convert": (
         "janus_fast.commands.convert",
         "turn a model of CTranslate2, fairseq, Hugging Face, Marian or OpenNMT-py, or one of ours, into a model "
         "directory of ours, CTranslate2 or Hugging Face",
     ),
-    "corpus": ("janus_fast_corpus", "build real parallel text from Debian packages"),
+    "corpus": ("janus_fast_corpus", "build real text from Debian packages: parallel, with summaries, or monolingual"),
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }
 # What a user can mend: wrong values, files that are missing or broken, what a machine lacks, a run that diverges.

@@ -14,6 +14,7 @@ HOW_TO_INSTALL = {  # packages that not everything needs
     "triton": "pip install triton",
     "matplotlib": "pip install matplotlib",
     "subword_nmt": "pip install subword-nmt",
+    "rouge_score": "pip install rouge-score",
     "tokenizers": "pip install tokenizers",
     "transformers": "pip install 'transformers>=5.23'",
     "ray": "pip install 'ray[data]>=2.60'",

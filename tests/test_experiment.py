@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.training import experiment, experiment_report, side_by_side
+from benchmarks.training import experiment, experiment_report, runs, side_by_side
 from benchmarks.training.side_by_side import Job
 from janus_fast import Translator, engine, evaluate
 from janus_fast.data import test_set
@@ -102,11 +102,11 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
 
 def test_an_arm_gets_the_options_that_change_something_in_it():
     words = "--masking uniform --divergence-warmup-updates 5 --d-model 16 --divergence-weight=0.5 --keep 2".split()
-    assert experiment.effective(words, "janus") == words
-    assert experiment.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
-    assert experiment.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
+    assert runs.effective(words, "janus") == words
+    assert runs.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
+    assert runs.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
     without = [*words, "--divergence-weight", "0"]
-    assert experiment.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
+    assert runs.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
 
 
 def test_the_scores_are_those_of_the_model_at_hand(call, work):
@@ -187,7 +187,7 @@ def test_pictures_show_the_means_over_seeds(tmp_path):
 
 
 def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
-    run = experiment.Run("cmlm", 1, tmp_path, [], {}, 125, None, 1)
+    run = runs.Run("cmlm", 1, tmp_path, [], [], {}, 125, {}, test=None)
     seconds = [10, 20, 30, 3000, 3010]  # of 25 updates each, but for a long stop
     lines = [{"update": 25 * n, "seconds": s, "kind": "train"} for n, s in enumerate(seconds, 1)]
     lines.insert(2, {"update": 50, "seconds": 25, "kind": "valid"})

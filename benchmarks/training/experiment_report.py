@@ -37,7 +37,7 @@ CURVES = (
 
 def line(name: str, record: dict) -> str:
     times = ", ".join(f"{ms:.1f} ms at batch {batch}" for batch, ms in record["milliseconds"].items())
-    return f"{LABELS[name]}: BLEU {_score(record, 'bleu')}, chrF {_score(record, 'chrf')}; {times}"
+    return f"{LABELS[name]}: BLEU {score(record, 'bleu')}, chrF {score(record, 'chrf')}; {times}"
 
 
 def write(results: dict, directory: Path) -> None:
@@ -51,41 +51,56 @@ def write(results: dict, directory: Path) -> None:
 
 
 def markdown(results: dict) -> str:
-    scores, paired, training, speed = [], [], [], []
+    scores, paired, speed = [], [], []
     for record in results["records"]:
-        found, trained, name = record["evaluations"], record["training"], [record["arm"], record["seed"]]
+        found, name = record["evaluations"], [record["arm"], record["seed"]]
         for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
-            scores.append([*name, title, *(_score(found.get(decode), metric) for decode in LABELS)])
+            scores.append([*name, title, *(score(found.get(decode), metric) for decode in LABELS)])
         if "paired" in record:
             paired.append([*name, f"{record['paired']['bleu']:+.1f}", f"{record['paired']['p']:.3f}"])
-        figures = [
-            f"{trained['update']:,}",
-            f"{trained['seconds']:,.0f}",
-            f"{trained['seconds_at_median_pace']:,.0f}",
-            f"{trained['tokens_seen']:,}",
-        ]
-        training.append([*name, *figures, trained["precision"], _where(trained["machine"])])
         for batch in ("1", "32"):
             speed.append([*name, batch, *(_time(found, decode, batch) for decode in LABELS)])
-    evaluations = [each for record in results["records"] for each in record["evaluations"].values()]
-    signatures = sorted({f"* {name}: `{s}`" for each in evaluations for name, s in each["signatures"].items()})
-    places = sorted({f"* {_where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
-    missing = ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
-    options = [f"* {arm}: `{words}`" for arm, words in {r["arm"]: r["options"] for r in results["records"]}.items()]
+    signatures, places = circumstances(results["records"])
     curves = any(record["curve"] for record in results["records"])
-    training_header = "arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"
     return report.markdown(
-        "JANUS beside its parts", ABOUT, missing,
+        "JANUS beside its parts", ABOUT, missing(results),
         "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
         *(("## Against AR alone", PAIRED, report.table(["arm", "seed", "BLEU", "p"], paired, "l")) if paired else ()),
-        "## Training", TRAINING, report.table(training_header, training, "l"),
-        "Options of each (the later ones count; of the last seed):", options, *(CURVES if curves else ()),
+        *training(results["records"]), *(CURVES if curves else ()),
         "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
     )  # fmt: skip
 
 
-def _score(record: dict | None, metric: str) -> str:
-    return f"{record[metric]:.1f} ± {record[f'{metric}_ci']:.1f}" if record else ""
+def missing(results: dict) -> list[str]:
+    return ["Not done:", "", *(f"* {name}" for name in results["missing"])] if results["missing"] else []
+
+
+def training(records: list[dict]) -> tuple:
+    """The part of a page about it: its heading, what it says, a table, and the options of each arm."""
+    header, rows = ("arm", "seed", "updates", "seconds", "at median pace", "tokens", "precision", "machine"), []
+    for record in records:
+        done = record["training"]
+        times = [f"{done[name]:,.0f}" for name in ("seconds", "seconds_at_median_pace")]
+        figures = [f"{done['update']:,}", *times, f"{done['tokens_seen']:,}"]
+        rows.append([record["arm"], record["seed"], *figures, done["precision"], where(done["machine"])])
+    options = [f"* {arm}: `{words}`" for arm, words in {r["arm"]: r["options"] for r in records}.items()]
+    about = "Options of each (the later ones count; of the last seed):"
+    return "## Training", TRAINING, report.table(header, rows, "l"), about, options
+
+
+def circumstances(records: list[dict]) -> tuple[list[str], list[str]]:
+    """The signatures of all scores, and where all decodes were timed."""
+    evaluations = [each for record in records for each in record["evaluations"].values()]
+    signatures = sorted({f"* {name}: `{s}`" for each in evaluations for name, s in each["signatures"].items()})
+    places = sorted({f"* {where(each['machine'])}, {each['isa']}, {each['compute_type']}" for each in evaluations})
+    return signatures, places
+
+
+def score(record: dict | None, metric: str) -> str:
+    if not record:
+        return ""
+    interval = record.get(f"{metric}_ci")
+    return f"{record[metric]:.1f}" + (f" ± {interval:.1f}" if interval is not None else "")
 
 
 def _time(found: dict, name: str, batch: str) -> str:
@@ -96,7 +111,7 @@ def _time(found: dict, name: str, batch: str) -> str:
     return f"{milliseconds:.1f}{times}"
 
 
-def _where(machine: dict) -> str:
+def where(machine: dict) -> str:
     return f"{machine['processor']}, threads: {machine['threads']}, commit {machine['commit']}"
 
 
@@ -116,13 +131,13 @@ def draw(records: list[dict], panels: dict, file: Path):
     """
     from matplotlib.figure import Figure
 
-    colours = _colours(records)
+    of_arms = colours(records)
     figure = Figure(figsize=(3 + 4 * len(panels), 4.5), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     axes[0].set_ylabel("BLEU")
     for axis, (label, place) in zip(axes, panels.items(), strict=True):
         axis.set_xlabel(label)
-        for arm, colour in colours.items():
+        for arm, colour in of_arms.items():
             found = [record["evaluations"] for record in records if record["arm"] == arm]
             lines = ["ar"], [n for n in LABELS if n[-1].isdigit()], [n for n in LABELS if n.endswith("reranked")]
             labels = f"{arm}, AR", arm, f"{arm}, reranked"
@@ -142,7 +157,7 @@ def draw(records: list[dict], panels: dict, file: Path):
     return figure
 
 
-def _colours(records: list[dict]) -> dict:
+def colours(records: list[dict]) -> dict:
     from matplotlib import colormaps
 
     return dict(zip(dict.fromkeys(record["arm"] for record in records), colormaps["tab20"].colors, strict=False))
@@ -160,7 +175,7 @@ def draw_curves(records: list[dict], file: Path):
 
     figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
     axes = list(figure.subplots(2, 2).flat)
-    colours = _colours(records)
+    of_arms = colours(records)
     for axis, (label, name) in zip(axes, CURVE_PANELS.items(), strict=True):
         axis.set_xlabel("million target tokens")
         axis.set_ylabel(label)
@@ -168,7 +183,7 @@ def draw_curves(records: list[dict], file: Path):
             points = [(each["tokens"] / 1e6, each[name]) for each in record["curve"] if name in each]
             if points:
                 first = record["seed"] == min(other["seed"] for other in records if other["arm"] == record["arm"])
-                shown = {"color": colours[record["arm"]], "label": record["arm"] if first else None}
+                shown = {"color": of_arms[record["arm"]], "label": record["arm"] if first else None}
                 axis.plot(*zip(*points, strict=True), linestyle="-" if first else "--", linewidth=1.2, **shown)
     handles = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)

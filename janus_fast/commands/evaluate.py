@@ -1,4 +1,4 @@
-"""``janus-fast evaluate``: BLEU, chrF and speed of a model, on the committed test set or on files."""
+"""``janus-fast evaluate``: BLEU, chrF, ROUGE and speed of a model, on the committed test set or on files."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 from ..decoding.modes import MODES
+from ..evaluate import METRICS, USUAL, check_metrics
 from ..text.lines import lines_of
 from . import _decoding
 from ._table import table
@@ -17,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="FILE", help="its translation, line by line")
     parser.add_argument("--pair", help="languages of the test set (default: en-de)")
     parser.add_argument("--limit", type=_decoding.positive, metavar="N", help="use the first N sentences alone")
+    parser.add_argument(
+        "--metric", choices=METRICS, nargs="+", default=USUAL,
+        help="what is measured; rouge is for English, such as summaries (default: bleu chrf)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _decoding.add_decoding_arguments(parser)
 
@@ -25,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     options = _decoding.decoding_options(arguments)
+    check_metrics(arguments.metric)
     sources, references, data = _text(arguments)
     translator = _decoding.translator(arguments)
 
@@ -33,8 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     sources, references = sources[: arguments.limit], references[: arguments.limit]
     with tqdm(total=len(sources), unit=" sentences", leave=False, disable=not sys.stderr.isatty()) as bar:
         measured = evaluate.evaluate(
-            translator, sources, references, max_batch_size=arguments.batch_size, on_batch=bar.update, **options
-        )
+            translator, sources, references, max_batch_size=arguments.batch_size, on_batch=bar.update,
+            metrics=arguments.metric, **options,
+        )  # fmt: skip
     record = {"model": arguments.model, "data": data, **measured, **_circumstances(translator)}
     print(json.dumps(record, ensure_ascii=False) if arguments.json else _shown(record))
     return 0
@@ -73,8 +80,9 @@ def _circumstances(translator) -> dict:
 
 
 def _shown(record: dict) -> str:
-    header = ["mode", "BLEU", "chrF", "sentences", "seconds", "sentences/s", "tokens/s"]
-    row = [MODES[record["mode"]].title, f"{record['bleu']:.2f}", f"{record['chrf']:.2f}", f"{record['sentences']:,}"]
+    figures = {figure: title for name in record["signatures"] for figure, title in METRICS[name].items()}
+    header = ["mode", *figures.values(), "sentences", "seconds", "sentences/s", "tokens/s"]
+    row = [MODES[record["mode"]].title, *(f"{record[figure]:.2f}" for figure in figures), f"{record['sentences']:,}"]
     row += [f"{record[name]:,.1f}" for name in ("seconds", "sentences_per_second", "tokens_per_second")]
     options = textwrap.fill(" ".join(f"{name}={value}" for name, value in record["options"].items()), 100)
     kernels = f"{record['backend']}, {record['compute_type']}, kernels: {record['isa'] or 'reference'}"

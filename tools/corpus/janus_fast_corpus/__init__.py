@@ -1,6 +1,6 @@
-"""Real parallel text, English to German, French or Spanish, built from Debian packages.
+"""Real text, built from Debian packages: English to German, French or Spanish, or in English with summaries.
 
-``prepare`` does it from Python, ``janus-fast corpus`` from a command line.
+``prepare`` and ``prepare_task`` do it from Python, ``janus-fast corpus`` from a command line.
 
 The text comes from packages that ``apt-get`` downloads (nothing is installed, no root is needed): manuals, help pages,
 message catalogs, package descriptions. Every sentence pair keeps its source and licence. ``sources`` is the table of
@@ -11,5 +11,6 @@ what is kept and where, ``write`` puts it on disk.
 from .build import prepare
 from .command import add_arguments, run
 from .sources import PAIRS, SOURCES
+from .tasks import TASKS, prepare_task
 
-__all__ = ["PAIRS", "SOURCES", "add_arguments", "prepare", "run"]
+__all__ = ["PAIRS", "SOURCES", "TASKS", "add_arguments", "prepare", "prepare_task", "run"]

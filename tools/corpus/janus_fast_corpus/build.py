@@ -76,7 +76,7 @@ def prepare(
     started = time.monotonic()
     tell = progress or (lambda line: None)
     sources = _chosen_sources(pair, permissive_only, only)
-    _check_counts(
+    check_counts(
         max_words=max_words,
         small_max_words=small_max_words,
         small_max_pairs=small_max_pairs,
@@ -104,7 +104,7 @@ def prepare(
     unique = deduplicated(collected)
     pool = [pair for pair in unique if not pair.held_out]
     splits = split_pairs(pool, 2 * validation_pairs, 2 * test_pairs)
-    committed = _committed_sentences(pair)
+    committed = committed_sentences(pair)
     splits.update({name: without_sentences(splits[name], committed) for name in ("train", "valid")})
     check_no_leak(splits)
     tiers = tiers_of(splits, small_max_words, small_max_pairs, validation_pairs, test_pairs)
@@ -188,14 +188,14 @@ def _chosen_sources(pair: str, permissive_only: bool, only: Iterable[str] | None
     return [source for source in sources if source.name in chosen]
 
 
-def _committed_sentences(pair: str) -> set[str]:
+def committed_sentences(pair: str) -> set[str]:
     """Both sides, normalised, of the test set that ships with the package; newer packages may split differently."""
     if pair not in test_set_pairs():
         return set()
     return {normalized(sentence) for side in test_set(pair) for sentence in side}
 
 
-def _check_counts(**counts: int) -> None:
+def check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"corpus: {name} must be at least 1, got {value}")

@@ -127,6 +127,12 @@ def refusal(text: str, translation: str, language: str, max_words: int) -> str:
     return ""
 
 
+def running_text(text: str, source_format: str) -> list[str]:
+    """The clean sentences of a paragraph, without those that are code, hold an address, or begin with a sign."""
+    parts = sentences(clean_text(text, source_format))
+    return [part for part in parts if not _is_code(part) and TEXT_START.match(part) and not URL.search(part)]
+
+
 def is_sentence_like(text: str, translation: str) -> bool:
     """Whether a pair reads like a sentence: punctuated on both sides, a capital first, a frequent English word."""
     return bool(

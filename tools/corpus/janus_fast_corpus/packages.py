@@ -124,12 +124,24 @@ class PackageStore:
         return tarballs()
 
     def descriptions(self, language: str) -> str:
-        """The list of translated package descriptions of the release, or "" where there is none."""
+        """The list of package descriptions of the release in a language, or "" where there is none."""
+        text = self._list(rf"i18n_Translation-{language}")
+        if not text:
+            self._note_missing(f"Translation-{language}")
+        return text
+
+    def source_names(self) -> dict[str, str]:
+        """By binary package the source package that it is built from, where that has another name."""
+        stanzas = self._list(r"binary-\w+_Packages").split("\n\n")
+        found = (re.search(r"^Package: (\S+)\n(?:.*\n)*?Source: (\S+)", stanza) for stanza in stanzas)
+        return dict(match.groups() for match in found if match)
+
+    def _list(self, name: str) -> str:
+        """A list of the release, or "" where there is none."""
         for path in sorted((self.folder / "lists").iterdir()):
-            if re.search(rf"_dists_[a-z]+_main_i18n_Translation-{language}(\.\w+)?$", path.name):
+            if re.search(rf"_dists_[a-z]+_main_{name}(\.\w+)?$", path.name):
                 result = subprocess.run([APT_HELPER, "cat-file", str(path)], capture_output=True)
                 return result.stdout.decode("utf8", "replace")
-        self._note_missing(f"Translation-{language}")
         return ""
 
     def files_of(self, source: Source, language: str) -> dict[str, dict]:

@@ -128,3 +128,47 @@ SOURCES = (
     _catalog("freeciv", "GPL-2+", "freeciv-data"),
     _catalog("wesnoth", "GPL-2+", "wesnoth-1.16-data"),
 )
+
+
+# Packages with manual pages in English, of which a page's text and its line about itself make a pair. Whole packages
+# are held out, so many small ones are among them.
+MANUALS = (
+    *("manpages", "manpages-dev", "libssl-doc", "libcurl4-doc", "git-man", "perl-doc", "tcl8.6-doc", "tk8.6-doc"),
+    *("coreutils", "systemd", "util-linux", "mount", "bsdutils", "procps", "psmisc", "tar", "grep", "sed", "findutils"),
+    *(
+        "diffutils",
+        "patch",
+        "gzip",
+        "bzip2",
+        "xz-utils",
+        "zip",
+        "unzip",
+        "cpio",
+        "rsync",
+        "wget",
+        "curl",
+        "less",
+        "file",
+    ),
+    *("man-db", "cron", "at", "nfs-common", "passwd", "login", "adduser", "debianutils", "dpkg", "dpkg-dev", "apt"),
+    *(
+        "apt-utils",
+        "aptitude",
+        "devscripts",
+        "debhelper",
+        "quilt",
+        "subversion",
+        "mercurial-common",
+        "cvs",
+        "make",
+        "gdb",
+    ),
+    *("binutils-common", "cpp-12", "gcc-12", "strace", "ltrace", "iproute2", "iputils-ping", "net-tools", "nmap"),
+    *("tcpdump", "openssl", "gnupg-utils", "e2fsprogs", "dosfstools", "btrfs-progs", "xfsprogs", "lvm2", "mdadm"),
+    *("parted", "smartmontools", "hdparm", "graphviz", "netpbm", "poppler-utils", "groff", "ncurses-bin", "x11-apps"),
+    *("x11-utils", "x11-xserver-utils", "xterm", "alsa-utils", "sox", "flac", "vorbis-tools", "bind9-dnsutils", "bc"),
+)
+DOCUMENTS = (
+    Source("debian-descriptions", "ddtp", "as the described package (mixed free)"),
+    Source("man-pages", "man", "as the package that it is from (mixed free)", MANUALS),
+)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 LARGEST_HELD_OUT_GROUP = 4
@@ -69,13 +70,9 @@ def deduplicated(pairs: list[Pair]) -> list[Pair]:
     return in_stable_order(best)
 
 
-def near_duplicate_groups(pairs: list[Pair]) -> list[list[int]]:
-    """Indices of the pairs, grouped.
-
-    Two pairs are near-duplicates when either side is equal once normalised, or when their English sides have five or
-    more words and differ in one word. A group is closed under that relation.
-    """
-    parent = list(range(len(pairs)))
+def groups_by_keys(keys: Iterable[Iterable[str]]) -> list[list[int]]:
+    """Numbers of what has these keys, grouped: what shares a key is in one group, and so on from one to the next."""
+    parent: list[int] = []
     first_with: dict[int, int] = {}
 
     def root(index: int) -> int:
@@ -84,23 +81,35 @@ def near_duplicate_groups(pairs: list[Pair]) -> list[list[int]]:
             index = parent[index]
         return index
 
-    def link(key: str, index: int) -> None:
-        other = first_with.setdefault(stable_hash(key), index)
-        if other != index:
-            parent[root(index)] = root(other)
+    for index, own in enumerate(keys):
+        parent.append(index)
+        for key in own:
+            other = first_with.setdefault(stable_hash(key), index)
+            if other != index:
+                parent[root(index)] = root(other)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(parent)):
+        groups[root(index)].append(index)
+    return list(groups.values())
 
-    for index, pair in enumerate(pairs):
+
+def near_duplicate_groups(pairs: list[Pair]) -> list[list[int]]:
+    """Indices of the pairs, grouped.
+
+    Two pairs are near-duplicates when either side is equal once normalised, or when their English sides have five or
+    more words and differ in one word. A group is closed under that relation.
+    """
+
+    def keys(pair: Pair) -> Iterator[str]:
         text = normalized(pair.text)
-        link("s:" + text, index)
-        link("d:" + normalized(pair.translation), index)
+        yield "s:" + text
+        yield "d:" + normalized(pair.translation)
         words = text.split()
         if len(words) >= 5:
             for position in range(len(words)):
-                link("w:" + " ".join([*words[:position], "*", *words[position + 1 :]]), index)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(pairs)):
-        groups[root(index)].append(index)
-    return list(groups.values())
+                yield "w:" + " ".join([*words[:position], "*", *words[position + 1 :]])
+
+    return groups_by_keys(map(keys, pairs))
 
 
 def split_pairs(pairs: list[Pair], validation_pairs: int, test_pairs: int) -> dict[str, list[Pair]]:

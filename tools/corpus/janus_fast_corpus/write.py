@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,15 +28,16 @@ def writable_folder(argument: str, folder: str | os.PathLike) -> Path:
 
 def write_split(folder: Path, name: str, pairs: list[Pair], language: str) -> None:
     """Writes ``NAME.en``, ``NAME.LANGUAGE`` and ``NAME.meta.tsv`` (source and licence), line by line the same pairs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = {
-        "en": (pair.text for pair in pairs),
-        language: (pair.translation for pair in pairs),
-        "meta.tsv": (f"{pair.source}\t{pair.license}" for pair in pairs),
-    }
-    for ending, lines in columns.items():
-        with open(folder / f"{name}.{ending}", "w", encoding="utf8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
+    rows = [(pair.text, pair.translation, f"{pair.source}\t{pair.license}") for pair in pairs]
+    write_columns(folder / name, ("en", language, "meta.tsv"), rows)
+
+
+def write_columns(place: Path, endings: Sequence[str], rows: list[tuple[str, ...]]) -> None:
+    """Writes ``PLACE.ENDING`` for each of ``endings``, the column of that number, a line a row."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for column, ending in enumerate(endings):
+        with open(place.with_name(f"{place.name}.{ending}"), "w", encoding="utf8", newline="\n") as file:
+            file.writelines(row[column] + "\n" for row in rows)
 
 
 def write_report(folder: Path, report: dict) -> None:

@@ -24,6 +24,16 @@ def align_descriptions(english_list: str, translated_list: str, language: str) -
                     yield text, translation
 
 
+def described(english_list: str) -> Iterator[tuple[str, list[str], str]]:
+    """(package, paragraphs of running text, synopsis) of each description in a list."""
+    for stanza in english_list.split("\n\n"):
+        package = re.search(r"^Package: (\S+)$", stanza, re.M)
+        for lines in _descriptions(stanza, "Description-en").values():
+            synopsis, *paragraphs = _paragraphs(lines)
+            if package:
+                yield package.group(1), [text for text in paragraphs if text], synopsis
+
+
 def _descriptions(text: str, field: str) -> dict[str, list[str]]:
     """``{checksum: lines}``."""
     descriptions = {}

@@ -3,6 +3,7 @@
 import gzip
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..packages import PackageStore, package_members
 from ..sources import Source
@@ -15,6 +16,9 @@ VERBATIM_BEGINS, VERBATIM_ENDS = {"nf", "EX", "TS"}, {"fi", "EE", "TE"}
 ONE_FONT_MACROS = {"B", "I", "SM", "SB"}
 TWO_FONT_MACROS = {"BR", "IR", "RB", "RI", "BI", "IB"}
 SPACING, TAG = "~", "TAG"
+ABOUT_THE_PAGE = {"AUTHOR", "AUTHORS", "COPYRIGHT", "COLOPHON", "SEE ALSO", "REPORTING BUGS", "LICENSE"}
+TAGGED = {"TP", "TQ"}  # macros whose next line is a tag, not running text
+ENGLISH_PAGE = re.compile(r"/share/man/(man\d/[^/]+\.gz)$")
 
 ESCAPES = [
     (re.compile(pattern), replacement)
@@ -48,17 +52,19 @@ def read(source: Source, packages: PackageStore, language: str) -> Iterator[tupl
         if not path:
             continue
         is_translation = "{language}" in package
-        page = re.compile(
-            rf"/man/{language}/(man\d/[^/]+\.gz)$" if is_translation else r"/share/man/(man\d/[^/]+\.gz)$"
-        )
-        pages = translated if is_translation else english
-        for name, content in package_members(path, page.search):
-            try:
-                pages[page.search(name).group(1)] = gzip.decompress(content).decode("utf8", "replace")
-            except OSError:  # not compressed after all
-                continue
+        page = re.compile(rf"/man/{language}/(man\d/[^/]+\.gz)$") if is_translation else ENGLISH_PAGE
+        (translated if is_translation else english).update(pages(path, page))
     for page in sorted(english.keys() & translated.keys()):
         yield from align_pages(english[page], translated[page])
+
+
+def pages(path: Path, name: re.Pattern) -> Iterator[tuple[str, str]]:
+    """(group 1 of its ``name``, text) of the pages in a package."""
+    for member, content in package_members(path, name.search):
+        try:
+            yield name.search(member).group(1), gzip.decompress(content).decode("utf8", "replace")
+        except OSError:  # not compressed after all
+            continue
 
 
 def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
@@ -71,6 +77,22 @@ def align_pages(english: str, translated: str) -> Iterator[tuple[str, str]]:
             for text, translation in zip(texts, translations, strict=True):
                 if text and translation:
                     yield without_escapes(text), without_escapes(translation)
+
+
+def described(page: str) -> tuple[list[str], str] | None:
+    """(paragraphs of running text from DESCRIPTION on, what NAME says of the page); None for a page without these, such
+    as one in mdoc."""
+    _, *parts = re.split(r'^\.SH[ \t]+"?(.*?)"?[ \t]*$', page, flags=re.M)
+    sections = list(zip(map(str.upper, parts[::2]), parts[1::2], strict=True))
+    sections = [(name, body) for name, body in sections if name not in ABOUT_THE_PAGE]
+    names = [name for name, _ in sections]
+    if "NAME" not in names or "DESCRIPTION" not in names:
+        return None
+    paragraphs, about = (
+        [without_escapes(text) for _, body in chosen for macro, text in _blocks(body) if text and macro not in TAGGED]
+        for chosen in (sections[names.index("DESCRIPTION") :], [sections[names.index("NAME")]])
+    )
+    return paragraphs, " ".join(about).partition(" - ")[2]
 
 
 def without_escapes(text: str) -> str:
@@ -125,7 +147,7 @@ def _blocks(page: str) -> list[tuple[str, str | None]]:
         elif macro in BLOCK_MACROS:
             finish_text()
             macros.append({"LP": "PP", "P": "PP"}.get(macro, macro))
-            tag_follows = macro in ("TP", "TQ")
+            tag_follows = macro in TAGGED
             if macro in VERBATIM_BEGINS:
                 verbatim = True
             elif macro in VERBATIM_ENDS:
