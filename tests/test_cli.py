@@ -26,7 +26,7 @@ from janus_fast.text import Vocabulary
 
 LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
 SHORT = ["--max-decoding-length", "6"]
-COMMANDS = ["translate", "evaluate", "train", "convert", "corpus", "info", "demo"]
+COMMANDS = ["translate", "evaluate", "train", "convert", "shortlist", "corpus", "info", "demo"]
 
 
 @pytest.fixture(scope="module")

@@ -258,7 +258,7 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
   const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources);
+    forward.encode(sources, options.words);
     forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
     for (int64_t step = 0; !search.done(); step++) {
       member.once([&] {

@@ -36,6 +36,7 @@ typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, be
 
 // A call's options, which Python gives by name: `each` has the fields that it fills.
 struct NonAutoregressiveOptions {
+  const Ids* words = nullptr;  // what each source may become, ascending; null: anything
   int64_t iterations, length_beam, num_hypotheses;
   std::string length_candidates, score;
   bool rerank, adaptive, return_history;
@@ -50,6 +51,7 @@ struct NonAutoregressiveOptions {
 };
 
 struct LeftToRightOptions {
+  const Ids* words = nullptr;  // as above
   double length_penalty;
   int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
   // What beam search alone can be told.

@@ -242,7 +242,7 @@ Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, con
   Speculation speculation(model, workspace, sources, options, prefixes, drafts);
   team.run([&](Member& member) {
     Forward forward(model, workspace, member);
-    forward.encode(sources);
+    forward.encode(sources, options.words);
     forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
     while (!speculation.done()) {
       member.once([&] {
