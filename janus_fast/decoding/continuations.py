@@ -86,7 +86,7 @@ class Continuations:
             ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.bias, k=self.choices)
         else:
             log_probs, ids = self._log_probs(hidden, owners).sort(dim=-1, descending=True, stable=True)
-            ids, log_probs = ids[:, : self.choices], log_probs[:, : self.choices]
+            ids, log_probs = (t[:, : self.choices].contiguous() for t in (ids, log_probs))
         forbidden = self.banned[ids]
         if self.ngram:
             forbidden |= self._repeating(past).gather(1, ids)
