@@ -164,8 +164,16 @@ class Translator:
         """What sources can become, by ``vmap.txt`` of the model's directory; a FileNotFoundError without it."""
         if self._folder is None:
             raise ValueError("Translator: model must be a directory with vmap.txt for use_vmap, got a JanusModel")
-        folder = models.locate(self._made_by["model"])
-        return directory.read_vocabulary_map(folder, self.source_vocabulary, self.target_vocabulary)
+        return directory.read_vocabulary_map(self._directory, self.source_vocabulary, self.target_vocabulary)
+
+    @property
+    def has_vocabulary_map(self) -> bool:
+        """Whether the model's directory has ``vmap.txt``."""
+        return self._folder is not None and (self._directory / directory.MAP).is_file()
+
+    @property
+    def _directory(self) -> Path:
+        return models.locate(self._made_by["model"])
 
     @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:

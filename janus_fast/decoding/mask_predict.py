@@ -166,7 +166,7 @@ class MaskPredict:
         canvas = torch.searchsorted(self.offsets[1:].long(), rows.long(), right=True)
         allowed = self.allowed[canvas // self.options.length_beam]
         log_probs, best = log_softmax_of(self.model.model, hidden, bias, allowed).max(-1)
-        return best, log_probs
+        return best, log_probs.float()
 
     def _update(self, *state: Tensor, **options) -> Canvases:
         return ops.update_mask(*state, self.offsets, mask_token=self.config.mask_token_id, static=True, **options)
