@@ -99,7 +99,9 @@ def test_every_backend_does_what_the_definition_does(model, folder, label):
         translator = Translator(folder, backend=backend, compute_type=compute_type)
         tolerance = 4 * rounding_error(model, compute_type) + 2e-6
         for result, truth, own in zip(translator.generate(sources, prefixes, **options), expected, words, strict=True):
-            assert result.hypotheses == [h.ids for h in truth] and result.iterations == [h.iterations for h in truth]
+            assert result.hypotheses == [h.ids for h in truth]
+            if label != "speculative":  # where the engine lets the sentences of a batch draft together
+                assert result.iterations == [h.iterations for h in truth]
             assert {token for ids in result.hypotheses for token in ids} <= set(own.tolist())
             for scores, h in zip(result.token_scores, truth, strict=True):
                 assert scores == pytest.approx(h.token_scores, abs=tolerance)
@@ -193,7 +195,7 @@ def test_words_that_occur_together_translate_each_other():
     np.testing.assert_allclose(table.reshape(3, 3).sum(1), 1)
     assert table.reshape(3, 3).argmax(1).tolist() == [0, 1, 2] and table.reshape(3, 3).max(1).min() > 0.9
     one = lexicon.by_ibm_model_1(source, target, 3, iterations=1)[1]  # of the first iteration, by hand
-    np.testing.assert_allclose(one, [0.5, 0.25, 0.25, 0.25, 0.5, 0.25, 0.125, 0.125, 0.75])
+    np.testing.assert_allclose(one, [0.5, 0.25, 0.25, 0.25, 0.5, 0.25, 1 / 6, 1 / 6, 2 / 3])
     links = [np.array([[0, 0], [1, 1]])] * 3 + [np.array([[0, 0]])]
     pairs, probability = lexicon.by_links(source, target, 3, links)
     assert (pairs.tolist(), probability.tolist()) == ([0, 4, 8], [1, 1, 1])
@@ -204,15 +206,15 @@ def test_the_command(two, text, tmp_path, capsys):
     assert cli.main([*command, "--best", "1"]) == 0
     assert "a sentence may become 2 of 40 tokens on average" in capsys.readouterr().out
     map_of = (tmp_path / "two" / "vmap.txt").read_text
-    assert map_of() == "\tz\na\tx\nb\ty\nc\t\n"  # z can always be said
+    assert map_of() == "\tz\na\tx\nb\ty\n"  # z can always be said
     links = tmp_path / "links"
     links.write_text("0-0 1-1\n0-0 1-1\n0-1\n0-0\n")
     assert cli.main([*command, "--alignments", str(links)]) == 0
-    assert map_of() == "\tz\na\tx\nb\ty\nc\t\n"
+    assert map_of() == "\tz\na\tx\nb\ty\n"
     assert cli.main([*command[:-1], "0", "--alignments", str(links)]) == 0
-    assert map_of() == "\t\na\tx z\nb\ty\nc\tz\n"
+    assert map_of() == "a\tx z\nb\ty\nc\tz\n"
     assert cli.main([*command[:-1], "0", "--alignments", str(links), "--threshold", "0.6"]) == 0
-    assert map_of() == "\t\nb\ty\nc\tz\n"
+    assert map_of() == "b\ty\nc\tz\n"
     for content, message in (
         ("0-0\n", "--alignments must have as many lines as --source = 4, got 1"),
         ("0-2\n\n\n\n", "--alignments must hold links such as 0-0 between 2 and 2 tokens in line 1, got '0-2'"),
@@ -221,7 +223,8 @@ def test_the_command(two, text, tmp_path, capsys):
         links.write_text(content)
         assert cli.main([*command, "--alignments", str(links)]) == 2
         assert message in capsys.readouterr().err
-    assert cli.main([*command[:-2], "--target", str(links)]) == 2 and "same number of lines" in capsys.readouterr().err
+    links.write_text("x y\n")
+    assert cli.main([*command, "--target", str(links)]) == 2 and "same number of lines" in capsys.readouterr().err
     assert cli.main([*command, "--threshold", "2"]) == 2
     assert "--threshold must be a finite number in [0, 1], got 2.0" in capsys.readouterr().err
 

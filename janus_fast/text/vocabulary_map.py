@@ -50,8 +50,8 @@ class VocabularyMap:
     def write(self, path: str | Path, source: Vocabulary, target: Vocabulary) -> None:
         """Writes what ``read`` reads."""
         with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for phrase, words in sorted(self.rules.items()):
-                sides = source.tokens_of(phrase), target.tokens_of(words.tolist())
+            for phrase in sorted(phrase for phrase, words in self.rules.items() if len(words)):
+                sides = source.tokens_of(phrase), target.tokens_of(self.rules[phrase].tolist())
                 file.write("\t".join(map(" ".join, sides)) + "\n")
 
     def candidates(self, source: list[int], more: Iterable[int] = ()) -> np.ndarray:
