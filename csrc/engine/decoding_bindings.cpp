@@ -178,8 +178,8 @@ class Decoder {
     if (workers_ && workers_->process != forks()) workers_.release();
   }
 
-  py::list mask_predict(const IntArray& source, const IntArray& offsets, const py::dict& given,
-                        const py::object& check, const py::object& words) {
+  py::list mask_predict(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
+                        const py::object& words) {
     const Config& config = model().config;
     auto options = options_of<NonAutoregressiveOptions>(given);
     if (!config.two_stream)
@@ -328,7 +328,8 @@ class Decoder {
     const Targets words = targets_of("words", given, sources, model().config.target_vocab_size, 1);
     for (int64_t s = 0; s < words.ids.count; s++)
       for (int32_t i = words.ids.offsets[s] + 1; i < words.ids.offsets[s + 1]; i++)
-        require(words.ids.ids[i - 1] < words.ids.ids[i], "Decoder: words", "ascend", words.ids.ids[i]);
+        if (words.ids.ids[i - 1] >= words.ids.ids[i])
+          refuse("Decoder: words must ascend, got " + std::to_string(words.ids.ids[i]));
     return words;
   }
 

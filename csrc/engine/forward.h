@@ -63,7 +63,7 @@ struct Workspace {
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs, own_logits;
   Shortlist shortlist;  // of a call that has one
-  Pace pace;  // of drafts
+  Pace pace;            // of drafts
 };
 
 class Forward {
@@ -90,8 +90,9 @@ class Forward {
   // owners: the source of each row.
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.
   // logits (or null): all of them, [rows, vocabulary].
-  void vocabulary(float* x, int64_t rows, const int32_t* owners, const float* bias, int64_t k, const int32_t* asked = nullptr,
-                  float* asked_logits = nullptr, float* asked_log_probs = nullptr, float* logits = nullptr);
+  void vocabulary(float* x, int64_t rows, const int32_t* owners, const float* bias, int64_t k,
+                  const int32_t* asked = nullptr, float* asked_logits = nullptr, float* asked_log_probs = nullptr,
+                  float* logits = nullptr);
 
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }

@@ -19,7 +19,8 @@ class Shortlist {
   int64_t panels() const { return padded_ / kernels_->panel; }
   void gather(const Model& model, int64_t panel_begin, int64_t panel_end);
 
-  // For a call: `bias` of all tokens, the source of each row, and room for `longest` logits for each. By one member alone.
+  // For a call: `bias` of all tokens, the source of each row, and room for `longest` logits for each. By one member
+  // alone.
   void begin(const float* bias, const int32_t* rows, float* logits);
   const Matrix& matrix() const { return matrix_; }
   const Shortlists& lists() const { return lists_; }

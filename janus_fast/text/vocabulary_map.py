@@ -58,6 +58,6 @@ class VocabularyMap:
         """What a source of these ids can become, and ``more``: ids in ascending order, int64."""
         phrases = [(), *(tuple(source[i : i + n]) for n in self._lengths for i in range(len(source) - n + 1))]
         possible = np.zeros(self.size, bool)
-        found = [self.rules[phrase] for phrase in phrases if phrase in self.rules]
+        found = [words for phrase in phrases if (words := self.rules.get(phrase)) is not None]
         possible[np.concatenate([np.array([*more], np.int64), *found])] = True
         return possible.nonzero()[0]

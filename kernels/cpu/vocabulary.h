@@ -33,8 +33,7 @@ inline void digest(const VocabularyCall& call, int64_t to, int64_t carries, floa
     for (int64_t i = 0; i < length; i++) values[i] = -INFINITY, tokens[i] = -1;
   else
     call.group_tokens[to * length] = -1;
-  if (peak > values[length - 1])
-    best_of(logits, count, static_cast<int32_t>(first), length, values, tokens, length);
+  if (peak > values[length - 1]) best_of(logits, count, static_cast<int32_t>(first), length, values, tokens, length);
 }
 
 template <Numeric type>
