@@ -21,9 +21,20 @@ def test_it_is_listed_and_small():
     folder = models.locate("en-de-small")
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "sentencepiece.model"} <= set(files)
-    assert files["model.safetensors"] <= 20e6
+    assert files["model.safetensors"] <= 20e6 and files["vmap.txt"] <= 1.5e6
     model, (source, target) = janus_fast.load("en-de-small")
     assert source is target and len(source) == model.config.source_vocab_size
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_its_shortlist_leaves_most_translations_as_they_are(mode):
+    if engine.missing():
+        pytest.skip("the engine is not built; `make demo` builds it")
+    texts = committed_test_set()[0][::EVERY]
+    translator = Translator("en-de-small", backend="engine", compute_type="int8")
+    free, short = (translator.translate(texts, mode=mode, use_vmap=use, **MODES[mode]) for use in (False, True))
+    same = sum(one.hypotheses == other.hypotheses for one, other in zip(free, short, strict=True))
+    assert 0.75 * len(texts) < same < len(texts)
 
 
 def log_probs(compute_type: str, sources: list, targets: list) -> list[list[float]]:
