@@ -123,8 +123,10 @@ def test_neither_batch_nor_threads_change_a_bit(folder, compute_type, label):
 
 @needs_engine
 @pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
-def test_all_words_are_no_shortlist(model, folder, compute_type):
+@pytest.mark.parametrize("isa", () if engine.missing() else engine.isas())
+def test_all_words_are_no_shortlist(folder, compute_type, isa, monkeypatch):
     """To the bit: with every word in it, a batch computes what it does without."""
+    monkeypatch.setenv("JANUS_FAST_ISA", isa)
     translator, every = Translator(folder, compute_type=compute_type), [np.arange(SIZE)] * 4
     sources = make_sources(4)
     for options in (AutoregressiveOptions(num_hypotheses=5), NonAutoregressiveOptions(rerank=True)):
