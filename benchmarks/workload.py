@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
+
 OUTPUT = 25  # tokens, without `bos` and `eos`
 SOURCE = (20, 30)  # tokens, with them
 SPECIALS = 5  # `bos`, `pad`, `eos`, `unk` and the mask have the first ids
@@ -11,19 +13,26 @@ SPECIALS = 5  # `bos`, `pad`, `eos`, `unk` and the mask have the first ids
 
 @dataclass(frozen=True)
 class Sizes:
-    """A post-norm Transformer with as many layers on both sides and one table of embeddings for everything."""
+    """A post-norm Transformer with one table of embeddings for everything; with as many layers on both sides unless
+    ``decoder_layers`` says otherwise. With ``candidates`` there is a map, of so many words that each may become."""
 
     channels: int
     hidden: int
     heads: int
     layers: int
     vocabulary: int
+    decoder_layers: int = 0
+    candidates: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "decoder_layers", self.decoder_layers or self.layers)
 
 
 CONFIGURATIONS = {
     "iwslt": Sizes(512, 1024, 4, 6, 10_000),
     "base": Sizes(512, 2048, 8, 6, 32_000),
-    "tiny": Sizes(32, 64, 2, 2, 300),  # for tests
+    "tiny11": Sizes(256, 1536, 8, 6, 32_000, decoder_layers=2, candidates=100),  # as Marian's and Bergamot's students
+    "tiny": Sizes(32, 64, 2, 2, 300, candidates=5),  # for tests
 }
 
 
@@ -39,6 +48,7 @@ class Row:
     beam_size: int = 1
     iterations: int = 4
     length_beam: int = 1
+    shortlist: bool = False
 
     @property
     def sizes(self) -> Sizes:
@@ -48,17 +58,18 @@ class Row:
     def decoding(self) -> str:
         if self.mode == "nar":
             lengths = f", {self.length_beam} lengths" if self.length_beam > 1 else ""
-            return f"{self.iterations} passes{lengths}"
+            return f"{self.iterations} passes{lengths}{', shortlist' * self.shortlist}"
         search = f"beam {self.beam_size}" if self.beam_size > 1 else "greedy"
-        return f"{search}, {'one stream' if self.streams == 1 else 'two streams'}"
+        return f"{search}, {'one stream' if self.streams == 1 else 'two streams'}{', shortlist' * self.shortlist}"
 
     @property
     def options(self) -> dict:
         """As ``Translator.generate`` takes them; the random models never agree with themselves too early."""
+        words = {"use_vmap": True} if self.shortlist else {}
         if self.mode == "nar":
             lengths = {"length_beam": self.length_beam, "rerank": False}  # as the peers compare them
-            return {"iterations": self.iterations, "adaptive": False, **lengths}
-        return {"beam_size": self.beam_size, "min_decoding_length": OUTPUT, "max_decoding_length": OUTPUT}
+            return {"iterations": self.iterations, "adaptive": False, **lengths, **words}
+        return {"beam_size": self.beam_size, "min_decoding_length": OUTPUT, "max_decoding_length": OUTPUT, **words}
 
     @property
     def calls(self) -> list[list[list[int]]]:
@@ -80,11 +91,12 @@ def save_model(sizes: Sizes, streams: int, directory: Path, quantization: str | 
     """Writes a model whose outputs are varied, never special tokens, and of the wanted length."""
     import torch
 
-    from janus_fast import JanusConfig, JanusModel, save
+    from janus_fast import JanusConfig, JanusModel, Vocabulary, save
+    from janus_fast import directory as files
 
     config = JanusConfig(
         sizes.vocabulary, sizes.vocabulary, d_model=sizes.channels, attention_heads=sizes.heads,
-        encoder_layers=sizes.layers, decoder_layers=sizes.layers,
+        encoder_layers=sizes.layers, decoder_layers=sizes.decoder_layers,
         encoder_ffn_dim=sizes.hidden, decoder_ffn_dim=sizes.hidden, two_stream=streams == 2,
     )  # fmt: skip
     with torch.random.fork_rng(), torch.no_grad():
@@ -108,4 +120,21 @@ def save_model(sizes: Sizes, streams: int, directory: Path, quantization: str | 
         last.weight[channel], last.bias[channel] = 0, 1
         if config.two_stream:
             model.decoder.embed_length.weight.zero_()[OUTPUT + 2, channel] = 100
-    save(model, directory, quantization=quantization)
+    tokens = [str(number) for number in range(sizes.vocabulary)]
+    tokens[config.unk_token_id] = "<unk>"
+    vocabulary = Vocabulary(tokens)
+    save(model, directory, (vocabulary, vocabulary), quantization=quantization)
+    if sizes.candidates:
+        vocabulary_map(sizes).write(directory / files.MAP, vocabulary, vocabulary)
+
+
+def vocabulary_map(sizes: Sizes):
+    """A map of random words, more of the frequent ones: by it a sentence of 25 tokens of ``tiny11`` may become some 480
+    words, and 32 of them some 5,200. (``en-de-small``, which has 6,000 words: 500 and 2,600.)"""
+    from janus_fast.text import VocabularyMap
+
+    random, words = np.random.default_rng(0), np.arange(SPECIALS, sizes.vocabulary)
+    likely = 1 / (1 + np.arange(len(words))) ** 1.3
+    draws = random.choice(words, (len(words), sizes.candidates), p=likely / likely.sum())
+    rules = {(word,): np.unique(own) for word, own in zip(words.tolist(), draws, strict=True)}
+    return VocabularyMap({(): words[:100], **rules}, sizes.vocabulary)

@@ -10,7 +10,7 @@ from torch import nn
 
 from . import parameters, weights
 from .config import JanusConfig
-from .directory import CONFIG, VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
+from .directory import CONFIG, OF_VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
 from .inputs import choice
 from .model import JanusModel, Positions
 from .replacing import replacing
@@ -121,7 +121,8 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
     Args:
         model: the ``janus_fast.JanusModel``.
         directory: made where it does not exist.
-        vocabularies: (source, target), each a ``janus_fast.Vocabulary``; None leaves those that are there.
+        vocabularies: (source, target), each a ``janus_fast.Vocabulary``; None leaves those that are there, and the
+            ``vmap.txt`` that belongs to them.
         quantization: converts the weights on disk: "float32"; "bfloat16", half the size; or "int8", a quarter: the
             matrices of linear layers and the token embeddings as int8, each row with a scale. The file itself says
             which. None stores the model's own type.
@@ -134,7 +135,7 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
         raise TypeError(f"save: model must be a janus_fast.JanusModel, got {type(model).__name__}")
     if quantization is not None:
         choice("save: quantization", quantization, weights.QUANTIZATIONS)
-    removed = [WEIGHTS] if vocabularies is None else [WEIGHTS, *VOCABULARIES]
+    removed = [WEIGHTS] if vocabularies is None else [WEIGHTS, *OF_VOCABULARIES]
     with replacing(directory, removed, last=WEIGHTS) as temporary:
         if vocabularies is not None:
             write_vocabularies(temporary, *vocabularies)

@@ -1,16 +1,17 @@
-"""The directory of a model: ``config.json``, ``model.safetensors`` and the vocabularies."""
+"""The directory of a model: ``config.json``, ``model.safetensors``, the vocabularies, and a map between them."""
 
 from pathlib import Path
 
 from . import foreign
 from .config import JanusConfig
-from .text import Vocabulary
+from .text import Vocabulary, VocabularyMap
 from .text.vocabulary import SUFFIXES
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, MAP = "model.safetensors", "config.json", "vmap.txt"
 _VOCABULARIES = ("sentencepiece", "vocabulary", "source", "target")
 VOCABULARIES = tuple(name + suffix for name in _VOCABULARIES for suffix in SUFFIXES)
-FILES = (CONFIG, WEIGHTS, *VOCABULARIES)
+OF_VOCABULARIES = (*VOCABULARIES, MAP)  # what goes when they do
+FILES = (CONFIG, WEIGHTS, *OF_VOCABULARIES)
 
 
 def read_config(directory: Path) -> JanusConfig:
@@ -45,3 +46,11 @@ def write_vocabularies(directory: Path, source: Vocabulary, target: Vocabulary) 
     else:
         source.save(directory, "source")
         target.save(directory, "target")
+
+
+def read_vocabulary_map(directory: Path, source: Vocabulary, target: Vocabulary) -> VocabularyMap:
+    if not (directory / MAP).is_file():
+        raise FileNotFoundError(
+            f"Translator: {directory} must hold {MAP} for use_vmap, which is not there; `janus-fast shortlist` makes it"
+        )
+    return VocabularyMap.read(directory / MAP, source, target)

@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from itertools import chain
 
 import numpy as np
 
@@ -87,15 +86,17 @@ class Engine:
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
-        drafts: list[list[int]] | None = None,
+        drafts: list[list[int]] | None = None, words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources."""
+        """The hypotheses of every source, best first. Sampling draws by the ``numbers`` of the sources; with ``words``
+        a source becomes none but its own."""
         if (reason := self.refusal(options)) is not None:
             raise NotImplementedError(f"generate: backend must be able to run this, got 'engine': {reason}")
         options = options.resolved(self.config)
         given = {"prefixes": _packed(prefixes)} if prefixes else {}
-        if drafts:
-            given["drafts"] = _packed(drafts)
+        for name, value in (("drafts", drafts), ("words", words)):
+            if value:
+                given[name] = _packed(value)
         if getattr(options, "sampling_topk", 1) != 1:
             given["uniforms"] = options.uniforms(numbers, options.longest(self.config) + 1)
         if getattr(options, "callback", None):
@@ -172,4 +173,4 @@ def _packed(sequences: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Ids [N] int32 one sequence after another, and where each begins [S + 1] int32."""
     offsets = np.zeros(len(sequences) + 1, np.int32)
     np.cumsum([len(sequence) for sequence in sequences], out=offsets[1:])
-    return np.fromiter(chain.from_iterable(sequences), np.int32, offsets[-1]), offsets
+    return np.concatenate([[], *sequences], dtype=np.int32, casting="unsafe"), offsets

@@ -111,7 +111,7 @@ class TorchBackend:
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
-        drafts: list[list[int]] | None = None,
+        drafts: list[list[int]] | None = None, words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         reason, recorded = self.refusal(options, prefixes, drafts), self._recorded is not None
         if reason and recorded and not self.insists:
@@ -121,7 +121,7 @@ class TorchBackend:
             raise NotImplementedError(f"generate: backend must be able to run this, got {name!r}: {reason}")
         with self._decoding():
             if not recorded:
-                return self._decoder.decode(sources, options, numbers, prefixes, drafts)
+                return self._decoder.decode(sources, options, numbers, prefixes, drafts, words)
             with self._lock, torch.cuda.device(self._device):
                 return self._recorded.decode(sources, options)
 

@@ -6,11 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from . import backend as backends
-from . import inputs, models
+from . import directory, inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
 from .decoding.alternatives import alternatives
@@ -18,7 +18,7 @@ from .decoding.modes import MODES, options_of
 from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult, without_unknowns
-from .text import Vocabulary
+from .text import Vocabulary, VocabularyMap
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
 HISTORIES = ("history", "predictions", "prediction_scores")
@@ -158,6 +158,22 @@ class Translator:
     def target_vocabulary(self) -> Vocabulary:
         """The vocabulary of targets; a ValueError where the model has none."""
         return self._vocabulary(1)
+
+    @cached_property
+    def vocabulary_map(self) -> VocabularyMap:
+        """What sources can become, by ``vmap.txt`` of the model's directory; a FileNotFoundError without it."""
+        if self._folder is None:
+            raise ValueError("Translator: model must be a directory with vmap.txt for use_vmap, got a JanusModel")
+        return directory.read_vocabulary_map(self._directory, self.source_vocabulary, self.target_vocabulary)
+
+    @property
+    def has_vocabulary_map(self) -> bool:
+        """Whether the model's directory has ``vmap.txt``."""
+        return self._folder is not None and (self._directory / directory.MAP).is_file()
+
+    @property
+    def _directory(self) -> Path:
+        return models.locate(self._made_by["model"])
 
     @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
@@ -314,7 +330,7 @@ class Translator:
         ):  # fmt: skip
             if value is not None and not taken:
                 raise ValueError(f"{name} must be None in mode {mode!r}, got {type(value).__name__}")
-        count, ends = len(source), getattr(options, "end_token", None) or [self.config.eos_token_id]
+        count, ends = len(source), options.ends(self.config)
         prefixes = inputs.outputs("target_prefix", target_prefix, count, longest, self.config, ends)
         drafts = inputs.outputs("draft", draft, count, self.config.max_target_positions - 1, self.config, ends)
         for used in (MODES[mode].trained, *(["ar"] if getattr(options, "rerank", False) else [])):
@@ -336,8 +352,14 @@ class Translator:
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
 
+        candidates = None
+        if options.use_vmap:
+            specials = {self.config.unk_token_id, self.config.bos_token_id, *ends}
+            more = [specials.union(prefix) for prefix in prefixes or [()] * count]
+            candidates = [self.vocabulary_map.candidates(*own) for own in zip(source, more, strict=True)]
+
         def decode(batch: list[int]):
-            own = [given and [given[n] for n in batch] for given in (prefixes, drafts)]
+            own = [given and [given[n] for n in batch] for given in (prefixes, drafts, candidates)]
             numbers, told = [first_number + n for n in batch], options
             if callback := getattr(options, "callback", None):
                 told = dataclasses.replace(options, callback=lambda n, *step: callback(numbers[n], *step))

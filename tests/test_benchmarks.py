@@ -221,8 +221,8 @@ def test_a_peer_asked_for_by_name_must_be_there(no_ctranslate2):
 
 def test_the_table_has_every_row_once():
     rows = list(decode.table())
-    assert len(rows) == len(set(rows)) == 36
-    assert {row.config for row in rows} == {"iwslt", "base"} and {row.batch for row in rows} == {1, 32}
+    assert len(rows) == len(set(rows)) == 44
+    assert {row.config for row in rows} == {"iwslt", "base", "tiny11"} and {row.batch for row in rows} == {1, 32}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from janus_fast.text import Vocabulary
 
 LINES = ["The cell is empty.", "", "A table", "   ", "Insert the first row of the table below the cell.", "Row", ""]
 SHORT = ["--max-decoding-length", "6"]
-COMMANDS = ["translate", "evaluate", "train", "convert", "corpus", "info", "demo"]
+COMMANDS = ["translate", "evaluate", "train", "convert", "shortlist", "corpus", "info", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -440,7 +440,10 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         ([], "janus-fast: error: the following arguments are required: COMMAND (see janus-fast --help)\n"),
         (["fly"], "argument COMMAND: must be one of 'demo', 'translate', 'evaluate', 'train', "),
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
-        (["trian"], "'convert', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)"),
+        (
+            ["trian"],
+            "'convert', 'shortlist', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)",
+        ),
         (
             ["translate", "m", "--mode", "both"],
             "argument --mode: must be one of 'ar', 'nar', 'speculative', 'auto', got 'both' (see ",

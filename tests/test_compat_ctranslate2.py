@@ -238,7 +238,6 @@ def test_mistakes_of_construction(folder, given, message):
 @pytest.mark.parametrize(
     "given, kind, message",
     [
-        ({"use_vmap": True}, ValueError, "use_vmap must be one of False, got True"),
         ({"batch_type": "words"}, ValueError, "batch_type must be one of 'examples', 'tokens', got 'words'"),
         ({"target_prefix": [["▁ba"]]}, ValueError, "target_prefix must have one entry a source = 3, got 1"),
         ({"beam_sice": 3}, TypeError, "translate_batch: arguments must be among"),

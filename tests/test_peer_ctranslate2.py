@@ -101,6 +101,33 @@ def test_the_same_outputs_and_scores(tmp_path, name):
     raise AssertionError(f"only {ended} outputs end")
 
 
+@pytest.mark.parametrize("beam", [1, 4])
+def test_shortlists_are_those_of_ctranslate2(tmp_path, beam):
+    """Sentence by sentence, as CTranslate2 takes the words of all sentences of a batch."""
+    from janus_fast.compat import ctranslate2 as compat
+
+    draw, shortened, options = random.Random(2), 0, {"beam_size": beam, "max_decoding_length": LONGEST}
+    for attempt in (4, 6):
+        words = make(tmp_path / f"ct2-{attempt}", "opennmt", attempt)
+        rules = {"": words[:3], **{word: draw.sample(words, 4) for word in words[:-5]}}
+        rules |= {f"{one} {two}": draw.sample(words, 2) for one, two in zip(words, words[1:], strict=False)}
+        lines = [f"{phrase}\t{' '.join(own)}\n" for phrase, own in rules.items()]
+        (tmp_path / f"ct2-{attempt}" / "vmap.txt").write_text("".join(lines))
+        assert cli.main(["convert", str(tmp_path / f"ct2-{attempt}"), "--out", str(tmp_path / f"{attempt}")]) == 0
+        theirs = ctranslate2.Translator(str(tmp_path / f"ct2-{attempt}"), compute_type="float32")
+        ours = compat.Translator(str(tmp_path / f"{attempt}"), compute_type="float32")
+        begins = [draw.randrange(len(words) - 6) for _ in range(20)]
+        sources = [words[at : at + draw.randint(1, 5)] for at in begins]  # which hold phrases
+        results = ours.translate_batch(sources, use_vmap=True, return_scores=True, **options)
+        free = ours.translate_batch(sources, **options)
+        for source, result, other in zip(sources, results, free, strict=True):
+            (expected,) = theirs.translate_batch([source], use_vmap=True, return_scores=True, **options)
+            assert result.hypotheses == expected.hypotheses
+            assert result.scores[0] == pytest.approx(expected.scores[0], abs=1e-5)
+            shortened += result.hypotheses != other.hypotheses
+    assert shortened > 20
+
+
 # What we write
 
 OURS = {

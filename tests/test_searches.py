@@ -99,8 +99,9 @@ SEARCHES = {
 }
 
 
-# Those that draw are compared in test_engine.py, over the numbers they draw by; callbacks below.
-ELSEWHERE = {"sampling_topk", "sampling_topp", "sampling_temperature", "seed", "callback"}
+# Those that draw are compared in test_engine.py, over the numbers they draw by; shortlists in test_shortlist.py;
+# callbacks below.
+ELSEWHERE = {"sampling_topk", "sampling_topp", "sampling_temperature", "seed", "callback", "use_vmap"}
 
 
 def test_no_option_of_search_is_left_out():

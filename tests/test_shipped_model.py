@@ -21,9 +21,21 @@ def test_it_is_listed_and_small():
     folder = models.locate("en-de-small")
     files = {file.name: file.stat().st_size for file in folder.iterdir()}
     assert {"README.md", "config.json", "model.safetensors", "sentencepiece.model"} <= set(files)
-    assert files["model.safetensors"] <= 20e6
+    assert files["model.safetensors"] <= 20e6 and files["vmap.txt"] <= 1.5e6
     model, (source, target) = janus_fast.load("en-de-small")
     assert source is target and len(source) == model.config.source_vocab_size
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_translates_as_well_with_its_shortlist(mode):
+    if engine.missing():
+        pytest.skip("the engine is not built; `make demo` builds it")
+    texts, references = (side[::EVERY] for side in committed_test_set())
+    translator = Translator("en-de-small", backend="engine", compute_type="int8")
+    free, short = (translator.translate(texts, mode=mode, use_vmap=use, **MODES[mode]) for use in (False, True))
+    outputs = [[result.hypotheses[0] for result in results] for results in (free, short)]
+    bleu = [evaluate.scores(own, references)["bleu"] for own in outputs]
+    assert outputs[0] != outputs[1] and bleu[1] > bleu[0] - 1
 
 
 def log_probs(compute_type: str, sources: list, targets: list) -> list[list[float]]:

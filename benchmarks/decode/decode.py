@@ -24,8 +24,8 @@ from benchmarks.turns import in_turn
 from benchmarks.workload import CONFIGURATIONS, Row
 from janus_fast import backend, engine
 
-TABLE_CONFIGURATIONS = ("iwslt", "base")
-DEFAULTS = {"config": "iwslt", "mode": "nar", "batch": 1, "compute_type": "float32"}
+TABLE_CONFIGURATIONS, STUDENT = ("iwslt", "base"), "tiny11"
+DEFAULTS = {"config": "iwslt", "mode": "nar", "batch": 1, "compute_type": "float32", "shortlist": False}
 OF_MODE = {"ar": ("streams", "beam_size"), "nar": ("iterations", "length_beam")}
 
 
@@ -64,6 +64,10 @@ def table() -> Iterator[Row]:
                     yield Row(config, "ar", batch, compute_type, streams=streams, beam_size=beam_size)
             for compute_type in ("float32", "bfloat16", "int8"):
                 yield Row(config, "nar", batch, compute_type)
+    for batch in (1, 32):
+        for mode, streams in (("ar", 1), ("nar", 2)):
+            for shortlist in (False, True):
+                yield Row(STUDENT, mode, batch, "int8", streams=streams, shortlist=shortlist)
 
 
 class Bench:
@@ -82,14 +86,15 @@ class Bench:
         try:
             record["gate"] = self.gate.check(row)
             absent = {}
-            for name in self.peers or PEERS[row.mode]:
+            wanted = self.peers or [name for name in PEERS[row.mode] if name != "pytorch" or not row.shortlist]
+            for name in wanted:
                 try:
                     self.gate.check_peer(name, row)
                 except Refusal as refusal:
                     if self.peers:  # asked for by name
                         raise
                     absent[name] = {"absent": str(refusal)}
-            names = [name for name in self.peers or PEERS[row.mode] if name not in absent]
+            names = [name for name in wanted if name not in absent]
             own, *peers = self._in_turn(row, names)
         except Wrong as wrong:
             return {**record, "wrong": str(wrong)}
@@ -97,7 +102,7 @@ class Bench:
         record["peers"] = dict(zip(names, peers, strict=True)) | absent
         record["peer"] = names[0] if names else None
         record["peer_seconds"] = peers[0]["seconds"] if peers else None
-        record["floor"] = None if engine.missing() else floors.floor(row, *floors.limits(self.threads))
+        record["floor"] = None if engine.missing() or row.shortlist else floors.floor(row, *floors.limits(self.threads))
         record["floor_seconds"] = record["floor"] and record["floor"]["seconds"]
         return record
 
@@ -123,6 +128,12 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         group.add_argument("--mode", choices=PEERS, help="left to right, or in parallel"),
         group.add_argument("--batch", type=positive, metavar="N", help="sentences decoded at once"),
         group.add_argument("--compute-type", choices=DECODERS["janus_fast"].compute_types),
+        group.add_argument(
+            "--shortlist",
+            action="store_const",
+            const=True,
+            help="with a map of the words that sources can become (sizes that have one: tiny11)",
+        ),  # fmt: skip
         group.add_argument("--streams", type=int, choices=(1, 2), help="ar: 1 an ordinary decoder, 2 JANUS (default)"),
         group.add_argument("--beam-size", type=positive, metavar="N", help="ar: default 1, greedy"),
         group.add_argument("--iterations", type=positive, metavar="N", help="nar: passes, default 4"),
@@ -141,6 +152,8 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         parser.error(f"--{wrong.replace('_', '-')} must go with another mode than {mode}")
     if wrong := next((name for name in arguments.peer or () if selection and name not in PEERS[mode]), None):
         parser.error(f"--peer must be one of {PEERS[mode]} in mode {mode}, got {wrong}")
+    if selection.get("shortlist") and not CONFIGURATIONS[selection.get("config", DEFAULTS["config"])].candidates:
+        parser.error("--shortlist must go with sizes that have a map")
     if arguments.json and not selection:
         parser.error("--json must go with the options of one row; --results is for all rows")
     if arguments.busy and not selection:

@@ -38,7 +38,7 @@ class Stage:
 
 def stages(row: Row, lengths: list[int]) -> list[Stage]:
     """The stages of decoding one batch of sources of ``lengths`` tokens, in order."""
-    c, f, layers = row.sizes.channels, row.sizes.hidden, row.sizes.layers
+    c, f, layers = row.sizes.channels, row.sizes.hidden, row.sizes.decoder_layers
     layer_type, vocabulary_type = row.compute_type.split("_")[0], row.compute_type.split("_")[-1]
     sources, source_rows = len(lengths), sum(lengths)
     result = []
@@ -52,7 +52,7 @@ def stages(row: Row, lengths: list[int]) -> list[Stage]:
 
     attention, feed_forward = 4 * c * c, 2 * c * f  # queries, keys, values and output; up and down
     # queries with keys and weights with values: 2 c multiply-adds a pair
-    for _ in range(layers):
+    for _ in range(row.sizes.layers):
         weights = attention + feed_forward
         layer("encoder", weights, source_rows * weights + 2 * c * sum(length * length for length in lengths))
     for _ in range(layers):  # keys and values of the source

@@ -61,7 +61,8 @@ class Gate:
         key = (name, *_decoding(row), row.batch)
         if key in self.passed:
             return
-        with self.models.start(name, row, **self._exact(row)) as process:
+        alone = {"batch": 1} if row.shortlist else {}  # a peer's shortlist is that of a batch
+        with self.models.start(name, row, **self._exact(row), **alone) as process:
             found, _ = process.decode()
         expected = self._reference(row)
         if name != "janus_fast":  # the order of a beam is by scores with the end's, which CTranslate2 leaves out

@@ -102,7 +102,7 @@ def stretched(model, name: str):
         )
     config = dataclasses.replace(
         old, d_model=sizes.channels, attention_heads=sizes.heads, encoder_layers=sizes.layers, output_bias=True,
-        decoder_layers=sizes.layers, encoder_ffn_dim=max(sizes.hidden, old.encoder_ffn_dim), dropout=0.0,
+        decoder_layers=sizes.decoder_layers, encoder_ffn_dim=max(sizes.hidden, old.encoder_ffn_dim), dropout=0.0,
         decoder_ffn_dim=max(sizes.hidden, old.decoder_ffn_dim), source_vocab_size=sizes.vocabulary,
         target_vocab_size=sizes.vocabulary,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """CTranslate2 with the same weights: greedy or beam search of an ordinary Transformer, in a process without PyTorch."""
 
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.process import serve
+
+MAP = "vmap.txt"
 
 
 def prepare(job: dict):
@@ -82,6 +85,8 @@ def convert(model: Path, directory: Path) -> None:
         written = Path(temporary) / "model"
         written.mkdir()
         spec.save(str(written))
+        if (model / MAP).is_file():
+            shutil.copyfile(model / MAP, written / MAP)
         written.rename(directory)
 
 

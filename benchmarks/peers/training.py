@@ -25,7 +25,7 @@ def configuration(name: str, dropout: float, activation: str) -> JanusConfig:
     sizes = CONFIGURATIONS[name]
     return JanusConfig(
         sizes.vocabulary, sizes.vocabulary, d_model=sizes.channels, attention_heads=sizes.heads,
-        dropout=dropout, activation=activation, encoder_layers=sizes.layers, decoder_layers=sizes.layers,
+        dropout=dropout, activation=activation, encoder_layers=sizes.layers, decoder_layers=sizes.decoder_layers,
         encoder_ffn_dim=sizes.hidden, decoder_ffn_dim=sizes.hidden,
     )  # fmt: skip
 

@@ -257,7 +257,7 @@ Hypotheses beam_search(const Model& model, Workspace& workspace, Team& team, con
   Search search(model, workspace, sources, options, prefixes);
   const int64_t rows = sources.count * (options.sampling() ? options.num_hypotheses : options.beam_size);
   Forward forward(model, workspace, team);
-  forward.encode(sources);
+  forward.encode(sources, options.words);
   forward.reserve((1 + model.config.two_stream) * rows, sources.longest(), sources.size());
   for (int64_t step = 0; !search.done(); step++) {
     search.prepare();

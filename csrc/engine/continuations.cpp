@@ -54,10 +54,12 @@ void Continuations::ask(const std::vector<Past>& rows) {
   log_probs_.resize(count);
   too_short_.assign(count, false);
   followers_.clear();
+  owners_.clear();
   int64_t most = 0;
   bool free = false, any_too_short = false;
   for (size_t row = 0; row < count; row++) {
     const Past& past = rows[row];
+    owners_.push_back(past.owner);
     too_short_[row] = past.count < options_.min_decoding_length;
     any_too_short |= too_short_[row];
     if (past.count >= longest)  // nothing but the end may follow
@@ -105,7 +107,7 @@ const float* Continuations::bias(bool too_short) {
 
 void Continuations::look_up(Forward& forward, float* hidden) {
   const auto rows = static_cast<int64_t>(asked_.size());
-  forward.vocabulary(hidden, rows, used_bias_, k, asked_.data(), logits_.data(), log_probs_.data(),
+  forward.vocabulary(hidden, rows, owners_.data(), used_bias_, k, asked_.data(), logits_.data(), log_probs_.data(),
                      whole_ ? logits.data() : nullptr);
   if (!whole_) return;
   forward.team.share(rows, [&](int64_t begin, int64_t end) {

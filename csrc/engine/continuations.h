@@ -57,10 +57,10 @@ class Continuations {
   const int64_t wanted_;
   bool biased_, whole_;      // towards the prefix, which is not forced; whether options need every logit
   bool short_bias_ = false;  // what bias_ was made for
-  std::vector<int32_t> ends_, banned_, asked_;
-  std::vector<bool> too_short_;                  // the end may not follow
-  std::vector<std::vector<int32_t>> sequences_;  // that may not be said, of more than one token
-  std::vector<std::vector<int32_t>> followers_;  // of each row: what would complete one, or an n-gram again
+  std::vector<int32_t> ends_, banned_, asked_, owners_;  // the last two of each row
+  std::vector<bool> too_short_;                          // the end may not follow
+  std::vector<std::vector<int32_t>> sequences_;          // that may not be said, of more than one token
+  std::vector<std::vector<int32_t>> followers_;          // of each row: what would complete one, or an n-gram again
   std::vector<Past> rows_;
   std::vector<float> logits_, log_probs_, bias_;
   const float* used_bias_ = nullptr;

@@ -178,10 +178,10 @@ class Decoder {
     if (workers_ && workers_->process != forks()) workers_.release();
   }
 
-  py::list mask_predict(const IntArray& source, const IntArray& offsets, const py::dict& given,
-                        const py::object& check) {
+  py::list mask_predict(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
+                        const py::object& words) {
     const Config& config = model().config;
-    const auto options = options_of<NonAutoregressiveOptions>(given);
+    auto options = options_of<NonAutoregressiveOptions>(given);
     if (!config.two_stream)
       refuse("Decoder: model must have two streams to decode in parallel; it is an ordinary Transformer");
     within("Decoder: iterations", options.iterations, 1, kMost);
@@ -191,13 +191,16 @@ class Decoder {
     require(!options.ordered() || !config.predictable_mask(), "Decoder: order",
             "be 'parallel' with a model whose mask is a word", options.order);
     const Ids sources = sources_of(source, offsets, options.length_beam);
+    const Targets allowed = words_of(words, sources);
+    options.words = allowed.get();
     return decode(check, [&](Worker& w, WithoutGil&) {
       return janus_fast::mask_predict(model(), w.workspace, w.team, sources, options);
     });
   }
 
   py::list beam_search(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
-                       const py::object& prefixes, const DoubleArray& uniforms, const py::object& callback) {
+                       const py::object& prefixes, const py::object& words, const DoubleArray& uniforms,
+                       const py::object& callback) {
     auto options = options_of<AutoregressiveOptions>(given);
     const int64_t longest = longest_of(options);
     within("Decoder: beam_size", options.beam_size, 1, kMost);
@@ -231,7 +234,8 @@ class Decoder {
       options.uniforms = uniforms.data();
       options.steps = uniforms.shape(1);
     }
-    const Targets begun = targets_of("prefixes", prefixes, sources, longest);
+    const Targets begun = targets_of("prefixes", prefixes, sources, longest), allowed = words_of(words, sources);
+    options.words = allowed.get();
     return decode(check, [&](Worker& w, WithoutGil& unlocked) {
       if (!callback.is_none())
         options.callback = [&](const AutoregressiveOptions::Step& s) {
@@ -252,8 +256,8 @@ class Decoder {
   }
 
   py::list speculative(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
-                       const py::object& prefixes, const py::object& drafts) {
-    const auto options = options_of<SpeculativeOptions>(given);
+                       const py::object& prefixes, const py::object& words, const py::object& drafts) {
+    auto options = options_of<SpeculativeOptions>(given);
     const int64_t longest = longest_of(options);
     within("Decoder: draft_length", options.draft_length, 0, kMost);
     require(options.draft_threshold >= 0 && options.draft_threshold <= 1, "Decoder: draft_threshold", "be in [0, 1]",
@@ -263,7 +267,8 @@ class Decoder {
     require(options.drafter != "source" || model().config.share_all_embeddings, "Decoder: drafter",
             "not be source where vocabularies differ", options.drafter);
     const Ids sources = sources_of(source, offsets, options.draft_length + 2);
-    const Targets begun = targets_of("prefixes", prefixes, sources, longest);
+    const Targets begun = targets_of("prefixes", prefixes, sources, longest), allowed = words_of(words, sources);
+    options.words = allowed.get();
     const Targets guessed = targets_of("drafts", drafts, sources, kMostInteger);
     return decode(check, [&](Worker& w, WithoutGil&) {
       return janus_fast::speculative(model(), w.workspace, w.team, sources, options, begun.get(), guessed.get());
@@ -308,15 +313,26 @@ class Decoder {
     Ids ids = {};
     const Ids* get() const { return ids.offsets ? &ids : nullptr; }
   };
-  Targets targets_of(const char* name, const py::object& given, const Ids& sources, int64_t longest) const {
+  Targets targets_of(const char* name, const py::object& given, const Ids& sources, int64_t longest,
+                     int64_t shortest = 0) const {
     Targets targets;
     if (given.is_none()) return targets;
     targets.arrays = given.cast<std::pair<IntArray, IntArray>>();
     const auto& [ids, offsets] = targets.arrays;
-    targets.ids = ids_of(name, ids, offsets, model().config.target_vocab_size, 0, longest);
+    targets.ids = ids_of(name, ids, offsets, model().config.target_vocab_size, shortest, longest);
     require(targets.ids.count == sources.count, std::string("Decoder: ") + name, "have one sequence for each source",
             targets.ids.count);
     return targets;
+  }
+
+  // What sources may become.
+  Targets words_of(const py::object& given, const Ids& sources) const {
+    const Targets words = targets_of("words", given, sources, model().config.target_vocab_size, 1);
+    for (int64_t s = 0; s < words.ids.count; s++)
+      for (int32_t i = words.ids.offsets[s] + 1; i < words.ids.offsets[s + 1]; i++)
+        if (words.ids.ids[i - 1] >= words.ids.ids[i])
+          refuse("Decoder: words must ascend, got " + std::to_string(words.ids.ids[i]));
+    return words;
   }
 
   int64_t longest_of(const LeftToRightOptions& options) const {
@@ -378,13 +394,13 @@ void bind_decoding(py::module_& m) {
       "and what it raises, or a signal's handler, ends the call.")
       .def(py::init<std::shared_ptr<Loaded>, int, int>(), py::arg("model"), py::arg("workers"), py::arg("threads"))
       .def("mask_predict", &Decoder::mask_predict, py::arg("source"), py::arg("offsets"), py::arg("options"),
-           py::arg("check") = py::none())
+           py::arg("check") = py::none(), py::kw_only(), py::arg("words") = py::none())
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
-           py::arg("uniforms") = DoubleArray(), py::arg("callback") = py::none())
+           py::arg("words") = py::none(), py::arg("uniforms") = DoubleArray(), py::arg("callback") = py::none())
       .def("speculative", &Decoder::speculative, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
-           py::arg("drafts") = py::none())
+           py::arg("words") = py::none(), py::arg("drafts") = py::none())
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
            "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");

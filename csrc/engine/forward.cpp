@@ -50,6 +50,7 @@ void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
   workspace.group_tokens.grow(lists);
   workspace.best_tokens.grow(rows * k);
   workspace.best_log_probs.grow(rows * k);
+  if (workspace.shortlist.active()) workspace.own_logits.grow(rows * workspace.shortlist.lists().longest);
 }
 
 Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x) {
@@ -220,13 +221,17 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
   return x;
 }
 
-void Forward::encode(const Ids& sources) {
+void Forward::encode(const Ids& sources, const Ids* words) {
   const int64_t rows = sources.size();
   reserve(rows, sources.longest(), rows);
   workspace.encoded.grow(rows * width_);
   int32_t* places = workspace.places.grow(rows);
   for (int64_t s = 0; s < sources.count; s++)
     for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++) places[row] = row - sources.offsets[s];
+  workspace.shortlist.load(model, words);
+  if (words)
+    team.share(workspace.shortlist.panels(),
+               [&](int64_t begin, int64_t end) { workspace.shortlist.gather(model, begin, end); });
   const Queries queries = {rows, sources.count, sources.offsets, nullptr};
   const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
   const auto whole = packed(sources.offsets, workspace.identity.data());
@@ -259,8 +264,8 @@ Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) con
   return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr, nullptr};
 }
 
-void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked,
-                         float* asked_logits, float* asked_log_probs, float* logits) {
+void Forward::vocabulary(float* x, int64_t rows, const int32_t* owners, const float* bias, int64_t k,
+                         const int32_t* asked, float* asked_logits, float* asked_log_probs, float* logits) {
   Operand in;
   if (model.config.normalize_before)
     in = normalise(model.decoder.norm, x, rows, workspace.y.data(), model.vocabulary_type);
@@ -274,8 +279,13 @@ void Forward::vocabulary(float* x, int64_t rows, const float* bias, int64_t k, c
   call.group_values = workspace.group_values.data(), call.group_tokens = workspace.group_tokens.data();
   call.tokens = workspace.best_tokens.data(), call.log_probs = workspace.best_log_probs.data();
   call.asked = asked, call.asked_logits = asked_logits, call.asked_log_probs = asked_log_probs;
-  call.logits = logits;
-  team.share((model.vocabulary.outputs + model.kernels.group - 1) / model.kernels.group,
+  call.logits = logits, call.vocabulary = model.vocabulary.outputs;
+  Shortlist& shortlist = workspace.shortlist;
+  if (shortlist.active()) {
+    shortlist.begin(bias, owners, workspace.own_logits.data());
+    call.weight = &shortlist.matrix(), call.bias = call.weight->bias, call.shortlists = &shortlist.lists();
+  }
+  team.share((call.weight->outputs + model.kernels.group - 1) / model.kernels.group,
              [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
   team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
 }

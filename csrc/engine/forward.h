@@ -2,49 +2,17 @@
 // ends when all of it is done.
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <initializer_list>
-#include <new>
-#include <utility>
 
+#include "csrc/engine/buffer.h"
 #include "csrc/engine/model.h"
 #include "csrc/engine/options.h"
 #include "csrc/engine/pace.h"
+#include "csrc/engine/shortlist.h"
 #include "csrc/engine/team.h"
 
 namespace janus_fast {
-
-// Memory that grows when more is asked for, on cache lines; the first `kept` elements of what it held stay.
-template <typename T>
-class Buffer {
- public:
-  ~Buffer() { std::free(data_); }
-  Buffer() = default;
-  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  T* grow(int64_t count, int64_t kept = 0) {
-    if (count > size_) {
-      const int64_t size = count + count / 4;
-      T* fresh = static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 127) / 64 * 64));
-      if (!fresh) throw std::bad_alloc();
-      if (kept > 0) std::memcpy(fresh, data_, kept * sizeof(T));
-      std::free(data_);
-      data_ = fresh;
-      size_ = size;
-    }
-    return data_;
-  }
-  T* data() const { return data_; }
-  T& operator[](int64_t i) const { return data_[i]; }
-
- private:
-  T* data_ = nullptr;
-  int64_t size_ = 0;
-};
 
 // Query rows, sequence after sequence.
 struct Queries {
@@ -93,8 +61,9 @@ struct Workspace {
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
-  Buffer<float> best_log_probs;
-  Pace pace;  // of drafts
+  Buffer<float> best_log_probs, own_logits;
+  Shortlist shortlist;  // of a call that has one
+  Pace pace;            // of drafts
 };
 
 class Forward {
@@ -106,8 +75,9 @@ class Forward {
   // Room for the best k tokens of so many rows.
   void reserve_vocabulary(int64_t rows, int64_t k);
 
-  // Sources -> workspace.encoded [Ns, C], and every decoder layer's keys and values of them, workspace.cross.
-  void encode(const Ids& sources);
+  // Sources -> workspace.encoded [Ns, C], and every decoder layer's keys and values of them, workspace.cross. From here
+  // on they may become these `words` alone, ascending, of each source; null: any.
+  void encode(const Ids& sources, const Ids* words = nullptr);
   // Hidden rows [last.rows, C] that leave the decoder's last layer.
   float* decode(const Pass& pass, const SelfAttention& attend) {
     return run(model.decoder, pass, attend, workspace.x.data());
@@ -117,10 +87,12 @@ class Forward {
                        const int32_t* visible_until = nullptr);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
+  // owners: the source of each row.
   // asked (or null): tokens whose log-probabilities are wanted in asked_log_probs; asked_logits is scratch.
   // logits (or null): all of them, [rows, vocabulary].
-  void vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked = nullptr,
-                  float* asked_logits = nullptr, float* asked_log_probs = nullptr, float* logits = nullptr);
+  void vocabulary(float* x, int64_t rows, const int32_t* owners, const float* bias, int64_t k,
+                  const int32_t* asked = nullptr, float* asked_logits = nullptr, float* asked_log_probs = nullptr,
+                  float* logits = nullptr);
 
   // Of one part of a piece of work.
   float* scratch(int part) const { return workspace.scratch.data() + part * scratch_; }

@@ -77,7 +77,7 @@ class Canvases {
     const std::vector<Canvas> before = std::move(canvases_);
     const std::vector<int32_t> begins = std::move(offsets);
     canvases_.clear(), tokens_.clear(), scores_.clear(), masked_.clear(), input.clear(), places.clear(), rows.clear();
-    sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
+    row_sources.clear(), sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
     for (size_t i = 0; i < canvases; i++) {
       const int64_t begin = begins[i], masked = next_offsets[i + 1] - next_offsets[i];
       const bool done = masked == 0 || (!options_.ordered() && iteration == options_.iterations);
@@ -116,7 +116,7 @@ class Canvases {
     }
   }
 
-  std::vector<int32_t> input, places, offsets = {0}, rows, masked_offsets = {0}, sources;
+  std::vector<int32_t> input, places, offsets = {0}, rows, row_sources, masked_offsets = {0}, sources;
   int64_t longest = 0;
   std::vector<Hypothesis> results;
   std::vector<int32_t> owners;  // the source of each result
@@ -134,6 +134,7 @@ class Canvases {
     for (int64_t m = last ? masked_count - 1 : 0; m < (first ? 1 : masked_count); m++) {
       masked_.push_back(masked[m] - origin + begin);
       rows.push_back(static_cast<int32_t>(masked_.back()));
+      row_sources.push_back(static_cast<int32_t>(canvas.source));
     }
     for (int64_t place = 0; place < length; place++) places.push_back(static_cast<int32_t>(place));
     offsets.push_back(static_cast<int32_t>(begin + length));
@@ -195,7 +196,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
   std::vector<float> length_log_probs(sources.count * beam);
 
   Forward forward(model, workspace, team);
-  forward.encode(sources);
+  forward.encode(sources, options.words);
   const PredictLengthsCall<float> call = {workspace.encoded.data(),
                                           width,
                                           sources.offsets,
@@ -232,7 +233,7 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
     const Pass pass = {canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
                        canvases.sources.data()};
     float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
-    forward.vocabulary(hidden, masked, model.canvas_bias, 1);
+    forward.vocabulary(hidden, masked, canvases.row_sources.data(), model.canvas_bias, 1);
     require_finite("prediction", workspace.best_log_probs.data(), masked);
     canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);
   }

@@ -38,6 +38,7 @@ typedef std::vector<std::vector<Hypothesis>> Hypotheses;  // of every source, be
 struct NonAutoregressiveOptions {
   bool ordered() const { return order != "parallel"; }  // a pass keeps one word of each canvas
 
+  const Ids* words = nullptr;  // what each source may become, ascending; null: anything
   int64_t iterations, length_beam, num_hypotheses;
   std::string length_candidates, score, order;
   bool rerank, adaptive, remove_repeats, return_history;
@@ -52,6 +53,7 @@ struct NonAutoregressiveOptions {
 };
 
 struct LeftToRightOptions {
+  const Ids* words = nullptr;  // as above
   double length_penalty;
   int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
   // What beam search alone can be told.

@@ -46,7 +46,7 @@ TeacherForcing::TeacherForcing(const Model& model, const Ids& targets, const std
     for (int64_t place = asked.size(); place < words; place++) {
       asked.push_back(static_cast<int32_t>(asked_.size()));
       asked_.push_back(begin(t)[place + 1]), asked_places.push_back(static_cast<int32_t>(place));
-      asked_times.push_back(times_[content[place]]);
+      asked_times.push_back(times_[content[place]]), asked_owners_.push_back(owners[t]);
     }
     most_keys_ = std::max(most_keys_, static_cast<int64_t>(rows_.size()) - first);
     found_[t] = asked;
@@ -78,8 +78,8 @@ void TeacherForcing::run(Forward& forward, const Ids& sources) {
   const int32_t* selected = streams_ == 2 ? forward.workspace.identity.data() + content : nullptr;
   const Pass pass = {rows_.data(), places_.data(), content, all, last, selected, &sources, owners_.data()};
   const auto seen = forward.packed(offsets_.data(), keys_.data(), times_.data(), visible_until_.data());
-  forward.vocabulary(forward.decode(pass, seen), asked, forward.model.vocabulary.bias, 1, asked_.data(), logits_.data(),
-                     log_probs_.data());
+  forward.vocabulary(forward.decode(pass, seen), asked, asked_owners_.data(), forward.model.vocabulary.bias, 1,
+                     asked_.data(), logits_.data(), log_probs_.data());
 }
 
 std::vector<std::vector<float>> TeacherForcing::scores() const {
@@ -128,7 +128,7 @@ std::vector<std::vector<float>> score_in_steps(const Model& model, Workspace& wo
       }
     decoder.prepare();
     const int64_t rows = sources.count * (end - begin);
-    forward.vocabulary(decoder.step(forward), rows, model.vocabulary.bias, 1, asked.data(), logits.data(),
+    forward.vocabulary(decoder.step(forward), rows, nullptr, model.vocabulary.bias, 1, asked.data(), logits.data(),
                        log_probs.data());
     for (int64_t row = 0; row < rows; row++)
       if (asked[row] >= 0) scores[row / (end - begin)].push_back(log_probs[row]);

@@ -21,9 +21,9 @@ class TeacherForcing {
   int64_t sequences_ = 0, most_keys_ = 0;  // one sequence for each source that has targets
   // Content rows, one for each beginning of a target; with two streams then masks, one for each token that follows one.
   std::vector<int32_t> rows_, places_, times_, offsets_, keys_, owners_;
-  std::vector<int32_t> visible_until_;          // of the content rows, which appear at their own times
-  std::vector<int32_t> asked_, asked_offsets_;  // the tokens that follow
-  std::vector<std::vector<int32_t>> found_;     // for each target, which of these are its own
+  std::vector<int32_t> visible_until_;                         // of the content rows, which appear at their own times
+  std::vector<int32_t> asked_, asked_offsets_, asked_owners_;  // the tokens that follow
+  std::vector<std::vector<int32_t>> found_;                    // for each target, which of these are its own
   std::vector<float> logits_, log_probs_;
 };
 

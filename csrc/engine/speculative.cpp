@@ -241,7 +241,7 @@ Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, con
                        const SpeculativeOptions& options, const Ids* prefixes, const Ids* drafts) {
   Speculation speculation(model, workspace, sources, options, prefixes, drafts);
   Forward forward(model, workspace, team);
-  forward.encode(sources);
+  forward.encode(sources, options.words);
   forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
   while (!speculation.done()) {
     speculation.prepare();

@@ -1,10 +1,12 @@
 """``janus-fast convert``: a model of another system or of ours becomes ours, CTranslate2's or Hugging Face's."""
 
 import argparse
+import shutil
 from pathlib import Path
 
-from ..directory import FILES
+from ..directory import FILES, MAP
 from ..inputs import check_output_folder, flag
+from ..replacing import replacing
 from ..weights import QUANTIZATIONS
 
 FORMATS = ("janus_fast", "huggingface", "ctranslate2")
@@ -56,11 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.to == "huggingface":
             from ..huggingface import save_pretrained as save
         save(model, arguments.out, vocabularies, quantization=quantization)
+    if (vmap := _map_of(arguments.checkpoint)) is not None:  # tokens keep their names
+        with replacing(arguments.out) as temporary:
+            shutil.copyfile(vmap, temporary / MAP)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{arguments.out}: {parameters:,} parameters, {model.config.target_vocab_size:,} target tokens")
     for line in said:
         print(f"{arguments.out}: {line}")
     return 0
+
+
+def _map_of(checkpoint: str) -> Path | None:
+    from .. import models
+
+    path = (models.locate(checkpoint) if models.is_shipped(checkpoint) else Path(checkpoint)) / MAP
+    return path if path.is_file() else None
 
 
 def _read(arguments: argparse.Namespace) -> tuple:

@@ -39,14 +39,14 @@ class BeamSearch:
 
     def __init__(
         self, model: FusedModel, sources: Sources, options: AutoregressiveOptions, caches: Tensor,
-        numbers: list[int] = (), prefixes: list[list[int]] | None = None,
+        numbers: list[int] = (), prefixes: list[list[int]] | None = None, allowed: Tensor | None = None,
     ):  # fmt: skip
         self.model, self.config, self.options = model, model.config, options
         self.sources = sources
         config, device, beams, steps = model.config, caches.device, options.beam_size, options.longest(model.config) + 1
         self.longest, self.samples = steps - 1, options.kept // beams  # of a source
         sentences, streams = sources.room.sequences * self.samples, 1 + config.two_stream
-        self.continuations = Continuations(model.model, options, prefixes)
+        self.continuations = Continuations(model.model, options, prefixes, allowed)
         self.uniforms = None
         if options.sampling_topk != 1:
             self.uniforms = torch.from_numpy(options.uniforms(numbers, steps)).to(device)
@@ -89,6 +89,7 @@ class BeamSearch:
         """From here on computes these sentences alone: the others are done."""
         beams, named, self.queries = self.state.tokens.shape[1], sentences.int(), []
         self.rows = (sentences[:, None] * beams + torch.arange(beams, device=named.device)).flatten()
+        self.owners = self.rows // (beams * self.samples)
         for streams in (len(self.inputs), 1):  # all rows, and those that predict
             offsets = torch.arange(streams * len(named) + 1, device=named.device, dtype=torch.int32) * beams
             keys = 2 * named.repeat(streams)  # every other sequence is not written yet
@@ -122,12 +123,10 @@ class BeamSearch:
             self._grow()
         hidden = self.feed()
         if last:
-            chosen = self.continuations.end(hidden)
-        elif self.asks_for_past:
-            owners = self.rows // (self.inputs.shape[1] // self.sources.room.sequences)
-            chosen = self.continuations(hidden, self.past(number)[self.rows], owners)
+            chosen = self.continuations.end(hidden, self.owners)
         else:
-            chosen = self.continuations(hidden)
+            past = self.past(number)[self.rows] if self.asks_for_past else None
+            chosen = self.continuations(hidden, self.owners, past)
         if self.uniforms is not None:
             chosen = draw(*chosen, self.uniforms[self.rows, number], self.options)
         if len(self.rows) < self.inputs.shape[1]:  # of the others, which are done, nothing is read

@@ -1,5 +1,6 @@
 """The tokens that may follow hypotheses, and their log-probabilities."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +22,26 @@ def log_probs_of(model: JanusModel, asked: Tensor, hidden: Tensor, best: Tensor,
     return log_probs + lower.float()
 
 
+def allowed_tokens(model: JanusModel, words: list[np.ndarray] | None) -> Tensor | None:
+    """Which tokens [S, V] are among the ``words`` of each source."""
+    if words is None:
+        return None
+    allowed = torch.zeros(len(words), model.config.target_vocab_size, dtype=torch.bool)
+    for row, own in zip(allowed, words, strict=True):
+        row[torch.from_numpy(own)] = True
+    return allowed.to(model.output_weight.device)
+
+
+def log_softmax_of(model: JanusModel, hidden: Tensor, bias: Tensor | None, allowed: Tensor | None) -> Tensor:
+    """Log-probabilities [R, V] among the tokens that are ``allowed`` to each row."""
+    logits = F.linear(hidden, model.output_weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.log_softmax(logits if allowed is None else logits.masked_fill(~allowed, float("-inf")), -1)
+
+
 class Continuations:
-    """Asks the vocabulary for what options leave of it. ``prefixes`` are tokens that outputs must begin with.
+    """Asks the vocabulary for what options leave of it. ``prefixes`` are tokens that outputs must begin with,
+    ``allowed`` [S, V] those that there are for each source.
 
     What is forbidden keeps its place, with log-probability minus infinity; so all shapes are known beforehand.
     """
@@ -32,9 +51,10 @@ class Continuations:
         model: JanusModel,
         options: AutoregressiveOptions | SpeculativeOptions,
         prefixes: list[list[int]] | None = None,
+        allowed: Tensor | None = None,
     ):
         config = model.config
-        self.model, self.options = model, options
+        self.model, self.options, self.allowed = model, options, allowed
         self.eos, self.ngram = config.eos_token_id, options.no_repeat_ngram_size
         always = set(config.suppressed)
         self.banned = torch.zeros(config.target_vocab_size, dtype=torch.bool, device=model.output_weight.device)
@@ -57,36 +77,40 @@ class Continuations:
         if self.options.renormalize_logits:
             self.bias[self.eos] = self.end_bias if allowed else float("-inf")
 
-    def __call__(
-        self, hidden: Tensor, past: Tensor | None = None, owners: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden: Tensor, owners: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Ids and log-probabilities [R, K], best first but for those that are forbidden.
 
-        ``past`` are the tokens [R, n] so far, which n-grams and prefixes ask for, and ``owners`` the sources [R].
+        ``owners`` are the sources [R], ``past`` the tokens [R, n] so far, which n-grams and prefixes ask for.
         """
-        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.bias, k=self.choices)
+        if self.allowed is None:
+            ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.bias, k=self.choices)
+        else:
+            log_probs, ids = self._log_probs(hidden, owners).sort(dim=-1, descending=True, stable=True)
+            ids, log_probs = (t[:, : self.choices].contiguous() for t in (ids, log_probs))
         forbidden = self.banned[ids]
         if self.ngram:
             forbidden |= self._repeating(past).gather(1, ids)
         log_probs = log_probs.masked_fill(forbidden, float("-inf"))
         if past is not None and past.shape[1] < self.prefixes.shape[-1]:
-            self._force(hidden, self.prefixes[owners, past.shape[1]], ids, log_probs)
+            self._force(hidden, owners, self.prefixes[owners, past.shape[1]], ids, log_probs)
         return ids, log_probs
 
-    def end(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def end(self, hidden: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
         """The end alone may follow."""
         ids = torch.full((hidden.shape[0], self.choices), self.eos, device=hidden.device)
         log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device)
-        log_probs[:, 0] = self._log_probs(hidden)[:, self.eos]
+        log_probs[:, 0] = self._log_probs(hidden, owners)[:, self.eos]
         return ids, log_probs
 
-    def greedy(self, hidden: Tensor, steps: Tensor, never: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def greedy(
+        self, hidden: Tensor, owners: Tensor, steps: Tensor, never: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The likeliest token that may follow so many words, ``steps`` [R], and its log-probability [R] each.
 
         ``never`` [R, V] is what may not, where that takes more than the number of words.
         """
         if never is not None:
-            log_probs, ids = self._log_probs(hidden).masked_fill(never, float("-inf")).max(-1)
+            log_probs, ids = self._log_probs(hidden, owners).masked_fill(never, float("-inf")).max(-1)
             return ids, log_probs
         ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
         too_early = (ids == self.eos) & (steps < self.options.min_decoding_length)[:, None]
@@ -96,8 +120,9 @@ class Continuations:
         last = steps >= self.options.longest(self.model.config)
         return torch.where(last, self.eos, ids.gather(1, place[:, None])[:, 0]), torch.where(last, end, best)
 
-    def _log_probs(self, hidden: Tensor) -> Tensor:
-        return F.log_softmax(F.linear(hidden, self.model.output_weight, self.bias).float(), -1)
+    def _log_probs(self, hidden: Tensor, owners: Tensor) -> Tensor:
+        allowed = None if self.allowed is None else self.allowed[owners]
+        return log_softmax_of(self.model, hidden, self.bias, allowed).float()
 
     def _repeating(self, past: Tensor) -> Tensor:
         """Which tokens [R, V] would complete an n-gram that the past holds."""
@@ -109,11 +134,11 @@ class Continuations:
             banned[rows, grams[rows, places, -1]] = True
         return banned
 
-    def _force(self, hidden: Tensor, forced: Tensor, ids: Tensor, log_probs: Tensor) -> None:
+    def _force(self, hidden: Tensor, owners: Tensor, forced: Tensor, ids: Tensor, log_probs: Tensor) -> None:
         """Where a source's prefix has a token here, that alone may follow; elsewhere it is -1."""
         rows = (forced >= 0).nonzero()[:, 0]
         ids[rows, 0] = forced[rows]
         log_probs[rows] = float("-inf")
-        own = self._log_probs(hidden[rows]).gather(1, forced[rows, None])[:, 0]
+        own = self._log_probs(hidden[rows], owners[rows]).gather(1, forced[rows, None])[:, 0]
         # of what would not be allowed
         log_probs[rows, 0] = own.masked_fill(own == float("-inf"), 0.0) if self.options.renormalize_logits else own

@@ -11,12 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops.beam_step import MOST_BEAMS
 from ..reference.beam_search import beam_search as definition
 from .beam_search import BeamSearch
+from .continuations import allowed_tokens
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .mask_predict import MaskPredict
@@ -57,14 +59,20 @@ class Decoder:
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int] = (),
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
+        words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
+        """With ``words`` a source becomes none but its own, which no program is recorded for."""
         options = options.resolved(self.model.config)
-        return getattr(self, options.algorithm)(sources, options, numbers, prefixes, drafts)
+        return getattr(self, options.algorithm)(sources, options, numbers, prefixes, drafts, words)
 
     @torch.inference_mode()
-    def mask_predict(self, sources: list[list[int]], options: NonAutoregressiveOptions, *_) -> list[list[Hypothesis]]:
+    def mask_predict(
+        self, sources: list[list[int]], options: NonAutoregressiveOptions, *given
+    ) -> list[list[Hypothesis]]:
         if not self.runtime.recorded:
-            program = MaskPredict(self.model, options, Sources(self.model.model, len(sources), sum(map(len, sources))))
+            allowed = allowed_tokens(self.model.model, given[-1] if given else None)
+            held = Sources(self.model.model, len(sources), sum(map(len, sources)))
+            program = MaskPredict(self.model, options, held, allowed=allowed)
             program.sources.load(sources, self.runtime)
             return program.results(program.run(), len(sources), options, self.runtime)[1]
         held, rows = self._held(sources), sum(map(len, sources)) * options.length_beam
@@ -82,14 +90,14 @@ class Decoder:
     @torch.inference_mode()
     def beam_search(
         self, sources: list[list[int]], options: AutoregressiveOptions, numbers: list[int] = (),
-        prefixes: list[list[int]] | None = None, *_,
+        prefixes: list[list[int]] | None = None, drafts: None = None, words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
         if options.by_definition:
-            return definition(self.model.model, sources, options, prefixes)
-        held = self._held(sources)
+            return definition(self.model.model, sources, options, prefixes, words)
+        held, allowed = self._held(sources), allowed_tokens(self.model.model, words)
         key = options.algorithm, held, *recorded(options, self.model.config)
-        search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes))
+        search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes, allowed))
         search.sources.load(sources, self.runtime)
         search.run(self.runtime, begin, step, options)
         return search.results(len(sources), options, self.runtime)
@@ -98,11 +106,14 @@ class Decoder:
     def speculative(
         self, sources: list[list[int]], options: SpeculativeOptions, numbers: list[int] = (),
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
+        words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
-        held = self._held(sources)
+        held, allowed = self._held(sources), allowed_tokens(self.model.model, words)
         # of a search the host reads min_decoding_length
         key = options.algorithm, held, options.min_decoding_length, *recorded(options, self.model.config)
-        speculation, begin, cycle = self._program(key, lambda: self.speculation(held, options, prefixes, drafts))
+        speculation, begin, cycle = self._program(
+            key, lambda: self.speculation(held, options, prefixes, drafts, allowed)
+        )
         speculation.sources.load(sources, self.runtime)
         speculation.run(self.runtime, begin, cycle)
         return speculation.results(len(sources), options, self.runtime)

@@ -15,7 +15,7 @@ from ..ops.update_mask import Canvases
 from ..packing import offsets_of
 from ..reference.mask_predict import forbidding_bias, rank, require_finite, without_repeats
 from ..visibility import Visibility
-from .continuations import log_probs_of
+from .continuations import log_probs_of, log_softmax_of
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .options import NonAutoregressiveOptions
@@ -48,8 +48,12 @@ class MaskPredict:
     ``options.rerank`` a last pass reads what they became.
     """
 
-    def __init__(self, model: FusedModel, options: NonAutoregressiveOptions, sources: Sources, room: int | None = None):
+    def __init__(
+        self, model: FusedModel, options: NonAutoregressiveOptions, sources: Sources, room: int | None = None,
+        allowed: Tensor | None = None,
+    ):  # fmt: skip
         self.model, self.options, self.sources, self.config = model, options, sources, model.config
+        self.allowed = allowed  # [S, V], of each source the tokens that there are
         self.longest, self.waits = options.longest(self.config), room is None
         self.bias = forbidding_bias(model.model)
         if room is not None:
@@ -132,7 +136,7 @@ class MaskPredict:
         seen = self.room.visibility(self.packed[0], *self.packed)
         seen_by_rows = rows.visibility(rows.offsets(canvases.row_offsets), *self.packed)
         hidden = self.model.refine(x, seen, self.cross_keys, listed, seen_by_rows)
-        predictions = ops.linear_argmax(hidden, self.model.model.output_weight, self.bias)
+        predictions = self._best(hidden, self.bias, listed)
         ratio, begins = 1.0 - (iteration + 1) / self.options.iterations, canvases.row_offsets
         if order != "parallel":
             chosen, ratio = next_of(order, begins, predictions[1]), 0.0
@@ -158,8 +162,17 @@ class MaskPredict:
             seen.append((causal, Visibility(offsets, packed[1], named[1], never, theirs.never, theirs.forever)))
         x = self.model.embed(model.decoder, torch.cat([tokens, self.masks]), self.positions.repeat(2, 1))
         hidden = self.model.refine(x, seen[0], self.cross_keys, own.index + count, seen[1], content=count)
-        best, log_probs = ops.linear_argmax(hidden, model.output_weight, model.output_bias)
+        best, log_probs = self._best(hidden, model.output_bias, own.index)
         return log_probs_of(model, tokens.roll(-1), hidden, best, log_probs)
+
+    def _best(self, hidden: Tensor, bias: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest token for each of these rows of the canvases, and its log-probability."""
+        if self.allowed is None:
+            return ops.linear_argmax(hidden, self.model.model.output_weight, bias)
+        canvas = torch.searchsorted(self.offsets[1:].long(), rows.long(), right=True)
+        allowed = self.allowed[canvas // self.options.length_beam]
+        log_probs, best = log_softmax_of(self.model.model, hidden, bias, allowed).max(-1)
+        return best, log_probs.float()
 
     def _update(self, *state: Tensor, **options) -> Canvases:
         return ops.update_mask(*state, self.offsets, mask_token=self.config.mask_token_id, static=True, **options)

@@ -48,6 +48,16 @@ def _callable(name: str, value):
     return value
 
 
+def _use_vmap():
+    return on_host(
+        False, switch, "say nothing but what vmap.txt of the model has for the words of a source",
+        doc="a lexical shortlist, made by ``janus-fast shortlist``. Other tokens have no probability, but for ``unk``, "
+        "``bos``, the ends and those of a prefix. Each source has its own, where CTranslate2 (4.8) takes all of a "
+        "batch: so results do not depend on what else is decoded",
+        why="use_vmap has other rows of the output layer in every batch",
+    )  # fmt: skip
+
+
 def untaken(backend: str, options: "Options") -> str | None:
     """Why ``backend`` cannot take these options, or None when it can."""
     if backend not in options.on:
@@ -88,10 +98,14 @@ class DecodingOptions:
         """These, with what "auto" and None stand for in a model of this ``config``."""
         return self
 
+    def ends(self, config: "JanusConfig") -> tuple[int, ...]:
+        """The tokens that end an output."""
+        return (config.eos_token_id,)
+
     def record(self, config: "JanusConfig") -> dict:
         """The engine's record of these."""
         fields = [field.name for field in dataclasses.fields(self) if "engine" in field.metadata["on"]]
-        return {name: getattr(self, name) for name in fields}
+        return {name: getattr(self, name) for name in fields if name != "use_vmap"}  # the engine gets the words
 
 
 @dataclass
@@ -114,6 +128,7 @@ class LeftToRightOptions(DecodingOptions):
         0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
         why="no_repeat_ngram_size looks for repeated n-grams on the host",
     )  # fmt: skip
+    use_vmap: bool = _use_vmap()
 
     # unless a mode has these options
     disable_unk, renormalize_logits, suppress_sequences, end_token = False, False, (), None
@@ -133,8 +148,7 @@ class LeftToRightOptions(DecodingOptions):
         return min(self.max_decoding_length, table)
 
     def ends(self, config: "JanusConfig") -> tuple[int, ...]:
-        """The tokens that end an output."""
-        return self.end_token or (config.eos_token_id,)
+        return self.end_token or super().ends(config)
 
 
 @documented
@@ -406,6 +420,7 @@ class NonAutoregressiveOptions(DecodingOptions):
         1, integers(1, MOST), "translations of each sentence, best first",
         doc="at most ``length_beam``; fewer where there are fewer candidates", recorded=False,
     )  # fmt: skip
+    use_vmap: bool = _use_vmap()
     return_history: bool = everywhere(
         False, one_of(True, False), "results hold the canvas after every pass", flag=False, recorded=False
     )

@@ -34,12 +34,12 @@ class Speculation:
 
     def __init__(
         self, model: FusedModel, sources: Sources, options: SpeculativeOptions, caches: Tensor,
-        prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
+        prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None, allowed: Tensor | None = None,
     ):  # fmt: skip
         self.model, self.config, self.options, self.sources = model, model.config, options, sources
         self.prefixes, self.given = prefixes, drafts
         self.longest = options.longest(model.config)
-        self.continuations = Continuations(model.model, options)
+        self.continuations = Continuations(model.model, options, allowed=allowed)
         count, room, device = sources.room.sequences, self.room(options, model.config), caches.device
         make = {"device": device, "dtype": torch.int64}
         self.words = torch.full((count, room), self.config.decoder_start_token_id, **make)  # behind where they start
@@ -135,9 +135,10 @@ class Speculation:
     def choose(self, hidden: Tensor, steps: Tensor, draft: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The likeliest tokens that may follow so many words, and their log-probabilities: [S, n] each."""
         shape, hidden, never = steps.shape, hidden.flatten(0, 1), None
-        if self.prefixes or self.options.no_repeat_ngram_size:
+        if self.prefixes or self.options.no_repeat_ngram_size or self.options.use_vmap:
             never = torch.stack([self.never(n, draft, row) for n in range(shape[0]) for row in range(shape[1])])
-        chosen = self.continuations.greedy(hidden, steps.flatten(), never)
+        owners = torch.arange(shape[0], device=steps.device).repeat_interleave(shape[1])
+        chosen = self.continuations.greedy(hidden, owners, steps.flatten(), never)
         return tuple(t.view(shape) for t in chosen)
 
     def never(self, sentence: int, draft: Tensor | None, row: int) -> Tensor:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from .. import checkpoint
-from ..directory import CONFIG, VOCABULARIES, WEIGHTS, write_vocabularies
+from ..directory import CONFIG, OF_VOCABULARIES, WEIGHTS, write_vocabularies
 from ..model import JanusModel
 from ..replacing import replacing
 from ..text import Vocabulary
@@ -32,7 +32,7 @@ def save_pretrained(
     references = [f"{MODULE}.{name}" for name in names]
     config = JanusFastConfig(**dataclasses.asdict(model.config), architectures=[names[1]])
     config.auto_map = dict(zip(("AutoConfig", "AutoModelForSeq2SeqLM"), references, strict=False))
-    with replacing(directory, [WEIGHTS, *VOCABULARIES], last=WEIGHTS) as temporary:
+    with replacing(directory, [WEIGHTS, *OF_VOCABULARIES], last=WEIGHTS) as temporary:
         write_vocabularies(temporary, *vocabularies)
         config.to_json_file(temporary / CONFIG)
         config.generation_config().save_pretrained(temporary)

@@ -19,11 +19,11 @@ NO_OUTPUT = (
 
 @torch.inference_mode()
 def beam_search(
-    model, sources: list[list[int]], options, prefixes: list[list[int]] | None = None
+    model, sources: list[list[int]], options, prefixes: list[list[int]] | None = None, words: list | None = None
 ) -> list[list[Hypothesis]]:
     """The ``num_hypotheses`` best outputs of every source, best first, by a ``JanusModel`` and the options of mode
     "ar"; every output begins with its source's prefix, which is free of charge. With one hypothesis the search is
-    greedy.
+    greedy. With ``words``, ids for each source, other tokens have no probability.
 
     Each step keeps, of all continuations of a sentence's hypotheses, the best ``2 * beam_size``; those among the first
     ``beam_size`` that end are finished, the best ``beam_size`` of the others go on. A sentence is done when
@@ -32,7 +32,7 @@ def beam_search(
     """
     if options.sampling_topk != 1:
         raise OptionError("beam_search: sampling_topk", "be 1, as a search draws nothing", options.sampling_topk)
-    given = zip(sources, prefixes or [[]] * len(sources), strict=True)
+    given = zip(sources, prefixes or [[]] * len(sources), words or [None] * len(sources), strict=True)
     return [_search(model, *own, options, number, bool(prefixes)) for number, own in enumerate(given)]
 
 
@@ -46,7 +46,9 @@ class _Begun:
     logits: list[list[float]] = field(default_factory=list)
 
 
-def _search(model, source: list[int], prefix: list[int], options, number: int, prefixed: bool) -> list[Hypothesis]:
+def _search(
+    model, source: list[int], prefix: list[int], words, options, number: int, prefixed: bool
+) -> list[Hypothesis]:
     config, beam, ends = model.config, options.beam_size, options.ends(model.config)
     offsets = offsets_of(torch.tensor([len(source)], device=model.output_weight.device))
     encoded = model.encode(torch.tensor(source, device=offsets.device), offsets)
@@ -55,6 +57,7 @@ def _search(model, source: list[int], prefix: list[int], options, number: int, p
     for step in range(steps):
         forced = step < len(prefix) and not options.prefix_bias_beta
         logits, attention = zip(*(look(model, encoded, offsets, h.tokens, options) for h in going), strict=True)
+        logits = [among(own, words) for own in logits]
         rows = [weigh(config, own, h.tokens, prefix, options) for own, h in zip(logits, going, strict=True)]
         log_probs = torch.stack([row for row, _ in rows])  # [hypotheses, V]
         candidates = (totals[:, None] + log_probs).flatten()
@@ -121,9 +124,18 @@ def _enough(scores: list[float], best_ended: bool, best: float, length: int, ste
     return best / length**options.length_penalty <= sorted(scores, reverse=True)[options.beam_size - 1]
 
 
-def follow(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int]) -> Tensor:
-    """Log-probabilities [V] float32, on the CPU, of what follows these tokens."""
-    return look(model, encoded, source_offsets, tokens)[0].log_softmax(-1)
+def among(logits: Tensor, words) -> Tensor:
+    """Logits [..., V] that leave these words alone a probability; None: all of them."""
+    if words is None:
+        return logits
+    never = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    never[torch.as_tensor(words, device=logits.device)] = False
+    return logits.masked_fill(never, -math.inf)
+
+
+def follow(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], words=None) -> Tensor:
+    """Log-probabilities [V] float32, on the CPU, of what follows these tokens, among these words."""
+    return among(look(model, encoded, source_offsets, tokens)[0], words).log_softmax(-1)
 
 
 def look(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], options=None) -> tuple[Tensor, list[float]]:

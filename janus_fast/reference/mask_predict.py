@@ -7,7 +7,7 @@ from torch import Tensor
 
 from janus_fast.decoding.hypothesis import Hypothesis
 from janus_fast.packing import offsets_of
-from janus_fast.reference.beam_search import follow
+from janus_fast.reference.beam_search import among, follow
 from janus_fast.reference.linear_argmax import linear_argmax
 from janus_fast.reference.predict_lengths import predict_lengths
 from janus_fast.reference.update_mask import update_mask
@@ -15,16 +15,16 @@ from janus_fast.visibility import Visibility
 
 
 @torch.inference_mode()
-def mask_predict(model, sources: list[list[int]], options) -> list[list[Hypothesis]]:
+def mask_predict(model, sources: list[list[int]], options, words: list | None = None) -> list[list[Hypothesis]]:
     """The ``num_hypotheses`` best candidates of every source, best first, by a ``JanusModel`` and the options of mode
-    "nar".
+    "nar". With ``words``, ids for each source, other tokens have no probability.
 
     Source: Mask-Predict (Ghazvininejad et al. 2019), as the authors of JANUS run it; that another model, left to right,
     can choose among the candidates: Gu et al. 2018 (noisy parallel decoding). Here the model is its own.
     """
     device, longest, groups = model.output_weight.device, options.longest(model.config), []
     options = options.resolved(model.config)
-    for source in sources:
+    for source, own in zip(sources, words or [None] * len(sources), strict=True):
         offsets = offsets_of(torch.tensor([len(source)], device=device))
         encoded = model.encode(torch.tensor(source, device=device), offsets)
         window = options.length_candidates == "window"
@@ -32,15 +32,15 @@ def mask_predict(model, sources: list[list[int]], options) -> list[list[Hypothes
         lengths, log_probs = predict_lengths(encoded, offsets, weight, options.length_beam, window, 2, longest)
         require_finite("length", log_probs)
         lengths, most_likely = lengths[0].tolist(), int(log_probs[0].argmax())
-        candidates = [refine(model, encoded, offsets, length, options) for length in dict.fromkeys(lengths)]
+        candidates = [refine(model, encoded, offsets, length, options, own) for length in dict.fromkeys(lengths)]
         if options.rerank:
             for candidate in candidates:
-                candidate.token_scores = read(model, encoded, offsets, candidate.ids)
+                candidate.token_scores = read(model, encoded, offsets, candidate.ids, own)
         groups.append(rank(candidates, lengths[most_likely], options))
     return groups
 
 
-def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options) -> Hypothesis:
+def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options, words=None) -> Hypothesis:
     """A canvas of masks between ``bos`` and ``eos``, filled in ``iterations`` passes.
 
     Pass t of T predicts all masked tokens at once. Then the trunc((length - 2) * (1 - t / T)) least certain ones are
@@ -51,14 +51,15 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options)
     """
     config, device = model.config, encoded.device
     bias = forbidding_bias(model)
-    words = [config.mask_token_id] * (length - 2)
-    tokens = torch.tensor([config.bos_token_id, *words, config.eos_token_id], device=device)
+    bias = among(torch.zeros_like(model.output_weight[:, 0]) if bias is None else bias, words)
+    masks = [config.mask_token_id] * (length - 2)
+    tokens = torch.tensor([config.bos_token_id, *masks, config.eos_token_id], device=device)
     scores = torch.zeros(length, device=device, dtype=torch.float32)
     positions, rows = torch.arange(length, device=device), torch.arange(1, length - 1, device=device)
     offsets = offsets_of(torch.tensor([length], device=device))
     sees = Visibility.bidirectional(offsets)
     cross = Visibility.bidirectional(offsets, source_offsets)
-    masked, history, said, certain, passes = tokens, [words], [], [], 0
+    masked, history, said, certain, passes = tokens, [masks], [], [], 0
     ordered = options.order != "parallel"
     while rows.numel() > 0 and (ordered or passes < options.iterations):
         passes += 1
@@ -97,10 +98,11 @@ def without_repeats(ids: list[int], scores: list[float]) -> tuple[list[int], lis
     return [ids[place] for place in kept], [scores[place] for place in kept]
 
 
-def read(model, encoded: Tensor, source_offsets: Tensor, ids: list[int]) -> list[float]:
+def read(model, encoded: Tensor, source_offsets: Tensor, ids: list[int], words=None) -> list[float]:
     """The log-probability of each of these tokens, and of the end behind them, after those before it, left to right."""
     steps = [*ids, model.config.eos_token_id]
-    log_probs = torch.stack([follow(model, encoded, source_offsets, ids[:n])[t] for n, t in enumerate(steps)])
+    log_probs = [follow(model, encoded, source_offsets, ids[:n], words)[t] for n, t in enumerate(steps)]
+    log_probs = torch.stack(log_probs)
     require_finite("candidate", log_probs)
     return log_probs.tolist()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from janus_fast.decoding.hypothesis import Hypothesis
 from janus_fast.packing import offsets_of
-from janus_fast.reference.beam_search import NO_OUTPUT, follow, forbidden
+from janus_fast.reference.beam_search import NO_OUTPUT, among, follow, forbidden
 from janus_fast.visibility import Visibility
 
 RECENT = 2  # words by which an output finds its place in a text that it may copy
@@ -16,7 +16,7 @@ RECENT = 2  # words by which an output finds its place in a text that it may cop
 @torch.inference_mode()
 def speculative(
     model, sources: list[list[int]], options, prefixes: list[list[int]] | None = None,
-    drafts: list[list[int]] | None = None,
+    drafts: list[list[int]] | None = None, words: list | None = None,
 ) -> list[list[Hypothesis]]:  # fmt: skip
     """The greedy output of every source by a ``JanusModel`` and the options of mode "speculative".
 
@@ -26,15 +26,16 @@ def speculative(
     source, or what the model itself fills masks with. That takes a pass of its own, which adds its word, too: it feeds
     the last word and ``draft_length + 1`` masks, of which the first stands for the word that is added and the others
     are a draft for the next pass. ``iterations`` are the passes where every draft is tried (``adaptive_drafts`` False).
+    With ``words``, ids for each source, other tokens have no probability.
 
     Source: SpecDec (Xia et al. 2023) and TiDAR (Liu et al. 2025), with the drafts and the verdict of one model.
     """
     nothing = [[]] * len(sources)
-    given = zip(sources, prefixes or nothing, drafts or nothing, strict=True)
+    given = zip(sources, prefixes or nothing, drafts or nothing, words or [None] * len(sources), strict=True)
     return [[_decode(model, *own, options.resolved(model.config))] for own in given]
 
 
-def _decode(model, source: list[int], prefix: list[int], given: list[int], options) -> Hypothesis:
+def _decode(model, source: list[int], prefix: list[int], given: list[int], words, options) -> Hypothesis:
     config, longest = model.config, options.longest(model.config)
     offsets = offsets_of(torch.tensor([len(source)], device=model.output_weight.device))
     encoded = model.encode(torch.tensor(source, device=offsets.device), offsets)
@@ -49,9 +50,9 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], optio
         filled = not draft and not filled and options.drafter == "model" and options.draft_length > 0 and room > 0
         masks = min(options.draft_length + 1, room) if filled else 0
         history.append([*tokens, *draft])
-        filling = fill(model, encoded, offsets, tokens, masks, options) if filled else []
+        filling = fill(model, encoded, offsets, tokens, masks, options, words) if filled else []
         for tried in [*draft, None]:
-            row = follow(model, encoded, offsets, tokens)
+            row = follow(model, encoded, offsets, tokens, words)
             if row.isnan().any():
                 raise FloatingPointError(NO_OUTPUT)
             row[list(forbidden(config, tokens, prefix, longest, options))] = -math.inf
@@ -66,7 +67,9 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], optio
     return Hypothesis(tokens[:-1], score, scores, len(history), shown)
 
 
-def fill(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], masks: int, options) -> list[int]:
+def fill(
+    model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], masks: int, options, words=None
+) -> list[int]:
     """Masks behind these tokens, filled in one pass in which each sees what stands before it; without the first, and as
     far as they are together not less likely than ``draft_threshold``, or to the end of the sentence."""
     config = model.config
@@ -75,7 +78,7 @@ def fill(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], mask
     visibility = Visibility.causal(lengths)
     cross = Visibility.bidirectional(visibility.query_offsets, source_offsets)
     hidden = model.decode(content, torch.arange(len(content), device=encoded.device), visibility, encoded, cross)
-    log_probs = model.logits(hidden[-masks:]).float().log_softmax(-1).cpu()
+    log_probs = among(model.logits(hidden[-masks:]).float(), words).log_softmax(-1).cpu()
     log_probs[:, list(forbidden(config, tokens, [], options.longest(config), options))] = -math.inf
     best, draft = log_probs.max(-1), []
     likely = best.values[1:].double().cumsum(0) >= (

@@ -1,5 +1,6 @@
 """Vocabularies, batches by token count, parallel text."""
 
 from .vocabulary import Vocabulary
+from .vocabulary_map import VocabularyMap
 
-__all__ = ["Vocabulary"]
+__all__ = ["Vocabulary", "VocabularyMap"]

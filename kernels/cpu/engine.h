@@ -99,6 +99,15 @@ struct CachedAttentionCall {
   int64_t output_stride;
 };
 
+// What sentences may become: the outputs of a matrix and their tokens, both ascending, sentence after sentence.
+struct Shortlists {
+  const int32_t *outputs, *tokens, *offsets;  // offsets: [sentences + 1]
+  const int32_t* starts;  // [sentences, groups + 1]: where those of each group of outputs begin, and where the last end
+  const int32_t* rows;    // the sentence of each row
+  float* logits;          // [rows, longest]: each row's own
+  int64_t longest;        // outputs of a sentence
+};
+
 // The k best tokens of every row and its log-sum-exp. The vocabulary is cut into groups of whole panels
 // (EngineKernels::group output channels); partial results lie a group apart and are merged in order, so that nothing
 // depends on the number of threads.
@@ -117,7 +126,10 @@ struct VocabularyCall {
   const int32_t* asked;
   float* asked_logits;     // [rows], written by `vocabulary_groups`
   float* asked_log_probs;  // [rows], written by `vocabulary_merge`
-  float* logits;           // optional: all of them, [rows, outputs], written by `vocabulary_groups`
+  float* logits;           // optional: of all tokens, [rows, vocabulary]
+  int64_t vocabulary;
+  // Optional: rows have logits of their sentences' tokens alone, and nothing depends on what else the matrix has.
+  const Shortlists* shortlists;
 };
 
 struct EngineKernels {
@@ -129,6 +141,9 @@ struct EngineKernels {
   size_t (*panel_bytes)(Numeric type, int64_t outputs, int64_t inputs);
   void (*pack)(const Table& from, int64_t outputs, int64_t inputs, Numeric type, void* panels, float* scales,
                int32_t* offsets);
+  // Writes some panels of a matrix of `count` outputs of another.
+  void (*gather)(const Matrix& from, const int32_t* outputs, int64_t count, int64_t panel_begin, int64_t panel_end,
+                 void* panels, float* scales, int32_t* offsets);
 
   void (*multiply)(const MultiplyCall&, int64_t panel_begin, int64_t panel_end);
   void (*vocabulary_groups)(const VocabularyCall&, int64_t group_begin, int64_t group_end);

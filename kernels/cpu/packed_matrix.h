@@ -134,6 +134,23 @@ inline void pack(const Table& from, int64_t outputs, int64_t inputs, Numeric typ
   }
 }
 
+// What a panel holds are 32-bit lanes, whatever its type.
+inline void gather(const Matrix& from, const int32_t* outputs, int64_t count, int64_t panel_begin, int64_t panel_end,
+                   void* panels, float* scales, int32_t* offsets) {
+  const int64_t group = group_of(from.type), lanes = round_up(from.inputs, group) / group;
+  for (int64_t i = panel_begin * kPanelOutputs; i < panel_end * kPanelOutputs; i++) {
+    auto* to = static_cast<int32_t*>(panels) + i / kPanelOutputs * kPanelOutputs * lanes + i % kPanelOutputs;
+    const bool there = i < count;
+    const int64_t output = there ? outputs[i] : 0;
+    const auto* lane = static_cast<const int32_t*>(from.panels) + output / kPanelOutputs * kPanelOutputs * lanes +
+                       output % kPanelOutputs;
+    for (int64_t k = 0; k < lanes; k++) to[k * kPanelOutputs] = there ? lane[k * kPanelOutputs] : 0;
+    if (from.type != Numeric::kInt8) continue;
+    scales[i] = there ? from.scales[output] : 0;
+    offsets[i] = there ? from.offsets[output] : 0;
+  }
+}
+
 // Row `row` of an operand; value(j) is the vector of its channels from j on, zero behind the last.
 template <typename F>
 JANUS_INLINE void write_operand(Numeric type, const Operand& operand, int64_t row, int64_t channels, const F& value) {

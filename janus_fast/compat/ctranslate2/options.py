@@ -83,7 +83,7 @@ class TranslationOptions:
 
 NAMES = [field.name for field in dataclasses.fields(TranslationOptions)]
 OUTSIDE = (  # of the search
-    "callback", "max_input_length", "replace_unknowns", "return_scores", "use_vmap",
+    "callback", "max_input_length", "replace_unknowns", "return_scores",
 )  # fmt: skip
 RULES = {"renormalize_logits": True, "forced_eos": False, "early_stopping": "first"}  # of its search
 OF_FILES = [name for name in NAMES if name not in ("callback", "min_alternative_expansion_prob")]

@@ -140,7 +140,6 @@ class Translator:
             options: as in our own ``AutoregressiveOptions``, by CTranslate2's names and defaults.
         """
         options = TranslationOptions(**options)
-        inputs.choice("use_vmap", options.use_vmap, (False,))
         source = inputs.token_lists("source", source)
         if target_prefix is not None:
             target_prefix = inputs.token_lists("target_prefix", target_prefix, gaps=True)
@@ -165,6 +164,9 @@ class Translator:
         full = [n for n, tokens in enumerate(source) if self._has_content(tokens)]
         given = [prefixes[n] for n in full]
         search = options.search(own.config, vocabulary, any(given))
+        search["use_vmap"] = (
+            options.use_vmap and own.has_vocabulary_map
+        )  # as there, where a model without one says all words
         if options.callback:
             search["callback"] = self._told(full, options)
         found = own.generate([ids[n] for n in full], given if any(given) else None, **limits, **search)

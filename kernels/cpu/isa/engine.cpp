@@ -13,6 +13,7 @@ const EngineKernels JANUS_JOIN(engine, JANUS_ISA) = {
     JANUS_ISA::kVocabularyGroup,
     JANUS_ISA::panel_bytes,
     JANUS_ISA::pack,
+    JANUS_ISA::gather,
     JANUS_ISA::multiply,
     JANUS_ISA::vocabulary_groups,
     JANUS_ISA::vocabulary_merge,
