@@ -40,6 +40,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        """By our rule, which says what a value must be; argparse names a function of ours."""
+        kind = self._registry_get("type", action.type, action.type)
+        try:
+            return kind(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(action, str(error)) from None
+        except ValueError:
+            what = "a number" if kind is float else "an integer"
+            raise argparse.ArgumentError(action, f"must be {what}, got {text!r}") from None
+
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """By the rule of all choices, which says what is meant; argparse does from Python 3.14 on, if asked."""
         if action.choices is not None and value not in action.choices:

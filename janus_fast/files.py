@@ -155,6 +155,7 @@ def write(translate: Callable, pairs: list[tuple], ahead: int, resume: bool, ski
     report, began = Report(), time.monotonic()
     jobs = [job_of(str(source), _lines_of(source, skip_errors), output, resume) for source, output in pairs]
     for job, first, results in translate(jobs, ahead):
+        results = started(results)
         with open(job.output, "a", encoding="utf-8", newline="\n") as output:
             for number, (_, result) in enumerate(results, first + 1):
                 job.cut(output)
@@ -191,6 +192,11 @@ def job_of(name: str, lines: Iterable, output: str | Path | None, resume: bool) 
 def _lines_of(source: str | Path, skip_errors: bool) -> Iterator:
     with open(source, "rb") as stream:
         yield from decoded(stream, source, failing=skip_errors)
+
+
+def started(results: Iterator) -> Iterator:
+    """``results`` of which the first is there already, so that what fails with it leaves no output behind."""
+    return chain(list(islice(results, 1)), results)
 
 
 def begun(output: str | Path) -> tuple[int, int, bool]:

@@ -47,7 +47,7 @@ def _directory(path: Path) -> str | None:
     if (path / "decoder.yml").is_file() or any(path.glob("*.npz")):
         return _converted("a model of Marian", path)
     if any(path.glob("*.spm")) and any(path.glob("*.bin")):
-        return "; it is a model in Marian's binary format, which nothing here reads; its .npz can be converted"
+        return _converted("a model of Marian", path)
     if checkpoints := sorted(path.glob("*.pt")):
         return _checkpoint(next((file for file in checkpoints if "best" in file.name), checkpoints[0]))
     return None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -29,6 +30,12 @@ def asked_isa() -> str | None:
 
 def absence(package: str) -> str:
     return f"{package}, which is not installed: {HOW_TO_INSTALL[package]}"
+
+
+def need(package: str, what: str) -> None:
+    """Raises ModuleNotFoundError, which says how to install it, where ``package`` is not, which ``what`` needs."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"{what} needs {absence(package)}", name=package)
 
 
 def operations_missing() -> str | None:

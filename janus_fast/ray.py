@@ -1,10 +1,12 @@
 """Datasets of Ray translated by actors: ``janus_fast.ray.translate(dataset, model)``, with Ray 2.60 or newer."""
 
-import ray.data
-
 from . import inputs
 from .files import refuse_numbers, results_of
+from .installation import need
 from .translator import Translator
+
+need("ray", "janus_fast.ray")
+import ray.data  # noqa: E402
 
 
 def translate(

@@ -429,10 +429,13 @@ class Translator:
         self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
         """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
-        source = [self.source_vocabulary.encode(text) for text in inputs.texts("texts", texts)]
+        texts, targets = inputs.texts("texts", texts), inputs.texts("targets", targets)
+        if len(texts) != len(targets):
+            raise ValueError(f"targets must have one entry a text = {len(texts)}, got {len(targets)}")
+        source = [self.source_vocabulary.encode(text) for text in texts]
         forced = self.config.forced_bos_token_id
         begin = [] if forced is None else self.target_vocabulary.tokens_of([forced])
-        target = [begin + self.target_vocabulary.encode(text) for text in inputs.texts("targets", targets)]
+        target = [begin + self.target_vocabulary.encode(text) for text in targets]
         return self.score_batch(source, target, max_batch_size=max_batch_size, batch_type=batch_type)
 
     @inputs.hinting

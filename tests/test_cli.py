@@ -1,5 +1,6 @@
 """Every command of ``janus-fast``, on a model that is small and untrained: what it says, not how well."""
 
+import argparse
 import io
 import json
 import os
@@ -17,9 +18,11 @@ import torch
 
 import janus_fast
 from janus_fast import checkpoint, cli, demo, engine, models
+from janus_fast.commands import _decoding
 from janus_fast.commands._table import table
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
+from janus_fast.decoding.modes import MODES
 from janus_fast.inputs import OptionError, listed
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
@@ -389,7 +392,16 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--pair", "en-de"],
          "--pair must go with --data, got en-de"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "missing"],
-         "text must be in files that exist, got missing"),
+         "--target must be a file that exists, got missing"),
+        (["train", "--out", "new", "--data", "."], "--data must be a folder with train.en, got ., which has none"),
+        (["evaluate", "MODEL", "--source", "missing", "--reference", "TEXT"],
+         "--source must be a file that exists, got missing"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "missing"],
+         "--vocabulary must be a file that exists, got missing"),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary", "TEXT"],
+         "--vocabulary must be a sentencepiece model, got another file, "),
+        (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary-size", "3"],
+         "--vocabulary-size must be an integer of at least 6, got 3"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "LONG", "--vocabulary", "VOCABULARY"],
          "must have the same number of lines, got"),
         (["train", "--out", "new", "--source", "TEXT", "--target", "TEXT", "--vocabulary-size", "99999"],
@@ -452,6 +464,10 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),
         (["translate", "m", "--beamsize=9", "x"], "arguments: --beamsize=9 x; did you mean '--beam-size'? (see "),
         (["translate", "m", "--abacus"], "unrecognized arguments: --abacus (see janus-fast translate --help)"),
+        (["translate", "m", "--batch-size", "x"], "argument --batch-size: must be an integer, got 'x' (see "),
+        (["translate", "m", "--beam-size", "1.5"], "argument --beam-size: must be an integer, got '1.5' (see "),
+        (["translate", "m", "--length-penalty", "x"], "argument --length-penalty: must be a number, got 'x' (see "),
+        (["train", "--out", "o", "--learning-rate", "x"], "argument --learning-rate: must be a number, got 'x' (see "),
         (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
         (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],
@@ -497,6 +513,18 @@ for name in sys.argv[1:]:
 for room in (janus_fast, janus_fast.convert):
     assert not hasattr(room, "cellar")"""
     subprocess.run([sys.executable, "-c", program, *names], check=True)
+
+
+def test_help_says_which_modes_have_an_option():
+    parser = argparse.ArgumentParser()
+    _decoding.add_decoding_arguments(parser)
+    groups = {group.title: group for group in parser._action_groups}
+    for mode in MODES:
+        titles = [title for title in groups if title.startswith("decoding, --mode") and mode in title.split()]
+        flags = [action.dest for title in titles for action in groups[title]._group_actions]
+        shown = [name for name, field in MODES[mode].fields.items() if field.metadata.get("flag", True)]
+        assert sorted(flags) == sorted(shown)
+    assert [action.dest for action in groups["decoding"]._group_actions] == ["max_input_length"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,10 +1,12 @@
 """CTranslate2's interface: its shapes, defaults and errors, and the calls of programs that were written for it."""
 
+import gc
 import inspect
 import logging
 import math
 import warnings
 from pathlib import Path
+from threading import Event, Semaphore, Thread
 
 import pytest
 
@@ -216,6 +218,56 @@ def test_types_by_their_names(folder):
             ctranslate2.Translator(folder, compute_type=kind)
 
 
+def test_files_that_are_not_there(translator, tmp_path):
+    there, out = tmp_path / "in", tmp_path / "out"
+    there.write_text("a\n")
+    for call, name in (
+        (lambda: translator.translate_file(tmp_path / "no", out), "source_path"),
+        (lambda: translator.translate_file(there, out, tmp_path / "no"), "target_path"),
+        (lambda: translator.score_file(there, tmp_path / "no", out), "target_path"),
+    ):
+        with pytest.raises(FileNotFoundError, match=rf"^{name} must be a file that exists, got .*no$"):
+            call()
+        assert not out.exists()
+
+
+def test_a_model_in_memory(folder, translator):
+    files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+    with open(Path(folder) / "config.json", "rb") as opened:
+        held = ctranslate2.Translator("a name", files={**files, "config.json": opened})
+    expected = [result.hypotheses for result in translator.translate_batch(ENDED)]
+    assert [result.hypotheses for result in held.translate_batch(ENDED)] == expected
+    held.unload_model()
+    held.load_model()
+    assert [result.hypotheses for result in held.translate_batch(ENDED)] == expected
+    place = Path(held._files.name)
+    del held
+    gc.collect()
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("most, waits", [(1, True), (-1, False)])
+def test_calls_wait_where_the_queue_is_full(folder, most, waits):
+    translator, gate, posted = ctranslate2.Translator(folder, max_queued_batches=most), Event(), Semaphore(0)
+
+    def hold(_) -> bool:
+        gate.wait()
+        return True
+
+    def post() -> None:
+        for _ in range(3):
+            translator.translate_batch(ENDED[:1], asynchronous=True, beam_size=1, callback=hold)
+            posted.release()
+
+    thread = Thread(target=post, daemon=True)
+    thread.start()
+    assert posted.acquire(timeout=20) and posted.acquire(timeout=20)  # one that is translated, and one that waits
+    assert posted.acquire(timeout=0.3 if waits else 20) is not waits
+    gate.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -224,13 +276,15 @@ def test_types_by_their_names(folder):
         ({"device_index": [0, 1]}, "Translator: device_index must be 0 on the CPU, got [0, 1]"),
         ({"flash_attention": True}, "Translator: flash_attention must be one of False, got True"),
         ({"tensor_parallel": True}, "Translator: tensor_parallel must be one of False, got True"),
-        ({"max_queued_batches": 4}, "Translator: max_queued_batches must be one of 0, -1, got 4"),
-        ({"files": {"model.bin": b""}}, "Translator: files must be one of None, got {'model.bin': b''}"),
+        ({"max_queued_batches": -2}, "Translator: max_queued_batches must be an integer of at least -1, got -2"),
+        ({"files": {"a/model.bin": b""}}, "Translator: files must have names without folders, got 'a/model.bin'"),
+        ({"files": [b""]}, "Translator: files must be a dictionary of names and contents, got list"),
+        ({"files": {"config.json": "{}"}}, "Translator: files must hold bytes or open files, got str for config.json"),
         ({"compute_type": "int4"}, "Translator: compute_type must be one of 'default', 'auto'"),
     ],
 )
 def test_mistakes_of_construction(folder, given, message):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, TypeError)) as error:
         ctranslate2.Translator(folder, **given)
     assert str(error.value).startswith(message)
 

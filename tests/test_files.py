@@ -117,6 +117,19 @@ def test_half_a_line_stays_until_there_is_one_to_write(model, expected, tmp_path
     assert cli.main(arguments) == 0 and read(out) == expected[:3]
 
 
+def test_a_source_that_cannot_be_read_leaves_no_output(model, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match="in must be UTF-8 text"):
+        translate_files(model, [source], [out], **OPTIONS)
+    with pytest.raises(ValueError, match="in must be UTF-8 text"):
+        Translator(model).translate_file(source, out, **OPTIONS)
+    assert cli.main(["translate", model, str(source), "-o", str(out), *GREEDY]) != 0 and not out.exists()
+    source.write_bytes(b"")
+    assert translate_files(model, [source], [out], **OPTIONS).lines == 0 and out.read_bytes() == b""
+    assert "in must be UTF-8 text" in capsys.readouterr().err
+
+
 def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
     lines = [line.encode() for line in LINES[:20]]
     lines[3], lines[4], lines[11] = b"\xff w7", b" ".join([b"w8"] * 40), b"w9 w39"

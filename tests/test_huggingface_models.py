@@ -15,7 +15,6 @@ from test_marian import change, change_tensors
 from janus_fast import Translator, cli
 from janus_fast.convert import huggingface
 
-pytestmark = pytest.mark.filterwarnings("ignore:convert. .*these are left out")
 DATA = Path(__file__).parent / "data" / "huggingface"
 NAMES = ("bart", "mbart", "nllb", "pegasus", "fsmt")
 
@@ -139,7 +138,7 @@ def test_settings(directory, changes, message):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"bad_words_ids": 3}, "bad_words_ids must be single tokens, got 3"),
+    ({"bad_words_ids": 3}, "bad_words_ids must be lists of token ids, got 3"),
     ({"suppress_tokens": "x"}, "suppress_tokens must be a list of token ids, got 'x'"),
     ({"suppress_tokens": [[1]]}, r"suppress_tokens must be a list of token ids, got \[\[1\]\]"),
     ({"forced_bos_token_id": "x"}, "forced_bos_token_id must be an integer of at least 0, got 'x'"),

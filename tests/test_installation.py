@@ -1,5 +1,6 @@
 """A checkout where nothing is built says so, says how to build it, and does not hide what is installed."""
 
+import importlib
 import os
 import re
 import shutil
@@ -71,6 +72,17 @@ def test_the_command_corpus_says_how_to_install_it(monkeypatch, capsys):
         "janus-fast: error: it needs janus_fast_corpus, which is not installed: "
         "in a checkout of janus_fast, pip install ./tools/corpus\n"
     )
+
+
+@pytest.mark.parametrize("name, package", [("ray", "ray"), ("huggingface", "transformers")])
+def test_what_a_module_needs_and_how_to_install_it(name, package, monkeypatch):
+    monkeypatch.setattr(installation, "find_spec", lambda _: None)
+    monkeypatch.delitem(sys.modules, f"janus_fast.{name}", raising=False)
+    with pytest.raises(ModuleNotFoundError) as error:
+        importlib.import_module(f"janus_fast.{name}")
+    how = installation.HOW_TO_INSTALL[package]
+    assert str(error.value) == f"janus_fast.{name} needs {package}, which is not installed: {how}"
+    assert error.value.name == package
 
 
 def test_what_is_built_is_not_warned_of(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ Logits agree within 1e-4 (absolute), as those of the original JANUS code do.
 import json
 import math
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_decoding import translator_of
 
 from janus_fast import Translator, Vocabulary, checkpoint, cli
 from janus_fast.convert import marian
+from janus_fast.decoding import AutoregressiveOptions
 from janus_fast.objectives.streams import causal_streams, join
 from janus_fast.packing import pack
 
@@ -225,7 +227,8 @@ def test_pieces_that_the_target_side_does_not_know():
 def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
     out = tmp_path / "model"
     assert cli.main(["convert", str(directory), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: 10,165 parameters, 45 target tokens\n"
+    said, generate = capsys.readouterr().out.splitlines()
+    assert said == f"{out}: 10,165 parameters, 45 target tokens" and "generate would search with" in generate
     (tmp_path / "text").write_text("mo\nnunu\n")
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--max-decoding-length", "36"]) == 0
     assert capsys.readouterr().out == "kip\nshushu\n"
@@ -294,19 +297,39 @@ def test_settings_of_generation(directory):
         ):
             hypotheses = [target.ids(tokens) for tokens in result.hypotheses]
             assert all(ids[0] == 9 and not {5, 7} & {*ids} for ids in hypotheses)
-    search = {"num_beams": 6, "max_length": 512, "no_repeat_ngram_size": 3, "length_penalty": 1.0, "do_sample": False,
-              "early_stopping": True, "top_k": 50, "diversity_penalty": 0.5}  # fmt: skip
-    (directory / "generation_config.json").write_text(json.dumps(plain | search))
-    left_out = (
-        r"these are left out: num_beams = 6, early_stopping = True, max_length = 512, no_repeat_ngram_size = 3, "
-        r"diversity_penalty = 0\.5$"
-    )
-    with pytest.warns(UserWarning, match=left_out):
-        marian.load(directory)
-    (directory / "generation_config.json").unlink()
-    change(directory / "config.json", search)  # where transformers 4 and before had them
-    with pytest.warns(UserWarning, match=r"config\.json: .*" + left_out):
-        marian.load(directory)
+
+
+SEARCHES = {  # what a model is told, the options that do it, and what is lacking
+    "nothing": ({}, "beam_size=1", ""),
+    "of OPUS-MT": ({"num_beams": 6, "max_length": 512, "forced_eos_token_id": 0, "length_penalty": 1.0},
+                   "beam_size=6, early_stopping=False, forced_eos=True, max_decoding_length=510", ""),
+    "of summaries": ({"num_beams": 4, "early_stopping": True, "length_penalty": 2.0, "min_length": 56,
+                      "max_length": 142, "no_repeat_ngram_size": 3, "diversity_penalty": 0.5},
+                     "beam_size=4, length_penalty=2.0, no_repeat_ngram_size=3, forced_eos=False, "
+                     "max_decoding_length=141, min_decoding_length=55", "diversity_penalty = 0.5"),
+    "drawing": ({"do_sample": True, "top_p": 0.9, "num_return_sequences": 2, "max_new_tokens": 9, "min_p": 0.1,
+                 "top_k": 7},
+                "beam_size=1, sampling_topk=7, sampling_topp=0.9, num_hypotheses=2, forced_eos=False, "
+                "max_decoding_length=9", "min_p = 0.1"),
+    "words": ({"bad_words_ids": [[44], [7, 8]], "repetition_penalty": 1.5},
+              "beam_size=1, repetition_penalty=1.5, renormalize_logits=True, suppress_sequences=[[7, 8]]", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEARCHES)
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])  # transformers 4 and before had the latter
+def test_how_transformers_would_search_is_said(directory, tmp_path, capsys, case, file):
+    told, options, lacking = SEARCHES[case]
+    if file == "generation_config.json":
+        (directory / file).write_text("{}")
+    change(directory / file, told)
+    assert cli.main(["convert", str(directory), "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"would search with {options}: each call must" in lines[1]
+    assert [line.partition("nothing here does its ")[2] for line in lines[2:]] == [lacking] * bool(lacking)
+    given = {name: json.loads(value.replace("True", "true").replace("False", "false"))
+             for name, value in (option.split("=") for option in re.split(r", (?=[a-z])", options))}  # fmt: skip
+    AutoregressiveOptions(**given)  # which they are
 
 
 # What it refuses
@@ -351,7 +374,9 @@ def test_settings_that_are_refused(directory, changes, message):
     [
         ({"forced_decoder_ids": [[1, 7]]}, r"forced_decoder_ids must be off .nothing here does it., got \[\[1, 7\]\]"),
         ({"begin_suppress_tokens": [7]}, r"begin_suppress_tokens must be off .nothing here does it., got \[7\]"),
-        ({"bad_words_ids": [[44], [7, 8]]}, r"bad_words_ids must be single tokens, got \[\[44\], \[7, 8\]\]"),
+        ({"bad_words_ids": [[44], 7]}, r"bad_words_ids must be lists of token ids, got \[\[44\], 7\]"),
+        ({"num_beams": 0}, "num_beams must be an integer of at least 1, got 0"),
+        ({"length_penalty": "x"}, "length_penalty must be a finite number .*, got 'x'"),
         ({"forced_eos_token_id": 7}, "forced_eos_token_id must be 0 or null, got 7"),
     ],
 )

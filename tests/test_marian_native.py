@@ -6,6 +6,7 @@ What Marian computes is taken from its sources (marian-dev, 2025): positions, th
 import json
 import random
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,79 @@ def test_each_parameter_has_its_place(tmp_path, name, backend):
     translator = translator_of(model, backend, vocabularies=(source, target))
     result = translator.translate_batch([["▁w1", "▁w2"]], beam_size=2, max_decoding_length=6)[0]
     assert "<pad>" not in result.hypotheses[0]
+
+
+def write_binary(file: Path, arrays: dict[str, np.ndarray], kind: int) -> dict[str, np.ndarray]:
+    """Writes Marian's binary file, by its layout: matrices as float32 (0x404), float16 (0x402), intgemm8 (0x4101) or
+    intgemm16 (0x4102). Returns what then stands there."""
+    items, held = [], {}
+    for name, array in arrays.items():
+        own, matrix = 0x404, "_W" in name or "Wemb" in name
+        held[name] = array
+        if name.startswith("special:"):
+            own, data = 0x101, array.tobytes()
+        elif matrix and kind > 0x4000:
+            own, stored = kind, np.int8 if kind == 0x4101 else np.int16
+            factor = np.float32(127 / np.abs(array).max() if kind == 0x4101 else 1024)
+            integers = np.rint(array * factor).astype(stored)
+            held[name] = integers.astype(np.float32) / factor
+            data = np.ascontiguousarray(integers if "Wemb" in name else integers.T).tobytes() + factor.tobytes()
+        else:
+            own = 0x402 if kind == 0x402 else own
+            held[name] = array.astype(np.float16 if own == 0x402 else np.float32)
+            data = held[name].tobytes()
+        items.append((name, own, array.shape, data + bytes(-len(data) % 256)))
+    items.append(("encoder_l1_self_Wq_QuantMultA", 0x404, (1, 1), np.float32(3).tobytes()))
+    head = struct.pack("<QQ", 1, len(items))
+    head += b"".join(
+        struct.pack("<QQQQ", len(name) + 1, own, len(shape), len(data)) for name, own, shape, data in items
+    )
+    head += b"".join(name.encode() + b"\0" for name, *_ in items)
+    head += b"".join(struct.pack(f"<{len(shape)}i", *shape) for _, _, shape, _ in items)
+    gap = -(len(head) + 8) % 256
+    file.write_bytes(head + struct.pack("<Q", gap) + bytes(gap) + b"".join(data for *_, data in items))
+    return held
+
+
+@pytest.mark.parametrize("kind", [0x404, 0x402, 0x4101, 0x4102])
+def test_binary_files(tmp_path, kind):
+    directory = tmp_path / "m"
+    make(directory, tied=False)
+    (directory / "decoder.yml").unlink()
+    (directory / "vocab.trg.yml").unlink()
+    shutil.copy(SPM, directory / "source.spm")
+    with np.load(directory / "model.npz") as stored:
+        held = write_binary(directory / "model.intgemm.bin", {name: stored[name] for name in stored.files}, kind)
+    (directory / "model.npz").unlink()
+    (directory / "lex.s2t.bin").write_bytes(b"\xf5\x17\x34\x01\xd5\x48\x1a\xf1" * 4)  # a shortlist
+    state = marian_native.load(directory)[0].state_dict()
+    np.savez(directory / "model.npz", **held)
+    expected = marian_native.load(directory / "model.npz")[0].state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0, msg=name)
+    (directory / "model.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="it is a model of Marian: janus-fast convert"):
+        Translator(directory)
+    assert cli.main(["convert", str(directory / "model.intgemm.bin"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_binary_files_that_are_refused(tmp_path):
+    make(tmp_path / "m")
+    file = tmp_path / "m" / "model.bin"
+    with np.load(tmp_path / "m" / "model.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    write_binary(file, arrays, 0x404)
+    whole = file.read_bytes()
+    for content, message in (
+        (whole[:-9], "model.bin must be a whole .bin of Marian, got"),
+        (whole[:40], "model.bin must be a whole .bin of Marian, got 40 bytes"),
+        (whole.replace(struct.pack("<Q", 0x404), struct.pack("<Q", 0x1801), 1), "got type 0x1801, of one processor"),
+        (whole.replace(struct.pack("<ii", 27, 16), struct.pack("<ii", 2**20, 16), 1), "must have 16,777,216 numbers"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            marian_native.load(file)
 
 
 @pytest.mark.peers

@@ -5,6 +5,8 @@ import random
 import pytest
 
 from janus_fast import Translator, cli
+from janus_fast.convert import huggingface
+from janus_fast.convert.generation import read_generation
 
 pytestmark = pytest.mark.peers
 transformers = pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
@@ -65,7 +67,6 @@ def make(directory, name: str, seed: int):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:convert. .*these are left out")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_outputs_and_scores(tmp_path, name):
     draw, ended, outputs = random.Random(0), 0, set()
@@ -101,6 +102,43 @@ def test_the_same_outputs_and_scores(tmp_path, name):
         if len(outputs) > 24 and (ended > 5 or forced is not None):
             return
     raise AssertionError(f"{len(outputs)} outputs of which {ended} end")
+
+
+# What generate is told, beside the usual; what it does then by itself is what the converter says of it.
+SEARCHES = {
+    "nothing": {}, "a beam": {"num_beams": 4, "length_penalty": 2.0},
+    "of summaries": {"num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 2, "min_length": 6},
+    "the longest end": {"num_beams": 3, "forced_eos_token_id": 2, "min_new_tokens": 3},
+    "several": {"num_beams": 4, "num_return_sequences": 3, "early_stopping": "never"},
+    "words": {"bad_words_ids": [[7], [9, 11]]}, "words, with a beam": {"num_beams": 3, "bad_words_ids": [[7, 8]]},
+    # the decoder's start counts as said there
+    "repetition": {"repetition_penalty": 1.3, "decoder_start_token_id": 0, "suppress_tokens": [0]},
+    "repetition, with a beam": {
+        "repetition_penalty": 1.3, "decoder_start_token_id": 0, "suppress_tokens": [0], "num_beams": 3
+    },
+    "renormalized": {"num_beams": 3, "renormalize_logits": True, "no_repeat_ngram_size": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_generate_without_arguments(tmp_path, name):
+    draw, told, same, count, outputs = random.Random(0), SEARCHES[name], 0, 0, set()
+    for seed in range(2, 9):
+        theirs = make(tmp_path / f"hf-{seed}", "bart", seed)
+        theirs.generation_config.update(max_length=LONGEST, **told)
+        theirs.save_pretrained(tmp_path / f"hf-{seed}")
+        model, _ = huggingface.load(tmp_path / f"hf-{seed}")
+        options = {"min_decoding_length": 0, **read_generation(tmp_path / f"hf-{seed}").search}
+        ours = Translator(model)
+        sources = [[*(draw.randrange(5, 55) for _ in range(draw.randint(1, 12))), 2] for _ in range(8)]
+        for source, result in zip(sources, ours.generate(sources, **options), strict=True):
+            found = [row[1:] for row in theirs.generate(torch.tensor([source])).tolist()]
+            found = [ids[: ids.index(2)] if 2 in ids else ids for ids in found]
+            # to an end that is forced transformers gives a probability of 1, in a beam
+            if "num_beams" not in told or all(len(ids) < LONGEST - 3 for ids in found):
+                same, count = same + (found == result.hypotheses), count + 1
+                outputs.update(map(tuple, found))
+    assert same == count >= 8 and len(outputs) >= 4, f"{same} of {count}, {len(outputs)} outputs"
 
 
 def _mean(model, source: list[int], ids: list[int]) -> float:

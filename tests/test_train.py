@@ -53,9 +53,10 @@ def test_train_resume_translate(parallel, tmp_path, capsys):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     run("train", "--out", straight, *data, "--max-updates", 6)
     said = capsys.readouterr().err
-    # a line at once, and none more in the next minute but for validation
+    # a line at once, and none more in the next minute but for validation and the end
     assert re.search(r"^update 1  loss \d+\.\d\d  rate \d\.\de-\d\d  [\d,]+ predictions/s$", said, re.M)
-    assert said.count("  loss ") == 1 and "batches of 400 tokens\n" in said and "no validation text" not in said
+    assert re.search(r"^update 6  loss \d+\.\d\d  rate ", said, re.M)
+    assert said.count("  loss ") == 2 and "batches of 400 tokens\n" in said and "no validation text" not in said
     assert "warning: " not in said
     assert re.search(r"^update 6  validation loss \d+\.\d\d  bleu_ar \d+\.\d\d  bleu_nar \d+\.\d\d$", said, re.M)
     run("train", "--out", resumed, *data, "--max-updates", 4)

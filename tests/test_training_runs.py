@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
         return [json.loads(line)["update"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
     train(10)
-    assert updates() == [1, 3, 6, 9]  # the first update's at once
+    assert updates() == [1, 3, 6, 9, 10]  # the first update's at once, and the last one's
     path = tmp_path / "metrics.jsonl"
     first, rest = path.read_bytes().split(b"\n", 1)
     cut = b'{"update": 9, "ki'  # cut off while it was written
@@ -112,7 +112,7 @@ def test_a_run_that_goes_on_has_each_record_once(tmp_path):
     for name in ("00000008", "00000010"):
         shutil.rmtree(tmp_path / "checkpoints" / name)
     train(10)
-    assert updates() == [1, 3, 6, 9]
+    assert updates() == [1, 3, 6, 9, 10]
     shutil.rmtree(tmp_path / "checkpoints")
     train(3)
     assert updates() == [1, 3]

@@ -380,6 +380,13 @@ def test_scores_of_text_are_those_of_its_tokens(translator):
         assert one.tokens == other.tokens and one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
 
 
+def test_mistakes_of_targets(translator):
+    with pytest.raises(ValueError, match=r"^targets must have one entry a text = 2, got 1$"):
+        translator.score(["w7 w8", "w9"], ["w10"])
+    with pytest.raises(TypeError, match=r"^targets must be a list of sentences, got str$"):
+        translator.score(["w7 w8"], "w10")
+
+
 def test_it_says_what_it_is():
     translator = Translator("en-de-small", backend="torch", compute_type="float64", intra_threads=1)
     assert repr(translator) == (

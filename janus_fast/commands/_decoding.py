@@ -43,9 +43,9 @@ def add_threads_argument(parser: argparse.ArgumentParser) -> None:
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     common, groups = parser.add_argument_group("decoding"), {}
     for modes in dict.fromkeys(tuple(modes) for _, modes in OPTIONS.values()):
-        title = f"decoding, --mode {' or '.join(modes)} ({MODES[modes[0]].title})"
-        # what the first mode and others have is common
-        groups[modes] = common if len(modes) > 1 and modes[0] == next(iter(MODES)) else parser.add_argument_group(title)
+        title = f"decoding, --mode {' or '.join(modes)}"
+        title += f" ({MODES[modes[0]].title})" if len(modes) == 1 else ""
+        groups[modes] = parser.add_argument_group(title)
     for name, (field, modes) in OPTIONS.items():
         default, choices = field.default, getattr(field.metadata["check"], "keywords", {}).get("choices")
         if field.type in (bool, bool | None):

@@ -1,4 +1,4 @@
-"""How a training goes, for those who wait: a bar on a terminal, elsewhere a line at once and then one a minute."""
+"""How a training goes, for those who wait: a bar on a terminal, elsewhere a line first, each minute and last."""
 
 import math
 import os
@@ -44,9 +44,10 @@ class Progress:
                     f"{self.trainer.options.max_updates:,}; a schedule that fits has --max-updates {update + updates}"
                 )
         self.bar.update(update - self.bar.n)
-        if not self.terminal and now - self.shown >= LINE_SECONDS:
+        last = update == self.trainer.options.max_updates
+        if not self.terminal and (last or now - self.shown >= LINE_SECONDS):
             left = ""
-            if update > self.first:
+            if update > self.first and not last:
                 left = f"  about {in_words(self._left()[1])} left"
             self._write(line(update, self.record) + left)
             self.shown = now

@@ -62,9 +62,11 @@ def text_files(arguments) -> dict[str, Path | None]:
         )
     if bool(given["valid_source"]) != bool(given["valid_target"]):
         raise ValueError("--valid-source and --valid-target must be given together, got one of them")
-    for file in filter(None, given.values()):
-        if not Path(file).is_file():
-            raise ValueError(f"text must be in files that exist, got {file}")
+    for name, file in given.items():
+        if file and not Path(file).is_file():
+            if arguments.data:
+                raise ValueError(f"--data must be a folder with {file.name}, got {arguments.data}, which has none")
+            raise ValueError(f"{flag(name)} must be a file that exists, got {file}")
     return {name: Path(file) if file else None for name, file in given.items()}
 
 
@@ -131,7 +133,7 @@ def init_model(arguments) -> Init:
     run = directory.resolve().parent.parent  # of a checkpoint
     own = read_vocabularies(directory) or (read_vocabularies(run) if (run / SETTINGS).is_file() else None)
     if arguments.vocabulary:
-        given = Vocabulary.from_sentencepiece(arguments.vocabulary)
+        given = _vocabulary_in(arguments.vocabulary)
         if own and any(not given.same_as(vocabulary) for vocabulary in own):
             raise ValueError(f"--vocabulary must be left out, or that of --init, got {arguments.vocabulary}, another")
         own = own or (given, given)
@@ -154,7 +156,7 @@ def init_model(arguments) -> Init:
 def vocabulary_of_run(arguments, files) -> Vocabulary:
     """The vocabulary of a new run: --vocabulary, or one of the text."""
     if arguments.vocabulary:
-        vocabulary = Vocabulary.from_sentencepiece(arguments.vocabulary)
+        vocabulary = _vocabulary_in(arguments.vocabulary)
         first = tuple(vocabulary.tokens[: len(SPECIAL_TOKENS)])
         if first != SPECIAL_TOKENS:
             raise ValueError(f"--vocabulary must begin with {' '.join(SPECIAL_TOKENS)}, got {' '.join(first)}")
@@ -174,6 +176,15 @@ def vocabulary_of_run(arguments, files) -> Vocabulary:
         shown = f"{' '.join(lost[:10])}{f' and {len(lost) - 10:,} more' if len(lost) > 10 else ''}"
         say(f"normalization {normalization} replaces {shown} in the target text; --normalization identity keeps them")
     return vocabulary
+
+
+def _vocabulary_in(file: str) -> Vocabulary:
+    if not Path(file).is_file():
+        raise ValueError(f"--vocabulary must be a file that exists, got {file}")
+    try:
+        return Vocabulary.from_sentencepiece(file)
+    except ValueError:
+        raise ValueError(f"--vocabulary must be a sentencepiece model, got another file, {file}") from None
 
 
 def _lost_characters(vocabulary: Vocabulary, lines: list[str]) -> list[str]:

@@ -78,7 +78,7 @@ def _map_of(checkpoint: str) -> Path | None:
 def _read(arguments: argparse.Namespace) -> tuple:
     """The model, its vocabularies, how its weights were stored, and what its users should know, a line each."""
     from .. import checkpoint, models
-    from ..convert import ctranslate2, fairseq, hub, huggingface, marian, marian_native, opennmt
+    from ..convert import ctranslate2, fairseq, generation, hub, huggingface, marian, marian_native, opennmt
 
     def refuse(names: tuple[str, ...], what: str) -> None:
         for name in names:
@@ -120,6 +120,8 @@ def _read(arguments: argparse.Namespace) -> tuple:
     else:
         refuse(LANGUAGES, "a model that is not of Hugging Face, or is Marian's")
         model, vocabularies = reader.load(path)
+    if reader in (huggingface, marian):
+        said += generation.read_generation(path).said()
     if reader is ctranslate2:
         stored = ctranslate2.stored_as(path)
     if vocabularies is None:

@@ -4,10 +4,12 @@ import argparse
 import json
 import sys
 import textwrap
+from pathlib import Path
 
 from ..decoding.modes import MODES
 from ..evaluate import METRICS, USUAL, check_metrics
-from ..text.lines import lines_of
+from ..inputs import flag
+from ..text.lines import STANDARD, lines_of
 from . import _decoding
 from ._table import table
 
@@ -57,6 +59,9 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
         return *test_set(pair), f"test set {pair}"
     if arguments.pair:
         raise ValueError(f"--pair must be left out with --source, got {arguments.pair}")
+    for name in ("source", "reference"):
+        if (file := getattr(arguments, name)) != STANDARD and not Path(file).is_file():
+            raise ValueError(f"{flag(name)} must be a file that exists, got {file}")
     sides = [lines_of(file) for file in (arguments.source, arguments.reference)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:
         raise ValueError(

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         bar.update(sum(job.begin for job in jobs))
         try:
             for job, first, results in translate(jobs, ahead):
-                number = first
+                number, results = first, texts.started(results)
                 with _naming(job.output or "standard output"), _written(job.output) as written:
                     for source, result in results:
                         job.cut(written)

@@ -1,20 +1,18 @@
 """The files of a model's directory in Hugging Face's format, read without transformers."""
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ..checkpoint import read_tensors
 from ..config import MOST_POSITIONS
-from ..inputs import integers, rule, switch
+from ..inputs import integers, numbers, one_of, rule, switch
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, POSITIONS, check_matrices
 from .torch_file import StoredTensor, open_torch_file
 
-CONFIG, GENERATION, WEIGHTS = "config.json", "generation_config.json", ("model.safetensors", "pytorch_model.bin")
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"  # ends the name of the file that says which of several files a tensor is in
 ACTIVATIONS = {  # where Hugging Face has several names
     "swish": "silu", "gelu_python": "gelu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new",
@@ -35,31 +33,13 @@ RULES = {
     **dict.fromkeys(SIZES, integers(1)), **dict.fromkeys(TOKENS, integers(0)),
     "max_position_embeddings": integers(1, MOST_POSITIONS), "scale_embedding": switch,
     "activation_function": rule("be a name", lambda x: isinstance(x, str)),
+    **dict.fromkeys(("num_beams", "num_return_sequences", "max_length", "max_new_tokens"), integers(1)),
+    **dict.fromkeys(("min_length", "min_new_tokens", "no_repeat_ngram_size", "top_k"), integers(0)),
+    **dict.fromkeys(("length_penalty", "repetition_penalty", "temperature", "top_p"), numbers()),
+    "do_sample": switch, "renormalize_logits": switch, "early_stopping": one_of(True, False, "never"),
     "share_encoder_decoder_embeddings": switch, "suppress_tokens": rule("be a list of token ids", _are_tokens),
-    "bad_words_ids": rule(
-        "be single tokens", lambda x: isinstance(x, list) and all(_are_tokens(word) and len(word) == 1 for word in x)
-    ),
+    "bad_words_ids": rule("be lists of token ids", lambda x: isinstance(x, list) and all(map(_are_tokens, x))),
 }  # fmt: skip
-# Settings of transformers' generate that would change what a model says, and that no option here stands for.
-UNSUPPORTED_GENERATION = ("forced_decoder_ids", "begin_suppress_tokens", "sequence_bias", "force_words_ids")
-# Those that a caller chooses anew, and what each is when nothing is chosen: transformers' of searching and drawing.
-CHOICES = {
-    "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "max_length": None, "max_new_tokens": None,
-    "min_length": 0, "min_new_tokens": None, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "exponential_decay_length_penalty": None,
-    "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": None, "guidance_scale": None,
-    "num_return_sequences": 1, "do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None,
-    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What of a model's settings for transformers' ``generate`` a model directory holds."""
-
-    start: int  # stands before the first token of an output
-    forced_bos: int | None  # the first token of every output
-    never: tuple[int, ...]  # tokens that are never predicted
 
 
 def read_object(path: Path) -> dict:
@@ -83,14 +63,14 @@ def read_settings(path: Path, families: tuple[str, ...], required: tuple[str, ..
         raise ValueError(f'convert: {path} must hold "model_type": {names}, got {found!r}')
     if missing := [name for name in required if name not in settings]:
         raise ValueError(f"convert: {path} must hold every setting of the model, got no {missing[0]!r}")
-    _check(path, settings, required)
+    check_settings(path, settings, required)
     heads = [settings[f"{side}_attention_heads"] for side in ("encoder", "decoder")]
     if heads[0] != heads[1]:
         raise ValueError(f"convert: {path}: encoder and decoder must have the same attention_heads, got {heads}")
     return settings
 
 
-def _check(path: Path, settings: Mapping, names: Iterable[str]) -> None:
+def check_settings(path: Path, settings: Mapping, names: Iterable[str]) -> None:
     """Holds ``settings`` to the rules; null stands for a setting that is not there, which none of ``names`` may be."""
     for name, check in RULES.items():
         if settings.get(name) is not None or name in names:
@@ -109,39 +89,6 @@ def sizes_told(settings: Mapping, source_vocab_size: int, target_vocab_size: int
     names = ("d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
     vocabularies = {"source_vocab_size": source_vocab_size, "target_vocab_size": target_vocab_size}
     return {**vocabularies, **{name: settings[name] for name in names}}
-
-
-def read_generation(directory: Path, settings: Mapping) -> Generation:
-    """What ``generation_config.json`` says, or the model's settings in directories without one.
-
-    Warns:
-        UserWarning: there are options of a search, which a model directory does not hold.
-    """
-    path = directory / GENERATION
-    generation = read_object(path) if path.is_file() else settings
-    path = path if path.is_file() else directory / CONFIG
-    generation = {k: v for k, v in generation.items() if v is not None}
-    for name in UNSUPPORTED_GENERATION:
-        if generation.get(name) not in (None, [], {}):
-            raise ValueError(f"convert: {path}: {name} must be off (nothing here does it), got {generation[name]!r}")
-    pad, eos = settings["pad_token_id"], settings["eos_token_id"]
-    for name, values in {
-        "pad_token_id": (None, pad), "eos_token_id": (None, eos, [eos]), "forced_eos_token_id": (None, eos, [eos]),
-    }.items():  # fmt: skip
-        if generation.get(name) not in values:
-            raise ValueError(f"convert: {path}: {name} must be {values[1]} or null, got {generation[name]!r}")
-    _check(path, {name: value for name, value in generation.items() if name != "eos_token_id"}, ())
-    chosen = [f"{k} = {generation[k]}" for k, usual in CHOICES.items() if generation.get(k) not in (None, usual)]
-    if chosen:
-        warnings.warn(
-            f"convert: {path}: a model directory holds no options of a search, so these are left out: "
-            + ", ".join(chosen),
-            stacklevel=3,
-        )
-    start = generation.get("decoder_start_token_id")
-    start = settings.get("decoder_start_token_id") if start is None else start
-    never = {*(word[0] for word in generation.get("bad_words_ids", [])), *generation.get("suppress_tokens", [])}
-    return Generation(start, generation.get("forced_bos_token_id"), tuple(sorted(never)))
 
 
 def read_state(directory: Path) -> tuple[Path, dict[str, Tensor]]:

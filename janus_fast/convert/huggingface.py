@@ -9,7 +9,8 @@ from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, POSITIONS, assemble
-from .hub import ACTIVATIONS, CONFIG, numbered, read_generation, read_object, read_settings, read_state, sizes_told
+from .generation import read_generation
+from .hub import ACTIVATIONS, CONFIG, numbered, read_object, read_settings, read_state, sizes_told
 from .marian import position_table
 
 FAMILIES = tuple(name for name in foreign.HUGGING_FACE if name != "marian")
@@ -53,8 +54,6 @@ def load(
         FileNotFoundError: a file is missing.
         ValueError: a damaged file, another family, a setting that ``janus_fast.JanusModel`` does not have, weights
             that are not finite, a vocabulary of another size, an unknown language.
-    Warns:
-        UserWarning: the model comes with options of a search, which a model directory does not hold.
     """
     directory = Path(directory)
     settings = read_settings(directory / CONFIG, FAMILIES, REQUIRED)

@@ -11,7 +11,8 @@ from .. import foreign
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, NEVER, OUTPUT_BIAS, POSITIONS, assemble
-from .hub import ACTIVATIONS, CONFIG, read_generation, read_object, read_settings, read_state, sizes_told
+from .generation import read_generation
+from .hub import ACTIVATIONS, CONFIG, read_object, read_settings, read_state, sizes_told
 
 REQUIRED = (
     "vocab_size", "d_model", "encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
@@ -44,8 +45,6 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
         FileNotFoundError: a file is missing.
         ValueError: a damaged file, a setting that ``janus_fast.JanusModel`` does not have, weights that are not finite,
             a vocabulary of another size.
-    Warns:
-        UserWarning: the model comes with options of a search, which a model directory does not hold.
     """
     directory = Path(directory)
     settings = read_settings(directory / CONFIG, ("marian",), REQUIRED)

@@ -1,4 +1,4 @@
-"""Marian's own models, ``.npz`` and ``decoder.yml``, read without Marian."""
+"""Marian's own models, ``.npz`` or ``.bin`` and ``decoder.yml``, read without Marian."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
+from . import marian_binary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, add_pad, assemble, free_name
 
 DECODER, SETTINGS = "decoder.yml", "special:model.yml"
@@ -36,7 +37,9 @@ LINES = re.compile(r"([\w-]+):(?: (.*))?")
 def recognises(path: str | Path) -> bool:
     """Whether ``path`` is a model of Marian, or a directory of one."""
     path = Path(path)
-    return path.is_dir() and ((path / DECODER).is_file() or any(path.glob("*.npz"))) or path.suffix == ".npz"
+    if path.is_dir():
+        return (path / DECODER).is_file() or bool(_models(path))
+    return path.suffix == ".npz" or marian_binary.recognises(path)
 
 
 def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
@@ -47,9 +50,9 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     predicted.
 
     Args:
-        path: a directory with ``decoder.yml``, which names the model and the vocabularies, or with one \\*.npz beside
-            its vocabularies; or that file. Vocabularies are \\*.spm or \\*.yml; beside the latter, ``source.spm`` and
-            ``target.spm`` make them take text.
+        path: a directory with ``decoder.yml``, which names the model and the vocabularies, or with one \\*.npz or
+            \\*.bin beside its vocabularies; or that file, of which integers become float32. Vocabularies are \\*.spm or
+            \\*.yml; beside the latter, ``source.spm`` and ``target.spm`` make them take text.
     Returns:
         The model, and ``(source, target)`` vocabularies.
     Raises:
@@ -106,10 +109,10 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
         told = read_yaml((path / DECODER).read_text(encoding="utf-8"), path / DECODER)
         models, names = ([directory / str(name) for name in told.get(key) or []] for key in ("models", "vocabs"))
     else:
-        models = [path] if path.is_file() else sorted(directory.glob("*.npz"))
+        models = [path] if path.is_file() else _models(directory)
         names = sorted({*directory.glob("*vocab*.yml"), *directory.glob("*vocab*.spm")})
     if len(models) != 1:
-        raise ValueError(f"convert: {directory} must hold one model, *.npz, got {len(models)}")
+        raise ValueError(f"convert: {directory} must hold one model, *.npz or *.bin, got {len(models)}")
     if len(names) not in (1, 2):
         words = f"hold one vocabulary or two, *vocab*.yml or .spm, or name them in {DECODER}"
         raise OptionError(f"convert: {directory}", words, len(names))
@@ -119,7 +122,14 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
     return models[0], [names[0], names[-1]]
 
 
+def _models(directory: Path) -> list[Path]:
+    binaries = [file for file in sorted(directory.glob("*.bin")) if marian_binary.recognises(file)]
+    return [*sorted(directory.glob("*.npz")), *binaries]
+
+
 def _arrays(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix == ".bin":
+        return marian_binary.read(file)
     try:
         with np.load(file, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}

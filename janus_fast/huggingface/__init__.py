@@ -4,7 +4,10 @@ Importing it registers all of them: model directories load by ``AutoModelForSeq2
 ``attn_implementation="janus_fast"`` is there for every model of transformers that takes such a name.
 """
 
-from transformers import (
+from ..installation import need
+
+need("transformers", "janus_fast.huggingface")
+from transformers import (  # noqa: E402
     AttentionInterface,
     AttentionMaskInterface,
     AutoConfig,
@@ -12,12 +15,12 @@ from transformers import (
     AutoTokenizer,
 )
 
-from .attention import attention_forward, visibility_mask
-from .configuration import JanusFastConfig, NativeConfig
-from .decoding import mask_predict, speculative
-from .modeling import JanusFastForConditionalGeneration
-from .saving import save_pretrained
-from .tokenization import JanusFastTokenizer
+from .attention import attention_forward, visibility_mask  # noqa: E402
+from .configuration import JanusFastConfig, NativeConfig  # noqa: E402
+from .decoding import mask_predict, speculative  # noqa: E402
+from .modeling import JanusFastForConditionalGeneration  # noqa: E402
+from .saving import save_pretrained  # noqa: E402
+from .tokenization import JanusFastTokenizer  # noqa: E402
 
 __all__ = [
     "JanusFastConfig", "JanusFastForConditionalGeneration", "JanusFastTokenizer", "attention_forward", "mask_predict",

@@ -4,23 +4,17 @@ import io
 import json
 import re
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 from .. import inputs
 from ..inputs import OptionError
-from ..installation import absence
+from ..installation import need
 from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DEFAULT_SIZE = 8000
 NORMALIZATIONS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")  # sentencepiece's names
 SUFFIXES = (".model", ".json", ".codes", ".tokenizer.json")  # of the files of a vocabulary
-
-
-def _need(package: str) -> None:
-    if find_spec(package) is None:
-        raise ModuleNotFoundError(f"Vocabulary: text of this model needs {absence(package)}", name=package)
 
 
 class Vocabulary:
@@ -71,8 +65,8 @@ class Vocabulary:
 
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
-        except RuntimeError as error:
-            raise ValueError(f"Vocabulary: {path} must be a sentencepiece model, got {error}") from None
+        except RuntimeError:
+            raise ValueError(f"Vocabulary: {path} must be a sentencepiece model, got another file") from None
         return cls(_pieces(processor) if tokens is None else tokens, processor)
 
     @classmethod
@@ -94,6 +88,7 @@ class Vocabulary:
 
         inputs.choice("Vocabulary: normalization", normalization, NORMALIZATIONS)
         size, model = DEFAULT_SIZE if vocabulary_size is None else vocabulary_size, io.BytesIO()
+        inputs.integer("Vocabulary: vocabulary_size", size, len(SPECIAL_TOKENS) + 1)
         files = inputs.list_of("Vocabulary: files", files, "paths", "a path", (str, Path))
         lines = [line for file in files for line in lines_of(file)]
         sentencepiece.set_random_generator_seed(seed)
@@ -172,14 +167,14 @@ class Vocabulary:
 
     @cached_property
     def _bpe(self):
-        _need("subword_nmt")
+        need("subword_nmt", "Vocabulary: text of this model")
         from subword_nmt.apply_bpe import BPE
 
         return BPE(io.StringIO(self.codes))
 
     @cached_property
     def _tokenizer(self):
-        _need("tokenizers")
+        need("tokenizers", "Vocabulary: text of this model")
         from tokenizers import Tokenizer
 
         try:
@@ -240,4 +235,4 @@ def _reason(message: str, size: int) -> ValueError:
         return OptionError("Vocabulary: vocabulary_size", words, size)
     if "sentences_.empty()" in message:
         return ValueError("Vocabulary: files must hold text, got none")
-    return OptionError("Vocabulary: vocabulary_size", "suit the text", f"{size}: {message}")
+    return OptionError("Vocabulary: vocabulary_size", "suit the text", f"{size}; sentencepiece says {message!r}")

@@ -195,7 +195,7 @@ class Trainer:
         return self.options.seed * 1_000_003 + self.update + self.processes.rank * 0x9E3779B1
 
     def is_logged(self, update: int) -> bool:
-        return update == 1 or update % self.options.log_interval == 0
+        return update in (1, self.options.max_updates) or update % self.options.log_interval == 0
 
     def gradient_norms(self, batches) -> dict[str, float]:
         """Of each term of the loss, weighed as it is in the next update, the norm of its gradient."""

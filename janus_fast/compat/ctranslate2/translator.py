@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
 
 from ... import inputs, translator
+from ...files import started
 from ...results import without_unknowns
 from ...text.lines import decoded
 from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, taking
@@ -59,23 +63,25 @@ class Translator:
         compute_type: a type by CTranslate2's names, or one for each device.
         inter_threads: batches translated at once.
         intra_threads: threads of one batch, 0: a default.
-        max_queued_batches: 0 or -1, as the queue has no limit.
+        max_queued_batches: batches that wait while others are translated; a further asynchronous call waits for room. 0
+            is four for each that is translated at once, -1 as many as come.
         flash_attention: False alone.
         tensor_parallel: False alone.
-        files: None alone.
+        files: the model's files by their names, as bytes or as open files, instead of a directory; ``model_path`` is
+            then a name alone.
     """
 
     @inputs.hinting
     def __init__(
         self, model_path: str, device: str = "cpu", *, device_index: int | list[int] = 0,
         compute_type: str | dict[str, str] = "default", inter_threads: int = 1, intra_threads: int = 0,
-        max_queued_batches: int = 0, flash_attention: bool = False, tensor_parallel: bool = False, files=None,
+        max_queued_batches: int = 0, flash_attention: bool = False, tensor_parallel: bool = False,
+        files: dict[str, bytes | IO[bytes]] | None = None,
     ):  # fmt: skip
         inputs.choice("Translator: device", device, ("cpu", "cuda", "auto"))
-        inputs.choice("Translator: max_queued_batches", max_queued_batches, (0, -1))
+        max_queued_batches = inputs.integer("Translator: max_queued_batches", max_queued_batches, -1)
         inputs.choice("Translator: flash_attention", flash_attention, (False,))
         inputs.choice("Translator: tensor_parallel", tensor_parallel, (False,))
-        inputs.choice("Translator: files", files, (None,))
         if device == "auto":
             device = "cuda" if get_cuda_device_count() else "cpu"
         self.device, self.device_index = device, [device_index] if isinstance(device_index, int) else [*device_index]
@@ -88,8 +94,10 @@ class Translator:
         if compute_type in NOT_COMPUTED:
             supported = inputs.listed(sorted(get_supported_compute_types("cpu")))
             raise ValueError(f"Translator: compute_type must be one of {supported} here, got {compute_type!r}")
+        self._files = None if files is None else _written(files)
+        folder = self._files.name if self._files else os.fspath(model_path)
         self._made_by = {
-            "model": os.fspath(model_path), "device": device if device == "cpu" else f"cuda:{self.device_index[0]}",
+            "model": folder, "device": device if device == "cpu" else f"cuda:{self.device_index[0]}",
             "compute_type": COMPUTE_TYPES[compute_type], "inter_threads": inter_threads, "intra_threads": intra_threads,
         }  # fmt: skip
         self._lock, self._jobs, self._pool = threading.Lock(), 0, None
@@ -98,6 +106,8 @@ class Translator:
         computed = self._ready().compute_type
         self.compute_type = "int8_float32" if computed == "int8" else computed
         self.num_translators, self.tensor_parallel = self._ready().inter_threads, False
+        waiting = max_queued_batches or 4 * self.num_translators
+        self._room = None if waiting < 0 else threading.Semaphore(self.num_translators + waiting)
 
     @property
     def model_is_loaded(self) -> bool:
@@ -367,7 +377,11 @@ class Translator:
                 self._pool = ThreadPoolExecutor(self.num_translators, "ctranslate2")
         if not asynchronous:
             return counted()
+        if self._room is not None:
+            self._room.acquire()
         results = self._pool.submit(counted)
+        if self._room is not None:
+            results.add_done_callback(lambda _: self._room.release())
         return [wrapper(results, number) for number in range(len(source))]
 
     def _source_ids(self, tokens: list[str], most: int) -> list[int]:
@@ -412,6 +426,9 @@ class Translator:
         """Writes the ``lines`` of every result of the tokens of ``files``: of each argument a path, and the function
         that it is read by, if it has one."""
         begin, stats = time.perf_counter(), ExecutionStats()
+        for name, (path, _) in files.items():
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"{name} must be a file that exists, got {path}")
         inputs.check_output("output_path", output_path, **{name: path for name, (path, _) in files.items()})
         with ExitStack() as opened:
             streams = [
@@ -419,14 +436,29 @@ class Translator:
                 for path, split in files.values()
             ]
             results = self._streamed(work, streams, *limits)
-            first = list(itertools.islice(results, 1))  # a mistake in the options must not empty an output
+            results = started(results)  # a mistake in the options must not empty an output
             output = opened.enter_context(open(output_path, "w", encoding="utf-8", newline="\n"))
-            for result in itertools.chain(first, results):
+            for result in results:
                 output.writelines(line + "\n" for line in lines(result))
                 stats.num_examples += 1
                 stats.num_tokens += count(result)
         stats.total_time_in_ms = 1000 * (time.perf_counter() - begin)
         return stats
+
+
+def _written(files: dict[str, bytes | IO[bytes]]) -> TemporaryDirectory:
+    """A folder with these files, which goes with its last user."""
+    if not isinstance(files, dict):
+        raise TypeError(f"Translator: files must be a dictionary of names and contents, got {type(files).__name__}")
+    folder = TemporaryDirectory(prefix="janus_fast-")
+    for name, content in files.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"Translator: files must have names without folders, got {name!r}")
+        content = content.read() if hasattr(content, "read") else content
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            raise TypeError(f"Translator: files must hold bytes or open files, got {type(content).__name__} for {name}")
+        Path(folder.name, name).write_bytes(content)
+    return folder
 
 
 def _cut(ids: list[int], most: int, eos: int) -> list[int]:
