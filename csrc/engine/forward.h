@@ -12,11 +12,12 @@
 #include "csrc/engine/model.h"
 #include "csrc/engine/options.h"
 #include "csrc/engine/pace.h"
+#include "csrc/engine/profile.h"
 #include "csrc/engine/team.h"
 
 namespace janus_fast {
 
-// Memory that grows when more is asked for, on cache lines; the first `kept` elements of what it held stay.
+// Memory that grows when more is asked for, and a cache line behind it; the first `kept` elements that it held stay.
 template <typename T>
 class Buffer {
  public:
@@ -29,8 +30,7 @@ class Buffer {
   T* grow(int64_t count, int64_t kept = 0) {
     if (count > size_) {
       const int64_t size = count + count / 4;
-      T* fresh = static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 127) / 64 * 64));
-      if (!fresh) throw std::bad_alloc();
+      T* fresh = static_cast<T*>(allocate(size * sizeof(T) + 64));
       if (kept > 0) std::memcpy(fresh, data_, kept * sizeof(T));
       std::free(data_);
       data_ = fresh;
@@ -53,15 +53,15 @@ struct Queries {
   const int32_t* times;    // [rows]: they see keys that are visible from then, or before; null: every key
 };
 
-// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in
-// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
-// values of its sources and its past.
+// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in the
+// type of products: what a decode reads most of are the keys and values of its sources and its past.
 struct Keys {
   Numeric type;
   const void *key, *value;
   int64_t row_stride, head_stride;
-  const int32_t *offsets, *sequences;           // sequences: [query sequences]
-  const int32_t *visible_from, *visible_until;  // [keys], where queries have times; until null: for good
+  const int32_t *offsets, *sequences;                          // sequences: [query sequences]
+  const int32_t *visible_from, *visible_until;                 // [keys], where queries have times; until null: for good
+  const float *key_scales = nullptr, *value_scales = nullptr;  // int8: [H, rows]
 };
 
 // Rows that pass through a stack together.
@@ -88,13 +88,16 @@ struct Workspace {
   Buffer<float> last, last_scales;  // of the rows that leave the last layer
   Buffer<char> operand, last_operand, second;
   Buffer<float> encoded;
-  std::vector<Buffer<char>> caches;  // of each decoder layer: keys and values of the steps so far
-  Buffer<char> cross;                // [decoder layers, keys and values, H, Ns, D]
+  Buffer<char> caches;         // of the steps so far: [decoder layers, keys and values, H, slots, capacity, D]
+  Buffer<float> cache_scales;  // int8: [decoder layers, keys and values, H, slots, capacity]
+  Buffer<char> cross;          // of the sources: [decoder layers, keys and values, H, Ns, D]
+  Buffer<float> cross_scales;  // int8: [decoder layers, keys and values, H, Ns]
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs;
-  Pace pace;  // of drafts
+  Pace pace;                      // of drafts
+  std::vector<Profile> profiles;  // of each member; none unless asked for
 };
 
 class Forward {
@@ -122,6 +125,19 @@ class Forward {
   void vocabulary(float* x, int64_t rows, const float* bias, int64_t k, const int32_t* asked = nullptr,
                   float* asked_logits = nullptr, float* asked_log_probs = nullptr, float* logits = nullptr);
 
+  // Member::share, as a stage whose time is kept under this name where anybody asks for it.
+  template <typename F>
+  void share(const char* stage, int64_t tasks, const F& run) {
+    if (!profile_) return member.share(tasks, run);
+    const int64_t began = ticks();
+    int64_t worked = began;
+    member.share(tasks, [&](int64_t begin, int64_t end) {
+      run(begin, end);
+      worked = ticks();
+    });
+    profile_->add(part_, stage, worked - began, ticks() - worked);
+  }
+
   // This member's own.
   float* scratch() const { return workspace.scratch.data() + member.index * scratch_; }
 
@@ -139,20 +155,23 @@ class Forward {
   // Those rows of x -> workspace.last, and of its operand.
   Operand select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x);
 
-  void multiply(std::initializer_list<MultiplyCall> products);
-  void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
+  void multiply(const char* stage, std::initializer_list<MultiplyCall> products);
+  void add_product(const char* stage, const Operand& x, int64_t rows, const Matrix& weight,
+                   float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
-  void attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
+  void attend(const char* stage, const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
   void align(const float* query, int64_t query_stride, const Keys& keys, const Pass& pass);
   void feed_forward(const Layer& layer, float* x, int64_t rows);
   void cross_keys(const Ids& sources);
   Keys cross(size_t layer, const Ids& sources, const int32_t* owners) const;
   template <typename TK>
-  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride, const Keys& keys,
-                 const Queries& queries);
+  void attend_to(const AttentionKernels<float, TK>& kernels, const char* stage, const float* query,
+                 int64_t query_stride, const Keys& keys, const Queries& queries);
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;
+  Profile* const profile_;
+  const char* part_ = "encoder";
   int64_t scratch_ = 0;  // elements of each member
   Operand current_;      // with norms behind the blocks: x as left by the last block, if there was one
   bool has_current_ = false;

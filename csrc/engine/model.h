@@ -55,8 +55,11 @@ struct Array {
 };
 typedef std::map<std::string, Array> Arrays;
 
-// Memory that lives as long as its owner, on cache lines, and on large pages where the system has them: weights are
+// Memory on cache lines, to be given back by std::free; what is large on large pages where the system has them: it is
 // read from end to end, faster than small pages can be looked up.
+void* allocate(size_t bytes);
+
+// Memory that lives as long as its owner, on cache lines.
 class Arena {
  public:
   void* bytes(size_t count);
@@ -100,9 +103,6 @@ class Model {
   const Config config;
   const EngineKernels& kernels;
   const Numeric layer_type, vocabulary_type;
-  // Of the keys and values that are kept.
-  Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
-  int64_t cache_bytes() const { return bytes_of(cache_type()); }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;
