@@ -21,9 +21,9 @@ class Refusal(Exception):
     """A decoder that cannot do its job here, and why."""
 
 
-def serve(prepare: Callable[[dict], tuple[Callable[[], list], dict]]) -> None:
-    """The process's side: ``prepare(job)`` -> (decode() -> the hypotheses of every source, facts
-    for the record)."""
+def serve(prepare: Callable[[dict], tuple]) -> None:
+    """The process's side: ``prepare(job)`` -> (decode() -> the hypotheses of every source, facts for the record); and
+    profile() -> where the time goes, if it can tell."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no reply
 
@@ -31,11 +31,14 @@ def serve(prepare: Callable[[dict], tuple[Callable[[], list], dict]]) -> None:
         print(json.dumps(value), file=replies, flush=True)
 
     try:
-        decode, facts = prepare(json.loads(sys.stdin.readline()))
+        decode, facts, *profile = prepare(json.loads(sys.stdin.readline()))
     except (ImportError, NotImplementedError, ValueError) as error:
         return reply({"refused": str(error)})
     reply({"facts": facts})
     for request in sys.stdin:
+        if request == "profile\n":
+            reply(profile[0]())
+            continue
         began = time.perf_counter()
         hypotheses = decode()
         seconds = time.perf_counter() - began
@@ -69,6 +72,9 @@ class Process:
 
     def seconds(self) -> float:
         return self._ask("seconds")["seconds"]
+
+    def profile(self) -> dict[str, list[float]]:
+        return self._ask("profile")
 
     def peak_bytes(self) -> int:
         """The most that it has had resident so far."""

@@ -109,6 +109,11 @@ class Engine:
         """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right."""
         return self._decoder.score(*_packed(sources), *_packed(targets), check=self._check())
 
+    def profile(self) -> dict[str, tuple[float, float]]:
+        """Seconds since the last call, of all threads together, that each stage took: work, and waiting for the other
+        threads. The first call begins. Nothing may be decoded meanwhile."""
+        return self._decoder.profile()
+
     def map(self, work: Callable, batches: list) -> Iterator:
         """What ``work`` makes of each batch, in order, of as many at once as there are workers.
 

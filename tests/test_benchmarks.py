@@ -150,6 +150,23 @@ def test_loops_run_until_the_block_ends():
 
 
 @needs_engine
+@pytest.mark.parametrize("row", [["--mode", "ar", "--batch", "2"], ["--mode", "nar"]])
+def test_the_profile_of_a_row_is_where_its_time_goes(row, capsys, no_ctranslate2, monkeypatch):
+    monkeypatch.setattr(contender, "TURN", 0)
+    monkeypatch.setattr(decode, "PEERS", {"ar": [], "nar": []})
+    options = ["--config", "tiny", *row, "--rounds", "1", "--threads", "1", "--profile"]
+    assert decode.main([*options, "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    stages = record["profile"]
+    own = ["self_attn", "self_attn: q, k, v", "self_attn: out", "fc1", "fc2", "norms", "what follows products"]
+    cross = ["encoder_attn", "encoder_attn: q", "encoder_attn: out", "vocabulary"]
+    assert {f"encoder: {name}" for name in own} | {f"decoder: {name}" for name in own + cross} <= stages.keys()
+    assert all(work > 0 and waiting >= 0 for work, waiting in stages.values())
+    lines = report.profile(stages)
+    assert len(lines) == len(stages) and lines[0].endswith("%")
+
+
+@needs_engine
 def test_ctranslate2_computes_the_same_from_the_same_weights(capsys):
     pytest.importorskip("ctranslate2")
     selection = ["--config", "tiny", "--mode", "ar", "--streams", "1", "--beam-size", "3", "--batch", "2"]
@@ -228,6 +245,7 @@ def test_the_table_has_every_row_once():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--profile"], "--profile must go with the options of one row, and with backend engine"),
         (["--mode", "nar", "--streams", "1"], "--streams must go with another mode than nar"),
         (["--mode", "ar", "--peer", "pytorch"], "--peer must be one of ['ctranslate2'] in mode ar, got pytorch"),
         (["--json", "-"], "--json must go with the options of one row"),

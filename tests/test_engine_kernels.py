@@ -253,70 +253,89 @@ def test_embedding(isa, stored, channels):
 # Attention over cached rows
 
 
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def kept(rows: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows [..., D] as a cache of this type keeps them, and their scales."""
+    if stored == "int8":
+        integers, scales = quantised(rows.reshape(-1, rows.shape[-1]))
+        return integers.astype(np.int8).reshape(rows.shape), scales.reshape(rows.shape[:-1])
+    return (to_bfloat16(rows) if stored == "bfloat16" else rows.copy()), None
+
+
+def numbers(cache: tuple[np.ndarray, np.ndarray | None]) -> np.ndarray:
+    rows, scales = cache
+    if scales is not None:
+        return rows * scales[..., None].astype(np.float64)
+    return (from_bfloat16(rows) if rows.dtype == np.uint16 else rows).astype(np.float64)
+
+
+def attend_cached(query, key, value, *rest, isa):
+    scales = {} if key[1] is None else {"key_scales": key[1], "value_scales": value[1]}
+    return kernels.attend_cached(query, key[0], value[0], *rest, isa=isa, **scales)
+
+
+def assert_equal_caches(caches, expected):
+    for cache, wanted in zip(caches, expected, strict=True):
+        for found, part in zip(cache, wanted, strict=True):
+            np.testing.assert_array_equal(found, part)
+
+
+@pytest.mark.parametrize("stored", TYPES)
 @pytest.mark.parametrize("size", [1, 20, 64, 128, 200])
 @pytest.mark.parametrize("count", [1, 3, 16, 25, 129, 300])
 def test_cached_attention(isa, size, count, stored):
     heads, slots, rows = 3, 5, 4
     query = random(rows, heads, size, scale=2)
-    key, value = (random(heads, slots, count + 2, size, seed=seed) for seed in (1, 2))
-    if stored == "bfloat16":
-        key, value = to_bfloat16(key), to_bfloat16(value)
+    key, value = (kept(random(heads, slots, count + 2, size, seed=seed), stored) for seed in (1, 2))
     origin = np.random.default_rng(count).integers(0, slots, (count, slots)).astype(np.int32)
     scale = np.float32(size**-0.5)
     times = np.arange(count)[:, None]
-    caches = (from_bfloat16(cache) if stored == "bfloat16" else cache for cache in (key, value))
-    seen_key, seen_value = (cache.astype(np.float64)[:, origin[:, :rows], times] for cache in caches)  # [H, t, r, D]
+    seen_key, seen_value = (numbers(cache)[:, origin[:, :rows], times] for cache in (key, value))  # [H, t, r, D]
     scores = np.einsum("rhd,htrd->rht", query, seen_key) * scale
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    # A score's error moves its weight by as much, relatively, and again through the total.
-    score_error = gamma(size + 2) * np.einsum("rhd,htrd->rht", np.abs(query), np.abs(seen_key)) * scale
+    # A score's error moves its weight by as much, relatively, and again through the total. Each scale rounds once more.
+    score_error = gamma(size + 3) * np.einsum("rhd,htrd->rht", np.abs(query), np.abs(seen_key)) * scale
     score_error += ROUNDING * (np.abs(scores).max(-1, keepdims=True) + np.abs(scores))
-    relative = np.expm1(2 * score_error.max(-1))[..., None] + gamma(count + 20)
-    result = kernels.attend_cached(query, key, value, origin, scale, isa=isa)
+    relative = np.expm1(2 * score_error.max(-1))[..., None] + gamma(count + 21)
+    result = attend_cached(query, key, value, origin, scale, isa=isa)
     budget = relative * np.einsum("rht,htrd->rhd", weights, np.abs(seen_value))
     assert_within(result, np.einsum("rht,htrd->rhd", weights, seen_value), budget)
-    np.testing.assert_array_equal(kernels.attend_cached(query[:1], key, value, origin, scale, isa=isa)[0], result[0])
+    np.testing.assert_array_equal(attend_cached(query[:1], key, value, origin, scale, isa=isa)[0], result[0])
 
 
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", TYPES)
 def test_cached_attention_stores_new_keys_and_values_first(isa, stored):
     query, new_key, new_value = (random(2, 3, 20, seed=seed) for seed in range(3))
-    key, value = (random(3, 4, 6, 20, seed=seed) for seed in (3, 4))
-    if stored == "bfloat16":
-        key, value = to_bfloat16(key), to_bfloat16(value)
+    rows = [random(3, 4, 6, 20, seed=seed) for seed in (3, 4)]
+    key, value = (kept(x, stored) for x in rows)
     origin = np.tile(np.arange(4, dtype=np.int32), (5, 1))
-    expected = [cache.copy() for cache in (key, value)]
-    for cache, fresh in zip(expected, (new_key, new_value), strict=True):
-        cache[:, :2, 4] = (to_bfloat16(fresh) if stored == "bfloat16" else fresh).transpose(1, 0, 2)
-    result = kernels.attend_cached(query, key, value, origin, 0.2, new_key, new_value, isa=isa)
-    np.testing.assert_array_equal(key, expected[0])
-    np.testing.assert_array_equal(value, expected[1])
-    np.testing.assert_array_equal(result, kernels.attend_cached(query, *expected, origin, 0.2, isa=isa))
+    for x, fresh in zip(rows, (new_key, new_value), strict=True):
+        x[:, :2, 4] = fresh.transpose(1, 0, 2)
+    expected = [kept(x, stored) for x in rows]
+    result = attend_cached(query, key, value, origin, 0.2, new_key, new_value, isa=isa)
+    assert_equal_caches((key, value), expected)
+    np.testing.assert_array_equal(result, attend_cached(query, *expected, origin, 0.2, isa=isa))
 
 
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", TYPES)
 @pytest.mark.parametrize("before", [0, 7, 127])
 def test_several_new_rows_of_a_hypothesis_are_as_many_steps(isa, before, stored):
     hypotheses, heads, steps, size, slots = 3, 2, 4, 20, 5
     query, *fresh = (random(hypotheses * steps, heads, size, seed=seed) for seed in range(3))
-    key, value = (random(heads, slots, before + 2 * steps, size, seed=seed) for seed in (3, 4))
-    if stored == "bfloat16":
-        key, value = to_bfloat16(key), to_bfloat16(value)
+    rows = [random(heads, slots, before + 2 * steps, size, seed=seed) for seed in (3, 4)]
+    caches, other_caches = ([kept(x, stored) for x in rows] for _ in range(2))
     origin = np.random.default_rng(before).integers(0, slots, (before + 2 * steps, slots)).astype(np.int32)
     origin[before:, :hypotheses] = [4, 0, 2]  # a slot of its own for each
     starts = before + np.int32([2, 0, 4])  # hypotheses need not be equally long
     places = (starts[:, None] + np.arange(steps, dtype=np.int32)).ravel()
-    one_by_one, caches = np.empty_like(query), (key.copy(), value.copy())
+    one_by_one = np.empty_like(query)
     for step in range(steps):
         now = slice(step, None, steps)
-        rows, new_key, new_value = (x[now].copy() for x in (query, *fresh))
-        one_by_one[now] = kernels.attend_cached(rows, *caches, origin, 0.3, new_key, new_value, places[now], isa=isa)
-    together = kernels.attend_cached(query, key, value, origin, 0.3, *fresh, places, steps, isa)
+        own, new_key, new_value = (x[now].copy() for x in (query, *fresh))
+        one_by_one[now] = attend_cached(own, *other_caches, origin, 0.3, new_key, new_value, places[now], isa=isa)
+    together = attend_cached(query, *caches, origin, 0.3, *fresh, places, steps, isa=isa)
     np.testing.assert_array_equal(together, one_by_one)
-    np.testing.assert_array_equal(key, caches[0])
-    np.testing.assert_array_equal(value, caches[1])
+    assert_equal_caches(caches, other_caches)
 
 
 def test_cached_attention_shows_nan(isa):
@@ -326,6 +345,22 @@ def test_cached_attention_shows_nan(isa):
     key = cache.copy()
     key[0, 1, 4, 3] = np.nan
     result = kernels.attend_cached(query, key, cache, origin, 0.25, isa=isa)
+    assert np.isnan(result[1, 0]).all()
+    np.testing.assert_array_equal(result[0], clean[0])
+    np.testing.assert_array_equal(result[1, 1], clean[1, 1])
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_is_not_finite_in_an_int8_cache_shows_in_its_head_alone(isa, number):
+    query, *fresh = (random(2, 2, 16, seed=seed) for seed in range(3))
+    origin = np.tile(np.int32([0, 1]), (9, 1))
+    results = []
+    for at in ((), (1, 0, 3)):  # of the new keys
+        key, value = (kept(random(2, 2, 9, 16, seed=seed), "int8") for seed in (3, 4))
+        if at:
+            fresh[0][at] = number
+        results.append(attend_cached(query, key, value, origin, 0.25, *fresh, isa=isa))
+    clean, result = results
     assert np.isnan(result[1, 0]).all()
     np.testing.assert_array_equal(result[0], clean[0])
     np.testing.assert_array_equal(result[1, 1], clean[1, 1])

@@ -56,6 +56,10 @@ class Contender:
                 times.append(process.seconds())
         return [seconds / self.batches for seconds in times]
 
+    def profile(self) -> dict[str, list[float]]:
+        """Seconds a batch, of all threads together, by stage: work, and waiting for the other threads."""
+        return {stage: [t / self.batches for t in times] for stage, times in self.process.profile().items()}
+
     def record(self, samples: list[float]) -> dict:
         low, middle, high = spread(samples)
         return {

@@ -77,6 +77,7 @@ class Bench:
         self.models, self.gate = models, Gate(models, arguments.threads)
         self.threads, self.rounds, self.peers = arguments.threads, arguments.rounds, arguments.peer
         self.loops = arguments.busy
+        self.profiles = arguments.profile
 
     def measure(self, row: Row) -> dict:
         """``seconds`` and the first peer's ``peer_seconds`` beside ``floor_seconds``; or what is ``wrong``, untimed."""
@@ -113,7 +114,10 @@ class Bench:
             ]
             stack.enter_context(busy.loops(self.loops))  # settings were chosen in quiet
             turns = in_turn({c.name: c.turn for c in contenders}, lambda turns: len(turns) >= self.rounds)
-            return [c.record(sum(turns[c.name], [])) for c in contenders]
+            records = [c.record(sum(turns[c.name], [])) for c in contenders]
+            if self.profiles:
+                records[0]["profile"] = contenders[0].profile()
+            return records
 
     def memory(self) -> dict:
         return memory.measure(self.models, Row(TABLE_CONFIGURATIONS[-1], "nar", 32, "int8"), self.threads)
@@ -143,6 +147,9 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     parser.add_argument("--peer", nargs="+", choices=peers, help="default: all that are installed and have the mode")
     parser.add_argument("--backend", choices=backend.BACKENDS, default="engine", help="janus_fast's (default: engine)")
     parser.add_argument("--busy", type=positive, default=0, metavar="N", help="endless loops beside what is timed")
+    parser.add_argument(
+        "--profile", action="store_true", help="of one row: also where the engine's time goes, by stage"
+    )
     add_usual(parser, json="the row's record")
     arguments = parser.parse_args(argv)
     selection = {a.dest: value for a in row if (value := getattr(arguments, a.dest)) is not None}
@@ -154,6 +161,8 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
         parser.error(f"--peer must be one of {PEERS[mode]} in mode {mode}, got {wrong}")
     if selection.get("shortlist") and not CONFIGURATIONS[selection.get("config", DEFAULTS["config"])].candidates:
         parser.error("--shortlist must go with sizes that have a map")
+    if arguments.profile and (not selection or arguments.backend != "engine"):
+        parser.error("--profile must go with the options of one row, and with backend engine")
     if arguments.json and not selection:
         parser.error("--json must go with the options of one row; --results is for all rows")
     if arguments.busy and not selection:

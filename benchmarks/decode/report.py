@@ -27,7 +27,18 @@ def line(record: dict) -> str:
         parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}{_high(record, peer)}")
     if record["floor_seconds"]:
         parts.append(f"floor {1e3 * record['floor_seconds']:.1f}")
-    return f"{what}: {', '.join(parts)}"
+    return "\n".join([f"{what}: {', '.join(parts)}", *profile(record.get("profile", {}))])
+
+
+def profile(stages: dict) -> list[str]:
+    """Of each stage the work and the waiting for other threads, of all threads together, in ms a batch, and its share
+    of both; the longest first."""
+    total = sum(map(sum, stages.values()))
+    longest = sorted(stages.items(), key=lambda item: -sum(item[1]))
+    return [
+        f"  {stage:<34}{1e3 * work:8.2f}{1e3 * waiting:8.2f}{100 * (work + waiting) / total:6.1f} %"
+        for stage, (work, waiting) in longest
+    ]
 
 
 def _high(record: dict, decoder: dict) -> str:

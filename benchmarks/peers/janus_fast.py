@@ -1,6 +1,10 @@
 """janus_fast itself, as a process among its peers."""
 
+import time
+
 from benchmarks.process import serve
+
+PROFILED = 5  # decodes
 
 
 def prepare(job: dict):
@@ -22,8 +26,21 @@ def prepare(job: dict):
             )
         return [result.hypotheses for result in results]
 
+    def profile() -> dict[str, list[float]]:
+        """Seconds of a decode, of all threads together, by stage: work, and waiting for the other threads."""
+        engine = translator._backend
+        decode()
+        engine.profile()
+        began = time.perf_counter()
+        for _ in range(PROFILED):
+            decode()
+        seconds = (time.perf_counter() - began) * job["intra_threads"] * job["inter_threads"]
+        stages = engine.profile()
+        stages["the rest"] = seconds - sum(map(sum, stages.values())), 0.0
+        return {stage: [each / PROFILED for each in times] for stage, times in stages.items()}
+
     facts = {"version": janus_fast.__version__, "backend": translator.backend, "isa": translator.isa}
-    return decode, facts
+    return decode, facts, profile
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ namespace {
 
 float number(const void* values, Numeric type, int64_t i) {
   if (type == Numeric::kFloat32) return static_cast<const float*>(values)[i];
+  if (type == Numeric::kInt8) return static_cast<const int8_t*>(values)[i];
   const uint32_t bits = uint32_t{static_cast<const uint16_t*>(values)[i]} << 16;
   float value;
   std::memcpy(&value, &bits, sizeof(value));
@@ -37,6 +38,7 @@ void Forward::align(const float* query, int64_t query_stride, const Keys& keys, 
             const int64_t key = head * keys.head_stride + (first + i) * keys.row_stride;
             float sum = 0;
             for (int64_t c = 0; c < size; c++) sum += q[c] * number(keys.key, keys.type, key + c);
+            if (keys.key_scales) sum *= keys.key_scales[key / size];
             weights[i] = sum * scale;
             peak = std::max(peak, weights[i]);
           }

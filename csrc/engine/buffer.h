@@ -1,15 +1,19 @@
 // Memory of one kind of element.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 
 namespace janus_fast {
 
-// Memory that grows when more is asked for, on cache lines; the first `kept` elements of what it held stay.
+// Memory on cache lines, to be given back by std::free; what is large on large pages where the system has them: it is
+// read from end to end, faster than small pages can be looked up.
+void* allocate(size_t bytes);
+
+// Memory that grows when more is asked for, and a cache line behind it; the first `kept` elements that it held stay.
 template <typename T>
 class Buffer {
  public:
@@ -22,8 +26,7 @@ class Buffer {
   T* grow(int64_t count, int64_t kept = 0) {
     if (count > size_) {
       const int64_t size = count + count / 4;
-      T* fresh = static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 127) / 64 * 64));
-      if (!fresh) throw std::bad_alloc();
+      T* fresh = static_cast<T*>(allocate(size * sizeof(T) + 64));
       if (kept > 0) std::memcpy(fresh, data_, kept * sizeof(T));
       std::free(data_);
       data_ = fresh;

@@ -289,6 +289,19 @@ class Decoder {
     });
   }
 
+  // Seconds, of all threads together, that work and waiting took by stages since the last call. The first one begins.
+  // Nothing may be decoded meanwhile.
+  py::dict profile() {
+    std::map<std::string, Profile::Time> all;
+    workers().each([&](Worker& worker) {
+      if (worker.workspace.profile) worker.workspace.profile->read(all);
+      worker.workspace.profile = std::make_unique<Profile>();
+    });
+    py::dict seconds;
+    for (const auto& [stage, time] : all) seconds[stage.c_str()] = py::make_tuple(time.worked, time.waited);
+    return seconds;
+  }
+
  private:
   // Those of this process. What a parent left is not touched, as somebody may have been at work there when it forked.
   Workers& workers() {
@@ -401,6 +414,9 @@ void bind_decoding(py::module_& m) {
       .def("speculative", &Decoder::speculative, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("words") = py::none(), py::arg("drafts") = py::none())
+      .def("profile", &Decoder::profile,
+           "Seconds by stage, (work, waiting for other threads), of all threads together, since the last call; the "
+           "first call begins. Nothing may be decoded meanwhile.")
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
            "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");

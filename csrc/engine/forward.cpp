@@ -13,7 +13,7 @@ int64_t padded(int64_t channels) { return (channels + kPad - 1) / kPad * kPad; }
 }  // namespace
 
 Forward::Forward(const Model& model, Workspace& workspace, Team& team)
-    : model(model), workspace(workspace), team(team), width_(model.config.d_model) {}
+    : model(model), workspace(workspace), team(team), width_(model.config.d_model), profile_(workspace.profile.get()) {}
 
 void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
   const Config& config = model.config;
@@ -56,7 +56,7 @@ void Forward::reserve_vocabulary(int64_t rows, int64_t k) {
 Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x) {
   const int64_t bytes = operand.stride * bytes_of(model.layer_type);
   const Operand to = {workspace.last_operand.data(), workspace.last_scales.data(), operand.stride};
-  team.share(rows, [&](int64_t begin, int64_t end) {
+  share("rows of the last layer", rows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
       const int64_t from = selected[row];
       std::memcpy(workspace.last.data() + row * width_, x + from * width_, width_ * sizeof(float));
@@ -71,7 +71,7 @@ void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
   const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};
   has_current_ = false;
-  team.share(call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
+  share("embeddings", call.rows, [&](int64_t begin, int64_t end) { model.kernels.embed(call, begin, end); });
   if (!model.config.layernorm_embedding) return;
   if (model.config.normalize_before)
     normalise(stack.embedding_norm, x, call.rows, x, Numeric::kFloat32);
@@ -86,7 +86,7 @@ Operand Forward::operand(Numeric type, int64_t channels) const {
 Operand Forward::convert(const float* x, int64_t rows, int64_t channels, Numeric type) {
   if (type == Numeric::kFloat32) return {const_cast<float*>(x), nullptr, channels};
   const ConvertCall call = {x, rows, channels, channels, type, operand(type, channels)};
-  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.convert(call, begin, end); });
+  share("quantisation", rows, [&](int64_t begin, int64_t end) { model.kernels.convert(call, begin, end); });
   return call.operand;
 }
 
@@ -94,7 +94,7 @@ Operand Forward::normalise(const Norm& norm, const float* x, int64_t rows, float
   NormCall call = {x,      rows,   width_, width_, norm.weight, norm.bias, model.config.layer_norm_eps,
                    output, width_, type,   {}};
   if (type != Numeric::kFloat32) call.operand = operand(type, width_);
-  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.norm(call, begin, end); });
+  share("norms", rows, [&](int64_t begin, int64_t end) { model.kernels.norm(call, begin, end); });
   return type == Numeric::kFloat32 ? Operand{output, nullptr, width_} : call.operand;
 }
 
@@ -110,28 +110,35 @@ void Forward::leave(const Norm& norm, float* x, int64_t rows) {
   has_current_ = true;
 }
 
-void Forward::multiply(std::initializer_list<MultiplyCall> products) {
+void Forward::multiply(const char* stage, std::initializer_list<MultiplyCall> products) {
   const auto panels = [&](const MultiplyCall& product) {
     return (product.weight->outputs + model.kernels.panel - 1) / model.kernels.panel;
   };
   int64_t tasks = 0;
   for (const MultiplyCall& product : products) tasks += panels(product);
-  team.share(tasks, [&](int64_t begin, int64_t end) {
-    for (const MultiplyCall& product : products) {
+  std::atomic<int64_t> following = 0;
+  share(stage, tasks, [&](int64_t begin, int64_t end) {
+    int64_t own = 0;
+    for (MultiplyCall product : products) {
+      if (profile_) product.following = &own;
       const int64_t count = panels(product), from = std::max(begin, int64_t{0}), to = std::min(end, count);
       if (from < to) model.kernels.multiply(product, from, to);
       begin -= count, end -= count;
     }
+    following += own;
   });
+  if (!profile_) return;
+  profile_->add(part_, stage, -following, 0);
+  profile_->add(part_, "what follows products", following, 0);
 }
 
-void Forward::add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual) {
-  multiply({{x, rows, &weight, residual, weight.outputs, nullptr, Activation::kNone, residual, weight.outputs}});
+void Forward::add_product(const char* stage, const Operand& x, int64_t rows, const Matrix& weight, float* residual) {
+  multiply(stage, {{x, rows, &weight, residual, weight.outputs, nullptr, Activation::kNone, residual, weight.outputs}});
 }
 
 template <typename TK>
-void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride,
-                        const Keys& keys, const Queries& queries) {
+void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const char* stage, const float* query,
+                        int64_t query_stride, const Keys& keys, const Queries& queries) {
   const int64_t heads = model.config.attention_heads, size = model.config.head_size();
   AttentionCall<float, TK> call = {};
   call.query = {query, query_stride, size};
@@ -144,19 +151,24 @@ void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const float*
   call.visible_from = keys.visible_from ? keys.visible_from : workspace.zeros.data();
   call.visible_until = keys.visible_until ? keys.visible_until : workspace.endless.data();
   call.heads = heads;
+  if (keys.head_stride > keys.row_stride) call.sequences = queries.sequences;  // heads lie apart
   call.size = size;
   call.scale = 1 / std::sqrt(static_cast<float>(size));
   call.output = workspace.attended.data();
   call.lse = workspace.lse.data();
-  team.share(queries.sequences * heads,
-             [&](int64_t begin, int64_t end, int part) { kernels.fwd(call, begin, end, scratch(part)); });
+  call.key_scales = keys.key_scales, call.value_scales = keys.value_scales, call.scale_stride = keys.head_stride / size;
+  share(stage, queries.sequences * heads,
+        [&](int64_t begin, int64_t end, int part) { kernels.fwd(call, begin, end, scratch(part)); });
 }
 
-void Forward::attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries) {
+void Forward::attend(const char* stage, const float* query, int64_t query_stride, const Keys& keys,
+                     const Queries& queries) {
   if (keys.type == Numeric::kFloat32)
-    attend_to(model.kernels.attention, query, query_stride, keys, queries);
+    attend_to(model.kernels.attention, stage, query, query_stride, keys, queries);
+  else if (keys.type == Numeric::kBFloat16)
+    attend_to(model.kernels.bfloat16_attention, stage, query, query_stride, keys, queries);
   else
-    attend_to(model.kernels.narrow_attention, query, query_stride, keys, queries);
+    attend_to(model.kernels.int8_attention, stage, query, query_stride, keys, queries);
 }
 
 SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from,
@@ -164,7 +176,7 @@ SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, 
   return [=](size_t, const Queries& queries) {
     const float *query = workspace.wide.data(), *key = query + width_;
     const int64_t stride = 3 * width_, size = model.config.head_size();
-    attend(query, stride,
+    attend("self_attn", query, stride,
            {Numeric::kFloat32, key, key + width_, stride, size, offsets, sequences, visible_from, visible_until},
            queries);
   };
@@ -181,20 +193,21 @@ void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
     call.output = nullptr, call.output_stride = hidden.stride;
     call.narrow = static_cast<BFloat16*>(hidden.data);
   }
-  multiply({call});
+  multiply("fc1", {call});
   if (narrow && ffn % 2)  // the last group is whole
     for (int64_t row = 0; row < rows; row++) call.narrow[row * hidden.stride + ffn].bits = 0;
   if (!narrow) hidden = convert(workspace.wide.data(), rows, ffn, model.layer_type);
-  add_product(hidden, rows, layer.fc2, x);
+  add_product("fc2", hidden, rows, layer.fc2, x);
   leave(layer.final_norm, x, rows);
 }
 
 float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& attend_self, float* x) {
   float *wide = workspace.wide.data(), *attended = workspace.attended.data();
-  const auto add_attended = [&](const Matrix& out, const Norm& norm, int64_t rows) {
-    add_product(convert(attended, rows, width_, model.layer_type), rows, out, x);
+  const auto add_attended = [&](const char* stage, const Matrix& out, const Norm& norm, int64_t rows) {
+    add_product(stage, convert(attended, rows, width_, model.layer_type), rows, out, x);
     leave(norm, x, rows);
   };
+  part_ = pass.sources ? "decoder" : "encoder";
   embed(stack, pass, x);
   for (size_t i = 0; i < stack.layers.size(); i++) {
     const Layer& layer = stack.layers[i];
@@ -206,15 +219,16 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
       in = select(pass.selected, queries.rows, content, x);
       x = workspace.last.data();
     }
-    multiply({{in, queries.rows, &layer.self.q, wide, 3 * width_},
-              {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
+    multiply("self_attn: q, k, v", {{in, queries.rows, &layer.self.q, wide, 3 * width_},
+                                    {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
     attend_self(i, queries);
-    add_attended(layer.self.out, layer.self_norm, queries.rows);
+    add_attended("self_attn: out", layer.self.out, layer.self_norm, queries.rows);
     if (pass.sources) {
-      multiply({{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
-      attend(wide, width_, cross(i, *pass.sources, pass.owners), queries);
+      multiply("encoder_attn: q",
+               {{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});
+      attend("encoder_attn", wide, width_, cross(i, *pass.sources, pass.owners), queries);
       if (last && pass.attention) align(wide, width_, cross(i, *pass.sources, pass.owners), pass);
-      add_attended(layer.cross.out, layer.cross_norm, queries.rows);
+      add_attended("encoder_attn: out", layer.cross.out, layer.cross_norm, queries.rows);
     }
     feed_forward(layer, x, queries.rows);
   }
@@ -230,8 +244,8 @@ void Forward::encode(const Ids& sources, const Ids* words) {
     for (int32_t row = sources.offsets[s]; row < sources.offsets[s + 1]; row++) places[row] = row - sources.offsets[s];
   workspace.shortlist.load(model, words);
   if (words)
-    team.share(workspace.shortlist.panels(),
-               [&](int64_t begin, int64_t end) { workspace.shortlist.gather(model, begin, end); });
+    share("shortlist", workspace.shortlist.panels(),
+          [&](int64_t begin, int64_t end) { workspace.shortlist.gather(model, begin, end); });
   const Queries queries = {rows, sources.count, sources.offsets, nullptr};
   const Pass pass = {sources.ids, workspace.places.data(), rows, queries, queries, nullptr, nullptr, nullptr};
   const auto whole = packed(sources.offsets, workspace.identity.data());
@@ -243,25 +257,34 @@ void Forward::encode(const Ids& sources, const Ids* words) {
 void Forward::cross_keys(const Ids& sources) {
   const auto& layers = model.decoder.layers;
   const int64_t rows = sources.size(), heads = model.config.attention_heads, size = model.config.head_size();
-  workspace.cross.grow(static_cast<int64_t>(layers.size()) * rows * 2 * width_ * model.cache_bytes());
+  const int64_t all = static_cast<int64_t>(layers.size()) * 2 * heads * rows;
+  workspace.cross.grow(all * size * bytes_of(model.layer_type));
+  if (model.layer_type == Numeric::kInt8) workspace.cross_scales.grow(all);
   const Operand in = convert(workspace.encoded.data(), rows, width_, model.layer_type);
   const float* wide = workspace.wide.data();
   for (size_t i = 0; i < layers.size(); i++) {
-    multiply({{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
+    multiply("encoder_attn: k, v", {{in, rows, &layers[i].cross.kv, workspace.wide.data(), 2 * width_}});
     const Keys keys = cross(i, sources, nullptr);
-    team.share(2 * heads, [&](int64_t begin, int64_t end) {
+    share("encoder_attn: keys apart", 2 * heads, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; head++) {
-        char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * model.cache_bytes();
-        model.kernels.split_head(wide + head * size, rows, size, 2 * width_, keys.type, to);
+        char* to = static_cast<char*>(const_cast<void*>(keys.key)) + head * rows * size * bytes_of(keys.type);
+        float* scales = keys.key_scales ? const_cast<float*>(keys.key_scales) + head * rows : nullptr;
+        model.kernels.split_head(wide + head * size, rows, size, 2 * width_, keys.type, to, scales);
       }
     });
   }
 }
 
 Keys Forward::cross(size_t layer, const Ids& sources, const int32_t* owners) const {
-  const int64_t rows = sources.size(), size = model.config.head_size(), bytes = rows * width_ * model.cache_bytes();
-  const char* key = workspace.cross.data() + static_cast<int64_t>(layer) * 2 * bytes;
-  return {model.cache_type(), key, key + bytes, size, rows * size, sources.offsets, owners, nullptr, nullptr};
+  const int64_t rows = sources.size(), size = model.config.head_size(), head_rows = model.config.attention_heads * rows;
+  const int64_t bytes = head_rows * size * bytes_of(model.layer_type), before = static_cast<int64_t>(layer) * 2;
+  const char* key = workspace.cross.data() + before * bytes;
+  Keys keys = {model.layer_type, key, key + bytes, size, rows * size, sources.offsets, owners, nullptr, nullptr};
+  if (keys.type == Numeric::kInt8) {
+    keys.key_scales = workspace.cross_scales.data() + before * head_rows;
+    keys.value_scales = keys.key_scales + head_rows;
+  }
+  return keys;
 }
 
 void Forward::vocabulary(float* x, int64_t rows, const int32_t* owners, const float* bias, int64_t k,
@@ -285,9 +308,9 @@ void Forward::vocabulary(float* x, int64_t rows, const int32_t* owners, const fl
     shortlist.begin(bias, owners, workspace.own_logits.data());
     call.weight = &shortlist.matrix(), call.bias = call.weight->bias, call.shortlists = &shortlist.lists();
   }
-  team.share((call.weight->outputs + model.kernels.group - 1) / model.kernels.group,
-             [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
-  team.share(rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
+  share("vocabulary", (call.weight->outputs + model.kernels.group - 1) / model.kernels.group,
+        [&](int64_t begin, int64_t end) { model.kernels.vocabulary_groups(call, begin, end); });
+  share("best words", rows, [&](int64_t begin, int64_t end) { model.kernels.vocabulary_merge(call, begin, end); });
 }
 
 }  // namespace janus_fast

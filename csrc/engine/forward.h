@@ -2,13 +2,17 @@
 // ends when all of it is done.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <initializer_list>
+#include <memory>
+#include <type_traits>
 
 #include "csrc/engine/buffer.h"
 #include "csrc/engine/model.h"
 #include "csrc/engine/options.h"
 #include "csrc/engine/pace.h"
+#include "csrc/engine/profile.h"
 #include "csrc/engine/shortlist.h"
 #include "csrc/engine/team.h"
 
@@ -21,15 +25,15 @@ struct Queries {
   const int32_t* times;    // [rows]: they see keys that are visible from then, or before; null: every key
 };
 
-// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in
-// float32 or, where products are narrower than float32 too, in bfloat16: what a decode reads most of are the keys and
-// values of its sources and its past.
+// Keys and values that they see: float rows as a product left them, or heads one after another, [H, rows, D], in the
+// type of products: what a decode reads most of are the keys and values of its sources and its past.
 struct Keys {
   Numeric type;
   const void *key, *value;
   int64_t row_stride, head_stride;
-  const int32_t *offsets, *sequences;           // sequences: [query sequences]
-  const int32_t *visible_from, *visible_until;  // [keys], where queries have times; until null: for good
+  const int32_t *offsets, *sequences;                          // sequences: [query sequences]
+  const int32_t *visible_from, *visible_until;                 // [keys], where queries have times; until null: for good
+  const float *key_scales = nullptr, *value_scales = nullptr;  // int8: [H, rows]
 };
 
 // Rows that pass through a stack together.
@@ -56,14 +60,17 @@ struct Workspace {
   Buffer<float> last, last_scales;  // of the rows that leave the last layer
   Buffer<char> operand, last_operand, second;
   Buffer<float> encoded;
-  std::vector<Buffer<char>> caches;  // of each decoder layer: keys and values of the steps so far
-  Buffer<char> cross;                // [decoder layers, keys and values, H, Ns, D]
+  Buffer<char> caches;         // of the steps so far: [decoder layers, keys and values, H, slots, capacity, D]
+  Buffer<float> cache_scales;  // int8: [decoder layers, keys and values, H, slots, capacity]
+  Buffer<char> cross;          // of the sources: [decoder layers, keys and values, H, Ns, D]
+  Buffer<float> cross_scales;  // int8: [decoder layers, keys and values, H, Ns]
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
   Buffer<float> best_log_probs, own_logits;
-  Shortlist shortlist;  // of a call that has one
-  Pace pace;            // of drafts
+  Shortlist shortlist;               // of a call that has one
+  Pace pace;                         // of drafts
+  std::unique_ptr<Profile> profile;  // none unless asked for
 };
 
 class Forward {
@@ -94,6 +101,23 @@ class Forward {
                   const int32_t* asked = nullptr, float* asked_logits = nullptr, float* asked_log_probs = nullptr,
                   float* logits = nullptr);
 
+  // Team::share, as a stage whose time is kept under this name where anybody asks for it.
+  template <typename F>
+  void share(const char* stage, int64_t tasks, const F& run) {
+    if (!profile_) return team.share(tasks, run);
+    const int64_t began = ticks();
+    std::atomic<int64_t> worked = 0;
+    team.share(tasks, [&](int64_t begin, int64_t end, int part) {
+      const int64_t part_began = ticks();
+      if constexpr (std::is_invocable_v<const F&, int64_t, int64_t, int>)
+        run(begin, end, part);
+      else
+        run(begin, end);
+      worked += ticks() - part_began;
+    });
+    profile_->add(part_, stage, worked, team.size() * (ticks() - began) - worked);
+  }
+
   // Of one part of a piece of work.
   float* scratch(int part) const { return workspace.scratch.data() + part * scratch_; }
 
@@ -111,20 +135,23 @@ class Forward {
   // Those rows of x -> workspace.last, and of its operand.
   Operand select(const int32_t* selected, int64_t rows, const Operand& operand, const float* x);
 
-  void multiply(std::initializer_list<MultiplyCall> products);
-  void add_product(const Operand& x, int64_t rows, const Matrix& weight, float* residual);  // [rows, outputs]
+  void multiply(const char* stage, std::initializer_list<MultiplyCall> products);
+  void add_product(const char* stage, const Operand& x, int64_t rows, const Matrix& weight,
+                   float* residual);  // [rows, outputs]
   Operand convert(const float* x, int64_t rows, int64_t channels, Numeric type);
-  void attend(const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
+  void attend(const char* stage, const float* query, int64_t query_stride, const Keys& keys, const Queries& queries);
   void align(const float* query, int64_t query_stride, const Keys& keys, const Pass& pass);
   void feed_forward(const Layer& layer, float* x, int64_t rows);
   void cross_keys(const Ids& sources);
   Keys cross(size_t layer, const Ids& sources, const int32_t* owners) const;
   template <typename TK>
-  void attend_to(const AttentionKernels<float, TK>& kernels, const float* query, int64_t query_stride, const Keys& keys,
-                 const Queries& queries);
+  void attend_to(const AttentionKernels<float, TK>& kernels, const char* stage, const float* query,
+                 int64_t query_stride, const Keys& keys, const Queries& queries);
   Operand normalise(const Norm& norm, const float* x, int64_t rows, float* output, Numeric type);
   Operand operand(Numeric type, int64_t channels) const;
   const int64_t width_;
+  Profile* const profile_;
+  const char* part_ = "encoder";
   int64_t scratch_ = 0;  // elements of each part
   Operand current_;      // with norms behind the blocks: x as left by the last block, if there was one
   bool has_current_ = false;

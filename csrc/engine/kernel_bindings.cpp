@@ -202,13 +202,14 @@ Numbers<float> embed(const py::array& table, const py::object& scales, const Num
   return output;
 }
 
-// query [R, H, D], `steps` rows a hypothesis; key and value [H, slots, capacity, D], float32 or bfloat16 bits, changed
-// where new_key and new_value [R, H, D] are given; origin [count, slots]; places [R], or each the last.
+// query [R, H, D], `steps` rows a hypothesis; key and value [H, slots, capacity, D], float32, bfloat16 bits or int8
+// with key_scales and value_scales [H, slots, capacity], changed where new_key and new_value [R, H, D] are given;
+// origin [count, slots]; places [R], or each the last.
 template <typename T>
 Numbers<float> attend_cached(const Numbers<float>& query, Numbers<T>& key, Numbers<T>& value,
                              const Numbers<int32_t>& origin, float scale, const Maybe<float>& new_key,
                              const Maybe<float>& new_value, const Maybe<int32_t>& places, int64_t steps,
-                             const std::string& isa) {
+                             const std::string& isa, Maybe<float>& key_scales, Maybe<float>& value_scales) {
   require(query.ndim() == 3 && key.ndim() == 4 && value.ndim() == 4 && origin.ndim() == 2,
           "wrong number of dimensions");
   const int64_t rows = query.shape(0), heads = query.shape(1), size = query.shape(2), slots = key.shape(1);
@@ -229,18 +230,24 @@ Numbers<float> attend_cached(const Numbers<float>& query, Numbers<T>& key, Numbe
     if (*fresh)
       require((*fresh)->ndim() == 3 && (*fresh)->shape(0) == rows && (*fresh)->size() == query.size(),
               "new_key and new_value must have the query's shape");
+  constexpr bool kScaled = std::is_same<T, int8_t>::value;
+  for (const auto* scales : {&key_scales, &value_scales})
+    require(scales->has_value() == kScaled && (!kScaled || (*scales)->size() == heads * slots * key.shape(2)),
+            "int8 must have key_scales and value_scales [H, slots, capacity], others none");
   Numbers<float> output({rows, heads, size});
   CachedAttentionCall call = {};
   call.query = query.data();
   call.query_stride = call.new_stride = call.output_stride = heads * size;
   if (new_key) call.new_key = new_key->data(), call.new_value = new_value->data();
-  call.type = std::is_same<T, float>::value ? Numeric::kFloat32 : Numeric::kBFloat16;
+  call.type = kScaled ? Numeric::kInt8 : std::is_same<T, float>::value ? Numeric::kFloat32 : Numeric::kBFloat16;
+  if (kScaled) call.key_scales = key_scales->mutable_data(), call.value_scales = value_scales->mutable_data();
   call.key = key.mutable_data();
   call.value = value.mutable_data();
   call.slots = slots;
   call.capacity = key.shape(2);
   call.origin = origin.data();
   call.places = at.data();
+  call.hypotheses = rows / steps;
   call.steps = steps;
   call.heads = heads;
   call.size = size;
@@ -275,7 +282,8 @@ void bind_kernels(py::module_& m) {
   const auto attention = [&](const auto& function) {
     k.def("attend_cached", function, arg("query"), arg("key").noconvert(), arg("value").noconvert(), arg("origin"),
           arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("places") = py::none(),
-          arg("steps") = 1, arg("isa") = "");
+          arg("steps") = 1, arg("isa") = "", arg("key_scales").noconvert() = py::none(),
+          arg("value_scales").noconvert() = py::none());
   };
   py::class_<Pace>(k, "Pace", "How many tokens to draft, by drafter, most of them and sentences of the batch.")
       .def(py::init<>())
@@ -285,6 +293,7 @@ void bind_kernels(py::module_& m) {
            [](Pace& pace, int drafter, int64_t most, int64_t sentences, int64_t length, int64_t tokens,
               double nanoseconds) { pace.record(Pace::kind(drafter, most, sentences), length, tokens, nanoseconds); });
   attention(&attend_cached<uint16_t>);
+  attention(&attend_cached<int8_t>);
   attention(&attend_cached<float>);
 }
 

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -13,6 +14,12 @@
 
 namespace janus_fast {
 namespace {
+
+#ifdef __SANITIZE_ADDRESS__  // which looks at what lies behind a block
+constexpr size_t kLargePage = SIZE_MAX;
+#else
+constexpr size_t kLargePage = 2 << 20;
+#endif
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -52,22 +59,23 @@ const EngineKernels& engine_kernels(const char* what, const std::string& isa) {
 
 void Arena::Free::operator()(void* p) const { std::free(p); }
 
-void* Arena::bytes(size_t count) {
-  const size_t size = (count + 127) / 64 * 64;
-#ifdef __SANITIZE_ADDRESS__  // which looks at what lies between blocks
-  constexpr size_t kPage = 64, kBlock = 0;
-#else
-  constexpr size_t kPage = 2 << 20, kBlock = 16 << 20;
-#endif
-  if (size > left_) {
-    const size_t block = ((size > kBlock ? size : kBlock) + kPage - 1) / kPage * kPage;
-    next_ = static_cast<char*>(std::aligned_alloc(kPage, block));
-    if (!next_) throw std::bad_alloc();
-    blocks_.emplace_back(next_);
-    left_ = block;
+void* allocate(size_t bytes) {
+  const size_t page = bytes < kLargePage ? 64 : kLargePage, size = (bytes + page - 1) / page * page;
+  void* memory = std::aligned_alloc(page, size);
+  if (!memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    if (kBlock) madvise(next_, block, MADV_HUGEPAGE);  // refusal costs time alone
+  if (page == kLargePage) madvise(memory, size, MADV_HUGEPAGE);  // refusal costs time alone
 #endif
+  return memory;
+}
+
+void* Arena::bytes(size_t count) {
+  constexpr size_t kBlock = kLargePage == SIZE_MAX ? 0 : 16 << 20;
+  const size_t size = (count + 127) / 64 * 64;
+  if (size > left_) {
+    left_ = size > kBlock ? size : kBlock;
+    next_ = static_cast<char*>(allocate(left_));
+    blocks_.emplace_back(next_);
   }
   left_ -= size;
   return std::exchange(next_, next_ + size);

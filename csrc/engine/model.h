@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/engine/buffer.h"
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {
@@ -55,8 +56,7 @@ struct Array {
 };
 typedef std::map<std::string, Array> Arrays;
 
-// Memory that lives as long as its owner, on cache lines, and on large pages where the system has them: weights are
-// read from end to end, faster than small pages can be looked up.
+// Memory that lives as long as its owner, on cache lines.
 class Arena {
  public:
   void* bytes(size_t count);
@@ -100,9 +100,6 @@ class Model {
   const Config config;
   const EngineKernels& kernels;
   const Numeric layer_type, vocabulary_type;
-  // Of the keys and values that are kept.
-  Numeric cache_type() const { return layer_type == Numeric::kFloat32 ? Numeric::kFloat32 : Numeric::kBFloat16; }
-  int64_t cache_bytes() const { return bytes_of(cache_type()); }
   Stack encoder, decoder;
   const float* lengths = nullptr;  // [length_classes, C]
   Matrix vocabulary;

@@ -16,8 +16,6 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
       width_(model.config.d_model),
       homes_(slots) {
   std::iota(homes_.begin(), homes_.end(), 0);
-  if (workspace_.caches.size() < model.decoder.layers.size())
-    workspace_.caches = std::vector<Buffer<char>>(model.decoder.layers.size());
 }
 
 void StepDecoder::prepare(int64_t masks) {
@@ -59,15 +57,17 @@ void StepDecoder::prepare(int64_t masks) {
 
 // Every head of every slot moves apart from the next.
 void StepDecoder::grow(int64_t places) {
-  const int64_t held = capacity_, heads = 2 * model_.config.attention_heads;
-  const int64_t bytes = model_.config.head_size() * model_.cache_bytes();
+  const auto layers = static_cast<int64_t>(model_.decoder.layers.size());
+  const int64_t held = capacity_, pieces = layers * 2 * model_.config.attention_heads * slots_;
   capacity_ = std::max<int64_t>({32, 2 * held, places});
   origin_.resize(capacity_ * slots_);
-  for (size_t i = 0; i < model_.decoder.layers.size(); i++) {
-    char* data = workspace_.caches[i].grow(heads * slots_ * capacity_ * bytes, heads * slots_ * held * bytes);
-    for (int64_t piece = heads * slots_ - 1; piece > 0 && held > 0; piece--)
-      std::memmove(data + piece * capacity_ * bytes, data + piece * held * bytes, held * bytes);
-  }
+  const auto spread = [&](auto& buffer, int64_t row) {  // elements
+    auto* data = buffer.grow(pieces * capacity_ * row, pieces * held * row);
+    for (int64_t piece = pieces - 1; piece > 0 && held > 0; piece--)
+      std::memmove(data + piece * capacity_ * row, data + piece * held * row, held * row * sizeof(*data));
+  };
+  spread(workspace_.caches, model_.config.head_size() * bytes_of(model_.layer_type));
+  if (model_.layer_type == Numeric::kInt8) spread(workspace_.cache_scales, 1);
 }
 
 float* StepDecoder::step(Forward& forward) {
@@ -85,30 +85,30 @@ float* StepDecoder::step(Forward& forward) {
     call.new_key = call.query + width_;
     call.new_value = call.new_key + width_;
     call.query_stride = call.new_stride = 3 * width_;
-    call.type = model_.cache_type();
-    call.key = workspace_.caches[layer].data();
-    call.value = workspace_.caches[layer].data() + width_ * slots_ * capacity_ * model_.cache_bytes();
+    call.type = model_.layer_type;
+    const int64_t pieces = heads * slots_ * capacity_, before = 2 * static_cast<int64_t>(layer) * pieces;
+    const int64_t bytes = model_.config.head_size() * bytes_of(call.type);
+    call.key = workspace_.caches.data() + before * bytes;
+    call.value = workspace_.caches.data() + (before + pieces) * bytes;
+    if (call.type == Numeric::kInt8) {
+      call.key_scales = workspace_.cache_scales.data() + before;
+      call.value_scales = call.key_scales + pieces;
+    }
     call.slots = slots_;
     call.capacity = capacity_;
     call.origin = origin_.data();
     call.places = places_.data();
+    call.hypotheses = rows / steps_;
     call.steps = steps_;
     call.heads = heads;
     call.size = model_.config.head_size();
     call.scale = 1 / std::sqrt(static_cast<float>(call.size));
     call.output = workspace_.attended.data();
     call.output_stride = width_;
-    forward.team.share(rows / steps_ * heads, [&](int64_t begin, int64_t end) {
-      CachedAttentionCall part = call;
-      model_.kernels.attend_cached(part, begin, end);
-      if (queries.rows == rows) return;         // in the last layer query rows have the places of their tokens
-      part.new_key = part.new_value = nullptr;  // the second stream's queries see what the first one left
-      part.query += rows * part.query_stride;
-      part.output += rows * width_;
-      part.places += rows;
-      part.steps = fed_;
-      model_.kernels.attend_cached(part, begin, end);
-    });
+    // In the last layer query rows have the places of their tokens; before, they see what those leave.
+    if (queries.rows > rows) call.queries = fed_, call.first_query = rows;
+    forward.share("self_attn", call.hypotheses * heads,
+                  [&](int64_t begin, int64_t end) { model_.kernels.attend_cached(call, begin, end); });
   });
 }
 

@@ -35,6 +35,11 @@ class Workers {
     for (const auto& worker : all_) free_.push_back(worker.get());
   }
 
+  template <typename F>
+  void each(const F& f) {
+    for (const auto& worker : all_) f(*worker);
+  }
+
   const int64_t process;  // forks() of the one that has the threads
 
  private:

@@ -105,12 +105,22 @@ JANUS_INLINE Softmax<S> softmax_row(S* scores, const Intervals& intervals, int64
   return {1 / sum<S>(total), peak + logarithm(sum<S>(total))};
 }
 
+// The first `count` columns of rows, times a number each. Columns behind them, to a whole vector, become anything.
+template <typename S>
+JANUS_INLINE void scale_columns(S* scores, int64_t stride, int64_t rows, const S* scales, int64_t count) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < count; j += kLanes<S>)
+      store(scores + i * stride + j, load(scores + i * stride + j) * load(scales + j));
+}
+
 template <typename T, typename TK = T>
 void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t task_end, Accumulator<T>* scratch) {
   typedef Accumulator<T> S;
   const int64_t size = call.size;
+  const auto sequence_of = [&](int64_t task) { return call.sequences ? task % call.sequences : task / call.heads; };
+  const auto head_of = [&](int64_t task) { return call.sequences ? task / call.sequences : task % call.heads; };
   for (int64_t task = task_begin; task < task_end; task++) {
-    const int64_t sequence = task / call.heads, head = task % call.heads;
+    const int64_t sequence = sequence_of(task), head = head_of(task);
     const int64_t key_sequence = call.key_sequences[sequence], key_begin = call.key_offsets[key_sequence];
     const int64_t keys = call.key_offsets[key_sequence + 1] - key_begin, stride = score_stride<S>(keys);
     S* scores = scratch;
@@ -128,6 +138,9 @@ void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t
       if (begin < end)
         dot_rows(call.query.at(row, head), call.query.row_stride, rows, call.key.at(key_begin + begin, head),
                  call.key.row_stride, end - begin, size, scores, stride);
+      const int64_t first_scale = head * call.scale_stride + key_begin + begin;
+      if constexpr (std::is_same<TK, int8_t>::value)
+        scale_columns<S>(scores, stride, rows, call.key_scales + first_scale, end - begin);
       S inverse_totals[kQueryBlock];
       for (int64_t i = 0; i < rows; i++) {
         const auto row_softmax =
@@ -136,10 +149,12 @@ void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t
         call.lse[(row + i) * call.heads + head] = row_softmax.lse;
       }
       if (task + 1 < task_end) {
-        const int64_t next = call.key_sequences[(task + 1) / call.heads], first = call.key_offsets[next];
-        prefetch_rows(call.key.at(first, (task + 1) % call.heads), call.key.row_stride,
-                      call.key_offsets[next + 1] - first, size);
+        const int64_t next = call.key_sequences[sequence_of(task + 1)], first = call.key_offsets[next];
+        prefetch_rows(call.key.at(first, head_of(task + 1)), call.key.row_stride, call.key_offsets[next + 1] - first,
+                      size);
       }
+      if constexpr (std::is_same<TK, int8_t>::value)
+        scale_columns<S>(scores, stride, rows, call.value_scales + first_scale, end - begin);
       // [rows, keys] x [keys, D] -> [rows, D]
       for (int64_t i = 0; i < rows * size; i++) output[i] = 0;
       if (begin < end)

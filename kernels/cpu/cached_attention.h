@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/engine.h"
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/packed_matrix.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
@@ -48,54 +48,94 @@ JANUS_INLINE void add_values(const float* weights, const int64_t* rows, int64_t 
     if (c < size) add_values<NV / 2>(weights, rows, count, value + c, decay, output + c, size - c);
 }
 
-// Asks for rows that are needed soon: a head's are a piece of memory of its own.
+// A row of a head as caches keep it.
 template <typename T>
-JANUS_INLINE void prefetch_cached(const T* base, const int64_t* rows, int64_t count, int64_t size) {
-  for (int64_t t = 0; t < count; t++) prefetch(base + rows[t], size);
+JANUS_INLINE void keep_row(const float* x, int64_t size, T* to, float* scale) {
+  const auto value = [&](int64_t c) { return load_part(x + c, size - c); };
+  if constexpr (std::is_same<T, int8_t>::value) {
+    const Quantisation quantised = quantisation_of(size, value);
+    *scale = quantised.scale;
+    for (int64_t c = 0; c < size; c += kLanes<float>)
+      store_part(to + c, nearest(value(c) * quantised.inverse), size - c);
+  } else {
+    (void)scale;
+    for (int64_t c = 0; c < size; c += kLanes<float>) store_part(to + c, value(c), size - c);
+  }
 }
+
+// What caches hold of a head; slot after slot, [slots, capacity, D] and [slots, capacity].
+template <typename T>
+struct HeadCache {
+  HeadCache(const CachedAttentionCall& call, int64_t head)
+      : key(static_cast<T*>(call.key) + head * call.slots * call.capacity * call.size),
+        value(static_cast<T*>(call.value) + head * call.slots * call.capacity * call.size) {
+    if (!kScaled) return;
+    key_scales = call.key_scales + head * call.slots * call.capacity;
+    value_scales = call.value_scales + head * call.slots * call.capacity;
+  }
+
+  // Asks for what a hypothesis is about to read, up to a block of its past: no processor foresees it.
+  JANUS_INLINE void prefetch_past(const CachedAttentionCall& call, int64_t hypothesis) const {
+    const int64_t count = smaller(call.places[(hypothesis + 1) * call.steps - 1], kKeyBlock);
+    for (int64_t t = 0; t < count; t++) {
+      const int64_t at = call.origin[t * call.slots + hypothesis] * call.capacity + t;
+      prefetch(key + at * call.size, call.size);
+      prefetch(value + at * call.size, call.size);
+      if (kScaled && t % kLanes<float> == 0) __builtin_prefetch(key_scales + at), __builtin_prefetch(value_scales + at);
+    }
+  }
+
+  static constexpr bool kScaled = std::is_same<T, int8_t>::value;
+  T *key, *value;
+  float *key_scales = nullptr, *value_scales = nullptr;
+};
 
 template <typename T>
 void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
   constexpr int64_t lanes = kLanes<float>;
   constexpr int kVectors = JANUS_VECTOR_BYTES == 64 ? 8 : 4;  // none waits for its last addition
+  constexpr bool kScaled = HeadCache<T>::kScaled;
   const int64_t size = call.size;
-  const int64_t head_stride = call.slots * call.capacity * size;
   for (int64_t task = task_begin; task < task_end; task++) {
-    const int64_t hypothesis = task / call.heads, head = task % call.heads;
-    const int64_t row_begin = hypothesis * call.steps, row_end = row_begin + call.steps;
+    const int64_t head = task / call.hypotheses, hypothesis = task % call.hypotheses, next = task + 1;
     const int32_t* origin = call.origin + hypothesis;
-    T *key = static_cast<T*>(call.key) + head * head_stride, *value = static_cast<T*>(call.value) + head * head_stride;
-    for (int64_t row = row_begin; row < row_end && call.new_key; row++) {
+    const HeadCache<T> cache(call, head);
+    const T *key = cache.key, *value = cache.value;
+    if (next < task_end) HeadCache<T>(call, next / call.hypotheses).prefetch_past(call, next % call.hypotheses);
+    for (int64_t row = hypothesis * call.steps; row < (hypothesis + 1) * call.steps && call.new_key; row++) {
       const int64_t from = row * call.new_stride + head * size, place = call.places[row];
-      const int64_t to = (origin[place * call.slots] * call.capacity + place) * size;
-      for (int64_t c = 0; c < size; c += lanes) {
-        store_part(key + to + c, load_part(call.new_key + from + c, size - c), size - c);
-        store_part(value + to + c, load_part(call.new_value + from + c, size - c), size - c);
-      }
+      const int64_t to = origin[place * call.slots] * call.capacity + place;
+      keep_row(call.new_key + from, size, cache.key + to * size, cache.key_scales + to);
+      keep_row(call.new_value + from, size, cache.value + to * size, cache.value_scales + to);
     }
-    for (int64_t row = row_begin; row < row_end; row++) {
+    for (int64_t number = 0; number < call.steps + call.queries; number++) {
+      const int64_t row = number < call.steps ? hypothesis * call.steps + number
+                                              : call.first_query + hypothesis * call.queries + number - call.steps;
       const float* query = call.query + row * call.query_stride + head * size;
       float* output = call.output + row * call.output_stride + head * size;
       const int64_t seen = call.places[row] + 1;
-      const bool more = row + 1 == row_end && head + 1 < call.heads && task + 1 < task_end;
       for (int64_t c = 0; c < size; c++) output[c] = 0;
       float peak = -INFINITY, total = 0;
       for (int64_t begin = 0; begin < seen; begin += kKeyBlock) {
         const int64_t count = smaller(kKeyBlock, seen - begin);
         int64_t rows[kKeyBlock + 4];
         alignas(64) float scores[kKeyBlock + lanes];
-        for (int64_t t = 0; t < count; t++)
-          rows[t] = (origin[(begin + t) * call.slots] * call.capacity + begin + t) * size;
-        prefetch_cached(value, rows, count, size);
+        alignas(64) float factors[kKeyBlock + lanes], shares[kKeyBlock + lanes];  // int8: the scales
+        for (int64_t t = 0; t < count; t++) {
+          const int64_t at = origin[(begin + t) * call.slots] * call.capacity + begin + t;
+          rows[t] = at * size;
+          if (kScaled) factors[t] = cache.key_scales[at], shares[t] = cache.value_scales[at];
+        }
         for (int64_t t = 0; t < count; t += 4) {
           const T* keys[4];
           for (int i = 0; i < 4; i++) keys[i] = key + rows[smaller(t + i, count - 1)];
           dot_keys<T>(query, keys, size, scores + t);
         }
-        for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY;
+        for (int64_t t = count; t < round_up(count, lanes); t++) scores[t] = -INFINITY, factors[t] = 1, shares[t] = 1;
         Vec<float> top = splat(-INFINITY);
         for (int64_t t = 0; t < count; t += lanes) {
-          const Vec<float> s = load(scores + t) * call.scale;
+          Vec<float> s = load(scores + t) * call.scale;
+          if (kScaled) s *= load(factors + t);
           store(scores + t, s);
           top = maximum<float>(s, top);
         }
@@ -105,11 +145,10 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
         Vec<float> sums = {};
         for (int64_t t = 0; t < count; t += lanes) {
           const Vec<float> p = exponential(load(scores + t) - peak);
-          store(scores + t, p);
+          store(scores + t, kScaled ? p * load(shares + t) : p);
           sums += p;
         }
         total = total * decay + sum<float>(sums);
-        if (more) prefetch_cached(key + head_stride, rows, count, size);
         add_values<kVectors, T>(scores, rows, count, value, decay, output, size);
       }
       for (int64_t c = 0; c < size; c++) output[c] /= total;
@@ -120,22 +159,25 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
 inline void attend_cached(const CachedAttentionCall& call, int64_t task_begin, int64_t task_end) {
   if (call.type == Numeric::kFloat32)
     attend_cached_as<float>(call, task_begin, task_end);
-  else
+  else if (call.type == Numeric::kBFloat16)
     attend_cached_as<BFloat16>(call, task_begin, task_end);
+  else
+    attend_cached_as<int8_t>(call, task_begin, task_end);
 }
 
 template <typename T>
-void split_head_as(const float* x, int64_t rows, int64_t size, int64_t stride, T* output) {
-  for (int64_t row = 0; row < rows; row++)
-    for (int64_t c = 0; c < size; c += kLanes<float>)
-      store_part(output + row * size + c, load_part(x + row * stride + c, size - c), size - c);
+void split_head_as(const float* x, int64_t rows, int64_t size, int64_t stride, T* output, float* scales) {
+  for (int64_t row = 0; row < rows; row++) keep_row(x + row * stride, size, output + row * size, scales + row);
 }
 
-inline void split_head(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output) {
+inline void split_head(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output,
+                       float* scales) {
   if (type == Numeric::kFloat32)
-    split_head_as(x, rows, size, stride, static_cast<float*>(output));
+    split_head_as(x, rows, size, stride, static_cast<float*>(output), scales);
+  else if (type == Numeric::kBFloat16)
+    split_head_as(x, rows, size, stride, static_cast<BFloat16*>(output), scales);
   else
-    split_head_as(x, rows, size, stride, static_cast<BFloat16*>(output));
+    split_head_as(x, rows, size, stride, static_cast<int8_t*>(output), scales);
 }
 
 }  // namespace JANUS_ISA

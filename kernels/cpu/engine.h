@@ -3,9 +3,22 @@
 // a range of tasks, so that threads share a call; what a row becomes does not depend on the range, nor on other rows.
 #pragma once
 
+#ifndef __x86_64__
+#include <chrono>
+#endif
+
 #include "kernels/cpu/kernels.h"
 
 namespace janus_fast {
+
+// A clock that costs a few nanoseconds, in a unit of the machine's.
+__attribute__((always_inline)) inline int64_t ticks() {
+#ifdef __x86_64__
+  return static_cast<int64_t>(__builtin_ia32_rdtsc());
+#else
+  return std::chrono::steady_clock::now().time_since_epoch().count();
+#endif
+}
 
 // How a weight matrix is stored and multiplied. Int8: symmetric, one scale an output channel, activations quantised row
 // by row, sums in int32.
@@ -41,6 +54,7 @@ struct MultiplyCall {
   Activation activation = Activation::kNone;
   const float* residual = nullptr;  // [rows, outputs] added behind the activation, or null; may be `output` itself
   int64_t residual_stride = 0;
+  int64_t* following = nullptr;  // unless null, to which the ticks are added that pass after products
 };
 
 // Layer norm of rows, as float and, if wanted, as the operand of the next product.
@@ -82,20 +96,22 @@ struct EmbedCall {
 
 // `steps` query rows a hypothesis, side by side, over the rows of a cache, by indirection: a row of hypothesis r at
 // place p sees, for t in [0, p], what slot origin[t * slots + r] holds at t. A cache is [H, slots, capacity, D], so
-// that what a head reads lies in one piece.
+// that what a head reads lies in one piece. In int8 each row of a head has a scale.
 struct CachedAttentionCall {
   const float* query;  // [hypotheses * steps, query_stride], heads side by side
   int64_t query_stride;
   // The rows' own keys and values, which go to their places first; or null when they are there.
   const float *new_key, *new_value;
   int64_t new_stride;
-  Numeric type;  // of the cache: float or bfloat16
+  Numeric type;  // of the cache
   void *key, *value;
+  float *key_scales, *value_scales;  // int8: [H, slots, capacity]
   int64_t slots, capacity;
   const int32_t *origin, *places;  // [capacity, slots], [hypotheses * steps]
-  int64_t steps, heads, size;
+  int64_t hypotheses, steps, heads, size;
+  int64_t queries, first_query;  // further rows of each hypothesis, which are no keys, and where the first of all lies
   float scale;
-  float* output;  // [hypotheses * steps, output_stride]
+  float* output;  // as query
   int64_t output_stride;
 };
 
@@ -151,11 +167,13 @@ struct EngineKernels {
   void (*norm)(const NormCall&, int64_t row_begin, int64_t row_end);
   void (*convert)(const ConvertCall&, int64_t row_begin, int64_t row_end);
   void (*embed)(const EmbedCall&, int64_t row_begin, int64_t row_end);
-  // One head's columns of float rows -> [rows, size], float or bfloat16.
-  void (*split_head)(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output);
-  void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (hypothesis, head)
+  // One head's columns of float rows -> [rows, size] of this type; int8: and scales [rows].
+  void (*split_head)(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output,
+                     float* scales);
+  void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (head, hypothesis)
   AttentionKernels<float> attention;
-  AttentionKernels<float, BFloat16> narrow_attention;  // over keys and values in bfloat16
+  AttentionKernels<float, BFloat16> bfloat16_attention;  // over keys and values in bfloat16
+  AttentionKernels<float, int8_t> int8_attention;
   PredictLengthsKernels<float> predict_lengths;
 };
 

@@ -21,6 +21,10 @@ template <>
 struct AccumulatorOf<BFloat16> {
   typedef float type;
 };
+template <>
+struct AccumulatorOf<int8_t> {
+  typedef float type;
+};
 template <typename T>
 using Accumulator = typename AccumulatorOf<T>::type;
 
@@ -32,7 +36,7 @@ struct Rows {
   const T* at(int64_t row, int64_t head) const { return data + row * row_stride + head * head_stride; }
 };
 
-// Keys and values may be stored in a type of their own, in the forward pass.
+// Keys and values may be stored in a type of their own, in the forward pass; in int8 with a scale a row and head.
 template <typename T, typename TK = T>
 struct AttentionCall {
   Rows<T> query;
@@ -43,6 +47,10 @@ struct AttentionCall {
   // Forward only: [Nq, H, D] and [Nq, H].
   T* output;
   Accumulator<T>* lse;
+  // int8: [H, Nk], heads so far apart; behind the last is room for a vector.
+  const float *key_scales, *value_scales;
+  int64_t scale_stride;
+  int64_t sequences;  // of queries, where tasks are to have heads slowest; else 0
   // Backward only. query_order[order_offsets[s]..order_offsets[s + 1]) are the query sequences that attend to key
   // sequence s, ascending; they fix the order in which their gradients are added.
   Rows<T> grad_output;
@@ -55,7 +63,8 @@ struct AttentionKernels {
   // Accumulators that one thread needs for sequences of up to max_keys keys.
   size_t (*fwd_scratch)(int64_t max_keys, int64_t size);
   size_t (*bwd_scratch)(int64_t max_keys, int64_t size);
-  // Tasks [begin, end): fwd numbers (query sequence, head), bwd (key sequence, head), head fastest.
+  // Tasks [begin, end): fwd numbers (query sequence, head), bwd (key sequence, head), head fastest unless asked
+  // otherwise.
   void (*fwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
   void (*bwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
 };

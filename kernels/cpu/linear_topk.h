@@ -47,8 +47,7 @@ JANUS_INLINE float add_bias(float* logits, const T* bias, int64_t count) {
   int64_t j = 0;
   for (; j + kLanes<float> <= count; j += kLanes<float>) {
     Vec<float> s = load(logits + j);
-    if (bias) s += load(bias + j);
-    store(logits + j, s);
+    if (bias) store(logits + j, s += load(bias + j));
     top = maximum<float>(s, top);
   }
   float peak = maximum<float>(top);

@@ -78,19 +78,40 @@ void multiply_and(const MultiplyCall& call, int64_t panel_begin, int64_t panel_e
   multiply_tiles<type>(
       call.x, 0, call.rows, weight, panel_begin, panel_end,
       [&](int64_t row, int64_t rows, int64_t channel, int64_t channels, const Sum<type>* sums) {
+        const int64_t began = call.following ? ticks() : 0;
+        // Copies: what a store through a pointer might change is read again behind each.
+        const Operand x = call.x;
+        float* const output = call.output;
+        BFloat16* const narrow = call.narrow;
+        const float* const residual = call.residual;
+        const int64_t output_stride = call.output_stride, residual_stride = call.residual_stride;
         for (int64_t c = channel; c < smaller(channel + channels, weight.outputs); c += kLanes<float>) {
           const int64_t left = weight.outputs - c;
           const Channels<type> all(weight, weight.bias, c);
-          for (int64_t i = 0; i < rows; i++) {
-            const int64_t r = row + i;
-            Vec<float> y = activated<activation>(all.number(sums + i * channels + c - channel, call.x, r));
-            if (call.residual) y += load_part(call.residual + r * call.residual_stride + c, left);
-            if (call.output)
-              store_part(call.output + r * call.output_stride + c, y, left);
-            else
-              store_part(call.narrow + r * call.output_stride + c, y, round_up(left, kGroup<Numeric::kBFloat16>));
-          }
+          if (output)  // the next tile's, which are there when it is done
+            for (int64_t i = 0; i < rows; i++) __builtin_prefetch(output + (row + rows + i) * output_stride + c, 1);
+          const auto each = [&](const auto& put) {
+            for (int64_t i = 0; i < rows; i++)
+              put(row + i, activated<activation>(all.number(sums + i * channels + c - channel, x, row + i)));
+          };
+          if (!output)
+            each([&](int64_t r, Vec<float> y) {
+              if (residual) y += load_part(residual + r * residual_stride + c, left);
+              store_part(narrow + r * output_stride + c, y, round_up(left, kGroup<Numeric::kBFloat16>));
+            });
+          else if (left < kLanes<float>)
+            each([&](int64_t r, Vec<float> y) {
+              if (residual) y += load_first(residual + r * residual_stride + c, left);
+              store_part(output + r * output_stride + c, y, left);
+            });
+          else if (residual)
+            each([&](int64_t r, Vec<float> y) {
+              store(output + r * output_stride + c, y + load(residual + r * residual_stride + c));
+            });
+          else
+            each([&](int64_t r, Vec<float> y) { store(output + r * output_stride + c, y); });
         }
+        if (call.following) *call.following += ticks() - began;
       });
 }
 

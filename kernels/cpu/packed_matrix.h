@@ -69,8 +69,6 @@ inline size_t panel_bytes(Numeric type, int64_t outputs, int64_t inputs) {
   return round_up(outputs, kPanelOutputs) * round_up(inputs, group_of(type)) * (4 / group_of(type));
 }
 
-JANUS_INLINE float widen(int8_t x) { return x; }
-
 template <Numeric from, Numeric to>
 void pack_as(const Table& table, int64_t outputs, int64_t inputs, void* panels, float* scales, int32_t* offsets) {
   constexpr int64_t group = kGroup<to>;
@@ -151,6 +149,17 @@ inline void gather(const Matrix& from, const int32_t* outputs, int64_t count, in
   }
 }
 
+// Of a row whose vector of channels from j on is value(j), zero behind the last.
+template <typename F>
+JANUS_INLINE Quantisation quantisation_of(int64_t channels, const F& value) {
+  IntVec<float> largest = {};
+  for (int64_t j = 0; j < channels; j += kLanes<float>) {
+    const IntVec<float> bits = reinterpret_cast<IntVec<float>>(value(j)) & 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  return quantisation(maximum<int32_t, kLanes<float>>(largest));
+}
+
 // Row `row` of an operand; value(j) is the vector of its channels from j on, zero behind the last.
 template <typename F>
 JANUS_INLINE void write_operand(Numeric type, const Operand& operand, int64_t row, int64_t channels, const F& value) {
@@ -169,14 +178,7 @@ JANUS_INLINE void write_operand(Numeric type, const Operand& operand, int64_t ro
     }
     case Numeric::kInt8: {
       uint8_t* to = static_cast<uint8_t*>(operand.data) + row * operand.stride;
-      IntVec<float> largest = {};
-      for (int64_t j = 0; j < channels; j += lanes) {
-        const IntVec<float> bits = reinterpret_cast<IntVec<float>>(value(j)) & 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-      }
-      int32_t most = 0;
-      for (int64_t i = 0; i < lanes; i++) most = largest[i] > most ? largest[i] : most;
-      const Quantisation quantised = quantisation(most);
+      const Quantisation quantised = quantisation_of(channels, value);
       operand.scales[row] = quantised.scale;
       for (int64_t j = 0; j < padded; j += lanes)
         store_part(to + j, nearest(value(j) * quantised.inverse) + 128, padded - j);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -44,6 +45,8 @@ JANUS_INLINE float widen(BFloat16 x) {
   return y;
 }
 
+JANUS_INLINE float widen(int8_t x) { return x; }
+
 JANUS_INLINE void narrow(float x, float* y) { *y = x; }
 JANUS_INLINE void narrow(double x, double* y) { *y = x; }
 JANUS_INLINE void narrow(float x, BFloat16* y) {  // to nearest, ties to even
@@ -75,6 +78,17 @@ JANUS_INLINE Vec<float> load(const BFloat16* p) {
 #endif
   return reinterpret_cast<Vec<float>>(wide << 16);
 }
+JANUS_INLINE Vec<float> load(const int8_t* p) {
+  typename VectorOf<int8_t, kLanes<float>>::type bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+#if defined(__x86_64__) && JANUS_VECTOR_BYTES == 64  // as above
+  const auto integers =
+      reinterpret_cast<IntVec<float>>(_mm512_maskz_cvtepi8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
+#else
+  const auto integers = __builtin_convertvector(bytes, IntVec<float>);
+#endif
+  return __builtin_convertvector(integers, Vec<float>);
+}
 // The first n elements, zeros after them.
 template <typename T>
 JANUS_INLINE Vec<Accumulator<T>> load_first(const T* p, int64_t n) {
@@ -98,6 +112,7 @@ JANUS_INLINE void store(uint8_t* p, IntVec<float> v) {  // the low bytes
   auto bytes = __builtin_convertvector(v, typename VectorOf<uint8_t, kLanes<float>>::type);
   __builtin_memcpy(p, &bytes, sizeof(bytes));
 }
+JANUS_INLINE void store(int8_t* p, IntVec<float> v) { store(reinterpret_cast<uint8_t*>(p), v); }
 // Of n elements those that one vector holds.
 template <typename T>
 JANUS_INLINE Vec<float> load_part(const T* p, int64_t n) {
@@ -177,11 +192,16 @@ template <typename T>
 JANUS_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {  // b where either is NaN
   return a > b ? a : b;
 }
-template <typename T>
-JANUS_INLINE T maximum(Vec<T> v) {
-  T best = v[0];
-  for (int i = 1; i < kLanes<T>; i++) best = v[i] > best ? v[i] : best;
-  return best;
+// The largest of N lanes, none of them NaN.
+template <typename T, int N = kLanes<T>>
+JANUS_INLINE T maximum(typename VectorOf<T, N>::type v) {
+  if constexpr (N == 2) {
+    return v[0] > v[1] ? v[0] : v[1];
+  } else {
+    typename VectorOf<T, N / 2>::type halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return maximum<T, N / 2>(halves[0] > halves[1] ? halves[0] : halves[1]);
+  }
 }
 
 // exp(x) for x <= 88, within 2 units in the last place; 0 below the smallest normal number; NaN for NaN.

@@ -65,7 +65,7 @@ template <>
 struct Product<Numeric::kInt8> {
   typedef IntVec<float> Sums;
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-  static constexpr int kRows = Product<Numeric::kFloat32>::kRows;
+  static constexpr int kRows = JANUS_VECTOR_BYTES == 64 ? 11 : 6;  // of 12 or 13 each takes longer
   JANUS_INLINE static IntVec<float> weights(const int8_t* p) { return load_groups(p); }
   JANUS_INLINE static IntVec<float> row(const uint8_t* p) { return repeat_group(p); }
   JANUS_INLINE static IntVec<float> add(IntVec<float> sums, IntVec<float> x, IntVec<float> w) {

@@ -11,7 +11,7 @@ namespace janus_fast {
 namespace JANUS_ISA {
 
 constexpr int64_t kVocabularyGroup = 256;
-constexpr int64_t kLogitRows = 48;  // rows of a tile of logits, which lies on the stack
+constexpr int64_t kLogitRows = 44;  // rows of a tile of logits, which lies on the stack
 
 // A list's length. Longer ones are not carried on: inserting would take longer than merging.
 JANUS_INLINE int64_t list_length(int64_t k) { return smaller(k, kVocabularyGroup); }
@@ -48,11 +48,12 @@ void vocabulary_groups_as(const VocabularyCall& call, int64_t group_begin, int64
       const int64_t row_end = smaller(row_begin + kLogitRows, call.rows);
       multiply_tiles<type>(call.x, row_begin, row_end, weight, panel, panel + panels,
                            [&](int64_t row, int64_t rows, int64_t channel, int64_t channels, const Sum<type>* sums) {
+                             const Operand x = call.x;  // a copy, which no store changes
                              for (int64_t c = 0; c < channels; c += kLanes<float>) {
                                const Channels<type> all(weight, call.bias, channel + c);
                                for (int64_t i = 0; i < rows; i++)
                                  store(tile + (row + i - row_begin) * kVocabularyGroup + channel + c - first,
-                                       all.number(sums + i * channels + c, call.x, row + i));
+                                       all.number(sums + i * channels + c, x, row + i));
                              }
                            });
       for (int64_t row = row_begin; row < row_end; row++) {

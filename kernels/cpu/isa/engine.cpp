@@ -24,6 +24,7 @@ const EngineKernels JANUS_JOIN(engine, JANUS_ISA) = {
     JANUS_ISA::attend_cached,
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float>, nullptr},
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, BFloat16>, nullptr},
+    {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, int8_t>, nullptr},
     {JANUS_ISA::predict_lengths_scratch, JANUS_ISA::predict_lengths<float>},
 };
 }  // namespace janus_fast
