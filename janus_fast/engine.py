@@ -111,7 +111,7 @@ class Engine:
 
     def profile(self) -> dict[str, tuple[float, float]]:
         """Seconds since the last call, of all threads together, that each stage took: work, and waiting for the other
-        threads. The first call begins. Nothing may be decoded meanwhile."""
+        threads. The first call begins. A RuntimeError while something is decoded."""
         return self._decoder.profile()
 
     def map(self, work: Callable, batches: list) -> Iterator:

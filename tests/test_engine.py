@@ -214,6 +214,20 @@ def test_an_error_ends_all_threads_of_a_team_every_time():
     subprocess.run([sys.executable, "-c", ERRORS], env=environment, check=True, timeout=120)
 
 
+def test_profiles_are_read_between_decodes():
+    backend, refused = Translator(make_model(), backend="engine", inter_threads=2)._backend, []
+
+    def callback(*_):
+        with pytest.raises(RuntimeError, match="^Decoder: profile must be read while nothing is decoded$") as error:
+            backend.profile()
+        refused.append(error)
+
+    assert backend.profile() == {}
+    backend.decode(make_sources(1), AutoregressiveOptions(beam_size=1, callback=callback), [0], None)
+    assert refused and {"encoder: fc1", "decoder: fc1", "decoder: vocabulary"} < backend.profile().keys()
+    assert backend.profile() == {}
+
+
 def test_two_translators_serve_many_threads():
     models = [make_model(), make_model(seed=5, normalize_before=True)]
     translators = [of(models[0], inter_threads=2), of(models[1], intra_threads=2)]

@@ -122,6 +122,26 @@ def test_neither_batch_nor_threads_change_a_bit(folder, compute_type, label):
 
 
 @needs_engine
+@pytest.mark.parametrize(
+    "options", [AutoregressiveOptions(max_decoding_length=4, num_hypotheses=3), NonAutoregressiveOptions(rerank=True)]
+)
+def test_lists_of_several_groups_of_words(options):
+    """The engine cuts vocabularies into groups of 256 words: lists end within one, with one, and behind several."""
+    size, random = 1000, np.random.default_rng(0)
+    model, sources = make_model(size, seed=4), make_sources(4, seed=5, vocabulary=size, longest=6)
+    words = [np.union1d([0, 2, 3], random.choice(np.arange(5, size), count)) for count in (20, 256, 300, 900)]
+    words[1] = np.arange(256)
+    backend = Translator(model, backend="engine", intra_threads=2)._backend
+    definition = DEFINITIONS["ar" if isinstance(options, AutoregressiveOptions) else "nar"][0]
+    expected = definition(copy.deepcopy(model).double(), sources, options, words=words)
+    free = backend.decode(sources, options, [0, 1, 2, 3], None)
+    for _ in range(2):  # nothing is left of a list in the call behind it
+        short = backend.decode(sources, options, [0, 1, 2, 3], None, words=words)
+        assert [[h.ids for h in group] for group in short] == [[h.ids for h in group] for group in expected]
+        assert backend.decode(sources, options, [0, 1, 2, 3], None) == free != short
+
+
+@needs_engine
 @pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("isa", () if engine.missing() else engine.isas())
 def test_all_words_are_no_shortlist(folder, compute_type, isa, monkeypatch):

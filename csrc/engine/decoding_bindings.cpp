@@ -290,7 +290,6 @@ class Decoder {
   }
 
   // Seconds, of all threads together, that work and waiting took by stages since the last call. The first one begins.
-  // Nothing may be decoded meanwhile.
   py::dict profile() {
     std::map<std::string, Profile::Time> all;
     workers().each([&](Worker& worker) {
@@ -416,7 +415,7 @@ void bind_decoding(py::module_& m) {
            py::arg("words") = py::none(), py::arg("drafts") = py::none())
       .def("profile", &Decoder::profile,
            "Seconds by stage, (work, waiting for other threads), of all threads together, since the last call; the "
-           "first call begins. Nothing may be decoded meanwhile.")
+           "first call begins. A RuntimeError while something is decoded.")
       .def("score", &Decoder::score, py::arg("source"), py::arg("offsets"), py::arg("target"),
            py::arg("target_offsets"), py::kw_only(), py::arg("step") = 0, py::arg("check") = py::none(),
            "Log-probabilities of targets: of all tokens at once, or of `step` tokens at a time over those before.");

@@ -35,8 +35,11 @@ class Workers {
     for (const auto& worker : all_) free_.push_back(worker.get());
   }
 
+  // While none of them is at work.
   template <typename F>
   void each(const F& f) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.size() < all_.size()) throw std::runtime_error("Decoder: profile must be read while nothing is decoded");
     for (const auto& worker : all_) f(*worker);
   }
 
