@@ -5,11 +5,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from importlib.util import find_spec
 
 from . import inputs
 from .decoding.modes import MODES, options_of
-from .installation import absence
+from .installation import need
 from .text.lines import as_line
 
 METRICS = {  # by name, their figures and what these are called
@@ -98,9 +97,9 @@ _SCORERS = {"bleu": _sacrebleu, "chrf": _sacrebleu, "rouge": _rouge, "distinct":
 
 
 def check_metrics(metrics: Iterable[str]) -> None:
-    """Raises ValueError where a metric needs a package that is not installed."""
-    if "rouge" in metrics and not find_spec("rouge_score"):
-        raise ValueError(f"evaluate: rouge needs {absence('rouge_score')}")
+    """Raises ModuleNotFoundError where a metric needs a package that is not installed."""
+    if "rouge" in metrics:
+        need("rouge_score", "evaluate: rouge")
 
 
 def evaluate(

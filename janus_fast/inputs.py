@@ -137,8 +137,8 @@ def number(name: str, value, *, above=-math.inf, least=-math.inf, most=math.inf)
         finite = False
     if not finite or not (above < value <= most and least <= value):
         begin = f"({above:g}" if least == -math.inf else f"[{least:g}"
-        bounds = f"above {above:g}" if most == math.inf else f"in {begin}, {most:g}]"
-        raise OptionError(name, f"be a finite number {bounds}", repr(value))
+        bounds = f" in {begin}, {most:g}]" if most < math.inf else f" above {above:g}" * (above > -math.inf)
+        raise OptionError(name, f"be a finite number{bounds}", repr(value))
     return float(value)
 
 
@@ -187,6 +187,12 @@ def hinting(function: Callable) -> Callable:
         return function(*arguments, **options)
 
     return call
+
+
+def check_input(name: str, file: str | Path) -> None:
+    """Refuses a file that is not there, before it is read; a pipe is one."""
+    if not os.path.exists(file) or os.path.isdir(file):
+        raise FileNotFoundError(f"{name} must be a file that exists, got {file}")
 
 
 def check_output(name: str, file: str | Path, **read: str | Path) -> None:

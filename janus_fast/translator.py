@@ -412,8 +412,7 @@ class Translator:
         """
         from . import files
 
-        if not Path(source_path).exists():
-            raise FileNotFoundError(f"translate_file: source_path must be a file that exists, got {source_path}")
+        inputs.check_input("translate_file: source_path", source_path)
         inputs.check_output("translate_file: output_path", output_path, source_path=source_path)
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)

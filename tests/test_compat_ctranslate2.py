@@ -244,6 +244,9 @@ def test_a_model_in_memory(folder, translator):
     del held
     gc.collect()
     assert not place.exists()
+    for name in ("", "..", "a/b"):
+        with pytest.raises(ValueError, match=f"files must have names without folders, got '{name}'"):
+            ctranslate2.Translator("a name", files={name: b""})
 
 
 @pytest.mark.parametrize("most, waits", [(1, True), (-1, False)])

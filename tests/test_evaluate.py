@@ -49,8 +49,7 @@ def test_evaluate_measures_what_is_asked_for(tmp_path, capsys):
 
 def test_a_missing_package_is_named_before_anything_is_decoded(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rouge_score", None)
-    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
     assert cli.main(["evaluate", "no-such-model", "--metric", "rouge"]) == 2
-    assert "rouge needs rouge_score, which is not installed: pip install rouge-score" in capsys.readouterr().err
+    assert "it needs rouge_score, which is not installed: pip install rouge-score" in capsys.readouterr().err
     with pytest.raises(ValueError, match="metrics must be one of 'bleu', 'chrf', 'rouge', 'distinct', got 'blue'"):
         evaluate.scores(["a"], ["a"], metrics=["blue"])

@@ -213,6 +213,9 @@ def test_arms_are_trained_side_by_side_in_time(call, work, tmp_path, capsys):
     arms = "--arms", "janus-after-ar", "autoregressive", "cmlm", "--jobs", "2"
     assert call(*arms, "--minutes", "0") == (143, None)  # none was begun
     keep = tmp_path / "keep"
+    old = keep / "seed-1" / "cmlm" / "training.json"  # of a training before this one
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
     status, results = call(*arms, "--keep", str(keep))
     assert status == 0 and work == {"updates": 0, "evaluations": 10}  # updates are made by other processes
     assert [record["arm"] for record in results["records"]] == ["autoregressive", "cmlm", "janus-after-ar"]

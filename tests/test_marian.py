@@ -376,7 +376,7 @@ def test_settings_that_are_refused(directory, changes, message):
         ({"begin_suppress_tokens": [7]}, r"begin_suppress_tokens must be off .nothing here does it., got \[7\]"),
         ({"bad_words_ids": [[44], 7]}, r"bad_words_ids must be lists of token ids, got \[\[44\], 7\]"),
         ({"num_beams": 0}, "num_beams must be an integer of at least 1, got 0"),
-        ({"length_penalty": "x"}, "length_penalty must be a finite number .*, got 'x'"),
+        ({"length_penalty": "x"}, "length_penalty must be a finite number, got 'x'"),
         ({"forced_eos_token_id": 7}, "forced_eos_token_id must be 0 or null, got 7"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from janus_fast.commands import _settings, train
 from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
+from janus_fast.holding import holding
 from janus_fast.model import JanusModel
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text import Vocabulary
@@ -180,6 +183,30 @@ def test_a_run_does_not_begin_among_its_text(parallel, tmp_path, capsys):
         )
         assert message in capsys.readouterr().err
     assert sorted(path for path in tmp_path.iterdir() if path.name not in ("link", "elsewhere")) == before
+
+
+def test_who_began_meanwhile_is_left_alone(parallel, tmp_path, monkeypatch, capsys):
+    out, made = tmp_path / "out", train.vocabulary_of_run
+
+    def slowly(*arguments):  # another training begins, and ends
+        out.mkdir()
+        (out / "train.json").write_text("another's")
+        return made(*arguments)
+
+    monkeypatch.setattr(train, "vocabulary_of_run", slowly)
+    assert cli.main(["train", "--data", str(parallel), "--out", str(out), *SIZES]) == 2
+    assert f"--out must not be what another training has begun meanwhile, got {out}\n" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [("train.json", "another's")]
+
+
+def test_a_file_system_that_cannot_hold_a_directory_is_warned_of(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")  # of NFS, which locks nothing that is open to be read alone
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=f"--out: no other process may write {tmp_path} meanwhile"):
+        with holding(tmp_path, "--out"):
+            pass
 
 
 def test_a_finished_model_is_not_trained_over(parallel, model, tmp_path, capsys):

@@ -25,7 +25,7 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.training import side_by_side
 from benchmarks.training.side_by_side import Job
 from janus_fast import Translator, cli, engine, evaluate, load, save
-from janus_fast.directory import WEIGHTS
+from janus_fast.directory import FILES, WEIGHTS
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
 from janus_fast.text.lines import as_line
@@ -238,7 +238,7 @@ def carry_out(
 ) -> int:  # fmt: skip
     """Trains and evaluates what is chosen and not done; after each run ``write`` gets the results of all ``arms``.
 
-    Returns the exit status: that of the last run that failed, which leaves the others their turn.
+    Returns the exit status: that of the first run that failed, which leaves the others their turn.
     """
     before = _results(arguments.results, topic)
     seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}
@@ -296,7 +296,7 @@ def _keep(runs: list[Run], directory: Path) -> None:
             model, vocabularies = load(run.directory)
             save(model, folder, vocabularies, quantization="int8")
             for path in (*run.directory.glob("*.json"), run.directory / "metrics.jsonl"):
-                if path.is_file() and not (folder / path.name).exists():
+                if path.is_file() and path.name not in FILES:  # which have those of the weights in int8
                     shutil.copy(path, folder)
 
 

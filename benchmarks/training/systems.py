@@ -112,6 +112,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
             parser.error(f"--data must have test text for --pair {arguments.pair}, got {arguments.data} without")
     try:
         check_metrics(arguments.metric)
-    except ValueError as error:
+    except ModuleNotFoundError as error:
         parser.error(str(error))
     return arguments

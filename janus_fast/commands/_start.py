@@ -12,7 +12,7 @@ import janus_fast
 from .. import models
 from ..config import JanusConfig
 from ..directory import FILES, VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
-from ..inputs import check_output_folder, flag
+from ..inputs import check_input, check_output_folder, flag
 from ..replacing import replacing
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
@@ -66,6 +66,7 @@ def text_files(arguments) -> dict[str, Path | None]:
         if file and not Path(file).is_file():
             if arguments.data:
                 raise ValueError(f"--data must be a folder with {file.name}, got {arguments.data}, which has none")
+            name = name.replace("source", "monolingual") if arguments.monolingual else name
             raise ValueError(f"{flag(name)} must be a file that exists, got {file}")
     return {name: Path(file) if file else None for name, file in given.items()}
 
@@ -179,8 +180,7 @@ def vocabulary_of_run(arguments, files) -> Vocabulary:
 
 
 def _vocabulary_in(file: str) -> Vocabulary:
-    if not Path(file).is_file():
-        raise ValueError(f"--vocabulary must be a file that exists, got {file}")
+    check_input("--vocabulary", file)
     try:
         return Vocabulary.from_sentencepiece(file)
     except ValueError:

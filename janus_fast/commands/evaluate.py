@@ -4,11 +4,10 @@ import argparse
 import json
 import sys
 import textwrap
-from pathlib import Path
 
 from ..decoding.modes import MODES
 from ..evaluate import METRICS, USUAL, check_metrics
-from ..inputs import flag
+from ..inputs import check_input, flag
 from ..text.lines import STANDARD, lines_of
 from . import _decoding
 from ._table import table
@@ -60,8 +59,8 @@ def _text(arguments) -> tuple[list[str], list[str], str]:
     if arguments.pair:
         raise ValueError(f"--pair must be left out with --source, got {arguments.pair}")
     for name in ("source", "reference"):
-        if (file := getattr(arguments, name)) != STANDARD and not Path(file).is_file():
-            raise ValueError(f"{flag(name)} must be a file that exists, got {file}")
+        if (file := getattr(arguments, name)) != STANDARD:
+            check_input(flag(name), file)
     sides = [lines_of(file) for file in (arguments.source, arguments.reference)]
     if len(sides[0]) != len(sides[1]) or not sides[0]:
         raise ValueError(

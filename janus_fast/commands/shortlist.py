@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 
 from .. import directory, models
-from ..inputs import number
+from ..inputs import check_input, flag, number
 from ..replacing import replacing
 from ..text import lexicon
 from ..text.lines import lines_of
@@ -39,6 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     config, vocabularies = directory.read_config(folder), directory.read_vocabularies(folder)
     if vocabularies is None:
         raise ValueError(f"MODEL must have a vocabulary, got {folder} without one")
+    for name in ("source", "target", "alignments"):
+        if file := getattr(arguments, name):
+            check_input(flag(name), file)
     lines = [lines_of(file) for file in (arguments.source, arguments.target)]
     if len(lines[0]) != len(lines[1]) or not all(map(any, lines)):
         numbers = f"{len(lines[0]):,} and {len(lines[1]):,}"

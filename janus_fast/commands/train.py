@@ -17,7 +17,7 @@ from ..training.metrics import METRICS
 from . import _settings
 from ._decoding import count, positive
 from ._progress import Progress, counted, line, say, stopping
-from ._start import CURVES, begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
+from ._start import CURVES, SETTINGS, begin, checksum, init_model, run_before, text_files, versions, vocabulary_of_run
 
 AVERAGE = ("best", "always", "never")
 
@@ -139,9 +139,12 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
         settings = {"model": _settings.of_model(config), "training": dataclasses.asdict(options), "text": text}
         settings["start"] = start
         settings = {**before, **settings} if before else {**settings, "versions": versions()}
-        begin(out, settings, None if before else vocabularies)
         if not begun:
+            out.mkdir(parents=True, exist_ok=True)
             held.enter_context(holding(out, "--out"))
+            if (out / SETTINGS).exists():
+                raise OptionError("--out", "not be what another training has begun meanwhile", out)
+        begin(out, settings, None if before else vocabularies)
     ended = _train(trainer, threads)
     if ended or processes.rank > 0:
         return ended

@@ -15,10 +15,9 @@ from .data import ParallelData
 class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
-    The loss terms are means over the sentences of ``data``, with masks, and the corruption of monolingual text,
-    drawn from a seed of their own. BLEU is that of
-    ``sources`` against ``references``, decoded in each mode with the options that its record, and the
-    objective, have for that.
+    The loss terms are means over the sentences of ``data``, with masks, and the corruption of monolingual text, drawn
+    from a seed of their own. BLEU is that of ``sources`` against ``references``, decoded in each mode with the options
+    that its record, and the objective, have for that.
     """
 
     data: ParallelData

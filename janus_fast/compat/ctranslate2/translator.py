@@ -427,8 +427,7 @@ class Translator:
         that it is read by, if it has one."""
         begin, stats = time.perf_counter(), ExecutionStats()
         for name, (path, _) in files.items():
-            if not os.path.exists(path):
-                raise FileNotFoundError(f"{name} must be a file that exists, got {path}")
+            inputs.check_input(name, path)
         inputs.check_output("output_path", output_path, **{name: path for name, (path, _) in files.items()})
         with ExitStack() as opened:
             streams = [
@@ -452,7 +451,7 @@ def _written(files: dict[str, bytes | IO[bytes]]) -> TemporaryDirectory:
         raise TypeError(f"Translator: files must be a dictionary of names and contents, got {type(files).__name__}")
     folder = TemporaryDirectory(prefix="janus_fast-")
     for name, content in files.items():
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise ValueError(f"Translator: files must have names without folders, got {name!r}")
         content = content.read() if hasattr(content, "read") else content
         if not isinstance(content, (bytes, bytearray, memoryview)):
