@@ -12,6 +12,12 @@ def positive(text: str) -> int:
     return value
 
 
+def minutes(text: str) -> float:
+    if not (value := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more minutes, got {text}")
+    return value
+
+
 def add_usual(parser: argparse.ArgumentParser, threads: int = 2, json: str = "the one record") -> None:
     """Those of topics that time contenders in turn, for one record or a table."""
     parser.add_argument("--threads", type=positive, default=threads, metavar="N", help="of each (default: %(default)s)")

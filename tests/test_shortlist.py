@@ -240,6 +240,10 @@ def test_the_command(two, text, tmp_path, capsys):
     for content, message in (
         ("0-0\n", "--alignments must have as many lines as --source = 4, got 1"),
         ("0-2\n\n\n\n", "--alignments must hold links such as 0-0 between 2 and 2 tokens in line 1, got '0-2'"),
+        (
+            "0-0-1 0-0-1\n\n\n\n",
+            "--alignments must hold links such as 0-0 between 2 and 2 tokens in line 1, got '0-0-1 0-0-1'",
+        ),
         ("\n0:0\n\n\n", "--alignments must hold links such as 0-0 between 2 and 2 tokens in line 2, got '0:0'"),
     ):
         links.write_text(content)

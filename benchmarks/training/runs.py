@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import minutes, positive
 from benchmarks.machine import RESULTS, machine
 from benchmarks.training import side_by_side
 from benchmarks.training.side_by_side import Job
@@ -61,7 +61,8 @@ SIZES = """--recipe paper --average always
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
     "--data", "--out", "--device", "--pair", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
-    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary",
+    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary", "--monolingual",
+    "--valid-monolingual",
 )  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def carry_out(
             status = run.recorded(status, device)
         if status in INTERRUPTED and not statuses:
             return status
-        failed = failed or status
+        failed = status if status and failed in (0, *INTERRUPTED) else failed
         if (not status and run.evaluate(line)) or run is chosen[-1]:
             measured = _measured(everything, before)
             if measured["records"]:
@@ -358,7 +359,7 @@ def parser(topic: str, about: str, arms: Iterable[str], seeds: list[int]) -> arg
         "--jobs", type=positive, default=1, metavar="N", help="train N arms at once, each in a process (default: 1)"
     )
     made.add_argument(
-        "--minutes", type=float, default=math.inf, metavar="M",
+        "--minutes", type=minutes, default=math.inf, metavar="M",
         help="with --jobs: end trainings after M minutes, each with a checkpoint; the same command goes on",
     )  # fmt: skip
     made.add_argument(

@@ -78,8 +78,8 @@ def _links(file: str, source: lexicon.Sentences, target: lexicon.Sentences) -> l
     links = []
     for place, (line, *ids) in enumerate(zip(lines, source, target, strict=True), 1):
         try:
-            own = np.array([link.split("-") for link in line.split()], np.int64).reshape(-1, 2)
-            if not ((own >= 0) & (own < [*map(len, ids)])).all():
+            own = np.array([link.split("-") for link in line.split()] or np.empty((0, 2)), np.int64)
+            if own.shape[1:] != (2,) or not ((own >= 0) & (own < [*map(len, ids)])).all():
                 raise ValueError
         except ValueError:
             tokens = f"{len(ids[0])} and {len(ids[1])} tokens"
