@@ -26,7 +26,10 @@ COMMANDS = {  # name: (module with add_arguments and run, one line about it)
         "turn a model of CTranslate2, fairseq, Hugging Face, Marian or OpenNMT-py, or one of ours, into a model "
         "directory of ours, CTranslate2 or Hugging Face",
     ),
-    "shortlist": ("janus_fast.commands.shortlist", "find the words that a model needs for those of a source"),
+    "shortlist": (
+        "janus_fast.commands.shortlist",
+        "find the words that a source can become, and write them to vmap.txt in the model's directory",
+    ),
     "corpus": ("janus_fast_corpus", "build real text from Debian packages: parallel, with summaries, or monolingual"),
     "info": ("janus_fast.commands.info", "show versions, processor, kernels and shipped models"),
 }

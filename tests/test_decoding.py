@@ -387,7 +387,7 @@ ERRORS = [
     ),
     (
         {"mode": "nar", "rerank": True, "remove_repeats": True},
-        "remove_repeats must be false when rerank is true, which reads whole canvases, got True",
+        "remove_repeats must be left out with rerank, which reads whole canvases, got True",
     ),
     (
         {"mode": "nar", "order": "any"},

@@ -199,7 +199,7 @@ def test_text_is_read_and_pairs_that_do_not_fit_are_left_out(tmp_path):
     data = ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
     assert data.kept == [0, 3] and data.sources[0].tolist() == [0, 5, 6, 2] and data.targets[0].tolist() == [0, 6, 5, 2]
     (tmp_path / "t").write_text("b a\n")
-    with pytest.raises(ValueError, match=r"must have the same number of lines, got \[4, 1\]"):
+    with pytest.raises(ValueError, match="must have the same number of lines, got 4 and 1"):
         ParallelData.read(tmp_path / "s", tmp_path / "t", (vocabulary, vocabulary), make_config())
     (tmp_path / "t").write_text("\n\n\n\n")
     with pytest.raises(ValueError, match="must hold at least one pair of sentences, got none$"):

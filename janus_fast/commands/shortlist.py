@@ -43,9 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
         if file := getattr(arguments, name):
             check_input(flag(name), file)
     lines = [lines_of(file) for file in (arguments.source, arguments.target)]
-    if len(lines[0]) != len(lines[1]) or not all(map(any, lines)):
+    if len(lines[0]) != len(lines[1]):
         numbers = f"{len(lines[0]):,} and {len(lines[1]):,}"
-        raise ValueError(f"--source and --target must have the same number of lines, and words, got {numbers}")
+        raise ValueError(f"--source and --target must have the same number of lines, got {numbers}")
+    if empty := next((name for name, side in zip(("source", "target"), lines, strict=True) if not any(side)), None):
+        raise ValueError(f"--{empty} must have a line that is not empty, got {getattr(arguments, empty)}")
     sides = [
         [np.array(vocabulary.ids(vocabulary.encode(line)), np.int64) for line in side]
         for vocabulary, side in zip(vocabularies, lines, strict=True)

@@ -432,7 +432,7 @@ class NonAutoregressiveOptions(DecodingOptions):
         if self.rerank and self.score != "tokens":
             raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
         if self.rerank and self.remove_repeats:
-            raise OptionError("remove_repeats", "be false when rerank is true, which reads whole canvases", True)
+            raise OptionError("remove_repeats", "be left out with rerank, which reads whole canvases", True)
         if self.order != "parallel" and self.iterations != type(self).iterations:
             words = f"be left out with order {self.order!r}, which takes a pass for each word"
             raise OptionError("iterations", words, self.iterations)

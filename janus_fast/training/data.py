@@ -82,11 +82,11 @@ def aligned_lines(source: str | Path, target: str | Path) -> list[list[str]]:
     """The lines of two files, which are as many, and not all of them empty."""
     lines = [lines_of(path) for path in (source, target)]
     if len(lines[0]) != len(lines[1]):
-        raise ValueError(
-            f"train: {source} and {target} must have the same number of lines, got {list(map(len, lines))}"
-        )
+        numbers = f"{len(lines[0]):,} and {len(lines[1]):,}"
+        raise ValueError(f"train: {source} and {target} must have the same number of lines, got {numbers}")
     if not any(s.strip() and t.strip() for s, t in zip(*lines, strict=True)):
-        raise ValueError(f"train: {_named(source, target)} must hold at least one pair of sentences, got none")
+        what = "sentence" if source == target else "pair of sentences"
+        raise ValueError(f"train: {_named(source, target)} must hold at least one {what}, got none")
     return lines
 
 

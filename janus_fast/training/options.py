@@ -135,7 +135,9 @@ def check_text(options: TrainingOptions, monolingual: bool) -> None:
     if monolingual:
         return
     if OBJECTIVES[options.objective].restores:
-        words = f"be monolingual with objective {options.objective!r}, which restores corrupted text"
+        words = (
+            f"be monolingual with objective {options.objective!r}, which restores corrupted text (--monolingual FILE)"
+        )
         raise OptionError("train: text", words, "parallel text")
     for field in dataclasses.fields(CorruptionOptions):
         if (value := getattr(options, field.name)) != field.default:
