@@ -220,11 +220,12 @@ def test_evaluate_says_what_was_in_force(model, capsys):
         "max_batch_size": 7, "beam_size": 2, "num_hypotheses": 1, "length_penalty": 1.0, "max_decoding_length": 6,
         "min_decoding_length": 1, "no_repeat_ngram_size": 0, "sampling_topk": 1, "sampling_topp": 1.0,
         "sampling_temperature": 1.0, "seed": 0, "patience": 1.0, "coverage_penalty": 0.0, "repetition_penalty": 1.0,
-        "disable_unk": False,
+        "disable_unk": False, "use_vmap": False,
     }  # fmt: skip
     assert nar["options"] == {
         "max_batch_size": 7, "iterations": 4, "length_beam": 3, "length_candidates": "window", "score": "tokens",
-        "rerank": True, "adaptive": False, "num_hypotheses": 1,
+        "rerank": True, "adaptive": False, "order": "parallel", "remove_repeats": False, "num_hypotheses": 1,
+        "use_vmap": False,
     }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
     for record in whole["records"]:
         training, evaluations = record["training"], record["evaluations"]
         assert training["update"] == updates[record["arm"]] and training["seconds"] > 0 < training["tokens_seen"]
-        assert training["seconds_at_median_pace"] == training["seconds"]  # too few updates for a log line
+        assert training["seconds_at_median_pace"] > 0
         assert list(evaluations) == decodes.get(record["arm"], list(experiment.DECODES))
         assert ("paired" in record) == (record["arm"] not in ("autoregressive", "cmlm"))
         assert [each["update"] for each in record["curve"]] == list(range(3, updates[record["arm"]] + 1, 3))

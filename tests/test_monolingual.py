@@ -178,7 +178,7 @@ def test_a_model_is_pretrained_goes_on_and_is_then_trained_on_pairs(parallel, tm
         (["--data", parallel, *text], "--data must be left out with --monolingual, got "),
         ([*pair, *text[2:]], "--valid-monolingual must go with --monolingual, got "),
         ([], "--data, or --source and --target, or --monolingual, must name the text to train on, got none"),
-        (["--monolingual", parallel / "no"], "text must be in files that exist, got "),
+        (["--monolingual", parallel / "no"], "--monolingual must be a file that exists, got "),
     ):
         assert cli.main([str(word) for word in ("train", "--out", tmp_path / "new", *words, *SIZES)]) == 2
         assert message in capsys.readouterr().err

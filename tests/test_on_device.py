@@ -159,7 +159,7 @@ READ_BY_THE_HOST = {
         "num_hypotheses": 3, "length_penalty": 0.2, "min_decoding_length": 3, "seed": 7,
         "max_decoding_length": 10**6,  # more than the model can
     },
-    "nar": {"num_hypotheses": 2, "score": "canvas", "return_history": True},
+    "nar": {"num_hypotheses": 2, "score": "canvas", "remove_repeats": True, "return_history": True},
 }  # fmt: skip
 READ_BY_PROGRAMS = {
     "ar": {"beam_size": 3, "max_decoding_length": 7},
@@ -175,7 +175,7 @@ def test_a_program_serves_all_calls_whose_options_it_does_not_read(mode):
     assert fields == {*host, *own}
     plain = {"rerank": False} if mode == "nar" else {}  # by which ``score`` ranks
     for number, given in enumerate([plain, *({**plain, name: value} for name, value in own.items())]):
-        free = {name: value for name, value in host.items() if name != "score" or not given["rerank"]}
+        free = {k: v for k, v in host.items() if k not in ("score", "remove_repeats") or not given["rerank"]}
         for more in ({}, *({name: value} for name, value in free.items() if name not in given), {}):
             options = OPTIONS[mode](**{**more, **given})
             assert_same(decoder.decode(sources, options), eager.decode(sources, options), 2e-6)

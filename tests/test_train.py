@@ -447,7 +447,11 @@ def test_a_recipe_fits_the_machine_and_stays_that_of_the_run(parallel, tmp_path,
     paper = settings("paper", 1, "--recipe", "paper", "--max-updates", 1)
     assert "batches of 4,096 tokens\n" in capsys.readouterr().err
     defaults = dataclasses.asdict(TrainingOptions(max_updates=1, precision="float32", log_interval=100))
-    assert {name: paper[name] for name in defaults} == {**defaults, "adam_betas": [0.9, 0.98]}
+    assert {name: paper[name] for name in defaults} == {
+        **defaults,
+        "adam_betas": [0.9, 0.98],
+        "source_mask_ratio": [0.1, 0.2],
+    }
     assert not paper["normalize_before"] and paper["d_model"] == 16
     named = settings("named", 1, "--max-updates", 1, "--objective", "cmlm", "--max-tokens", 300)
     assert not named["without_auxiliary"] and named["masking"] == "uniform" and named["max_tokens"] == 300

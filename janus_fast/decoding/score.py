@@ -23,6 +23,7 @@ def score(model: JanusModel, sources: list[list[int]], targets: list[list[int]])
     batch = join(*pack(sources), [streams]).to(device)
     encoded = model.encode(batch.source, batch.source_offsets)
     hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
-    log_probs = F.log_softmax(model.logits(hidden).float(), -1)
-    scores = log_probs.gather(1, batch.targets["ar"][:, None])[:, 0]
+    logits = model.logits(hidden)
+    log_probs = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+    scores = log_probs.gather(1, batch.targets["ar"][:, None])[:, 0].float()
     return [part.tolist() for part in scores.split((lengths - 1).tolist())]
