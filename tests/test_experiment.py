@@ -153,6 +153,9 @@ def test_results_of_another_machine_stay_where_they_are_of_the_same_experiment(c
     shutil.rmtree(call.runs.parent)
     _, other = call("--arms", "r_drop", updates=4)
     assert [record["arm"] for record in other["records"]] == ["r_drop"] and "autoregressive, seed 1" in other["missing"]
+    shutil.rmtree(call.runs.parent)
+    _, fewer = call("--arms", "cmlm", "--limit", "3", updates=4)  # measured on other sentences
+    assert [record["arm"] for record in fewer["records"]] == ["cmlm"] and "r_drop, seed 1" in fewer["missing"]
 
 
 def test_another_experiment_needs_another_folder(call, work, capsys):

@@ -203,10 +203,12 @@ class Run:
         return {"options": self.options, "text": self.text, **first}
 
     def is_of(self, record: dict) -> bool:
-        """Whether this run made ``record`` of the results, or would have."""
+        """Whether this run made ``record`` of the results, or would have, but for the threads."""
         of = record["training"]["of"]
         found = record["arm"], record["seed"], of["options"], of["text"]
-        return found == (self.arm, self.seed, self.options, self.text)
+        test = {name: value for name, value in self.test.of.items() if name != "threads"}
+        alike = all({**each["of"], **test} == each["of"] for each in record["evaluations"].values())
+        return found == (self.arm, self.seed, self.options, self.text) and alike
 
     def _decoded_of(self, name: str) -> dict:
         return {**self.decodes[name], "weights": checksum(self._weights), **self.test.of}
