@@ -23,7 +23,7 @@ from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
 
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
-needs_engine = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
+needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def test_distinct_counts_what_differs():
     assert evaluate.scores([""], ["x"], metrics=["distinct"])["distinct1"] == 0
 
 
-@pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
+@pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 def test_evaluate_measures_what_is_asked_for(tmp_path, capsys):
     pytest.importorskip("rouge_score")
     for name, line in (("text", "Delete the row."), ("summary", "Die Zeile wird gelöscht.")):

@@ -14,7 +14,7 @@ from janus_fast import Translator, engine, evaluate
 from janus_fast.data import test_set
 from janus_fast.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
+pytestmark = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 TINY = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --encoder-ffn-dim 16 --decoder-ffn-dim 16 --max-tokens 200
     --max-target-positions 60 --valid-sentences 1 --precision float32""".split()
 

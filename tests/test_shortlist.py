@@ -28,7 +28,7 @@ DEFINITIONS = {
     "speculative": (reference.speculative, SpeculativeOptions),
 }  # fmt: skip
 BACKENDS = [("torch", "float64"), *([] if engine.missing() else [("engine", "float32")])]
-needs_engine = pytest.mark.skipif(engine.missing() is not None, reason="there is no engine here")
+needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 
 
 def make_map() -> VocabularyMap:

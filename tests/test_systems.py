@@ -3,14 +3,15 @@
 import json
 
 import pytest
+import test_experiment
 
 from benchmarks.training import runs, systems, systems_report
-from janus_fast import engine, evaluate
+from janus_fast import engine
 from janus_fast.data import test_set
 from janus_fast.objectives import OBJECTIVES
-from janus_fast.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(engine.missing() is not None, reason="the engine is not built")
+work = test_experiment.work
+pytestmark = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 TINY = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --encoder-ffn-dim 16 --decoder-ffn-dim 16 --max-tokens 200
     --max-source-positions 60 --max-target-positions 60 --valid-sentences 0 --precision float32""".split()
 
@@ -32,23 +33,6 @@ def call(tmp_path):
 
     call.monolingual, call.results = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"], results
     return call
-
-
-@pytest.fixture
-def work(monkeypatch):
-    """Counts updates and evaluations."""
-    done = {"updates": 0, "evaluations": 0}
-
-    def counted(function, name):
-        def call(*arguments, **options):
-            done[name] += 1
-            return function(*arguments, **options)
-
-        return call
-
-    monkeypatch.setattr(Trainer, "step", counted(Trainer.step, "updates"))
-    monkeypatch.setattr(evaluate, "evaluate", counted(evaluate.evaluate, "evaluations"))
-    return done
 
 
 def test_systems_are_decoded_in_the_modes_that_they_are_trained_for():

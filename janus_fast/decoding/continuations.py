@@ -32,8 +32,8 @@ def allowed_tokens(model: JanusModel, words: list[np.ndarray] | None) -> Tensor 
     return allowed.to(model.output_weight.device)
 
 
-def log_softmax_of(model: JanusModel, hidden: Tensor, bias: Tensor | None, allowed: Tensor | None) -> Tensor:
-    """Log-probabilities [R, V] among the tokens that are ``allowed`` to each row."""
+def log_softmax_of(model: JanusModel, hidden: Tensor, bias: Tensor | None, allowed: Tensor | None = None) -> Tensor:
+    """Log-probabilities [R, V] among the tokens that are ``allowed`` to each row; None: all of them."""
     logits = F.linear(hidden, model.output_weight, bias)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.log_softmax(logits if allowed is None else logits.masked_fill(~allowed, float("-inf")), -1)

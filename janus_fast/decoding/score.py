@@ -1,11 +1,11 @@
 """Scores of given targets, in one pass over all of their tokens."""
 
 import torch
-import torch.nn.functional as F
 
 from ..model import JanusModel
 from ..objectives.streams import autoregressive_streams, causal_streams, join
 from ..packing import pack
+from .continuations import log_softmax_of
 
 
 @torch.inference_mode()
@@ -23,7 +23,6 @@ def score(model: JanusModel, sources: list[list[int]], targets: list[list[int]])
     batch = join(*pack(sources), [streams]).to(device)
     encoded = model.encode(batch.source, batch.source_offsets)
     hidden = model.decode(batch.tokens, batch.positions, batch.visibility, encoded, batch.cross, batch.rows)
-    logits = model.logits(hidden)
-    log_probs = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)
+    log_probs = log_softmax_of(model, hidden, model.output_bias)
     scores = log_probs.gather(1, batch.targets["ar"][:, None])[:, 0].float()
     return [part.tolist() for part in scores.split((lengths - 1).tolist())]
