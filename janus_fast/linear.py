@@ -4,20 +4,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .ops import _check
 from .ops._operation import in_forward_mode, in_transform, needs_gradients
 
 # In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once. A
 # part is half of that, to be well below on other processors, too.
 MOST_ROWS = 2048
+# In bfloat16 the CPU's products are compiled anew for each number of rows, half a MiB each, so that memory grows where
+# no two batches have as many. Of multiples of this number there are few. More saves little and computes more zeros.
+ROWS_AT_ONCE = 64
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` for rows [N, C], whose weight's gradient on the CPU is summed up in parts of ``MOST_ROWS`` rows."""
+    """``nn.Linear`` for rows [N, C], which with gradients on the CPU is computed in ways that suit it.
+
+    In float32 the weight's gradient is summed up in parts of ``MOST_ROWS`` rows. Under autocast rows of zeros fill N up
+    to a multiple of ``ROWS_AT_ONCE``.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        long = x.ndim == 2 and x.shape[0] > MOST_ROWS and x.device.type == "cpu" and x.dtype == torch.float32
-        plain = torch.is_autocast_enabled("cpu") or in_transform() or in_forward_mode(x, self.weight, self.bias)
-        if long and not plain and needs_gradients(self.weight):
+        plain = x.ndim != 2 or x.device.type != "cpu" or not needs_gradients(self.weight)
+        if plain or in_transform() or in_forward_mode(x, self.weight, self.bias):
+            return F.linear(x, self.weight, self.bias)
+        rows = x.shape[0]
+        if torch.is_autocast_enabled("cpu"):
+            (x,) = _check.autocast(x)
+            return F.linear(F.pad(x, (0, 0, 0, -rows % ROWS_AT_ONCE)), self.weight, self.bias)[:rows]
+        if rows > MOST_ROWS and x.dtype == torch.float32:
             return _Linear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 

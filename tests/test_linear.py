@@ -47,5 +47,32 @@ def test_others_are_torch_s(monkeypatch):
     assert type(layer(torch.randn(20, 12)).grad_fn).__name__ == "AddmmBackward0"
     with torch.no_grad():
         assert not layer(torch.randn(50, 12)).requires_grad
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 70, 150])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_under_autocast_products_have_few_sizes(monkeypatch, rows, dtype):
+    seen, plain = [], nn.functional.linear
+    monkeypatch.setattr(linear.F, "linear", lambda x, *rest: seen.append(x.shape) or plain(x, *rest))
+    torch.manual_seed(0)
+    layer, x = linear.Linear(12, 7), torch.randn(rows, 12, dtype=dtype, requires_grad=True)
+    layer = layer.double() if dtype == torch.float64 else layer
+    gradient, leaves = torch.randn(rows, 7, dtype=torch.bfloat16), (x, *layer.parameters())
     with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(x), plain(x, layer.weight, layer.bias)
+    assert seen == [(-(-rows // 64) * 64, 12)] and outputs[0].shape == (rows, 7)
+    found, expected = ([y, *torch.autograd.grad(y, leaves, gradient.to(y.dtype))] for y in outputs)
+    for ours, torchs in zip(
+        found, expected, strict=True
+    ):  # both round once to bfloat16, behind sums of at most 150 terms
+        budget = torch.finfo(torchs.dtype if dtype == torch.float64 else torch.bfloat16).eps
+        torch.testing.assert_close(ours, torchs, rtol=2 * budget, atol=2 * budget)
+
+
+def test_under_autocast_without_gradients_rows_stay_as_they_are(monkeypatch):
+    seen, plain = [], nn.functional.linear
+    monkeypatch.setattr(linear.F, "linear", lambda x, *rest: seen.append(x.shape) or plain(x, *rest))
+    layer = linear.Linear(12, 7)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert layer(torch.randn(50, 12)).dtype == torch.bfloat16
+    assert seen == [(50, 12)]
