@@ -296,6 +296,9 @@ class Translator:
                 "max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number,
             }  # fmt: skip
             return alternatives(self, source, target_prefix, least, options)
+        if min_alternative_expansion_prob:
+            words = "be left out without return_alternatives"
+            raise inputs.OptionError("min_alternative_expansion_prob", words, min_alternative_expansion_prob)
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)

@@ -104,7 +104,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     training = _settings.training_settings(arguments, before, threads, model["d_model"])
     options = TrainingOptions(**training)
     check_processes(options, processes)
-    check_text(options, bool(arguments.monolingual))
+    check_text(options, bool(arguments.monolingual), _settings.given(arguments, _settings.TRAINING))
     # the vocabulary's size, which nothing that is checked here depends on, is not known yet
     config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
     takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
