@@ -38,10 +38,16 @@ class CodeSwitching:
 
     def __init__(self, options, config: JanusConfig, vocabulary: Vocabulary, monolingual: bool):
         self.share, self.config, self.monolingual = options.switch_ratio, config, monolingual
-        self.tokens = vocabulary.tokens
-        self.in_pieces = any(token.startswith(BEGINS) for token in self.tokens)
         special = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id}
-        self.special = special | {config.unk_token_id, *config.source_prefix_ids, *config.source_suffix_ids}
+        special |= {config.unk_token_id, *config.source_prefix_ids, *config.source_suffix_ids}
+        tokens, pieces = vocabulary.tokens, any(token.startswith(BEGINS) for token in vocabulary.tokens)
+        # By token: what it adds to a word, whether it is none of its own, and whether a word begins or ends with it.
+        self.texts = [token if pieces else token.removesuffix("@@") for token in tokens]
+        self.marks = [
+            i in special or token != BEGINS and not any(map(str.isalnum, token)) for i, token in enumerate(tokens)
+        ]
+        self.begins = [i in special or pieces and token.startswith(BEGINS) for i, token in enumerate(tokens)]
+        self.ends = [i in special or not pieces and not token.endswith("@@") for i, token in enumerate(tokens)]
         self.translations = {
             word: {other.casefold(): vocabulary.ids(vocabulary.encode(other)) for other in others}
             for word, others in read_dictionary(options.dictionary).items()
@@ -105,36 +111,17 @@ class CodeSwitching:
 
     def words(self, ids: list[int]) -> list[tuple[Place, str]]:
         """The words of a sentence, in small letters."""
-        found, begin = [], 0
-        for end in range(1, len(ids) + 1):
-            if end < len(ids) and not self._parts(ids[end - 1], ids[end]):
-                continue
-            place = self._without_marks(ids, begin, end)
-            begin = end
-            if place[0] < place[1]:
-                text = "".join(self.tokens[i] for i in ids[slice(*place)])
-                text = text.removeprefix(BEGINS) if self.in_pieces else text.replace("@@", "")
-                found.append((place, text.casefold()))
+        parts = [n for n in range(1, len(ids)) if self.ends[ids[n - 1]] or self.begins[ids[n]]]
+        found = []
+        for begin, end in zip([0, *parts], [*parts, len(ids)], strict=True):
+            while begin < end and self.marks[ids[end - 1]]:
+                end -= 1
+            while begin < end and self.marks[ids[begin]]:
+                begin += 1
+            if begin < end:
+                text = "".join(self.texts[i] for i in ids[begin:end])
+                found.append(((begin, end), text.removeprefix(BEGINS).casefold()))
         return found
-
-    def _parts(self, before: int, token: int) -> bool:
-        """Whether a word ends between two tokens."""
-        if before in self.special or token in self.special:
-            return True
-        return self.tokens[token].startswith(BEGINS) if self.in_pieces else not self.tokens[before].endswith("@@")
-
-    def _without_marks(self, ids: list[int], begin: int, end: int) -> Place:
-        """Without tokens around a word that hold no letter and no digit, but for one that is its space."""
-
-        def is_mark(token: int) -> bool:
-            text = self.tokens[token]
-            return token in self.special or (text != BEGINS and not any(map(str.isalnum, text)))
-
-        while begin < end and is_mark(ids[end - 1]):
-            end -= 1
-        while begin < end and is_mark(ids[begin]):
-            begin += 1
-        return begin, end
 
 
 def read_dictionary(path: str | Path) -> dict[str, list[str]]:
