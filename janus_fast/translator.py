@@ -6,11 +6,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from . import backend as backends
-from . import directory, inputs, models
+from . import inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
 from .decoding.alternatives import alternatives
@@ -19,6 +19,7 @@ from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary, VocabularyMap
+from .vocabularies import Vocabularies
 
 OUTPUTS = ("target_prefix", "draft")  # what calls may give of outputs
 HISTORIES = ("history", "predictions", "prediction_scores")
@@ -67,41 +68,31 @@ class Translator:
         inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
         self.device, self.inter_threads = str(device), inter_threads
         self._warned: set[str] = set()
-        self._folder = model if isinstance(model, (str, os.PathLike)) else None
-        if self._folder is not None:
-            lasting = str(model) if models.is_shipped(model) else os.path.abspath(model)
+        self._name = None  # of a model that another process can load, too
+        if isinstance(model, (str, os.PathLike)):
+            self._name = str(model) if models.is_shipped(model) else os.path.abspath(model)
             self._made_by = {
-                "model": lasting, "device": self.device, "compute_type": compute_type, "intra_threads": intra_threads,
-                "inter_threads": inter_threads, "backend": backend, "vocabularies": vocabularies,
+                "model": self._name, "device": self.device, "compute_type": compute_type, "backend": backend,
+                "intra_threads": intra_threads, "inter_threads": inter_threads, "vocabularies": vocabularies,
             }  # fmt: skip
         self.config, arrays, own = models.read(model)
         self._wanted = (self.device, compute_type, inter_threads, self.config)
         self.backend = backends.choose(backend, *self._wanted)
-        vocabularies = vocabularies or own
+        self._vocabularies = Vocabularies(vocabularies or own, self.config, self._name)
         self._backend = backends.load(
             self.backend, self.config, arrays, self.device, compute_type, intra_threads, inter_threads,
             insists=backend != "auto",
         )  # fmt: skip
         self.compute_type = self._backend.compute_type
-        if vocabularies is not None:
-            vocabularies = inputs.list_of(
-                "Translator: vocabularies", vocabularies, "vocabularies", "a Vocabulary", Vocabulary
-            )
-            sizes = (self.config.source_vocab_size, self.config.target_vocab_size)
-            if tuple(map(len, vocabularies)) != sizes:
-                raise ValueError(
-                    f"Translator: vocabularies must have the model's sizes {sizes}, got {tuple(map(len, vocabularies))}"
-                )
-        self._vocabularies = vocabularies
 
     def __repr__(self) -> str:
-        model = repr(self._made_by["model"]) if self._folder is not None else "a JanusModel"
+        model = "a JanusModel" if self._name is None else repr(self._name)
         names = "backend", "device", "compute_type", "intra_threads", "inter_threads"
         return f"Translator({model}, {', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     def __reduce__(self):
         """Another process loads the model again."""
-        if self._folder is None:
+        if self._name is None:
             raise TypeError(
                 "Translator: model must be a name or a directory for a Translator to be pickled, got a "
                 "JanusModel; janus_fast.save writes one"
@@ -152,28 +143,22 @@ class Translator:
     @property
     def source_vocabulary(self) -> Vocabulary:
         """The vocabulary of sources; a ValueError where the model has none."""
-        return self._vocabulary(0)
+        return self._vocabularies.source
 
     @property
     def target_vocabulary(self) -> Vocabulary:
         """The vocabulary of targets; a ValueError where the model has none."""
-        return self._vocabulary(1)
+        return self._vocabularies.target
 
-    @cached_property
+    @property
     def vocabulary_map(self) -> VocabularyMap:
         """What sources can become, by ``vmap.txt`` of the model's directory; a FileNotFoundError without it."""
-        if self._folder is None:
-            raise ValueError("Translator: model must be a directory with vmap.txt for use_vmap, got a JanusModel")
-        return directory.read_vocabulary_map(self._directory, self.source_vocabulary, self.target_vocabulary)
+        return self._vocabularies.map
 
     @property
     def has_vocabulary_map(self) -> bool:
         """Whether the model's directory has ``vmap.txt``."""
-        return self._folder is not None and (self._directory / directory.MAP).is_file()
-
-    @property
-    def _directory(self) -> Path:
-        return models.locate(self._made_by["model"])
+        return self._vocabularies.has_map
 
     @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
@@ -188,17 +173,11 @@ class Translator:
 
     def _translate(self, source: list[list[str]], **options) -> list[TranslationResult]:
         """Tokens in, text out."""
+        text = self._vocabularies.text
         return [
-            dataclasses.replace(r, hypotheses=[self._text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
+            dataclasses.replace(r, hypotheses=[text(tokens) for tokens in r.hypotheses], tokens=r.hypotheses)
             for r in self.translate_batch(source, **options)
         ]
-
-    def _text(self, tokens: list[str]) -> str:
-        """A hypothesis as text, without the tokens that are none."""
-        config, vocabulary = self.config, self.target_vocabulary
-        ids = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.forced_bos_token_id} - {None}
-        specials = vocabulary.tokens_of(ids)
-        return vocabulary.decode([token for token in tokens if token not in specials])
 
     @inputs.hinting
     def translate_batch(
@@ -317,6 +296,9 @@ class Translator:
                 "max_batch_size": max_batch_size, "batch_type": batch_type, "first_number": first_number,
             }  # fmt: skip
             return alternatives(self, source, target_prefix, least, options)
+        if min_alternative_expansion_prob:
+            words = "be left out without return_alternatives"
+            raise inputs.OptionError("min_alternative_expansion_prob", words, min_alternative_expansion_prob)
         options = options_of(mode, options, self.config, _BESIDE_OPTIONS)
         longest = options.longest(self.config)  # refuses what does not suit this model
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
@@ -352,11 +334,7 @@ class Translator:
         for number in set(range(len(source))) - set(words):  # nothing to translate
             results[number] = result([Hypothesis([], 0.0, [], 0)])
 
-        candidates = None
-        if options.use_vmap:
-            specials = {self.config.unk_token_id, self.config.bos_token_id, *ends}
-            more = [specials.union(prefix) for prefix in prefixes or [()] * count]
-            candidates = [self.vocabulary_map.candidates(*own) for own in zip(source, more, strict=True)]
+        candidates = self._vocabularies.candidates(source, prefixes, ends) if options.use_vmap else None
 
         def decode(batch: list[int]):
             own = [given and [given[n] for n in batch] for given in (prefixes, drafts, candidates)]
@@ -490,17 +468,6 @@ class Translator:
         every = list(batches(numbers, lengths, *limits))
         run = map if self.inter_threads == 1 or len(every) == 1 else self._backend.map
         return zip(every, run(work, every), strict=True)
-
-    def _vocabulary(self, side: int) -> Vocabulary:
-        if self._vocabularies is None:
-            if self._folder is not None:
-                raise ValueError(
-                    f"Translator: {self._folder} must hold a vocabulary for tokens and text, got neither "
-                    "sentencepiece.model nor vocabulary.json nor source and target (.model or .json); "
-                    "without it use generate()"
-                )
-            raise ValueError("Translator: vocabularies must be given for tokens and text; without them use generate()")
-        return self._vocabularies[side]
 
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""

@@ -207,13 +207,16 @@ def test_a_model_comes_and_goes(folder):
     assert (translator.num_active_batches, translator.num_queued_batches) == (0, 0)
 
 
-def test_types_by_their_names(folder):
+def test_types_by_their_names(folder, caplog):
     computed = {kind: ctranslate2.Translator(folder, compute_type=kind).compute_type for kind in ("int8", "float32")}
     assert computed == {"int8": "int8_float32", "float32": "float32"}
     assert ctranslate2.Translator(folder, compute_type={"cpu": "int8_float32"}).compute_type == "int8_float32"
     assert ctranslate2.Translator(folder, compute_type={"cuda": "int8"}).compute_type == "float32"
-    assert {"int8", "int8_float32", "float32"} <= ctranslate2.get_supported_compute_types("cpu")
-    for kind in ("float16", "int16", "int8_float16"):
+    supported = ctranslate2.get_supported_compute_types("cpu")
+    assert {"int8", "int8_float32", "float32"} <= supported and "int16" not in supported and not caplog.records
+    assert ctranslate2.Translator(folder, compute_type="int16").compute_type == "float32"
+    assert caplog.messages == ["Translator: int16 is computed in float32, which is more exact"]
+    for kind in ("float16", "int8_float16"):
         with pytest.raises(ValueError, match=f"compute_type must be one of .*'int8_float32'.* here, got '{kind}'"):
             ctranslate2.Translator(folder, compute_type=kind)
 

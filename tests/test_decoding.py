@@ -397,6 +397,28 @@ ERRORS = [
         {"mode": "nar", "order": "easy_first", "iterations": 9},
         "iterations must be left out with order 'easy_first', which takes a pass for each word, got 9",
     ),
+    (
+        {"mode": "nar", "order": "easy_first", "iterations": 4},
+        "iterations must be left out with order 'easy_first', which takes a pass for each word, got 4",
+    ),
+    (
+        {"mode": "nar", "order": "left_to_right", "adaptive": True},
+        "adaptive must be left out with order 'left_to_right', which takes a pass for each word, got True",
+    ),
+    ({"seed": 0}, "seed must be left out with sampling_topk 1, which draws nothing, got 0"),
+    (
+        {"beam_size": 1, "sampling_topk": 0, "patience": 1},
+        "patience must be left out with sampling, which does not search, got 1",
+    ),
+    (
+        {"alignment_heads": 0},
+        "alignment_heads must be left out with neither return_attention nor coverage_penalty, got 0",
+    ),
+    (
+        {"mode": "speculative", "drafter": "source", "draft_threshold": 0.3},
+        "draft_threshold must be left out with drafter 'source', as words of the model alone are more or less likely",
+    ),
+    ({"min_alternative_expansion_prob": 0.5}, "min_alternative_expansion_prob must be left out without return_alter"),
     ({"mode": "nar", "score": "sum"}, "score must be one of 'tokens', 'canvas', got 'sum'"),
     ({"mode": "nar", "target_prefix": [[5]]}, "target_prefix must be None in mode 'nar'"),
     ({"mode": "nar", "adaptive": "no"}, "adaptive must be one of True, False, got 'no'"),

@@ -102,11 +102,16 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
 
 def test_an_arm_gets_the_options_that_change_something_in_it():
     words = "--masking uniform --divergence-warmup-updates 5 --d-model 16 --divergence-weight=0.5 --keep 2".split()
-    assert runs.effective(words, "janus") == words
-    assert runs.effective(words, "cmlm") == "--masking uniform --d-model 16 --keep 2".split()
-    assert runs.effective(words, "autoregressive") == "--d-model 16 --keep 2".split()
+    janus, cmlm, left_to_right = (runs.Arm(f"--objective {name}") for name in ("janus", "cmlm", "autoregressive"))
+    assert runs.effective(words, janus) == words
+    assert runs.effective(words, cmlm) == "--masking uniform --d-model 16 --keep 2".split()
+    assert runs.effective(words, left_to_right) == "--d-model 16 --keep 2".split()
     without = [*words, "--divergence-weight", "0"]
-    assert runs.effective(without, "janus") == [*words[:2], *words[4:], *without[-2:]]
+    assert runs.effective(without, janus) == [*words[:2], *words[4:], *without[-2:]]
+    assert runs.effective(["--source-mask-ratio", "0.1", "0.2", *words], janus) == words
+    corrupted = [*words, "--poisson-lambda", "2", "--permute-sentences=0"]
+    assert runs.effective(corrupted, janus) == words
+    assert runs.effective(corrupted, runs.Arm(janus.options, monolingual=True)) == corrupted
 
 
 def test_the_scores_are_those_of_the_model_at_hand(call, work):
@@ -262,6 +267,11 @@ def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
     ("options", "message"),
     [
         (["--arms", "cmlm", "--", "--seed", "3"], "options behind -- must be other than --data, --out, --device, "),
+        (
+            ["--arms", "cmlm", "--", "--keep", "3", "--alpha", "2"],
+            "must change something in an arm of cmlm, got --alpha",
+        ),
+        (["--arms", "janus", "--", "--mask-random=0"], "must change something in an arm of janus, got --mask-random=0"),
         (["--data", "nowhere"], "must have train.en, train.de, valid.en, valid.de, got nowhere without train.en"),
     ],
 )

@@ -227,8 +227,12 @@ def test_pieces_that_the_target_side_does_not_know():
 def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
     out = tmp_path / "model"
     assert cli.main(["convert", str(directory), "--out", str(out)]) == 0
-    said, generate = capsys.readouterr().out.splitlines()
+    said, generate, longest = capsys.readouterr().out.splitlines()
     assert said == f"{out}: 10,165 parameters, 45 target tokens" and "generate would search with" in generate
+    assert longest == (
+        f"{out}: no longest length is there: generate stops behind 20 tokens then, calls here behind "
+        "max_decoding_length, 256 unless it is given"
+    )
     (tmp_path / "text").write_text("mo\nnunu\n")
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--max-decoding-length", "36"]) == 0
     assert capsys.readouterr().out == "kip\nshushu\n"
@@ -326,7 +330,9 @@ def test_how_transformers_would_search_is_said(directory, tmp_path, capsys, case
     assert cli.main(["convert", str(directory), "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"would search with {options}: each call must" in lines[1]
-    assert [line.partition("nothing here does its ")[2] for line in lines[2:]] == [lacking] * bool(lacking)
+    more = [] if "max_decoding_length" in options else ["no longest length is there: generate stops behind 20 tokens"]
+    more += [f"nothing here does its {lacking}"] if lacking else []
+    assert len(more) == len(lines[2:]) and all(said in line for said, line in zip(more, lines[2:], strict=True))
     given = {name: json.loads(value.replace("True", "true").replace("False", "false"))
              for name, value in (option.split("=") for option in re.split(r", (?=[a-z])", options))}  # fmt: skip
     AutoregressiveOptions(**given)  # which they are

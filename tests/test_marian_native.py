@@ -182,6 +182,10 @@ def test_binary_files_that_are_refused(tmp_path):
         (whole[:40], "model.bin must be a whole .bin of Marian, got 40 bytes"),
         (whole.replace(struct.pack("<Q", 0x404), struct.pack("<Q", 0x1801), 1), "got type 0x1801, of one processor"),
         (whole.replace(struct.pack("<ii", 27, 16), struct.pack("<ii", 2**20, 16), 1), "must have 16,777,216 numbers"),
+        (
+            whole.replace(struct.pack("<ii", 27, 16), struct.pack("<ii", -27, -16), 1),
+            r"must have sizes of at least 0, got the shape \(-27, -16\)",
+        ),
     ):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):

@@ -174,6 +174,7 @@ def test_a_model_is_pretrained_goes_on_and_is_then_trained_on_pairs(parallel, tm
     for words, message in (
         ([*pair, "--objective", "bart"], "text must be monolingual with objective 'bart', which restores corrupted"),
         ([*pair, "--poisson-lambda", 2], "--poisson-lambda must be left out with parallel text, got 2.0"),
+        ([*pair, "--poisson-lambda", 3.5], "--poisson-lambda must be left out with parallel text, got 3.5"),
         ([*pair, *text], "--source must be left out with --monolingual, got "),
         (["--data", parallel, *text], "--data must be left out with --monolingual, got "),
         ([*pair, *text[2:]], "--valid-monolingual must go with --monolingual, got "),

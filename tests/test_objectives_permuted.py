@@ -93,12 +93,15 @@ def mpnet_by_definition(model, objective, sources, targets):
     return aux + weight * nar + 0.1 * length_loss(model, sources, [len(target) for target in targets])
 
 
-def cemat_by_definition(model, objective, sources, targets):
+def cemat_by_definition(model, objective, sources, targets, switched=None):
     """Words of both sides behind masks, which all see all of their side, and the decoder's rows all of the source."""
     generator, losses, hidden_sources = torch.Generator().manual_seed(1), {"nar": [], "encoder": []}, []
     lengths = [[len(each) for each in side] for side in (sources, targets)]
-    drawn = objective.draw(torch.tensor(sum(targets, [])), lengths[1], generator).split(lengths[1])
-    masked = objective.draw_source(torch.tensor(sum(sources, [])), lengths[0], generator).split(lengths[0])
+    drawn = objective.draw(torch.tensor(sum(targets, [])), lengths[1], generator)
+    replaced, told = switched or (torch.zeros(sum(own), dtype=torch.bool) for own in lengths)
+    masked = objective.draw_source(torch.tensor(sum(sources, [])), lengths[0], generator, replaced)
+    assert not (masked & replaced).any()
+    masked, drawn = masked.split(lengths[0]), (drawn | told[:, None]).split(lengths[1])
     for source, target, hidden, places in zip(sources, targets, masked, drawn, strict=True):
         n, (least, most) = len(source) - 2, objective.source_mask_ratio
         assert not hidden[0] and not hidden[-1] and math.floor(least * n) <= hidden.sum() <= math.ceil(most * n)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_decoding import make_model, make_sources, rounding_error
 
-from janus_fast import Translator, Vocabulary, cli, engine, reference, save
+from janus_fast import Translator, Vocabulary, cli, engine, models, reference, save
 from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 from janus_fast.decoding.options import untaken
 from janus_fast.text import VocabularyMap, lexicon
@@ -253,6 +253,21 @@ def test_the_command(two, text, tmp_path, capsys):
     assert cli.main([*command, "--target", str(links)]) == 2 and "same number of lines" in capsys.readouterr().err
     assert cli.main([*command, "--threshold", "2"]) == 2
     assert "--threshold must be a finite number in [0, 1], got 2.0" in capsys.readouterr().err
+
+
+def test_a_shipped_model_stays_as_it_is(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = models.locate("en-de-small") / "vmap.txt"
+    before, command = shipped.read_bytes(), ["shortlist", "en-de-small", "--source", text[0], "--target", text[1]]
+    assert cli.main(command) == 2
+    assert "--out must be given with a shipped model, which is not changed, got none; `janus-fast convert en-de-sm" in (
+        capsys.readouterr().err
+    )
+    assert cli.main([*command, "--out", "vmap.txt"]) == 0 and "vmap.txt: " in capsys.readouterr().out
+    own = (tmp_path / "vmap.txt").read_text(encoding="utf-8")
+    assert any(line.startswith("▁b\t") for line in own.splitlines()) and shipped.read_bytes() == before
+    for file, message in (("no/vmap.txt", "--out must be in a folder that exists"), (text[0], "than --source")):
+        assert cli.main([*command, "--out", file]) == 2 and message in capsys.readouterr().err
 
 
 def test_words_of_a_shared_vocabulary_may_stay_as_they_are(folder, tmp_path, capsys):

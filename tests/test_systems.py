@@ -27,8 +27,8 @@ def call(tmp_path):
     (data / "mono").write_text("\n".join(test_set()[1][100:140]) + "\n", encoding="utf-8")
     places = ["--data", str(data), "--pair", "text-summary", "--out", str(tmp_path / "out"), "--results", str(results)]
 
-    def call(*options):
-        status = systems.main([*places, "--updates", "2", "--metric", "distinct", "chrf", *options, "--", *TINY])
+    def call(*options, rest=()):
+        status = systems.main([*places, "--updates", "2", "--metric", "distinct", "chrf", *options, "--", *TINY, *rest])
         return status, json.loads((results / "systems.json").read_text()) if results.exists() else None
 
     call.monolingual, call.results = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"], results
@@ -49,11 +49,13 @@ def test_systems_are_decoded_in_the_modes_that_they_are_trained_for():
 
 def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
     arms = ["--arms", "bart-pretrained", "autoregressive", "bang", "cmlm-pretrained", *call.monolingual]
-    status, results = call(*arms)
+    corrupted = ["--mask-ratio", "0.5"]  # of the text of pre-training alone
+    status, results = call(*arms, rest=corrupted)
     assert status == 0 and work == {"updates": 4 * 2 + 2 * 3, "evaluations": 2 + 5 + 3 + 2}
     named = {record["arm"]: record for record in results["records"]}
     pretrained = [f"{name}-{stage}" for name in ("cmlm", "bart") for stage in ("pretraining", "pretrained")]
     assert list(named) == ["autoregressive", "bang", *pretrained]
+    assert {arm for arm in named if "--mask-ratio 0.5" in named[arm]["options"]} == {*pretrained[::2]}
     assert named["cmlm-pretraining"]["training"]["update"] == 3 and not named["cmlm-pretraining"]["evaluations"]
     first = named["cmlm-pretrained"]["training"]["of"]["first"]
     assert first == runs.checksum(call.results.parent / "out/seed-1/cmlm-pretraining/model.safetensors")
@@ -63,7 +65,7 @@ def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
     page = (call.results / "systems.md").read_text()
     assert page == systems_report.markdown(results) and "| cmlm-pretrained | 1 | 10 passes |" in page
     assert "* janus, seed 1\n" in page and "distinct-1 | distinct-2 | chrF | passes |" in page
-    assert call(*arms) == (0, results) and work == {"updates": 14, "evaluations": 12}
+    assert call(*arms, rest=corrupted) == (0, results) and work == {"updates": 14, "evaluations": 12}
 
 
 def test_the_picture_shows_means_over_seeds(tmp_path):

@@ -276,6 +276,7 @@ def test_options_that_change_nothing_are_refused_but_a_run_that_has_them_goes_on
     for options, message in (
         (["--divergence-warmup-updates", 100], "warmup-updates must be left out with --divergence-weight 0, got 100"),
         (["--objective", "cmlm", "--divergence-weight", 3], "--divergence-weight must .* objective 'cmlm', got 3.0"),
+        (["--objective", "cmlm", "--divergence-weight", 1], "--divergence-weight must .* objective 'cmlm', got 1.0"),
         (
             ["--objective", "autoregressive", "--masking", "uniform"],
             "masking must be left out .* 'autoregressive', got uniform",

@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         pace = 1 if arguments.same_updates else own.pace
         updates = arguments.updates * pace
         words = [*SIZES.split(), *schedule(updates, arguments.validations * pace), *arguments.rest]
-        options = [*effective([*words, *own.options.split()], own.objective), "--seed", str(seed)]
+        options = [*effective([*words, *own.options.split()], own), "--seed", str(seed)]
         first, decodes = own.begins_with and folder / own.begins_with, runs.trained_for(own, DECODES)
         return Run(arm, seed, folder / arm, files, options, checksums, updates, decodes, test, first, say)
 
@@ -95,4 +95,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--updates", type=positive, default=10_000, metavar="N", help="of an arm of pace 1 (default: 10000)"
     )
     parser.add_argument("--same-updates", action="store_true", help="of every arm, whatever its pace")
-    return runs.parse(parser, argv, ARMS)
+    arguments = runs.parse(parser, argv, ARMS)
+    runs.check_used(parser, arguments, ARMS)
+    return arguments

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,12 +26,14 @@ from benchmarks.training import side_by_side
 from benchmarks.training.side_by_side import Job
 from janus_fast import Translator, cli, engine, evaluate, load, save
 from janus_fast.directory import FILES, WEIGHTS
+from janus_fast.inputs import flag
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.replacing import replacing
 from janus_fast.text.lines import as_line
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
-from janus_fast.training.options import without_effect
+from janus_fast.training.corruption import CorruptionOptions
+from janus_fast.training.options import TrainingOptions, without_effect
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,19 @@ def schedule(updates: int, validations: int) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
-def effective(options: list[str], objective: str) -> list[str]:
-    """``options`` without those that change nothing in a training, which ``janus-fast train`` refuses."""
+def effective(options: list[str], arm: Arm) -> list[str]:
+    """``options`` without those that change nothing in the training of an arm, which ``janus-fast train`` refuses."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in (("divergence-weight", 1.0), ("draft-weight", 0.0), ("suffix-share", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=default)
+    parser.add_argument("--dictionary")
     given = vars(parser.parse_known_args(options)[0])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in without_effect({"objective": objective, **given}):
-        parser.add_argument("--" + name.replace("_", "-"))
+    idle = {*without_effect({"objective": arm.objective, **given})}
+    idle |= set() if arm.monolingual else {option.name for option in fields(CorruptionOptions)}
+    for option in (option for option in fields(TrainingOptions) if option.name in idle):
+        several = len(option.default) if isinstance(option.default, tuple) else None
+        parser.add_argument(flag(option.name), nargs=several)
     return parser.parse_known_args(options)[1]
 
 
@@ -390,3 +396,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], arms: dict[str, Arm]
     if reason := engine.missing():
         parser.error(reason)
     return arguments
+
+
+def check_used(parser: argparse.ArgumentParser, arguments: argparse.Namespace, arms: dict[str, Arm]) -> None:
+    """Refuses options behind ``--`` that change nothing in any of the arms that are chosen."""
+    chosen = [arms[name] for name in arguments.arms]
+    used = [word for arm in chosen for word in effective([*arguments.rest, *arm.options.split()], arm)]
+    if idle := next((word for word in arguments.rest if word.startswith("--") and word not in used), None):
+        parser.error(f"options behind -- must change something in an arm of {', '.join(arguments.arms)}, got {idle}")

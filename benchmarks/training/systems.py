@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         own, folder = ARMS[arm], arguments.out / f"seed-{seed}"
         updates = arguments.pretraining_updates or arguments.updates if own.monolingual else arguments.updates
         words = [*SIZES.split(), *schedule(updates, arguments.validations), *arguments.rest]
-        options = [*effective([*words, *own.options.split()], own.objective), "--seed", str(seed)]
+        options = [*effective([*words, *own.options.split()], own), "--seed", str(seed)]
         first, decodes = own.begins_with and folder / own.begins_with, runs.trained_for(own, DECODES)
         files, sums = parallel, checksums
         if own.monolingual:
@@ -107,6 +107,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--monolingual must name the text to pre-train on, got none for {named[0]}")
     if arguments.monolingual and not arguments.monolingual.is_file():
         parser.error(f"--monolingual must be a file, got {arguments.monolingual}")
+    runs.check_used(parser, arguments, ARMS)
     if not Path(arguments.data, f"test.{arguments.pair.split('-')[0]}").is_file():
         if arguments.pair not in test_set_pairs():
             parser.error(f"--data must have test text for --pair {arguments.pair}, got {arguments.data} without")

@@ -9,7 +9,7 @@ from typing import get_args
 
 from .. import models
 from ..config import JanusConfig
-from ..inputs import flag
+from ..inputs import OptionError, flag
 from ..training.options import OF_THE_CALL, TrainingOptions, without_effect
 
 MODEL = {field.name: field for field in dataclasses.fields(JanusConfig) if field.metadata.get("setting")}
@@ -51,7 +51,7 @@ def _add_field(group, name: str, field: dataclasses.Field) -> None:
     own = {recipe: settings.get(name, default) for recipe, settings in RECIPES.items()}
     shown = {recipe: _in_words(value) for recipe, value in own.items()}
     if own["small"] == own["paper"]:
-        text += f" (default: {shown['small']})" if default != math.inf else ""
+        text += "" if default == math.inf or "(default: " in text else f" (default: {shown['small']})"
     else:
         text += f" ({', '.join(f'{recipe}: {value}' for recipe, value in shown.items())})"
     if isinstance(default, bool):
@@ -63,7 +63,7 @@ def _add_field(group, name: str, field: dataclasses.Field) -> None:
     elif isinstance(default, tuple):
         group.add_argument(flag(name), type=kind, nargs=len(default), metavar="X", help=text)
     else:
-        group.add_argument(flag(name), type=kind, metavar="X", help=text)
+        group.add_argument(flag(name), type=kind, metavar=field.metadata.get("metavar", "X"), help=text)
 
 
 def _in_words(value) -> str:
@@ -107,8 +107,11 @@ def training_settings(arguments: argparse.Namespace, before: Mapping | None, thr
     """How to train: as the run that goes on began, or as given, or as the recipe has it for so many ``threads``."""
     named = given(arguments, TRAINING)
     own = before["training"] if before else RECIPES[arguments.recipe or "small"]
-    left_out = {*without_effect({**vars(TrainingOptions()), **own, **named})}
-    left_out |= {name for name in TRAINING if before and TRAINING[name].metadata.get("lasts") == OF_THE_CALL}
+    idle = without_effect({**vars(TrainingOptions()), **own, **named})
+    for name in named:  # also where its value is the default
+        if name in idle:
+            raise OptionError(f"train: {name}", f"be left out with {idle[name]}", named[name])
+    left_out = {*idle} | {name for name in TRAINING if before and TRAINING[name].metadata.get("lasts") == OF_THE_CALL}
     own = {name: value for name, value in own.items() if name in TRAINING and name not in left_out}
     own |= named
     if before:

@@ -1,11 +1,12 @@
 """``janus-fast shortlist``: which words a model may say for those of a source, from parallel text."""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
 from .. import directory, models
-from ..inputs import check_input, flag, number
+from ..inputs import check_input, check_output, flag, number
 from ..replacing import replacing
 from ..text import lexicon
 from ..text.lines import lines_of
@@ -16,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a shipped model, or a model directory")
     parser.add_argument("--source", required=True, metavar="FILE", help="sentences in the model's source language")
     parser.add_argument("--target", required=True, metavar="FILE", help="their translations, line by line")
+    parser.add_argument(
+        "--out", metavar="FILE",
+        help=f"what to write; a model reads {directory.MAP} of its directory (default: that of MODEL, unless it is "
+        "shipped)",
+    )  # fmt: skip
     parser.add_argument(
         "--alignments", metavar="FILE",
         help="for each line the tokens that translate each other, as 0-0 1-2 (of the model's tokens, from 0 on), by an "
@@ -39,9 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     config, vocabularies = directory.read_config(folder), directory.read_vocabularies(folder)
     if vocabularies is None:
         raise ValueError(f"MODEL must have a vocabulary, got {folder} without one")
-    for name in ("source", "target", "alignments"):
-        if file := getattr(arguments, name):
-            check_input(flag(name), file)
+    read = {flag(name): file for name in ("source", "target", "alignments") if (file := getattr(arguments, name))}
+    for name, file in read.items():
+        check_input(name, file)
+    if not arguments.out and models.is_shipped(arguments.model):
+        copied = f"`janus-fast convert {arguments.model} --out DIR` makes a directory of it"
+        raise ValueError(f"--out must be given with a shipped model, which is not changed, got none; {copied}")
+    path = Path(arguments.out or folder / directory.MAP)
+    check_output("--out", path, **read)
     lines = [lines_of(file) for file in (arguments.source, arguments.target)]
     if len(lines[0]) != len(lines[1]):
         numbers = f"{len(lines[0]):,} and {len(lines[1]):,}"
@@ -65,9 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if vocabularies[0] is vocabularies[1]:  # what is not translated stays as it is
         for token in range(size):
             words.rules[token,] = np.union1d(words.rules.get((token,), []), token).astype(np.int64)
-    with replacing(folder) as temporary:
-        words.write(temporary / directory.MAP, *vocabularies)
-    path = folder / directory.MAP
+    with replacing(path.parent) as temporary:
+        words.write(temporary / path.name, *vocabularies)
     mean = np.mean([len(words.candidates(ids.tolist())) for ids in sides[0][:1000]])
     print(f"{path}: {path.stat().st_size:,} bytes; a sentence may become {mean:,.0f} of {size:,} tokens on average")
     return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..holding import holding
-from ..inputs import flag
+from ..inputs import check_input, flag
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
 from ..training.metrics import METRICS
@@ -77,6 +77,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     from ..model import JanusModel
     from ..objectives import OBJECTIVES
     from ..training.checkpoints import latest_checkpoint
+    from ..training.code_switching import CodeSwitching
     from ..training.corruption import Corruption
     from ..training.data import ParallelData, aligned_lines
     from ..training.options import TrainingOptions, check_processes, check_text
@@ -104,7 +105,9 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     training = _settings.training_settings(arguments, before, threads, model["d_model"])
     options = TrainingOptions(**training)
     check_processes(options, processes)
-    check_text(options, bool(arguments.monolingual))
+    check_text(options, bool(arguments.monolingual), _settings.given(arguments, _settings.TRAINING))
+    words = options.dictionary and _dictionary(options.dictionary, before, out)
+    processes.require_same("--dictionary", words, "be the same on all machines")
     # the vocabulary's size, which nothing that is checked here depends on, is not known yet
     config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
     takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
@@ -126,18 +129,19 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     if init:
         checkpoint.load_unique_state(model, checkpoint.read_state(init.weights, config), init.weights)
     corruption = Corruption(options, config, vocabularies[1].tokens) if arguments.monolingual else None
-    data = ParallelData.read(files["source"], files["target"], vocabularies, config, corruption)
+    switching = CodeSwitching(options, config, vocabularies[1], bool(corruption)) if options.dictionary else None
+    data = ParallelData.read(files["source"], files["target"], vocabularies, config, corruption, switching)
     if options.device == "cpu" and (warning := installation.slow()):
         say(f"warning: {warning}")
     by_threads = not before and _settings.are_batches_by_threads(arguments)
     _say_what_is_there(model, data, vocabularies, options, threads if by_threads else None)
-    validation = _validation(arguments, files, vocabularies, config, corruption)
+    validation = _validation(arguments, files, vocabularies, config, corruption, switching)
     trainer = Trainer(model, data, out, options, validation, processes=processes)
     if processes.rank == 0:
         start = before["start"] if before else {name: getattr(arguments, name) for name in _settings.START}
         start["average"] = arguments.average = arguments.average or start.get("average") or AVERAGE[0]
         settings = {"model": _settings.of_model(config), "training": dataclasses.asdict(options), "text": text}
-        settings["start"] = start
+        settings |= {"start": start, **({"dictionary": words} if words else {})}
         settings = {**before, **settings} if before else {**settings, "versions": versions()}
         if not begun:
             out.mkdir(parents=True, exist_ok=True)
@@ -215,7 +219,19 @@ def _say_what_is_there(model, data, vocabularies, options, threads: int | None) 
     say(f"batches of {options.max_tokens:,} tokens{why}")
 
 
-def _validation(arguments, files, vocabularies, config, corruption):
+def _dictionary(file: str, before: dict | None, out: Path) -> str:
+    """The checksum of the file, which is one that a run can begin or go on with."""
+    from ..training.code_switching import read_dictionary
+
+    check_input("--dictionary", file)
+    read_dictionary(file)
+    words = checksum(Path(file))
+    if before and before["dictionary"] != words:
+        raise ValueError(f"--dictionary must hold the words that the run in {out} began with; it has changed")
+    return words
+
+
+def _validation(arguments, files, vocabularies, config, corruption, switching):
     from ..training.data import ParallelData
     from ..training.validation import Validation
 
@@ -223,7 +239,8 @@ def _validation(arguments, files, vocabularies, config, corruption):
         names = "--valid-monolingual" if corruption else "--valid-source, --valid-target"
         say(f"no validation text ({names}): the loss on the training text is all that is shown")
         return None
-    data = ParallelData.read(files["valid_source"], files["valid_target"], vocabularies, config, corruption)
+    sides = files["valid_source"], files["valid_target"]
+    data = ParallelData.read(*sides, vocabularies, config, corruption, switching)
     if corruption:
         return Validation(data, [], [], vocabularies)
     lines = [lines_of(files[name]) for name in ("valid_source", "valid_target")]

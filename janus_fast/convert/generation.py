@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..decoding import AutoregressiveOptions
 from .hub import CONFIG, check_settings, read_object
 
 GENERATION = "generation_config.json"
@@ -15,6 +16,7 @@ LACKING = {
     "encoder_no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "exponential_decay_length_penalty": None,
     "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": None, "guidance_scale": None,
 }  # fmt: skip
+USUAL_LENGTH = 20  # new tokens of generate (transformers 5.23) where nothing says how many
 LACKING_WHEN_DRAWING = {"min_p": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
@@ -32,6 +34,11 @@ class Generation:
         """What users should know, a sentence each."""
         options = ", ".join(f"{name}={value!r}" for name, value in self.search.items())
         said = [f"transformers' generate would search with {options}: each call must, as it is not kept here"]
+        if "max_decoding_length" not in self.search:
+            said.append(
+                f"no longest length is there: generate stops behind {USUAL_LENGTH} tokens then, calls here behind "
+                f"max_decoding_length, {AutoregressiveOptions.max_decoding_length} unless it is given"
+            )
         if self.lacking:
             said.append("nothing here does its " + ", ".join(f"{k} = {v}" for k, v in self.lacking.items()))
         return said

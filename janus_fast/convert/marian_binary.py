@@ -45,13 +45,15 @@ def read(file: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for name, shape, (_, kind, _, size) in zip(names, shapes, headers, strict=True):
         data = take("u1", size)
+        if min(shape, default=1) < 0:
+            raise ValueError(f"convert: {file}: {name} must have sizes of at least 0, got the shape {shape}")
         stored = TYPES.get(kind) or QUANTIZED.get(kind)
         if stored is None:
             known = "float16, float32, intgemm8 or intgemm16"
             raise ValueError(f"convert: {file}: {name} must be of type {known}, got type {kind:#x}, of one processor")
         elements = math.prod(shape)
         bytes_ = elements * np.dtype(stored).itemsize
-        if min(shape, default=1) < 0 or size < bytes_ + 4 * (kind in QUANTIZED):
+        if size < bytes_ + 4 * (kind in QUANTIZED):
             raise ValueError(f"convert: {file}: {name} must have {elements:,} numbers, got {size:,} bytes")
         array = np.frombuffer(data[:bytes_], stored)
         if kind in QUANTIZED:

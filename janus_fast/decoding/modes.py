@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..inputs import choice, listed, meant
+from ..inputs import OptionError, choice, listed, meant
 from .options import AutoOptions, AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
 
 
@@ -60,7 +60,7 @@ MODES = {
 
 def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ()):
     """The options of ``mode`` with those that are ``given``, for a model; a ValueError names what it does not have, and
-    says what is meant: an option, or one of the ``arguments`` of who was called."""
+    says what is meant: an option, or one of the ``arguments`` of who was called. One names what changes nothing."""
     known = [*MODES[choice("mode", mode, MODES)].fields]
     for name in given:
         if name not in known:
@@ -68,4 +68,8 @@ def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ())
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
                 hint = f", which is one of mode {' and '.join(others)}"
             raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
-    return MODES[mode].options(**given).resolved(config)
+    options = MODES[mode].options(**given)
+    for name, why in options.without_effect().items():
+        if name in given:
+            raise OptionError(name, f"be left out with {why}", repr(given[name]))
+    return options.resolved(config)

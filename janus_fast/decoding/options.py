@@ -98,6 +98,10 @@ class DecodingOptions:
         """These, with what "auto" and None stand for in a model of this ``config``."""
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """The names of options that change nothing beside the others, and why: who gives one expects another output."""
+        return {}
+
     def ends(self, config: "JanusConfig") -> tuple[int, ...]:
         """The tokens that end an output."""
         return (config.eos_token_id,)
@@ -281,6 +285,14 @@ class AutoregressiveOptions(LeftToRightOptions):
         """The most tokens that are chosen for an output, its end included."""
         return self.longest(config) + self.forced_eos
 
+    def without_effect(self):
+        draws, idle = self.sampling_topk != 1, {}
+        idle |= {} if draws else {"seed": "sampling_topk 1, which draws nothing"}
+        idle |= dict.fromkeys(("patience", "early_stopping"), "sampling, which does not search") if draws else {}
+        if not (self.return_attention or self.coverage_penalty):
+            idle["alignment_heads"] = "neither return_attention nor coverage_penalty"
+        return idle
+
     def resolved(self, config: "JanusConfig"):
         for name in ("end_token", "suppress_sequences"):
             sequences = [getattr(self, name) or ()] if name == "end_token" else self.suppress_sequences
@@ -342,6 +354,11 @@ class SpeculativeOptions(LeftToRightOptions):
     def kept(self) -> int:
         """Hypotheses of a source whose rows would be as many as those of a draft."""
         return 1 + self.draft_length // FEWEST_ROWS
+
+    def without_effect(self):
+        if self.drafter in ("source", "none"):
+            return {"draft_threshold": f"drafter {self.drafter!r}, as words of the model alone are more or less likely"}
+        return {}
 
     def drafts_itself(self, config: "JanusConfig") -> bool:
         """Whether ``drafter="auto"`` is the model: trained to draft, or for nobody knows what."""
@@ -433,9 +450,10 @@ class NonAutoregressiveOptions(DecodingOptions):
             raise OptionError("score", "be 'tokens' when rerank is true, which scores otherwise", repr(self.score))
         if self.rerank and self.remove_repeats:
             raise OptionError("remove_repeats", "be left out with rerank, which reads whole canvases", True)
-        if self.order != "parallel" and self.iterations != type(self).iterations:
-            words = f"be left out with order {self.order!r}, which takes a pass for each word"
-            raise OptionError("iterations", words, self.iterations)
+
+    def without_effect(self):
+        why = f"order {self.order!r}, which takes a pass for each word"
+        return {} if self.order == "parallel" else dict.fromkeys(("iterations", "adaptive"), why)
 
     def resolved(self, config: "JanusConfig"):
         if self.rerank is not None:

@@ -77,8 +77,11 @@ class Objective:
         """What is drawn for each token of the packed targets: [N, ...], or nothing."""
         return None
 
-    def draw_source(self, source: Tensor, lengths: list[int], generator: torch.Generator) -> Tensor | None:
-        """Which tokens of the packed sources are masked and predicted by the encoder: bool [Ns], or nothing."""
+    def draw_source(
+        self, source: Tensor, lengths: list[int], generator: torch.Generator, replaced: Tensor | None = None
+    ) -> Tensor | None:
+        """Which tokens of the packed sources are masked and predicted by the encoder: bool [Ns], or nothing; none of
+        those that are ``replaced`` [Ns] bool."""
         return None
 
     def build(self, target: Tensor, lengths: Tensor, drawn: Tensor | None) -> list[Streams]:
@@ -132,17 +135,22 @@ class Objective:
         return found | ({"length": alone(length_weight=self.length_weight)} if self.predicts_length else {})
 
     def pack(
-        self, sources: list, targets: list, generator: torch.Generator, share: tuple[int, int] = (0, 1)
-    ) -> PackedBatch:
+        self, sources: list, targets: list, generator: torch.Generator, share: tuple[int, int] = (0, 1),
+        switched: tuple[Tensor, Tensor] | None = None,
+    ) -> PackedBatch:  # fmt: skip
         """Ids as ``source_ids`` and ``target_ids`` make them -> one packed batch; ``generator`` draws the masks.
 
         ``share`` = (r, n) packs the r-th of n shares of the sentences. Masks are those of the whole batch, and
-        the losses of all shares add up to its loss.
+        the losses of all shares add up to its loss. ``switched``, of objectives that take it, says which tokens of the
+        sources stand in for words that the targets tell, and which tokens of the targets are masked for that, whatever
+        is drawn: bool [Ns] and [Nt].
         """
+        replaced, told = switched or (None, None)
         target, lengths = pack(targets)
         drawn = self.draw(target, lengths.tolist(), generator)
+        drawn = drawn if told is None else drawn | told[:, None]
         source, source_lengths = pack(sources)
-        masked = self.draw_source(source, source_lengths.tolist(), generator)
+        masked = self.draw_source(source, source_lengths.tolist(), generator, replaced)
         parts = self.build(target, lengths, drawn)
         totals = self._totals(parts, lengths, masked)
         shares = dict.fromkeys(totals, 1.0)

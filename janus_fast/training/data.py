@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from ..config import JanusConfig
+from ..objectives import PackedBatch
 from ..text import Vocabulary
 from ..text.batching import batches_by_tokens
 from ..text.lines import lines_of
+from .code_switching import CodeSwitching
 from .corruption import Corruption
 
 
@@ -20,7 +22,8 @@ class ParallelData:
     """Sentence pairs as ids, ends included; ``kept`` are the line numbers that passed the length filter.
 
     Of the others ``empty`` had nothing on a side, and ``too_long`` more than the model has positions. With a
-    ``corruption`` the text is monolingual, both sides the same: a source is then what it makes of the target.
+    ``corruption`` the text is monolingual, both sides the same: a source is then what it makes of the target. With a
+    ``switching`` some words of sources are replaced in each batch.
     """
 
     sources: list[np.ndarray]
@@ -29,17 +32,18 @@ class ParallelData:
     empty: int = 0
     too_long: int = 0
     corruption: Corruption | None = None
+    switching: CodeSwitching | None = None
 
     @classmethod
     def read(
         cls, source: str | Path, target: str | Path, vocabularies, config: JanusConfig,
-        corruption: Corruption | None = None,
+        corruption: Corruption | None = None, switching: CodeSwitching | None = None,
     ) -> "ParallelData":  # fmt: skip
         """Encodes two aligned text files; pairs that are empty or longer than the position tables are left out.
 
         Of monolingual text, which has a ``corruption``, both files are the same.
         """
-        lines, data = aligned_lines(source, target), cls([], [], [], corruption=corruption)
+        lines, data = aligned_lines(source, target), cls([], [], [], corruption=corruption, switching=switching)
         wraps = config.source_ids, config.target_ids
         words = [_encode(lines[0], vocabularies[0])]
         words.append(words[0] if corruption else _encode(lines[1], vocabularies[1]))
@@ -68,6 +72,14 @@ class ParallelData:
         if self.corruption:
             return [self.corruption(target, generator) for target in targets], targets
         return [self.sources[i] for i in index], targets
+
+    def packed(self, objective, index, generator: torch.Generator, share: tuple[int, int] = (0, 1)) -> PackedBatch:
+        """The batch that an objective makes of these numbers, or a share of it; ``generator`` draws."""
+        sources, targets = self.pairs(index, generator)
+        switched = None
+        if self.switching:
+            sources, switched = self.switching(sources, targets, generator)
+        return objective.pack(sources, targets, generator, share, switched)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -142,8 +154,7 @@ class BatchStream:
         try:
             for number, epoch, index in self._numbers(start):
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-                pairs = self.data.pairs(index, generator)
-                self._put((number, epoch, self.objective.pack(*pairs, generator, self.share)))
+                self._put((number, epoch, self.data.packed(self.objective, index, generator, self.share)))
                 if self.stopped.is_set():
                     return
         except BaseException as error:  # raised again where the batches are used

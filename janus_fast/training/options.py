@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, make_dataclass
 
 from .. import inputs
@@ -130,8 +130,9 @@ def check_processes(options: TrainingOptions, processes: Processes) -> None:
         raise OptionError("train: fsdp", "go with several processes, as torchrun starts them", "one")
 
 
-def check_text(options: TrainingOptions, monolingual: bool) -> None:
-    """Raises ValueError unless the text, parallel or ``monolingual``, is what the options are for."""
+def check_text(options: TrainingOptions, monolingual: bool, named: Collection[str] = ()) -> None:
+    """Raises ValueError unless the text, parallel or ``monolingual``, is what the options are for: those of another
+    value than the default, and those that are ``named``."""
     if monolingual:
         return
     if OBJECTIVES[options.objective].restores:
@@ -140,5 +141,5 @@ def check_text(options: TrainingOptions, monolingual: bool) -> None:
         )
         raise OptionError("train: text", words, "parallel text")
     for field in dataclasses.fields(CorruptionOptions):
-        if (value := getattr(options, field.name)) != field.default:
+        if (value := getattr(options, field.name)) != field.default or field.name in named:
             raise OptionError(f"train: {field.name}", "be left out with parallel text", value)

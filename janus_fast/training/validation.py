@@ -15,9 +15,9 @@ from .data import ParallelData
 class Validation:
     """``validate`` of a ``janus_fast.training.trainer.Trainer``.
 
-    The loss terms are means over the sentences of ``data``, with masks, and the corruption of monolingual text, drawn
-    from a seed of their own. BLEU is that of ``sources`` against ``references``, decoded in each mode with the options
-    that its record, and the objective, have for that.
+    The loss terms are means over the sentences of ``data``, with masks, the corruption of monolingual text and words
+    that are replaced drawn from a seed of their own. BLEU is that of ``sources`` against ``references``, decoded in
+    each mode with the options that its record, and the objective, have for that.
     """
 
     data: ParallelData
@@ -34,7 +34,7 @@ class Validation:
         lengths = np.array([len(target) for target in self.data.targets])
         generator, sums, device = torch.Generator().manual_seed(0), {}, next(model.parameters()).device
         for index in batches_by_tokens(lengths, self.max_tokens):
-            batch = objective.pack(*self.data.pairs(index, generator), generator)
+            batch = self.data.packed(objective, index, generator)
             loss, terms = objective.loss(model, batch.to(device))
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(index)

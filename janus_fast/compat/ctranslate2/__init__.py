@@ -4,7 +4,6 @@ Names, types and defaults are those of CTranslate2 4.8: tokens in and out, a bea
 scores on request. ``docs/drop-in.md`` lists every argument, and what is refused. Models are model directories of ours.
 """
 
-import logging
 from pathlib import Path
 
 from ... import directory, inputs
@@ -17,7 +16,7 @@ from .results import (
     ScoringResult,
     TranslationResult,
 )
-from .translator import Translator, get_cuda_device_count, get_supported_compute_types
+from .translator import LOG, Translator, get_cuda_device_count, get_supported_compute_types
 
 __all__ = [
     "AsyncScoringResult", "AsyncTranslationResult", "ExecutionStats", "GenerationStepResult", "ScoringResult",
@@ -26,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 __version__ = "4.8.5"  # whose interface it is
-_log = logging.getLogger("janus_fast")
 
 
 def __getattr__(name: str):
@@ -46,9 +44,9 @@ def set_random_seed(seed: int) -> None:
 
 def set_log_level(level: int) -> None:
     """Sets the level of the logger ``janus_fast``, in Python's numbers."""
-    _log.setLevel(level)
+    LOG.setLevel(level)
 
 
 def get_log_level() -> int:
     """The level of the logger ``janus_fast``."""
-    return _log.getEffectiveLevel()
+    return LOG.getEffectiveLevel()

@@ -68,6 +68,9 @@ class TranslationOptions:
                 del given[name]
         else:
             given["seed"] = random_numbers.getrandbits(63)
+            del given["patience"], given["early_stopping"]  # of searches
+        if not self.return_alternatives:
+            del given["min_alternative_expansion_prob"]
         return given
 
     def repeat(self, result: TranslationResult) -> None:

@@ -1,6 +1,7 @@
 """CTranslate2's ``Translator`` over our own."""
 
 import itertools
+import logging
 import os
 import queue
 import threading
@@ -29,10 +30,11 @@ from .results import (
 
 COMPUTE_TYPES = {  # theirs: ours
     "default": "default", "auto": "auto", "int8": "int8", "int8_float32": "int8", "int8_bfloat16": "int8_bfloat16",
-    "bfloat16": "bfloat16", "float32": "float32",
+    "bfloat16": "bfloat16", "float32": "float32", "int16": "float32",
 }  # fmt: skip
-NOT_COMPUTED = ("int8_float16", "int16", "float16")  # theirs alone; what it does not have on a processor, it refuses
+NOT_COMPUTED = ("int8_float16", "float16")  # theirs alone; what it does not have on a processor, it refuses
 READ_AHEAD = 16  # batches
+LOG = logging.getLogger("janus_fast")
 
 
 def get_cuda_device_count() -> int:
@@ -48,7 +50,7 @@ def get_supported_compute_types(device: str, device_index: int = 0) -> set[str]:
     """What ``compute_type`` may name on a device, "cpu" or "cuda"."""
     inputs.choice("device", device, ("cpu", "cuda"))
     if device == "cpu":
-        return set(COMPUTE_TYPES) - {"default", "auto"}
+        return set(COMPUTE_TYPES) - {"default", "auto", "int16"}  # the last is taken, but nothing computes in it
     inputs.integer("device_index", device_index, 0, get_cuda_device_count() - 1)
     return {"float32", "bfloat16"}
 
@@ -94,6 +96,8 @@ class Translator:
         if compute_type in NOT_COMPUTED:
             supported = inputs.listed(sorted(get_supported_compute_types("cpu")))
             raise ValueError(f"Translator: compute_type must be one of {supported} here, got {compute_type!r}")
+        if compute_type == "int16":
+            LOG.warning("Translator: int16 is computed in float32, which is more exact")
         self._files = None if files is None else _written(files)
         folder = self._files.name if self._files else os.fspath(model_path)
         self._made_by = {

@@ -1,0 +1,145 @@
+"""Aligned code-switching: source words become other translations, and what the target says for them is masked."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import JanusConfig
+from ..packing import pack
+from ..text import Vocabulary
+from ..text.lines import lines_of
+from .corruption import BEGINS
+
+Place = tuple[int, int]  # of a word: where it begins and ends
+
+
+class CodeSwitching:
+    """Aligned code-switching and masking, of CeMAT (Li et al. 2022), by a dictionary of translations.
+
+    A word of a source is aligned where one of its translations stands in the target, the first in the dictionary that
+    does; in monolingual text, where the word itself does. An aligned word may be replaced by another translation, of
+    which one is drawn uniformly; where the vocabulary can write no other, it stays. Of the words that can be replaced
+    so many are, in an order that is drawn uniformly, that they are a share ``switch_ratio`` of all words, rounded up or
+    down at random so that the mean is that share. A word that stands in several places is replaced in all of them, and
+    then the target word that it is aligned with is masked wherever it stands. No source gets longer than the model has
+    positions.
+
+    Words are what stands between spaces, without marks around it, and the same in small and capital letters.
+
+    Args:
+        options: ``dictionary``, the name of a file that :func:`read_dictionary` reads, and ``switch_ratio``.
+        config: of the model, both sides of which have one vocabulary.
+        vocabulary: which that is.
+        monolingual: whether both sides of the text are of one language.
+    Source: ``replace_para_word`` and ``replace_mono_word`` of the authors' code.
+    """
+
+    def __init__(self, options, config: JanusConfig, vocabulary: Vocabulary, monolingual: bool):
+        self.share, self.config, self.monolingual = options.switch_ratio, config, monolingual
+        special = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id}
+        special |= {config.unk_token_id, *config.source_prefix_ids, *config.source_suffix_ids}
+        tokens, pieces = vocabulary.tokens, any(token.startswith(BEGINS) for token in vocabulary.tokens)
+        # By token: what it adds to a word, whether it is none of its own, and whether a word begins or ends with it.
+        self.texts = [token if pieces else token.removesuffix("@@") for token in tokens]
+        self.marks = [
+            i in special or token != BEGINS and not any(map(str.isalnum, token)) for i, token in enumerate(tokens)
+        ]
+        self.begins = [i in special or pieces and token.startswith(BEGINS) for i, token in enumerate(tokens)]
+        self.ends = [i in special or not pieces and not token.endswith("@@") for i, token in enumerate(tokens)]
+        self.translations = {
+            word: {other.casefold(): vocabulary.ids(vocabulary.encode(other)) for other in others}
+            for word, others in read_dictionary(options.dictionary).items()
+        }
+
+    def __call__(
+        self, sources: list[np.ndarray], targets: list[np.ndarray], generator: torch.Generator
+    ) -> tuple[list[np.ndarray], tuple[Tensor, Tensor]]:
+        """Of a batch the sources with words replaced; and which tokens of these, packed, stand in for others, and which
+        of the packed targets are to be masked: bool [Ns] and [Nt]. ``generator`` draws."""
+        pairs = zip(sources, targets, strict=True)
+        every = [self.switched(source.tolist(), target.tolist(), generator) for source, target in pairs]
+        switched, *flags = zip(*every, strict=True)
+        return [np.array(ids, np.int64) for ids in switched], tuple(pack(each, torch.bool)[0] for each in flags)
+
+    def switched(
+        self, source: list[int], target: list[int], generator: torch.Generator
+    ) -> tuple[list[int], list[bool], list[bool]]:
+        """The same of one pair."""
+        words = self.words(source)
+        aligned = self.aligned(words, self.words(target))
+        count = int(len(words) * self.share + float(torch.rand((), generator=generator)))
+        instead, masked, room = {}, [False] * len(target), self.config.max_source_positions - len(source)
+        for number in torch.randperm(len(aligned), generator=generator).tolist():
+            if count <= 0:
+                break
+            places, others, told = aligned[number]
+            other = others[int(torch.randint(len(others), (1,), generator=generator))]
+            growth = sum(len(other) - (end - begin) for begin, end in places)
+            if growth > room:
+                continue
+            room, count = room - growth, count - len(places)
+            instead |= dict.fromkeys(places, other)
+            for begin, end in told:
+                masked[begin:end] = [True] * (end - begin)
+        result, replaced, at = [], [], 0
+        for (begin, end), other in sorted(instead.items()):
+            result += source[at:begin] + other
+            replaced += [False] * (begin - at) + [True] * len(other)
+            at = end
+        return result + source[at:], replaced + [False] * (len(source) - at), masked
+
+    def aligned(
+        self, source: list[tuple[Place, str]], target: list[tuple[Place, str]]
+    ) -> list[tuple[list[Place], list[list[int]], list[Place]]]:
+        """Of the source's words that can be replaced: where each stands, what may stand there instead, and where the
+        target says it."""
+        said, places = {}, {}
+        for words, found in ((target, said), (source, places)):
+            for place, word in words:
+                found.setdefault(word, []).append(place)
+        result = []
+        for word, own in places.items():
+            others = self.translations.get(word, {})
+            told = next((other for other in ([word] if self.monolingual else others) if other in said), None)
+            others = {other: ids for other, ids in others.items() if self.config.unk_token_id not in ids}
+            others = [ids for other, ids in others.items() if other not in (word, told)]
+            if told is not None and others:
+                result.append((own, others, said[told]))
+        return result
+
+    def words(self, ids: list[int]) -> list[tuple[Place, str]]:
+        """The words of a sentence, in small letters."""
+        parts = [n for n in range(1, len(ids)) if self.ends[ids[n - 1]] or self.begins[ids[n]]]
+        found = []
+        for begin, end in zip([0, *parts], [*parts, len(ids)], strict=True):
+            while begin < end and self.marks[ids[end - 1]]:
+                end -= 1
+            while begin < end and self.marks[ids[begin]]:
+                begin += 1
+            if begin < end:
+                text = "".join(self.texts[i] for i in ids[begin:end])
+                found.append(((begin, end), text.removeprefix(BEGINS).casefold()))
+        return found
+
+
+def read_dictionary(path: str | Path) -> dict[str, list[str]]:
+    """By word, in small letters, its translations: those of all its lines, each once.
+
+    A line holds a word and one translation of it or more, with spaces or tabs between them; lines of white space are
+    passed over. So the dictionaries of MUSE are written.
+
+    Raises:
+        ValueError: a line of one word, or a file without words.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for number, line in enumerate(lines_of(path), 1):
+        word, *others = line.split() or [None]
+        if word is not None and not others:
+            raise ValueError(f"--dictionary must hold a word and translations of it in line {number:,}, got {line!r}")
+        if word is not None:
+            found.setdefault(word.casefold(), {}).update(dict.fromkeys(others))
+    if not found:
+        raise ValueError(f"--dictionary must hold words, got {path} without any")
+    return {word: [*others] for word, others in found.items()}
