@@ -14,6 +14,7 @@ from pathlib import Path
 
 BATCH_TYPES = ("examples", "tokens")
 SENTENCE = "a sentence as one string"
+MOST_INTEGER = 2**31 - 1  # of what takes no memory
 ALIKE = 0.65  # of two names, of which one may be meant by the other
 
 
@@ -140,6 +141,25 @@ def number(name: str, value, *, above=-math.inf, least=-math.inf, most=math.inf)
         bounds = f" in {begin}, {most:g}]" if most < math.inf else f" above {above:g}" * (above > -math.inf)
         raise OptionError(name, f"be a finite number{bounds}", repr(value))
     return float(value)
+
+
+def id_list(name: str, value):
+    """A check: some ids, or None."""
+    if value is None:
+        return None
+    return tuple(integer(name, token, 0, MOST_INTEGER) for token in list_of(name, value, "ids", "an id", Integral))
+
+
+def id_lists(name: str, value):
+    """A check: lists of ids."""
+    return tuple(id_list(name, tokens) for tokens in list_of(name, value or (), "id lists", "a list of ids"))
+
+
+def function_or_none(name: str, value):
+    """A check: a function, or None."""
+    if value is not None and not callable(value):
+        raise OptionError(name, "be a function or None", repr(value))
+    return value
 
 
 def unwrap_numbers(instance) -> None:

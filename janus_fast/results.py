@@ -12,7 +12,7 @@ class TranslationResult:
         scores: what they were ranked by, in nats.
         token_scores: the log-probability (nats) of each token, and but in mode "nar" without ``rerank`` of the end.
         iterations: decoder passes, that of ``rerank`` not counted. In mode "speculative" each adds one token, ``eos``
-            counted, to those of drafts.
+            counted, to those of drafts; in mode "semi_nar" a block.
         history: with ``return_history=True`` in mode "nar" the canvas before the first and after each pass; in mode
             "speculative" the words so far, and the draft, that each was fed.
         predictions: with ``return_history=True`` in mode "nar" what each pass made of the canvas, before the least

@@ -28,7 +28,7 @@ COMPUTE_TYPES = tuple(dict.fromkeys(name for types in backends.COMPUTE_TYPES.val
 
 class Translator:
     """Translates with one model: left to right (``mode="ar"``; ``mode="speculative"`` in fewer passes; ``mode="auto"``
-    greedily, as fast as it goes) or in parallel (``mode="nar"``).
+    greedily, as fast as it goes), in parallel (``mode="nar"``), or between both, in blocks (``mode="semi_nar"``).
 
     Args:
         model: the name of a shipped model, a model directory, or a ``janus_fast.JanusModel``.
@@ -52,9 +52,10 @@ class Translator:
 
     The attributes ``backend`` and ``compute_type`` say what "auto" and "default" became. The methods take the options
     of ``janus_fast.decoding.AutoregressiveOptions``, ``janus_fast.decoding.NonAutoregressiveOptions``,
-    ``janus_fast.decoding.SpeculativeOptions`` or ``janus_fast.decoding.AutoOptions`` by name, according to ``mode``,
-    and may be called from several threads at once. One made from a name or a directory can be pickled; a child of
-    ``os.fork`` may go on with its parent's, on the CPU (backend "torch" has one thread there).
+    ``janus_fast.decoding.SemiAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
+    ``janus_fast.decoding.AutoOptions`` by name, according to ``mode``, and may be called from several threads at once.
+    One made from a name or a directory can be pickled; a child of ``os.fork`` may go on with its parent's, on the CPU
+    (backend "torch" has one thread there).
     """
 
     @inputs.hinting
@@ -199,7 +200,7 @@ class Translator:
                 ``forced_bos_token_id`` (all modes but "nar").
             draft: for each source what its output may be, such as the translation before the source was edited; it
                 changes how fast the output is there, not what it is (modes "speculative" and "auto").
-            mode: "ar", "nar", "speculative" or "auto".
+            mode: "ar", "nar", "semi_nar", "speculative" or "auto".
             max_input_length: sources are cut behind this many tokens, ``bos`` and ``eos`` not counted. 0 cuts none, and
                 one that is too long for the model is an error.
             replace_unknowns: unknown tokens of outputs become the token of the source that they looked at most (mode
@@ -272,7 +273,7 @@ class Translator:
             source: any number of sources; results come in their order and do not depend on each other.
             target_prefix: for each source the ids, and no others, that outputs must begin with (all modes but "nar").
             draft: for each source ids that its output may be (modes "speculative" and "auto").
-            mode: "ar", "nar", "speculative" or "auto".
+            mode: "ar", "nar", "semi_nar", "speculative" or "auto".
             max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
                 would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: whether results have ``scores``.
@@ -283,8 +284,8 @@ class Translator:
                 tokens behind the prefix, in the order of these (mode "ar").
             min_alternative_expansion_prob: without the tokens less likely than this, but for the likeliest one.
             options: fields of ``janus_fast.decoding.AutoregressiveOptions``,
-                ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SpeculativeOptions`` or
-                ``janus_fast.decoding.AutoOptions``.
+                ``janus_fast.decoding.NonAutoregressiveOptions``, ``janus_fast.decoding.SemiAutoregressiveOptions``,
+                ``janus_fast.decoding.SpeculativeOptions`` or ``janus_fast.decoding.AutoOptions``.
         Raises:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
@@ -315,8 +316,9 @@ class Translator:
         count, ends = len(source), options.ends(self.config)
         prefixes = inputs.outputs("target_prefix", target_prefix, count, longest, self.config, ends)
         drafts = inputs.outputs("draft", draft, count, self.config.max_target_positions - 1, self.config, ends)
-        for used in (MODES[mode].trained, *(["ar"] if getattr(options, "rerank", False) else [])):
-            self._warn_unless_trained(used)
+        self._warn_unless_trained(mode)
+        if getattr(options, "rerank", False):
+            self._warn_unless_trained("ar")
 
         def result(group: list[Hypothesis]) -> TranslationResult:
             scores = [h.score for h in group] if return_scores else []
@@ -472,7 +474,7 @@ class Translator:
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""
         trained = self.config.trained_modes
-        if trained is not None and mode not in trained and mode not in self._warned:
+        if trained is not None and not {mode, MODES[mode].trained} & {*trained} and mode not in self._warned:
             self._warned.add(mode)
             warnings.warn(
                 f"Translator: mode {mode!r} is not what this model was trained for, which is "

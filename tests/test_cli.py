@@ -467,7 +467,7 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         ),
         (
             ["translate", "m", "--mode", "both"],
-            "argument --mode: must be one of 'ar', 'nar', 'speculative', 'auto', got 'both' (see ",
+            "argument --mode: must be one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'both' (see ",
         ),
         (["translate", "m", "--mode", "nra"], "got 'nra'; did you mean 'nar'?"),
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),

@@ -350,7 +350,7 @@ def test_an_empty_candidate_wins_only_as_the_most_likely_length(backend):
 
 
 ERRORS = [
-    ({"mode": "beam"}, "mode must be one of 'ar', 'nar', 'speculative', 'auto', got 'beam'"),
+    ({"mode": "beam"}, "mode must be one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'beam'"),
     ({"beam_size": 0}, "beam_size must be an integer of at least 1, got 0"),
     ({"beam_size": 2, "num_hypotheses": 3}, "num_hypotheses must be at most beam_size = 2, got 3"),
     ({"beam_size": 2, "sampling_topk": 5}, "beam_size must be 1 when sampling_topk is not 1, got 2"),
@@ -445,7 +445,7 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     ({"beamsize": 4}, "got 'beamsize'; did you mean 'beam_size'?"),
     ({"max_batchsize": 4}, "got 'max_batchsize'; did you mean 'max_batch_size'?"),
     ({"max_input_len": 4}, "got 'max_input_len'; did you mean 'max_input_length'?"),
-    ({"mode": "na"}, "mode must be one of 'ar', 'nar', 'speculative', 'auto', got 'na'; did you mean 'nar'?"),
+    ({"mode": "na"}, "one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'na'; did you mean 'nar'?"),
     ({"mode": "nar", "beam_size": 4}, "got 'beam_size', which is one of mode 'ar'"),
 ])  # fmt: skip
 def test_an_unknown_option_comes_with_a_hint(options, hint):

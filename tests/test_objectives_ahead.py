@@ -204,6 +204,7 @@ def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, n
     modes = {
         "ar": {"beam_size": 1},
         "nar": {"iterations": 1, "length_beam": 1},
+        "semi_nar": {"block_length": 4},
         "speculative": {"drafter": "model", "draft_length": 3},
     }
     backends = ["torch"] if engine.missing() else ["torch", "engine"]
@@ -214,8 +215,10 @@ def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, n
         for translator in (Translator(model, backend=backend) for backend in backends):
             results = translator.generate(sources, mode=mode, **own)
             assert [result.hypotheses[0] for result in results] == [target[1:-1] for target in targets], mode
+            passes = sum(result.iterations[0] for result in results)
+            if mode == "semi_nar":
+                assert passes == sum(-(-(len(target) - 1) // 4) for target in targets)
             if (mode, translator.backend) == ("speculative", "torch"):  # drafts that are right save passes
-                passes = sum(result.iterations[0] for result in results)
                 assert passes < 0.6 * sum(len(target) - 1 for target in targets)
             for source, result in zip(sources, results, strict=True):
                 assert translator.generate([source], mode=mode, **own)[0].hypotheses == result.hypotheses

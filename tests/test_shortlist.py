@@ -7,7 +7,12 @@ import pytest
 from test_decoding import make_model, make_sources, rounding_error
 
 from janus_fast import Translator, Vocabulary, cli, engine, models, reference, save
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
+from janus_fast.decoding import (
+    AutoregressiveOptions,
+    NonAutoregressiveOptions,
+    SemiAutoregressiveOptions,
+    SpeculativeOptions,
+)
 from janus_fast.decoding.options import untaken
 from janus_fast.text import VocabularyMap, lexicon
 
@@ -21,10 +26,12 @@ MODES = {
     "every logit": {"beam_size": 2, "repetition_penalty": 1.5, "max_decoding_length": 5},
     "renormalised": {"beam_size": 2, "renormalize_logits": True, "min_decoding_length": 3, "max_decoding_length": 5},
     "nar": {"mode": "nar", "length_beam": 2, "num_hypotheses": 2},
+    "blocks": {"mode": "semi_nar", "block_length": 3, "max_decoding_length": 7},
     "speculative": {"mode": "speculative", "drafter": "model", "adaptive_drafts": False, "max_decoding_length": 7},
 }
 DEFINITIONS = {
     "ar": (reference.beam_search, AutoregressiveOptions), "nar": (reference.mask_predict, NonAutoregressiveOptions),
+    "semi_nar": (reference.semi_nar, SemiAutoregressiveOptions),
     "speculative": (reference.speculative, SpeculativeOptions),
 }  # fmt: skip
 BACKENDS = [("torch", "float64"), *([] if engine.missing() else [("engine", "float32")])]

@@ -30,6 +30,7 @@ NAR = {"mode": "nar", "length_beam": 3, "adaptive": False}
 DECODES = {"greedy": {"mode": "ar", "beam_size": 1}, "beam": {"mode": "ar", "beam_size": 5}}
 DECODES |= {f"nar-{passes}": {**NAR, "iterations": passes, "rerank": False} for passes in (1, 4, 10)}
 DECODES |= {f"nar-{passes}-reranked": {**NAR, "iterations": passes, "rerank": True} for passes in (1, 4)}
+DECODES |= {f"semi-nar-{words}": {"mode": "semi_nar", "block_length": words} for words in (2, 4)}
 DECODES |= {"speculative": {"mode": "speculative", "draft_length": 3}}  # as bang trains it by default
 say = runs.teller("systems")
 

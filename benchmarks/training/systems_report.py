@@ -9,6 +9,7 @@ from janus_fast.evaluate import METRICS
 
 LABELS = {"greedy": "greedy", "beam": "beam 5", "speculative": "drafts, verified"}
 LABELS |= {"nar-1": "1 pass", "nar-4": "4 passes", "nar-10": "10 passes"}
+LABELS |= {"semi-nar-2": "blocks of 2", "semi-nar-4": "blocks of 4"}
 LABELS |= {"nar-1-reranked": "1, reranked", "nar-4-reranked": "4, reranked"}
 BASELINE = "autoregressive", "beam"  # how many times as fast as this
 ABOUT = """\
@@ -58,7 +59,8 @@ def _time(record: dict, batch: str, baseline: dict | None) -> str:
 
 def draw(results: dict, file: Path):
     """The first figure against milliseconds a sentence, means over seeds: a star for what is decoded left to right, a
-    dot for a number of passes in parallel, a triangle where these are ranked left to right, a square for drafts.
+    dot for a number of passes in parallel, a triangle where these are ranked left to right, a square for drafts, a
+    diamond for lengths of blocks.
 
     Returns the figure, which it saves, too.
     """
@@ -92,5 +94,5 @@ def _markers() -> dict[str, list[str]]:
     parallel = [name for name in LABELS if name.startswith("nar") and name[-1].isdigit()]
     return {
         "*": ["greedy", "beam"], "o": parallel, "^": [name for name in LABELS if name.endswith("reranked")],
-        "s": ["speculative"],
+        "s": ["speculative"], "D": [name for name in LABELS if name.startswith("semi")],
     }  # fmt: skip

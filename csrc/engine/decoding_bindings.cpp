@@ -14,6 +14,7 @@
 #include "csrc/engine/gil.h"
 #include "csrc/engine/mask_predict.h"
 #include "csrc/engine/score.h"
+#include "csrc/engine/semi_nar.h"
 #include "csrc/engine/speculative.h"
 #include "csrc/engine/workers.h"
 
@@ -255,6 +256,21 @@ class Decoder {
     });
   }
 
+  py::list semi_nar(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
+                    const py::object& prefixes, const py::object& words) {
+    auto options = options_of<SemiAutoregressiveOptions>(given);
+    const int64_t longest = longest_of(options);
+    within("Decoder: block_length", options.block_length, 1, kMost);
+    if (!model().config.two_stream)
+      refuse("Decoder: model must have two streams to decode in blocks; it is an ordinary Transformer");
+    const Ids sources = sources_of(source, offsets, 2 * options.block_length + 1);
+    const Targets begun = targets_of("prefixes", prefixes, sources, longest), allowed = words_of(words, sources);
+    options.words = allowed.get();
+    return decode(check, [&](Worker& w, WithoutGil&) {
+      return janus_fast::semi_nar(model(), w.workspace, w.team, sources, options, begun.get());
+    });
+  }
+
   py::list speculative(const IntArray& source, const IntArray& offsets, const py::dict& given, const py::object& check,
                        const py::object& prefixes, const py::object& words, const py::object& drafts) {
     auto options = options_of<SpeculativeOptions>(given);
@@ -410,6 +426,9 @@ void bind_decoding(py::module_& m) {
       .def("beam_search", &Decoder::beam_search, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("words") = py::none(), py::arg("uniforms") = DoubleArray(), py::arg("callback") = py::none())
+      .def("semi_nar", &Decoder::semi_nar, py::arg("source"), py::arg("offsets"), py::arg("options"),
+           py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
+           py::arg("words") = py::none())
       .def("speculative", &Decoder::speculative, py::arg("source"), py::arg("offsets"), py::arg("options"),
            py::arg("check") = py::none(), py::kw_only(), py::arg("prefixes") = py::none(),
            py::arg("words") = py::none(), py::arg("drafts") = py::none())

@@ -55,8 +55,9 @@ struct NonAutoregressiveOptions {
 struct LeftToRightOptions {
   const Ids* words = nullptr;  // as above
   double length_penalty;
-  int64_t max_decoding_length, min_decoding_length, no_repeat_ngram_size;
-  // What beam search alone can be told.
+  int64_t max_decoding_length, min_decoding_length;
+  // What not every mode can be told.
+  int64_t no_repeat_ngram_size = 0;
   double repetition_penalty = 1, prefix_bias_beta = 0;
   bool disable_unk = false, forced_eos = true, renormalize_logits = false, return_logits_vocab = false;
   std::vector<std::vector<int32_t>> suppress_sequences;
@@ -65,7 +66,7 @@ struct LeftToRightOptions {
   template <typename Each>
   void each(const Each& each) {
     each("length_penalty", length_penalty), each("max_decoding_length", max_decoding_length);
-    each("min_decoding_length", min_decoding_length), each("no_repeat_ngram_size", no_repeat_ngram_size);
+    each("min_decoding_length", min_decoding_length);
   }
 };
 
@@ -79,6 +80,7 @@ struct AutoregressiveOptions : LeftToRightOptions {
   template <typename Each>
   void each(const Each& each) {
     LeftToRightOptions::each(each);
+    each("no_repeat_ngram_size", no_repeat_ngram_size);
     each("beam_size", beam_size), each("num_hypotheses", num_hypotheses), each("sampling_topk", sampling_topk);
     each("sampling_topp", sampling_topp), each("sampling_temperature", sampling_temperature);
     each("early_stopping", early_stopping), each("prefix_alone", prefix_alone), each("patience", patience),
@@ -115,9 +117,21 @@ struct SpeculativeOptions : LeftToRightOptions {
   template <typename Each>
   void each(const Each& each) {
     LeftToRightOptions::each(each);
+    each("no_repeat_ngram_size", no_repeat_ngram_size);
     each("draft_length", draft_length), each("draft_threshold", draft_threshold);
     each("drafter", drafter), each("adaptive_drafts", adaptive_drafts);
     each("return_history", return_history);
+  }
+};
+
+struct SemiAutoregressiveOptions : LeftToRightOptions {
+  int64_t block_length;
+  bool remove_repeats;
+
+  template <typename Each>
+  void each(const Each& each) {
+    LeftToRightOptions::each(each);
+    each("block_length", block_length), each("remove_repeats", remove_repeats);
   }
 };
 

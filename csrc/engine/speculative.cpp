@@ -4,8 +4,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "csrc/engine/continuations.h"
-#include "kernels/cpu/beam_step.h"
+#include "csrc/engine/greedy.h"
 
 namespace janus_fast {
 namespace {
@@ -15,22 +14,21 @@ constexpr int64_t kRecent = 2;  // words by which an output finds its place in a
 enum Drafter { kMasks, kText };  // the model itself; a text that may be copied
 
 // Sentences that are not done. Between two passes of one there is its next draft, or none.
-class Speculation {
+class Speculation : public Greedy {
  public:
   Speculation(const Model& model, Workspace& workspace, const Ids& sources, const SpeculativeOptions& options,
               const Ids* prefixes, const Ids* drafts)
-      : config_(model.config),
+      : Greedy(model, options, prefixes, sources.count),
+        decoder(model, workspace, sources, sources.count),
         options_(options),
         workspace_(workspace),
         sources_(sources),
-        prefixes_(prefixes),
         drafts_(drafts),
-        masks_allowed_(options.drafter == "model"),
-        decoder(model, workspace, sources, sources.count),
-        continuations(model, options, prefixes, 2),
-        results(sources.count) {
-    for (int32_t s = 0; s < sources.count; s++) active_.push_back({s, {}, {}, {}, {}});
+        masks_allowed_(options.drafter == "model") {
+    for (int32_t s = 0; s < sources.count; s++) active_.push_back({{s, {}, {}}, {}, {}});
   }
+
+  StepDecoder decoder;
 
   bool done() const { return active_.empty(); }
   // Rows of the largest pass that may come.
@@ -97,7 +95,10 @@ class Speculation {
         going = accept(sentence, row + 1 + static_cast<int64_t>(j));
       gained_ += sentence.count() - before + !going;
       sentence.draft.clear();
-      if (!going) continue;
+      if (!going) {
+        results[sentence.number].back().history = std::move(sentence.history);
+        continue;
+      }
       if (masks_ > 0) fill(sentence, row);
       kept_.push_back(static_cast<int32_t>(i));
     }
@@ -113,14 +114,9 @@ class Speculation {
 
  private:
   typedef std::chrono::steady_clock Clock;
-  struct Sentence {
-    int32_t number;
-    std::vector<int32_t> words, draft;
-    std::vector<float> scores;
+  struct Sentence : Output {
+    std::vector<int32_t> draft;
     std::vector<std::vector<int32_t>> history;
-    float total = 0;
-    int64_t passes = 0;
-    int64_t count() const { return static_cast<int64_t>(words.size()); }
   };
 
   static void cut(std::vector<int32_t>& draft, int64_t length) {
@@ -169,35 +165,11 @@ class Speculation {
 
   // What an output must begin with is a draft that is right.
   void force(Sentence& sentence) {
-    if (!prefixes_) return;
-    const int64_t length = prefixes_->length(sentence.number), count = sentence.count();
+    const int64_t length = prefix_length(sentence), count = sentence.count();
     if (count >= length) return;
-    const int32_t* prefix = prefixes_->ids + prefixes_->offsets[sentence.number];
-    sentence.draft.assign(prefix + count, prefix + std::min(length, count + options_.draft_length));
+    const int32_t* words = prefix(sentence);
+    sentence.draft.assign(words + count, words + std::min(length, count + options_.draft_length));
     choices_.clear();
-  }
-
-  // The word that the model says at this row; false where the output ends.
-  bool accept(Sentence& sentence, int64_t row) {
-    const int64_t choices = continuations.width, step = sentence.count();
-    const float* log_probs = continuations.log_probs.data() + row * choices;
-    if (!step_.choose(&sentence.total, log_probs, continuations.ids.data() + row * choices, 1, choices, 1,
-                      [&](int64_t token) { return token == config_.eos; }))
-      throw NotFinite(kNoOutput);
-    if (!step_.finished.empty()) {
-      const Beam::Candidate& end = step_.finished[0];
-      sentence.scores.push_back(end.log_prob);
-      const double score = end.total / std::pow(static_cast<double>(step + 1), options_.length_penalty);
-      results[sentence.number].push_back(
-          {sentence.words, score, sentence.scores, sentence.passes, sentence.history, {}, {}, {}, {}});
-      return false;
-    }
-    if (step >= continuations.longest) throw NotFinite(kNoOutput);
-    const Beam::Candidate& next = step_.going[0];
-    sentence.words.push_back(static_cast<int32_t>(next.token));
-    sentence.scores.push_back(next.log_prob);
-    sentence.total = prefixes_ && step < prefixes_->length(sentence.number) ? 0 : next.total;  // a prefix is free
-    return true;
   }
 
   // The masks behind the first stand for what follows the word that was just accepted, as long as it is likely enough
@@ -214,25 +186,18 @@ class Speculation {
     }
   }
 
-  const Config& config_;
   const SpeculativeOptions& options_;
   Workspace& workspace_;
   const Ids& sources_;
-  const Ids *prefixes_, *drafts_;
+  const Ids* drafts_;
   const bool masks_allowed_;
   std::vector<Sentence> active_;
   std::vector<int32_t> kept_;
   std::vector<Past> pasts_;
-  Beam step_;
   int64_t drafted_ = 0, masks_ = 0, length_ = 0, gained_ = 0;
   bool masked_ = false;                                  // the last pass had masks
   std::vector<std::pair<Pace::Kind, int64_t>> choices_;  // what this cycle's time says something of
   Clock::time_point started_;
-
- public:
-  StepDecoder decoder;
-  Continuations continuations;
-  Hypotheses results;
 };
 
 }  // namespace

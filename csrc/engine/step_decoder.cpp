@@ -18,27 +18,31 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
   std::iota(homes_.begin(), homes_.end(), 0);
 }
 
-void StepDecoder::prepare(int64_t masks) {
+void StepDecoder::prepare(int64_t masks, int64_t queries) {
   const int64_t hypotheses = static_cast<int64_t>(owners.size());
   fed_ = static_cast<int64_t>(tokens.size()) / hypotheses;
   steps_ = fed_ + masks;
+  queries_ = queries ? std::min(queries, fed_) : fed_;
   const int64_t places = *std::max_element(begins.begin(), begins.end()) + steps_;
   if (places > capacity_) grow(places);
-  input_.clear(), places_.clear(), selected_.clear();
+  input_.clear(), places_.clear(), positions_.clear(), selected_.clear();
+  const auto last = static_cast<int32_t>(model_.config.max_target_positions - 1);  // rows behind it are of no use
   const auto add = [&](int64_t r, int64_t step) {
     input_.push_back(step < fed_ ? tokens[r * fed_ + step] : model_.config.mask);
     places_.push_back(static_cast<int32_t>(begins[r] + step));
+    positions_.push_back(std::min(places_.back(), last));
   };
   for (int64_t r = 0; r < hypotheses; r++)
     for (int64_t step = 0; step < steps_; step++) {
       add(r, step);
       origin_[(begins[r] + step) * slots_ + r] = homes_[r];
-      const bool query = streams_ == 2 && step < fed_;
-      selected_.push_back(static_cast<int32_t>(query ? hypotheses * steps_ + r * fed_ + step : r * steps_ + step));
+      const int64_t query = streams_ == 2 && step < fed_ ? step - fed_ + queries_ : -1;
+      selected_.push_back(
+          static_cast<int32_t>(query >= 0 ? hypotheses * steps_ + r * queries_ + query : r * steps_ + step));
     }
   if (streams_ == 2)
     for (int64_t r = 0; r < hypotheses; r++)
-      for (int64_t step = 0; step < fed_; step++) {
+      for (int64_t step = fed_ - queries_; step < fed_; step++) {
         add(r, step);
         input_.back() = model_.config.mask;
       }
@@ -51,7 +55,7 @@ void StepDecoder::prepare(int64_t masks) {
         query_owners_.push_back(owners[r]);
         offsets_.push_back(offsets_.back());
       }
-      offsets_.back() += static_cast<int32_t>(stream == 0 ? steps_ : fed_);
+      offsets_.back() += static_cast<int32_t>(stream == 0 ? steps_ : queries_);
     }
 }
 
@@ -77,8 +81,8 @@ float* StepDecoder::step(Forward& forward) {
   const Queries last = {rows, sequences, offsets_.data(), nullptr};
   const Queries all = {every, streams_ * sequences, offsets_.data(), nullptr};
   const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
-  const Pass pass = {input_.data(),        places_.data(), rows,           all, last, selected, &sources_,
-                     query_owners_.data(), attention,      alignment_heads};
+  const Pass pass = {input_.data(),        positions_.data(), rows,           all, last, selected, &sources_,
+                     query_owners_.data(), attention,         alignment_heads};
   return forward.decode(pass, [&](size_t layer, const Queries& queries) {
     CachedAttentionCall call = {};
     call.query = workspace_.wide.data();
@@ -106,7 +110,7 @@ float* StepDecoder::step(Forward& forward) {
     call.output = workspace_.attended.data();
     call.output_stride = width_;
     // In the last layer query rows have the places of their tokens; before, they see what those leave.
-    if (queries.rows > rows) call.queries = fed_, call.first_query = rows;
+    if (queries.rows > rows) call.queries = queries_, call.first_query = rows;
     forward.share("self_attn", call.hypotheses * heads,
                   [&](int64_t begin, int64_t end) { model_.kernels.attend_cached(call, begin, end); });
   });

@@ -27,9 +27,10 @@ class StepDecoder {
   void keep(const std::vector<int32_t>& kept);
   // Makes room for the next step.
   //
-  // With `masks` a hypothesis has one token, behind which stand so many masks, a draft of what follows: each sees what
-  // stands before it, and the tokens that come later take their places. They need a two-stream model.
-  void prepare(int64_t masks = 0);
+  // With `masks` behind its token stand so many masks, a draft of what follows: each sees what
+  // stands before it, and the tokens that come later take their places. They need a two-stream model, and so do more
+  // tokens before them, of which the last `queries` alone (0: all) then predict; the others' hidden rows are of no use.
+  void prepare(int64_t masks = 0, int64_t queries = 0);
 
   std::vector<int32_t> tokens, owners, begins;
   // On request, as in Pass: what the rows of one token a hypothesis look at.
@@ -44,9 +45,10 @@ class StepDecoder {
   const Ids& sources_;
   const int64_t slots_, streams_, width_;
   int64_t capacity_ = 0, steps_ = 1, fed_ = 1;  // rows of a hypothesis that are keys; how many of them are tokens
+  int64_t queries_ = 1;                         // how many of these predict
   std::vector<int32_t> origin_, moved_;         // [capacity, slots]
   std::vector<int32_t> homes_;                  // the slot that each hypothesis writes to
-  std::vector<int32_t> input_, places_, selected_, offsets_, query_owners_;
+  std::vector<int32_t> input_, places_, positions_, selected_, offsets_, query_owners_;
 };
 
 }  // namespace janus_fast

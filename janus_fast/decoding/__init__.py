@@ -2,6 +2,15 @@
 ``score`` and ``mask_predict``."""
 
 from .hypothesis import Hypothesis
-from .options import AutoOptions, AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
+from .options import (
+    AutoOptions,
+    AutoregressiveOptions,
+    NonAutoregressiveOptions,
+    SemiAutoregressiveOptions,
+    SpeculativeOptions,
+)
 
-__all__ = ["AutoOptions", "AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", "SpeculativeOptions"]
+__all__ = [
+    "AutoOptions", "AutoregressiveOptions", "Hypothesis", "NonAutoregressiveOptions", "SemiAutoregressiveOptions",
+    "SpeculativeOptions",
+]  # fmt: skip

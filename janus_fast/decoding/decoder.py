@@ -17,12 +17,21 @@ from torch import Tensor
 
 from ..ops.beam_step import MOST_BEAMS
 from ..reference.beam_search import beam_search as definition
+from ..reference.semi_nar import semi_nar
 from .beam_search import BeamSearch
 from .continuations import allowed_tokens
 from .fused import FusedModel
 from .hypothesis import Hypothesis
 from .mask_predict import MaskPredict
-from .options import AutoregressiveOptions, NonAutoregressiveOptions, Options, SpeculativeOptions, recorded, untaken
+from .options import (
+    AutoregressiveOptions,
+    NonAutoregressiveOptions,
+    Options,
+    SemiAutoregressiveOptions,
+    SpeculativeOptions,
+    recorded,
+    untaken,
+)
 from .runtime import Eager
 from .shapes import Sources, rounded
 from .speculative import Speculation
@@ -117,6 +126,14 @@ class Decoder:
         speculation.sources.load(sources, self.runtime)
         speculation.run(self.runtime, begin, cycle)
         return speculation.results(len(sources), options, self.runtime)
+
+    @torch.inference_mode()
+    def semi_nar(
+        self, sources: list[list[int]], options: SemiAutoregressiveOptions, numbers: list[int] = (),
+        prefixes: list[list[int]] | None = None, drafts: None = None, words: list[np.ndarray] | None = None,
+    ) -> list[list[Hypothesis]]:  # fmt: skip
+        """By the definition."""
+        return semi_nar(self.model.model, sources, options, prefixes, words)
 
     def refinement(
         self, held: tuple[int, int], room: int, options: NonAutoregressiveOptions

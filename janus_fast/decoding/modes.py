@@ -5,7 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..inputs import OptionError, choice, listed, meant
-from .options import AutoOptions, AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions
+from .options import (
+    AutoOptions,
+    AutoregressiveOptions,
+    NonAutoregressiveOptions,
+    SemiAutoregressiveOptions,
+    SpeculativeOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Mode:
             ``Decoder`` and of that of ``janus_fast.decoding.decoder``; ``on`` says which backends have it.
         prefixes: whether it takes a ``target_prefix``.
         drafts: whether it takes a ``draft``.
-        trained: the mode that a model must have been trained for.
+        trained: the mode that a model must have been trained for, unless it was for this one.
         shown: what the demo shows of it, options by label.
         validated: options of the translations that a training run is judged by; None where another mode's say it.
     """
@@ -46,6 +52,10 @@ MODES = {
         "in parallel", NonAutoregressiveOptions, prefixes=False, drafts=False, trained="nar",
         shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}},
         validated={"iterations": 4, "rerank": False},  # of NAR alone
+    ),
+    "semi_nar": Mode(
+        "left to right in blocks", SemiAutoregressiveOptions, prefixes=True, drafts=False, trained="speculative",
+        shown={}, validated=None,
     ),
     "speculative": Mode(
         "left to right by drafts", SpeculativeOptions, prefixes=True, drafts=True, trained="ar",

@@ -10,42 +10,35 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..inputs import OptionError, check_fields, documented, integer, integers, list_of, numbers, one_of, option, switch
+from ..inputs import (
+    MOST_INTEGER,
+    OptionError,
+    check_fields,
+    documented,
+    function_or_none,
+    id_list,
+    id_lists,
+    integers,
+    numbers,
+    one_of,
+    option,
+    switch,
+)
 
 if TYPE_CHECKING:
     from ..config import JanusConfig
 
 MOST = 512  # beam_size, length_beam, iterations: a slip is to end in an error, not in want of memory
 MOST_SAMPLES = 4096  # of a source
-MOST_INTEGER = 2**31 - 1  # of what takes no memory
 # Decoded at once: the rows of sources, times the hypotheses kept for each; of a short source as many as FEWEST_ROWS.
 MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
 EVERYWHERE, ON_HOST = ("engine", "cuda", "torch"), ("engine", "torch")
 everywhere, on_host = partial(option, on=EVERYWHERE), partial(option, on=ON_HOST)
 definition_only = partial(on_host, by_definition=True)  # in torch: without a cache
-
-
-def _tokens(name: str, value):
-    """A check: some ids, or None."""
-    if value is None:
-        return None
-    return tuple(integer(name, token, 0, MOST_INTEGER) for token in list_of(name, value, "ids", "an id", Integral))
-
-
-def _sequences(name: str, value):
-    """A check: sequences of ids."""
-    return tuple(_tokens(name, tokens) for tokens in list_of(name, value or (), "id lists", "a list of ids"))
-
-
-def _callable(name: str, value):
-    if value is not None and not callable(value):
-        raise OptionError(name, "be a function or None", repr(value))
-    return value
 
 
 def _use_vmap():
@@ -128,14 +121,10 @@ class LeftToRightOptions(DecodingOptions):
     min_decoding_length: int = everywhere(
         1, integers(0, MOST_INTEGER), "shortest translation, in tokens", recorded=False
     )
-    no_repeat_ngram_size: int = on_host(
-        0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
-        why="no_repeat_ngram_size looks for repeated n-grams on the host",
-    )  # fmt: skip
     use_vmap: bool = _use_vmap()
 
     # unless a mode has these options
-    disable_unk, renormalize_logits, suppress_sequences, end_token = False, False, (), None
+    disable_unk, renormalize_logits, suppress_sequences, end_token, no_repeat_ngram_size = False, False, (), None, 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -155,9 +144,19 @@ class LeftToRightOptions(DecodingOptions):
         return self.end_token or super().ends(config)
 
 
+@dataclass
+class WordByWordOptions(LeftToRightOptions):
+    """What those can be told besides that know all words before the one that they choose."""
+
+    no_repeat_ngram_size: int = on_host(
+        0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
+        why="no_repeat_ngram_size looks for repeated n-grams on the host",
+    )  # fmt: skip
+
+
 @documented
 @dataclass
-class AutoregressiveOptions(LeftToRightOptions):
+class AutoregressiveOptions(WordByWordOptions):
     """Options of autoregressive decoding; names are CTranslate2's, or Hugging Face's where that has the option alone.
 
     So are meanings, but for defaults that suit a caller who knows neither: ``renormalize_logits`` and ``forced_eos``
@@ -206,8 +205,8 @@ class AutoregressiveOptions(LeftToRightOptions):
         1.0, numbers(above=0), "scores of tokens that were said are divided by X, negative ones multiplied"
     )
     disable_unk: bool = definition_only(False, switch, "the unknown token is never said")
-    suppress_sequences: tuple = definition_only((), _sequences, "sequences of tokens that are never said", flag=False)
-    end_token: tuple | None = definition_only(None, _tokens, "what ends an output (None or none: ``eos``)", flag=False)
+    suppress_sequences: tuple = definition_only((), id_lists, "sequences of tokens that are never said", flag=False)
+    end_token: tuple | None = definition_only(None, id_list, "what ends an output (None or none: ``eos``)", flag=False)
     return_end_token: bool = definition_only(False, switch, "outputs hold the token that ended them", flag=False)
     forced_eos: bool = definition_only(
         True, switch, "the longest outputs end with the first ``end_token``, which counts; else without", flag=False
@@ -238,7 +237,7 @@ class AutoregressiveOptions(LeftToRightOptions):
         "penalties; of what may not follow minus infinity",
     )  # fmt: skip
     callback: Callable | None = definition_only(
-        None, _callable, "called for each token", flag=False,
+        None, function_or_none, "called for each token", flag=False,
         doc="with ``beam_size`` 1: by number of the source, number of the sample, step, token, log-probability and "
         "whether it is the last; what is true ends the output",
     )  # fmt: skip
@@ -317,7 +316,7 @@ class AutoregressiveOptions(LeftToRightOptions):
 
 @documented
 @dataclass
-class SpeculativeOptions(LeftToRightOptions):
+class SpeculativeOptions(WordByWordOptions):
     """Options of speculative decoding: the output, and its log-probabilities, are those of mode "ar" with ``beam_size``
     1, in fewer passes where drafts are right. In the engine they are so to the bit; torch rounds products of other
     sizes otherwise, and may take another of two words that nearly tie.
@@ -388,6 +387,40 @@ class AutoOptions(SpeculativeOptions):
 
     def drafts_itself(self, config: "JanusConfig") -> bool:
         return config.two_stream and "speculative" in (config.trained_modes or ())
+
+
+@documented
+@dataclass
+class SemiAutoregressiveOptions(LeftToRightOptions):
+    """Options of decoding left to right in blocks: the words of one are predicted in one pass, and all accepted.
+
+    The first word of a block is the one that mode "ar" would say there; those behind it are what mode "speculative"
+    drafts. So with ``block_length`` 1 the output is that of mode "ar" with ``beam_size`` 1, in the engine to the bit;
+    longer blocks take fewer passes, and their words do not know each other. A score is the sum of log-probabilities,
+    each in the pass that predicted its word. Backend "cuda" has no such mode, and "torch" computes it by the
+    definition, without a cache. A value out of range, or two that do not fit each other, are a ValueError.
+    """
+
+    algorithm, on = "semi_nar", ON_HOST
+    block_length: int = on_host(
+        4, integers(1, MOST), "words of a block, which one pass predicts; 1 is greedy",
+        doc="at most 512; what a model was trained for is at most its ``bridge_length`` (objective ``bang``) or its "
+        "``draft_length`` (``janus``)",
+    )  # fmt: skip
+    remove_repeats: bool = on_host(
+        False, one_of(True, False), "remove words that are the one before them, as single passes repeat some",
+        doc="from finished outputs, but for a prefix; lengths are counted before",
+    )  # fmt: skip
+
+    @property
+    def kept(self) -> int:
+        """Hypotheses of a source whose rows would be as many as those of a block and its masks."""
+        return 1 + 2 * self.block_length // FEWEST_ROWS
+
+    def longest(self, config: "JanusConfig") -> int:
+        if not config.two_stream:
+            raise OptionError("mode", "be another with an ordinary Transformer, which fills no masks", "'semi_nar'")
+        return super().longest(config)
 
 
 @documented
@@ -484,4 +517,4 @@ class NonAutoregressiveOptions(DecodingOptions):
         return longest
 
 
-Options = AutoregressiveOptions | NonAutoregressiveOptions | SpeculativeOptions
+Options = AutoregressiveOptions | NonAutoregressiveOptions | SemiAutoregressiveOptions | SpeculativeOptions

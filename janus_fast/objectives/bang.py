@@ -20,14 +20,14 @@ class Bang(Objective):
     which sees itself and those before it. CE(bridge) is the mean over the rows of all streams, as in the original.
     ``ar`` and ``nar`` are the ends of the bridge, in the rows that modes "ar" and "nar" decode by: the query stream of
     ``autoregressive``, and a canvas of which all words are masked, for a single pass. The chains are also what mode
-    "speculative" drafts by.
+    "speculative" drafts by, and mode "semi_nar" says.
 
     Of the original the architecture lacks the buckets of relative positions. Its NAR rows are a chain as long as the
     source, of which what is behind the first ``eos`` is cut off. Here the length is predicted, and a canvas' rows see
     each other and the end.
     """
 
-    modes = ("ar", "nar", "speculative")
+    modes = ("ar", "nar", "semi_nar", "speculative")
     predicts_length = True
     validated = {"nar": {"iterations": 1}}  # canvases with words in them are not trained
 

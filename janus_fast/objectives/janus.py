@@ -62,7 +62,7 @@ class Janus(Masked):
     def __post_init__(self):
         self.auxiliary = self.auxiliary and not self.without_auxiliary
         if self.draft_weight:
-            self.modes = (*self.modes, "speculative")
+            self.modes = (*self.modes, "semi_nar", "speculative")
         if not self.divergence_weight:
             self.divergence = {}
         super().__post_init__()

@@ -1,5 +1,5 @@
 """What each operation computes: plain PyTorch, any float dtype; the ``reference`` backend of ``janus_fast.ops``.
-``beam_search`` and ``mask_predict`` are what decoding modes compute with them."""
+``beam_search``, ``mask_predict``, ``speculative`` and ``semi_nar`` are what decoding modes compute with them."""
 
 from importlib import import_module
 from pkgutil import iter_modules

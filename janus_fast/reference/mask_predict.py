@@ -92,9 +92,9 @@ def next_of(order: str, log_probs: list[float]) -> int:
     return {"left_to_right": 0, "right_to_left": len(log_probs) - 1}[order]
 
 
-def without_repeats(ids: list[int], scores: list[float]) -> tuple[list[int], list[float]]:
-    """The words that differ from the one before them, and their scores."""
-    kept = [place for place, token in enumerate(ids) if place == 0 or token != ids[place - 1]]
+def without_repeats(ids: list[int], scores: list[float], known: int = 0) -> tuple[list[int], list[float]]:
+    """The ``known`` first words and those that differ from the one before them, and their scores."""
+    kept = [place for place, token in enumerate(ids) if place < max(1, known) or token != ids[place - 1]]
     return [ids[place] for place in kept], [scores[place] for place in kept]
 
 

@@ -73,12 +73,7 @@ def fill(
     """Masks behind these tokens, filled in one pass in which each sees what stands before it; without the first, and as
     far as they are together not less likely than ``draft_threshold``, or to the end of the sentence."""
     config = model.config
-    content = torch.tensor([config.decoder_start_token_id, *tokens] + [config.mask_token_id] * masks)
-    content, lengths = content.to(encoded.device), torch.tensor([len(content)], device=encoded.device)
-    visibility = Visibility.causal(lengths)
-    cross = Visibility.bidirectional(visibility.query_offsets, source_offsets)
-    hidden = model.decode(content, torch.arange(len(content), device=encoded.device), visibility, encoded, cross)
-    log_probs = among(model.logits(hidden[-masks:]).float(), words).log_softmax(-1).cpu()
+    log_probs = behind(model, encoded, source_offsets, tokens, masks, words)
     log_probs[:, list(forbidden(config, tokens, [], options.longest(config), options))] = -math.inf
     best, draft = log_probs.max(-1), []
     likely = best.values[1:].double().cumsum(0) >= (
@@ -89,6 +84,18 @@ def fill(
             break
         draft.append(token)
     return draft
+
+
+def behind(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], masks: int, words=None) -> Tensor:
+    """Log-probabilities [masks, V] float32, on the CPU, of what so many masks behind these tokens stand for: one pass,
+    in which each sees what stands before it."""
+    config = model.config
+    content = torch.tensor([config.decoder_start_token_id, *tokens] + [config.mask_token_id] * masks)
+    content, lengths = content.to(encoded.device), torch.tensor([len(content)], device=encoded.device)
+    visibility = Visibility.causal(lengths)
+    cross = Visibility.bidirectional(visibility.query_offsets, source_offsets)
+    hidden = model.decode(content, torch.arange(len(content), device=encoded.device), visibility, encoded, cross)
+    return among(model.logits(hidden[-masks:]).float(), words).log_softmax(-1).cpu()
 
 
 def follows(tokens: list[int], text: list[int], least: int) -> list[int]:
