@@ -221,11 +221,51 @@ def test_models_that_were_converted_before(tmp_path, name, stored):
     assert check(theirs, ours, sources, 19, ["</s>"] if not end else []) > 5
 
 
-def test_models_whose_callers_begin_targets_are_refused(tmp_path, capsys):
+def test_models_whose_callers_begin_targets(tmp_path, capsys):
+    """By the interface of CTranslate2 as there, and as text: mBART-25, which is given the language that it writes."""
     pytest.importorskip("transformers", reason="transformers is not installed here: make test-peers")
     from ctranslate2.converters import TransformersConverter
 
-    original = Path(__file__).parent / "data" / "huggingface" / "mbart"
-    TransformersConverter(str(as_before(original, tmp_path / "hf", "mbart"))).convert(str(tmp_path / "ct2"))
-    assert cli.main(["convert", str(tmp_path / "ct2"), "--out", str(tmp_path / "ours")]) == 2
-    assert "decoder_start_token must be a token (in this model each call's target_prefix" in capsys.readouterr().err
+    from janus_fast.compat import ctranslate2 as face
+
+    original, ct2, out = Path(__file__).parent / "data" / "huggingface" / "mbart", tmp_path / "ct2", tmp_path / "ours"
+    TransformersConverter(str(as_before(original, tmp_path / "hf", "mbart"))).convert(str(ct2), quantization="float32")
+    command, languages = ["convert", str(ct2), "--out"], ["--source-language", "en_XX", "--target-language", "de_DE"]
+    for options, message in (
+        ([], "decoder_start_token must be a token, got null: each call's target_prefix begins with one of its own"),
+        (["--target-language", "xx_XX"], "decoder_start_token must be a token of the target vocabulary, got 'xx_XX'"),
+        (
+            ["--source-language", "xx_XX", *languages[2:]],
+            "--source-language must be a token of the vocabulary, got 'xx_XX",
+        ),
+    ):
+        assert cli.main([*command, str(out), *options]) == 2 and message in capsys.readouterr().err
+    assert cli.main([*command, str(out), *languages[2:]]) == 0 and "or --source-language" in capsys.readouterr().out
+    assert cli.main([*command, str(tmp_path / "text"), *languages]) == 0 and "brin" not in capsys.readouterr().out
+
+    theirs, ours = ctranslate2.Translator(str(ct2)), face.Translator(str(out), compute_type="float32")
+    own, draw = Translator(tmp_path / "text", compute_type="float32"), random.Random(2)
+    words = [token for token in own.source_vocabulary.tokens[4:-30] if token[:1] not in "<>"]
+    sources = [draw.choices(words, k=draw.randint(1, 8)) for _ in range(40)]
+    ended = [[*source, "</s>", "en_XX"] for source in sources]
+    outputs = set()
+    for beam in (1, 3):
+        for prefix in (["de_DE"], ["de_DE", words[3]]):
+            call = ended, [prefix] * len(ended)
+            options = {"beam_size": beam, "num_hypotheses": beam, "max_decoding_length": 12, "return_scores": True}
+            expected, results = theirs.translate_batch(*call, **options), ours.translate_batch(*call, **options)
+            for one, other in zip(results, expected, strict=True):
+                assert one.hypotheses == other.hypotheses
+                assert one.scores == pytest.approx(other.scores, abs=1e-5)
+                outputs.update(map(tuple, one.hypotheses))
+        plain = {"beam_size": beam, "num_hypotheses": beam, "max_decoding_length": 12, "forced_eos": False}
+        texts = own.translate_batch(sources, renormalize_logits=True, **plain)
+        assert [result.hypotheses[0] for result in texts] == [
+            result.hypotheses[0] for result in ours.translate_batch(ended, [["de_DE"]] * 40, **options)
+        ]
+    assert len(outputs) > 40
+    targets = [["de_DE", *draw.choices(words, k=3)] for _ in ended]
+    for one, other in zip(ours.score_batch(ended, targets), theirs.score_batch(ended, targets), strict=True):
+        assert one.tokens == other.tokens and one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+    with pytest.raises(ValueError, match="target_prefix 1 must begin with 'de_DE', or be empty, got 'ro_RO'"):
+        ours.translate_batch(ended[:2], [[], ["ro_RO"]])

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in LANGUAGES:
         parser.add_argument(
             flag(name), metavar="TOKEN",
-            help=f"of a multilingual model of Hugging Face: the token of its {name.partition('_')[0]}s' language, such "
-            "as eng_Latn",
+            help=f"of a multilingual model of Hugging Face, or CTranslate2's mBART-25: the token of its "
+            f"{name.partition('_')[0]}s' language, such as eng_Latn",
         )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write, which holds no model yet")
     parser.add_argument(
@@ -117,8 +117,14 @@ def _read(arguments: argparse.Namespace) -> tuple:
         reads_language = around - {model.config.bos_token_id, model.config.eos_token_id}
         if reads_language and model.config.forced_bos_token_id is None:
             said.append("which language it writes, each target prefix must say: its first token; or --target-language")
+    elif reader is ctranslate2:
+        model, vocabularies = reader.load(path, arguments.source_language, arguments.target_language)
+        if arguments.target_language and not arguments.source_language:
+            said.append(
+                "the end of a source and the token of its language are its callers' to bring; or --source-language"
+            )
     else:
-        refuse(LANGUAGES, "a model that is not of Hugging Face, or is Marian's")
+        refuse(LANGUAGES, "a model that is neither of Hugging Face nor of CTranslate2, or is Marian's")
         model, vocabularies = reader.load(path)
     if reader in (huggingface, marian):
         said += generation.read_generation(path).said()

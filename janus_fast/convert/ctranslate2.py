@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
@@ -54,7 +55,9 @@ def recognises(directory: str | Path) -> bool:
     return (Path(directory) / WEIGHTS).is_file()
 
 
-def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
+def load(
+    directory: str | Path, source_language: str | None = None, target_language: str | None = None
+) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     """Converts a Transformer of CTranslate2: a one-stream model, in float32 and evaluation mode, and its vocabularies.
 
     What ``config.json`` there says of the tokens that begin and end sources and targets becomes the model's. No token
@@ -66,6 +69,9 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     Args:
         directory: holds ``model.bin``, in a file version from 3 to 6 (CTranslate2 1 to 4), and vocabularies, as .json
             or .txt.
+        source_language: of a model whose callers begin targets (mBART-25), the token that stands behind the end of a
+            source; without, callers bring both.
+        target_language: of such a model, the token that every target begins with: what its decoder starts with.
     Returns:
         The model, and ``(source, target)`` vocabularies, one object where the directory has one.
     Raises:
@@ -81,6 +87,16 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     state = _state(file)
     width = state[EMBEDDINGS[1]].shape[-1]
     start, unknown = settings["decoder_start_token"], settings["unk_token"]
+    languages = {"source_language": source_language, "target_language": target_language}
+    if start is None and target_language is None:
+        raise ValueError(
+            f"convert: {directory / CONFIG}: decoder_start_token must be a token, got null: each call's target_prefix "
+            "begins with one of its own there, and here the model says which (--target-language)"
+        )
+    for name, language in languages.items():
+        if language is not None and start is not None:
+            raise OptionError(f"convert: {name}", "be left out with a model that has a decoder_start_token", language)
+    start = target_language if start is None else start
     zero = file.flag("decoder/start_from_zero_embedding")
     looking = file.scalar("decoder/alignment_heads", file.scalar("alignment_heads", 1))  # in older files
     file.check_all_used()
@@ -114,6 +130,8 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
             raise ValueError(f"convert: {directory}: {role} must be a token of the target vocabulary, got {token!r}")
         return target.index(token)
 
+    if source_language is not None and source_language not in source:
+        raise OptionError("convert: source_language", "be a token of the vocabulary", repr(source_language))
     eos, unk = number("eos_token", settings["eos_token"]), number("unk_token", unknown)
     bos = number("bos_token", settings["bos_token"], pad)
     for role, needed, token, there in (
@@ -132,7 +150,10 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
         pad_token_id=bos if pad is None else pad, eos_token_id=eos, unk_token_id=unk, mask_token_id=unk,
         decoder_start_token_id=number("decoder_start_token", start), suppress_tokens=(),
         # Marian's models of Hugging Face leave the end to their tokenizer; those of OpenNMT-py have none.
-        source_suffix_ids=(eos,) if zero and not settings["add_source_eos"] else (),
+        source_suffix_ids=(
+            (eos, source.index(source_language)) if source_language
+            else (eos,) if zero and not settings["add_source_eos"] else ()
+        ),
     )  # fmt: skip
     return model, _with_text(directory, source, target)
 
@@ -287,11 +308,6 @@ def _settings(directory: Path, file: _File) -> dict:
     settings = {**tokens, "add_source_bos": False, "add_source_eos": False, **values}
     if "decoder_start_token" not in settings:
         settings["decoder_start_token"] = settings["bos_token"]
-    if settings["decoder_start_token"] is None:
-        raise ValueError(
-            f"convert: {path}: decoder_start_token must be a token (in this model each call's target_prefix begins "
-            "with one of its own, which nothing here does), got null"
-        )
     for name in ("add_source_bos", "add_source_eos"):
         if not isinstance(settings[name], bool):
             raise ValueError(f"convert: {path}: {name} must be true or false, got {settings[name]!r}")

@@ -174,6 +174,7 @@ class Translator:
         own = self._ready()
         vocabulary = own.target_vocabulary
         ids = [self._source_ids(tokens, options.max_input_length) for tokens in source]
+        prefixes = self._behind_start("target_prefix", prefixes)
         prefixes = [vocabulary.ids(prefix)[: options.max_decoding_length] for prefix in prefixes]
         full = [n for n, tokens in enumerate(source) if self._has_content(tokens)]
         given = [prefixes[n] for n in full]
@@ -309,7 +310,7 @@ class Translator:
         own = self._ready()
         config, vocabulary = own.config, own.target_vocabulary
         sides = [self._source_ids(tokens, most) for tokens in source], []
-        for tokens in target:
+        for tokens in self._behind_start("target", target):
             ids = config.target_ids(vocabulary.ids(tokens))
             sides[1].append(_cut(ids, most + 1 if most else 0, config.eos_token_id))
         targets = [vocabulary.tokens_of(ids[1:]) for ids in sides[1]]
@@ -387,6 +388,18 @@ class Translator:
         if self._room is not None:
             results.add_done_callback(lambda _: self._room.release())
         return [wrapper(results, number) for number in range(len(source))]
+
+    def _behind_start(self, name: str, targets: list[list[str]]) -> list[list[str]]:
+        """Targets without the token of a language that the model's decoder starts with, where callers bring it, as
+        CTranslate2 asks of such models."""
+        config, tokens = self._ready().config, self._ready().target_vocabulary.tokens
+        start = config.decoder_start_token_id
+        if start in (config.bos_token_id, config.pad_token_id, config.eos_token_id, config.unk_token_id):
+            return targets
+        for number, target in enumerate(targets):
+            if target and target[0] != tokens[start]:
+                raise ValueError(f"{name} {number} must begin with {tokens[start]!r}, or be empty, got {target[0]!r}")
+        return [target[1:] for target in targets]
 
     def _source_ids(self, tokens: list[str], most: int) -> list[int]:
         config = self._ready().config
