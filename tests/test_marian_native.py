@@ -17,6 +17,7 @@ import torch
 from test_decoding import translator_of
 
 from janus_fast import Translator, cli
+from janus_fast.compat import ctranslate2 as compat
 from janus_fast.convert import ctranslate2, marian_native
 
 SPM = Path(__file__).parent / "data" / "marian" / "shared" / "source.spm"
@@ -341,6 +342,16 @@ def test_a_student_of_a_folder_of_firefox_takes_text(tmp_path):
         assert translator.config.recurrent and translator.target_vocabulary.tokens[:2] == ["</s>", "<unk>"]
         results = translator.translate(["the cell is empty"] * 2, max_decoding_length=9)
         assert results[0] == results[1] and results[0].hypotheses[0]
+        other = compat.Translator(out, compute_type=stored)
+        given = {"beam_size": 3, "num_hypotheses": 3, "max_decoding_length": 9}
+        tokens, prefix = [translator.source_vocabulary.encode("the cell is empty")], [["e", "t"]]
+        rules = {"renormalize_logits": True, "forced_eos": False, "early_stopping": "first", "prefix_alone": "last"}
+        (mine,) = translator.translate_batch(tokens, prefix, **rules, **given)
+        (theirs,) = other.translate_batch(tokens, prefix, return_attention=True, **given)
+        assert theirs.hypotheses == mine.hypotheses and len(mine.hypotheses) == 3
+        assert [*map(len, theirs.attention)] == [*map(len, theirs.hypotheses)]
+        (ways,) = other.translate_batch(tokens, beam_size=1, num_hypotheses=2, return_alternatives=True)
+        assert len({hypothesis[0] for hypothesis in ways.hypotheses}) == 2
 
 
 @pytest.mark.peers
