@@ -47,6 +47,8 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int, co
         return f"it has no {compute_type}"
     if backend == "engine":
         return engine.missing()
+    if backend == "cuda" and config.recurrent:
+        return "it records no decoder with decoder_autoreg 'ssru'"
     if inter_threads > 1:
         return f"it takes one batch at a time, not {inter_threads}"
     if find_spec("torch") is None:

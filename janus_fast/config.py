@@ -13,6 +13,7 @@ from .inputs import OptionError, check_fields, documented, one_of, option, rule,
 
 ACTIVATIONS = ("relu", "gelu", "silu", "gelu_new", "quick_gelu")
 POSITIONS = ("learned", "sinusoidal")
+AUTOREGS = ("self-attention", "ssru")
 FROM_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
 
@@ -77,6 +78,10 @@ class JanusConfig:
     two_stream: bool = setting(
         True, switch, "a model of JANUS; without, an ordinary Transformer, which decodes left to right alone",
         doc="the row of a word then predicts the next",
+    )  # fmt: skip
+    decoder_autoreg: str = option(
+        "self-attention", one_of(*AUTOREGS), "how a row of the decoder knows those before it",
+        doc='``"self-attention"``, or in an ordinary Transformer ``"ssru"``, the recurrence of Kim et al. 2019',
     )  # fmt: skip
     layernorm_embedding: bool = option(False, switch, "a norm stands behind the embeddings of each side")
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
@@ -157,11 +162,18 @@ class JanusConfig:
                 "JanusConfig: bos, pad, eos, unk and mask_token_id must be distinct, save mask and unk, "
                 f"got {[*ids, self.mask_token_id]}"
             )
+        if self.two_stream and self.recurrent:
+            raise OptionError("JanusConfig: two_stream", "be False with decoder_autoreg 'ssru', which has one", True)
         if self.two_stream and self.decoder_start_token_id != self.bos_token_id:
             raise ValueError(
                 f"JanusConfig: decoder_start_token_id must be bos_token_id = {self.bos_token_id} when two_stream is "
                 f"set, got {self.decoder_start_token_id}"
             )
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the decoder has a recurrence, SSRU, where others have self-attention."""
+        return self.decoder_autoreg == "ssru"
 
     @property
     def head_size(self) -> int:

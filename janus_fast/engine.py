@@ -82,7 +82,7 @@ class Engine:
 
     def refusal(self, options: Options, *_) -> str | None:
         """Why a call with these options cannot be decoded, or None when it can."""
-        return untaken("engine", options)
+        return untaken("engine", options, self.config)
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,

@@ -17,6 +17,7 @@ from .config import JanusConfig
 from .linear import Linear
 from .packing import ranges
 from .reference.predict_lengths import mean_of_sources
+from .reference.ssru import ssru
 from .visibility import Visibility
 
 ACTIVATIONS = {  # Hugging Face's names
@@ -50,18 +51,33 @@ class Attention(nn.Module):
         return self.attend(x, *self.keys_values(memory), visibility)
 
 
-class Layer(nn.Module):
-    """What encoder and decoder layers share: the feed-forward block, and where norms stand."""
+class SSRU(nn.Module):
+    """Rows ``x`` that know those before them in their sequences by a recurrence: ``janus_fast.reference.ssru``."""
 
-    def __init__(self, config: JanusConfig, ffn_dim: int):
+    def __init__(self, config: JanusConfig):
+        super().__init__()
+        self.in_proj = Linear(config.d_model, config.d_model, bias=False)
+        self.forget_proj = Linear(config.d_model, config.d_model)
+
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        return ssru(self.in_proj(x), self.forget_proj(x), offsets)
+
+
+class Layer(nn.Module):
+    """What encoder and decoder layers share: the first block, that of feed-forward, and where norms stand."""
+
+    def __init__(self, config: JanusConfig, ffn_dim: int, recurrent: bool = False):
         super().__init__()
         self.normalize_before, self.dropout = config.normalize_before, config.dropout
         self.activation = ACTIVATIONS[config.activation]
-        self.self_attn = Attention(config)
-        self.self_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+        norm = partial(nn.LayerNorm, config.d_model, config.layer_norm_eps)
+        if recurrent:
+            self.ssru, self.ssru_layer_norm = SSRU(config), norm()
+        else:
+            self.self_attn, self.self_attn_layer_norm = Attention(config), norm()
         self.fc1 = Linear(config.d_model, ffn_dim)
         self.fc2 = Linear(ffn_dim, config.d_model)
-        self.final_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
+        self.final_layer_norm = norm()
 
     def before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         return norm(x) if self.normalize_before else x
@@ -92,18 +108,27 @@ class EncoderLayer(Layer):
 
 class DecoderLayer(Layer):
     def __init__(self, config: JanusConfig):
-        super().__init__(config, config.decoder_ffn_dim)
+        super().__init__(config, config.decoder_ffn_dim, config.recurrent)
+        self.recurrent = config.recurrent
         self.encoder_attn = Attention(config)
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model, config.layer_norm_eps)
 
     def forward(self, x: Tensor, visibility: Visibility, cross_keys, cross: Visibility, rows: Tensor | None) -> Tensor:
-        normed = self.before(self.self_attn_layer_norm, x)
-        queries = normed if rows is None else normed[rows]
-        attended = self.self_attn(queries, normed[: visibility.num_keys], visibility)
-        x = self.after(self.self_attn_layer_norm, x if rows is None else x[rows], attended)
+        x = (self.recur if self.recurrent else self.attend_to_self)(x, visibility, rows)
         normed = self.before(self.encoder_attn_layer_norm, x)
         x = self.after(self.encoder_attn_layer_norm, x, self.encoder_attn.attend(normed, *cross_keys, cross))
         return self.feed_forward(x)
+
+    def attend_to_self(self, x: Tensor, visibility: Visibility, rows: Tensor | None) -> Tensor:
+        normed = self.before(self.self_attn_layer_norm, x)
+        queries = normed if rows is None else normed[rows]
+        attended = self.self_attn(queries, normed[: visibility.num_keys], visibility)
+        return self.after(self.self_attn_layer_norm, x if rows is None else x[rows], attended)
+
+    def recur(self, x: Tensor, visibility: Visibility, rows: Tensor | None) -> Tensor:
+        recalled = self.ssru(self.before(self.ssru_layer_norm, x), visibility.key_offsets)  # every row is a key
+        x, recalled = (x, recalled) if rows is None else (x[rows], recalled[rows])
+        return self.after(self.ssru_layer_norm, x, recalled)
 
 
 class Positions(nn.Module):
@@ -172,6 +197,7 @@ class Decoder(Stack):
     def __init__(self, config: JanusConfig, embed_tokens: nn.Embedding):
         layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
         super().__init__(config, layers, embed_tokens, config.max_target_positions)
+        self.recurrent = config.recurrent
         if config.two_stream:
             self.embed_length = nn.Embedding(config.length_classes, config.d_model)
         self.output_projection = nn.Linear(config.d_model, config.target_vocab_size, bias=config.output_bias)
@@ -186,6 +212,8 @@ class Decoder(Stack):
         self, tokens: Tensor, positions: Tensor, visibility: Visibility, cross_keys, cross: Visibility,
         rows: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        if self.recurrent and not visibility.is_causal:
+            raise ValueError("decode: visibility must be causal with decoder_autoreg 'ssru', got another pattern")
         x = self.embed(tokens, positions)
         for layer, keys in zip(self.layers[:-1], cross_keys, strict=False):
             x = self.run(layer, x, visibility, keys, cross, None)
@@ -200,7 +228,8 @@ class JanusModel(nn.Module):
     Works on packed rows. ``encode`` -> encoded rows; ``decode`` -> hidden rows of a packed decoder input in which the
     first ``visibility.num_keys`` rows are both queries and keys (content) and the rest queries alone (query streams).
     ``logits(hidden)`` projects onto the vocabulary. Parameters bear fairseq's names. With ``config.two_stream`` off it
-    is an ordinary Transformer: no length predictor, and content rows predict.
+    is an ordinary Transformer: no length predictor, and content rows predict. ``config.decoder_autoreg`` "ssru" puts a
+    recurrence in the place of the decoder's self-attention; ``decode`` then takes causal sequences alone.
 
     Source: JANUS (EMNLP 2022), section 3.
     """

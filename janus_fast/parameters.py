@@ -30,7 +30,7 @@ def _all(config: JanusConfig) -> Iterator[tuple[str, Shape]]:
         ("encoder", config.encoder_layers, config.encoder_ffn_dim, config.max_source_positions, ("self_attn",)),
         (
             "decoder", config.decoder_layers, config.decoder_ffn_dim, config.max_target_positions,
-            ("self_attn", "encoder_attn"),
+            ("encoder_attn",) if config.recurrent else ("self_attn", "encoder_attn"),
         ),
     )  # fmt: skip
     yield "encoder.embed_tokens.weight", (config.source_vocab_size, width)
@@ -51,6 +51,10 @@ def _all(config: JanusConfig) -> Iterator[tuple[str, Shape]]:
             yield from _norm(f"{side}.layer_norm", width)
         for number in range(layers):
             layer = f"{side}.layers.{number}"
+            if "self_attn" not in attentions:
+                yield f"{layer}.ssru.in_proj.weight", (width, width)
+                yield from _linear(f"{layer}.ssru.forget_proj", width, width)
+                yield from _norm(f"{layer}.ssru_layer_norm", width)
             for attention in attentions:
                 for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
                     yield from _linear(f"{layer}.{attention}.{projection}", width, width)

@@ -107,7 +107,8 @@ class TorchBackend:
         self, options: Options, prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None
     ) -> str | None:
         """Why "cuda", where it records, or "torch" cannot decode a call with these options, or None when it can."""
-        return refusal(options, prefixes, drafts) if self._recorded else untaken("torch", options)
+        config = self.model.config
+        return refusal(options, config, prefixes, drafts) if self._recorded else untaken("torch", options, config)
 
     def decode(
         self, sources: list[list[int]], options: Options, numbers: list[int], prefixes: list[list[int]] | None,
@@ -115,7 +116,7 @@ class TorchBackend:
     ) -> list[list[Hypothesis]]:  # fmt: skip
         reason, recorded = self.refusal(options, prefixes, drafts), self._recorded is not None
         if reason and recorded and not self.insists:
-            reason, recorded = untaken("torch", options), False
+            reason, recorded = untaken("torch", options, self.model.config), False
         if reason:
             name = "cuda" if recorded else "torch"
             raise NotImplementedError(f"generate: backend must be able to run this, got {name!r}: {reason}")

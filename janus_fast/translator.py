@@ -130,7 +130,7 @@ class Translator:
         """Which backend decodes a call of ``generate`` with these options, and why the others do not."""
         options = options_of(mode, options, self.config)
         names, takers = backends.BACKENDS, [self.backend]
-        reasons = {name: backends.refusal(name, *self._wanted) or untaken(name, options) for name in names}
+        reasons = {name: backends.refusal(name, *self._wanted) or untaken(name, options, self.config) for name in names}
         reasons[self.backend] = self._backend.refusal(options, target_prefix, draft)
         if self.backend == "cuda" and not self._backend.insists:
             takers.append("torch")

@@ -84,6 +84,12 @@ class Visibility:
         """Nk, the key rows of all sequences."""
         return self.visible_from.numel()
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether this is what ``causal`` makes: sequences that attend to themselves, left to right."""
+        own = Visibility.causal(self.key_offsets.diff())
+        return all(torch.equal(getattr(self, field.name), getattr(own, field.name)) for field in fields(self))
+
     # Builders, vectorised over the sentences.
 
     @classmethod

@@ -54,7 +54,9 @@ def test_an_option_that_does_not_say_that_the_gpu_has_it_is_refused(kind):
         def __post_init__(self):
             pass
 
-    assert on_device.refusal(More()) is None and on_device.refusal(More(novelty=0.5)) == "it has no novelty"
+    config = JanusConfig(8, 8)
+    assert on_device.refusal(More(), config) is None
+    assert on_device.refusal(More(novelty=0.5), config) == "it has no novelty"
     assert all("torch" in field.metadata["on"] for mode in MODES.values() for field in mode.fields.values())
 
 

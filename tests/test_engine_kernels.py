@@ -473,3 +473,46 @@ def test_best_instruction_set_comes_first_and_the_generic_one_last():
 def test_an_instruction_set_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="kernels: isa must be one of .*, got mmx"):
         kernels.convert(random(1, 1), "int8", "mmx")
+
+
+# The recurrence of an SSRU
+
+
+@pytest.mark.parametrize("channels", [1, 20, 64, 100])
+def test_recurrence(isa, channels):
+    lengths = [3, 0, 1, 40]
+    offsets, rows = np.cumsum([0, *lengths]).astype(np.int32), sum(lengths)
+    own = np.random.default_rng(channels).permutation(rows + 5)[:rows]  # states lie anywhere
+    before = np.where(np.isin(np.arange(rows), offsets[:-1]), -1, np.roll(own, 1))
+    before[0] = next(place for place in range(rows + 5) if place not in own)  # which another call has left
+    first, output = random(rows + 5, channels), random(rows, channels, seed=1)
+    x, forget = random(rows, channels, seed=2, scale=3), random(rows, channels, seed=3, scale=6)
+    forget[1], forget[2] = 200.0, -200.0  # all stays, nothing stays
+    expected, state = first.astype(np.float64), None
+    added = np.empty((rows, channels))
+    for row in range(rows):
+        state = expected[before[row]] if before[row] >= 0 else np.zeros(channels)
+        gate = 1 / (1 + np.exp(-forget[row].astype(np.float64)))
+        state = gate * state + (1 - gate) * x[row]
+        expected[own[row]], added[row] = state, np.maximum(state, 0)
+    states, result = first.copy(), output.copy()
+    kernels.recur(np.concatenate([x, forget], 1), states, offsets, before, own, result, isa)
+    # an exponential errs by two units, what follows by one each: sum, quotient, product, and two products and a sum
+    # with the state; what was before errs no more than it did
+    largest = max(np.abs(x).max(), np.abs(first).max())
+    budget = np.full(states.shape, max(lengths) * 12 * ROUNDING * largest)
+    assert_within(states, expected, budget)
+    assert_within(result, output + added, budget[:rows] + ROUNDING * np.abs(output + added))
+    np.testing.assert_array_equal(states[own[2]], x[2])
+    left = [place for place in range(rows + 5) if place not in own]
+    np.testing.assert_array_equal(states[left], first[left])
+
+
+def test_recurrence_hands_on_what_is_no_number(isa):
+    x, forget = random(2, 20), random(2, 20, seed=1)
+    x[0, 3], forget[0, 4] = np.nan, np.nan
+    states, result = np.zeros((2, 20), np.float32), np.zeros((2, 20), np.float32)
+    rows = np.array([-1, 0]), np.array([0, 1])
+    kernels.recur(np.concatenate([x, forget], 1), states, np.int32([0, 2]), *rows, result, isa)
+    assert np.isnan(states[:, 3:5]).all() and np.isnan(result[:, 3:5]).all()
+    assert np.isfinite(np.delete(result, [3, 4], 1)).all()

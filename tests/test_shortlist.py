@@ -188,7 +188,7 @@ def test_mistakes(model, tmp_path):
     with pytest.raises(ValueError, match="^use_vmap must be true or false, got 1"):
         translator.translate_batch([["t7"]], use_vmap=1)
     for options in (AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions):
-        assert "use_vmap" in untaken("cuda", options(use_vmap=True))
+        assert "use_vmap" in untaken("cuda", options(use_vmap=True), model.config)
     make_map().write(tmp_path / "vmap.txt", VOCABULARY, VOCABULARY)
     assert translator.translate_batch([["t7"]], use_vmap=True)[0].hypotheses
     save(model, tmp_path, (VOCABULARY, VOCABULARY))

@@ -537,6 +537,6 @@ def test_every_setting_of_a_run_has_a_flag():
     fixed = {"scale_embedding", "layer_norm_eps", "position_offset"}
     fixed |= {"output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
     fixed |= {"layernorm_embedding", "add_source_eos", "source_prefix_ids", "source_suffix_ids", "forced_bos_token_id"}
-    fixed |= {"suppress_tokens", "alignment_heads"}
+    fixed |= {"suppress_tokens", "alignment_heads", "decoder_autoreg"}
     fixed |= {"trained_modes"}  # follows from the objective
     assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(_settings.MODEL)

@@ -87,6 +87,10 @@ Config config_of(const py::dict& given) {
   for (int32_t token : config.suppressed) within("Model: suppressed", token, 0, config.target_vocab_size - 1);
   config.sinusoidal = named<bool>("Model: positions", given["positions"].cast<std::string>(),
                                   {{"learned", false}, {"sinusoidal", true}});
+  config.recurrent = named<bool>("Model: decoder_autoreg", given["decoder_autoreg"].cast<std::string>(),
+                                 {{"self-attention", false}, {"ssru", true}});
+  require(!config.recurrent || !config.two_stream, "Model: two_stream", "be False with decoder_autoreg ssru",
+          config.two_stream);
   require(!config.sinusoidal || config.d_model % 2 == 0, "Model: d_model", "be even with sinusoidal positions",
           config.d_model);
   return config;

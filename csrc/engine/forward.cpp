@@ -188,6 +188,21 @@ SelfAttention Forward::packed(const int32_t* offsets, const int32_t* sequences, 
   };
 }
 
+SelfAttention Forward::recurrence(const int32_t* offsets, int64_t sequences) {
+  const int64_t rows = offsets[sequences];
+  float* states = workspace.states.grow(rows * width_);
+  int64_t *before = workspace.before.grow(rows), *own = workspace.own.grow(rows);
+  for (int64_t sequence = 0; sequence < sequences; sequence++)
+    for (int64_t row = offsets[sequence]; row < offsets[sequence + 1]; row++)
+      own[row] = row, before[row] = row == offsets[sequence] ? -1 : row - 1;
+  return [=](size_t, const Queries&) { recur(offsets, sequences, before, own, states); };
+}
+
+void Forward::recur(const int32_t* offsets, int64_t sequences, const int64_t* from, const int64_t* to, float* states) {
+  const RecurrenceCall call = {workspace.wide.data(), width_, offsets, from, to, states, workspace.x.data()};
+  share("ssru", sequences, [&](int64_t begin, int64_t end) { model.kernels.recur(call, begin, end); });
+}
+
 void Forward::feed_forward(const Layer& layer, float* x, int64_t rows) {
   team.look_around();  // once a layer, in every decode
   const Operand in = enter(layer.final_norm, x, rows);
@@ -225,10 +240,16 @@ float* Forward::run(const Stack& stack, const Pass& pass, const SelfAttention& a
       in = select(pass.selected, queries.rows, content, x);
       x = workspace.last.data();
     }
-    multiply("self_attn: q, k, v", {{in, queries.rows, &layer.self.q, wide, 3 * width_},
-                                    {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
-    attend_self(i, queries);
-    add_attended("self_attn: out", layer.self.out, layer.self_norm, queries.rows);
+    if (pass.sources && model.config.recurrent) {
+      multiply("ssru: x, forget", {{content, queries.rows, &layer.recurrence, wide, 2 * width_}});
+      attend_self(i, queries);
+      leave(layer.self_norm, x, queries.rows);
+    } else {
+      multiply("self_attn: q, k, v", {{in, queries.rows, &layer.self.q, wide, 3 * width_},
+                                      {content, pass.content, &layer.self.kv, wide + width_, 3 * width_}});
+      attend_self(i, queries);
+      add_attended("self_attn: out", layer.self.out, layer.self_norm, queries.rows);
+    }
     if (pass.sources) {
       multiply("encoder_attn: q",
                {{enter(layer.cross_norm, x, queries.rows), queries.rows, &layer.cross.q, wide, width_}});

@@ -51,7 +51,8 @@ struct Pass {
 };
 
 // Self-attention in one layer: queries, keys and values lie side by side in workspace.wide, [rows, 3 C]; the result
-// goes to workspace.attended.
+// goes to workspace.attended. Or the recurrence of a decoder that has one: what the product left in workspace.wide,
+// [rows, 2 C], is taken, and the result added to workspace.x.
 typedef std::function<void(size_t layer, const Queries& queries)> SelfAttention;
 
 // What a worker keeps between calls. Rows of the decoder's input and of its tokens are the caller's.
@@ -60,10 +61,14 @@ struct Workspace {
   Buffer<float> last, last_scales;  // of the rows that leave the last layer
   Buffer<char> operand, last_operand, second;
   Buffer<float> encoded;
-  Buffer<char> caches;         // of the steps so far: [decoder layers, keys and values, H, slots, capacity, D]
-  Buffer<float> cache_scales;  // int8: [decoder layers, keys and values, H, slots, capacity]
-  Buffer<char> cross;          // of the sources: [decoder layers, keys and values, H, Ns, D]
-  Buffer<float> cross_scales;  // int8: [decoder layers, keys and values, H, Ns]
+  // Of the steps so far: [decoder layers, keys and values, H, slots, capacity, D], or of a recurrence floats
+  // [decoder layers, slots, capacity, C].
+  Buffer<char> caches;
+  Buffer<float> cache_scales;   // int8: [decoder layers, keys and values, H, slots, capacity]
+  Buffer<char> cross;           // of the sources: [decoder layers, keys and values, H, Ns, D]
+  Buffer<float> cross_scales;   // int8: [decoder layers, keys and values, H, Ns]
+  Buffer<float> states;         // of a pass with a recurrence
+  Buffer<int64_t> before, own;  // of each of its rows
   Buffer<int32_t> zeros, endless, places, identity;
   Buffer<float> group_max, group_sum, group_values;
   Buffer<int32_t> group_tokens, best_tokens;
@@ -94,6 +99,10 @@ class Forward {
   // Self-attention over the content rows of the pass itself.
   SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from = nullptr,
                        const int32_t* visible_until = nullptr);
+  // The recurrence over the rows of so many sequences of the pass itself.
+  SelfAttention recurrence(const int32_t* offsets, int64_t sequences);
+  // One of layers that keep their states in `states`, [any, C]; the other arguments are those of RecurrenceCall.
+  void recur(const int32_t* offsets, int64_t sequences, const int64_t* from, const int64_t* to, float* states);
 
   // The best k tokens of rows x that leave the decoder's last layer: workspace.best_tokens, best_log_probs [rows, k].
   // owners: the source of each row.

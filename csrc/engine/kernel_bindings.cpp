@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
@@ -257,6 +258,28 @@ Numbers<float> attend_cached(const Numbers<float>& query, Numbers<T>& key, Numbe
   return output;
 }
 
+// input [R, 2 C]; states [any, C], changed; offsets of the sequences; which states are before each row (-1: zeros) and
+// its own; output [R, C], added to.
+void recur(const Numbers<float>& input, Numbers<float>& states, const Numbers<int32_t>& offsets,
+           const Numbers<int64_t>& before, const Numbers<int64_t>& own, Numbers<float>& output,
+           const std::string& isa) {
+  require(input.ndim() == 2 && states.ndim() == 2 && offsets.ndim() == 1 && offsets.size() > 0 && output.ndim() == 2,
+          "wrong number of dimensions");
+  const int64_t rows = input.shape(0), channels = states.shape(1), count = states.shape(0);
+  require(input.shape(1) == 2 * channels && output.shape(0) == rows && output.shape(1) == channels,
+          "input must be [R, 2 C] and output [R, C]");
+  require(before.size() == rows && own.size() == rows, "before and own must have one a row");
+  for (int64_t row = 0; row < rows; row++)
+    require(before.at(row) >= -1 && before.at(row) < count && own.at(row) >= 0 && own.at(row) < count,
+            "before and own must name states");
+  require(offsets.at(0) == 0 && offsets.at(offsets.size() - 1) == rows &&
+              std::is_sorted(offsets.data(), offsets.data() + offsets.size()),
+          "offsets must go from 0 to the number of rows");
+  const RecurrenceCall call = {
+      input.data(), channels, offsets.data(), before.data(), own.data(), states.mutable_data(), output.mutable_data()};
+  engine_kernels("kernels", isa).recur(call, 0, offsets.size() - 1);
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -279,6 +302,8 @@ void bind_kernels(py::module_& m) {
         arg("with_output") = true, arg("isa") = "", "Float rows, and the operand's rows and scales.");
   k.def("embed", &embed, arg("table"), arg("scales").none(true), arg("positions"), arg("ids"), arg("places"),
         arg("scale"), arg("isa") = "");
+  k.def("recur", &recur, arg("input"), arg("states").noconvert(), arg("offsets"), arg("before"), arg("own"),
+        arg("output").noconvert(), arg("isa") = "");
   const auto attention = [&](const auto& function) {
     k.def("attend_cached", function, arg("query"), arg("key").noconvert(), arg("value").noconvert(), arg("origin"),
           arg("scale"), arg("new_key") = py::none(), arg("new_value") = py::none(), arg("places") = py::none(),

@@ -145,14 +145,16 @@ Matrix Model::pack(const Table& weight, int64_t outputs, int64_t inputs, Numeric
   return {type, outputs, inputs, panels, bias, scales, offsets};
 }
 
-// The named layers side by side, as one matrix.
-Matrix Model::linear(const Arrays& arrays, const std::vector<std::string>& names, int64_t outputs, int64_t inputs) {
+// The named layers side by side, as one matrix; the first so many have no bias.
+Matrix Model::linear(const Arrays& arrays, const std::vector<std::string>& names, int64_t outputs, int64_t inputs,
+                     size_t without_bias) {
   const int64_t all = outputs * static_cast<int64_t>(names.size());
   float* bias = arena_.make<float>(round_up(all, kernels.panel));
   std::memset(bias, 0, round_up(all, kernels.panel) * sizeof(float));
   std::vector<Table> tables;
   for (size_t i = 0; i < names.size(); i++) {
     tables.push_back(array(arrays, names[i] + ".weight", {outputs, inputs}).table);
+    if (i < without_bias) continue;
     const Table from = array(arrays, names[i] + ".bias", {outputs}).table;
     for (int64_t n = 0; n < outputs; n++) bias[i * outputs + n] = element(from, 0, n);
   }
@@ -205,8 +207,13 @@ Stack Model::stack(const Arrays& arrays, const std::string& side, const Table& t
   for (int64_t number = 0; number < layers; number++) {
     const std::string name = side + ".layers." + std::to_string(number);
     Layer layer;
-    layer.self = attention(arrays, name + ".self_attn");
-    layer.self_norm = norm(arrays, name + ".self_attn_layer_norm");
+    if (side == "decoder" && config.recurrent) {
+      layer.recurrence = linear(arrays, {name + ".ssru.in_proj", name + ".ssru.forget_proj"}, width, width, 1);
+      layer.self_norm = norm(arrays, name + ".ssru_layer_norm");
+    } else {
+      layer.self = attention(arrays, name + ".self_attn");
+      layer.self_norm = norm(arrays, name + ".self_attn_layer_norm");
+    }
     if (side == "decoder") {
       layer.cross = attention(arrays, name + ".encoder_attn");
       layer.cross_norm = norm(arrays, name + ".encoder_attn_layer_norm");

@@ -24,12 +24,13 @@ struct Config {
   Activation activation;
   bool sinusoidal, normalize_before, share_all_embeddings, share_decoder_embeddings, scale_embedding, two_stream;
   bool output_bias, layernorm_embedding;
+  bool recurrent;  // decoder_autoreg is ssru
   int64_t position_offset;
   float layer_norm_eps;
   int32_t bos, pad, eos, unk, mask, decoder_start;
   std::vector<int32_t> suppressed;  // tokens that are never predicted
 
-  // All but activation and sinusoidal, which have words for values, and suppressed.
+  // All but activation, sinusoidal and recurrent, which have words for values, and suppressed.
   template <typename Each>
   void each(const Each& each) {
     each("source_vocab_size", source_vocab_size), each("target_vocab_size", target_vocab_size);
@@ -82,6 +83,7 @@ struct Attention {
 };
 struct Layer {
   Attention self, cross;
+  Matrix recurrence;  // instead of self in a recurrent decoder: what enters, then how much stays
   Norm self_norm, cross_norm, final_norm;
   Matrix fc1, fc2;
 };
@@ -110,7 +112,8 @@ class Model {
   const Array& array(const Arrays& arrays, const std::string& name, std::vector<int64_t> shape) const;
   const float* floats(const Arrays& arrays, const std::string& name, std::vector<int64_t> shape, int64_t padded = 0);
   Norm norm(const Arrays& arrays, const std::string& name);
-  Matrix linear(const Arrays& arrays, const std::vector<std::string>& names, int64_t outputs, int64_t inputs);
+  Matrix linear(const Arrays& arrays, const std::vector<std::string>& names, int64_t outputs, int64_t inputs,
+                size_t without_bias = 0);
   Matrix pack(const Table& weight, int64_t outputs, int64_t inputs, Numeric type, const float* bias);
   Attention attention(const Arrays& arrays, const std::string& name);
   Stack stack(const Arrays& arrays, const std::string& side, const Table& tokens, int64_t layers, int64_t ffn,

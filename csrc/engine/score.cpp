@@ -77,7 +77,9 @@ void TeacherForcing::run(Forward& forward, const Ids& sources) {
   const Queries last = {asked, sequences_, asked_offsets_.data(), times_.data() + rows - asked};
   const int32_t* selected = streams_ == 2 ? forward.workspace.identity.data() + content : nullptr;
   const Pass pass = {rows_.data(), places_.data(), content, all, last, selected, &sources, owners_.data()};
-  const auto seen = forward.packed(offsets_.data(), keys_.data(), times_.data(), visible_until_.data());
+  const auto seen = forward.model.config.recurrent  // whose sequences are one target each
+                        ? forward.recurrence(offsets_.data(), sequences_)
+                        : forward.packed(offsets_.data(), keys_.data(), times_.data(), visible_until_.data());
   forward.vocabulary(forward.decode(pass, seen), asked, asked_owners_.data(), forward.model.vocabulary.bias, 1,
                      asked_.data(), logits_.data(), log_probs_.data());
 }

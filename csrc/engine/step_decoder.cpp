@@ -46,6 +46,16 @@ void StepDecoder::prepare(int64_t masks, int64_t queries) {
         add(r, step);
         input_.back() = model_.config.mask;
       }
+  if (model_.config.recurrent) {
+    follow_.clear(), before_.clear(), own_.clear();
+    const auto state = [&](int64_t place, int64_t r) { return origin_[place * slots_ + r] * capacity_ + place; };
+    for (int64_t r = 0; r < hypotheses; r++) {
+      follow_.push_back(static_cast<int32_t>(own_.size()));
+      for (int64_t place = begins[r]; place < begins[r] + steps_; place++)
+        before_.push_back(place ? state(place - 1, r) : -1), own_.push_back(state(place, r));
+    }
+    follow_.push_back(static_cast<int32_t>(own_.size()));
+  }
   // Hypotheses of a source are one sequence of queries.
   offsets_.assign(1, 0);
   query_owners_.clear();
@@ -62,7 +72,8 @@ void StepDecoder::prepare(int64_t masks, int64_t queries) {
 // Every head of every slot moves apart from the next.
 void StepDecoder::grow(int64_t places) {
   const auto layers = static_cast<int64_t>(model_.decoder.layers.size());
-  const int64_t held = capacity_, pieces = layers * 2 * model_.config.attention_heads * slots_;
+  const bool recurrent = model_.config.recurrent;
+  const int64_t held = capacity_, pieces = layers * slots_ * (recurrent ? 1 : 2 * model_.config.attention_heads);
   capacity_ = std::max<int64_t>({32, 2 * held, places});
   origin_.resize(capacity_ * slots_);
   const auto spread = [&](auto& buffer, int64_t row) {  // elements
@@ -70,12 +81,52 @@ void StepDecoder::grow(int64_t places) {
     for (int64_t piece = pieces - 1; piece > 0 && held > 0; piece--)
       std::memmove(data + piece * capacity_ * row, data + piece * held * row, held * row * sizeof(*data));
   };
+  if (recurrent) return spread(workspace_.caches, width_ * bytes_of(Numeric::kFloat32));
   spread(workspace_.caches, model_.config.head_size() * bytes_of(model_.layer_type));
   if (model_.layer_type == Numeric::kInt8) spread(workspace_.cache_scales, 1);
 }
 
-float* StepDecoder::step(Forward& forward) {
+void StepDecoder::recur(Forward& forward, size_t layer) {
+  float* states =
+      reinterpret_cast<float*>(workspace_.caches.data()) + static_cast<int64_t>(layer) * slots_ * capacity_ * width_;
+  forward.recur(follow_.data(), static_cast<int64_t>(owners.size()), before_.data(), own_.data(), states);
+}
+
+void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries) {
   const int64_t rows = static_cast<int64_t>(owners.size()) * steps_, heads = model_.config.attention_heads;
+  CachedAttentionCall call = {};
+  call.query = workspace_.wide.data();
+  call.new_key = call.query + width_;
+  call.new_value = call.new_key + width_;
+  call.query_stride = call.new_stride = 3 * width_;
+  call.type = model_.layer_type;
+  const int64_t pieces = heads * slots_ * capacity_, before = 2 * static_cast<int64_t>(layer) * pieces;
+  const int64_t bytes = model_.config.head_size() * bytes_of(call.type);
+  call.key = workspace_.caches.data() + before * bytes;
+  call.value = workspace_.caches.data() + (before + pieces) * bytes;
+  if (call.type == Numeric::kInt8) {
+    call.key_scales = workspace_.cache_scales.data() + before;
+    call.value_scales = call.key_scales + pieces;
+  }
+  call.slots = slots_;
+  call.capacity = capacity_;
+  call.origin = origin_.data();
+  call.places = places_.data();
+  call.hypotheses = rows / steps_;
+  call.steps = steps_;
+  call.heads = heads;
+  call.size = model_.config.head_size();
+  call.scale = 1 / std::sqrt(static_cast<float>(call.size));
+  call.output = workspace_.attended.data();
+  call.output_stride = width_;
+  // In the last layer query rows have the places of their tokens; before, they see what those leave.
+  if (queries.rows > rows) call.queries = queries_, call.first_query = rows;
+  forward.share("self_attn", call.hypotheses * heads,
+                [&](int64_t begin, int64_t end) { model_.kernels.attend_cached(call, begin, end); });
+}
+
+float* StepDecoder::step(Forward& forward) {
+  const int64_t rows = static_cast<int64_t>(owners.size()) * steps_;
   const int64_t every = static_cast<int64_t>(input_.size());
   const int64_t sequences = static_cast<int64_t>(query_owners_.size()) / streams_;
   const Queries last = {rows, sequences, offsets_.data(), nullptr};
@@ -84,35 +135,7 @@ float* StepDecoder::step(Forward& forward) {
   const Pass pass = {input_.data(),        positions_.data(), rows,           all, last, selected, &sources_,
                      query_owners_.data(), attention,         alignment_heads};
   return forward.decode(pass, [&](size_t layer, const Queries& queries) {
-    CachedAttentionCall call = {};
-    call.query = workspace_.wide.data();
-    call.new_key = call.query + width_;
-    call.new_value = call.new_key + width_;
-    call.query_stride = call.new_stride = 3 * width_;
-    call.type = model_.layer_type;
-    const int64_t pieces = heads * slots_ * capacity_, before = 2 * static_cast<int64_t>(layer) * pieces;
-    const int64_t bytes = model_.config.head_size() * bytes_of(call.type);
-    call.key = workspace_.caches.data() + before * bytes;
-    call.value = workspace_.caches.data() + (before + pieces) * bytes;
-    if (call.type == Numeric::kInt8) {
-      call.key_scales = workspace_.cache_scales.data() + before;
-      call.value_scales = call.key_scales + pieces;
-    }
-    call.slots = slots_;
-    call.capacity = capacity_;
-    call.origin = origin_.data();
-    call.places = places_.data();
-    call.hypotheses = rows / steps_;
-    call.steps = steps_;
-    call.heads = heads;
-    call.size = model_.config.head_size();
-    call.scale = 1 / std::sqrt(static_cast<float>(call.size));
-    call.output = workspace_.attended.data();
-    call.output_stride = width_;
-    // In the last layer query rows have the places of their tokens; before, they see what those leave.
-    if (queries.rows > rows) call.queries = queries_, call.first_query = rows;
-    forward.share("self_attn", call.hypotheses * heads,
-                  [&](int64_t begin, int64_t end) { model_.kernels.attend_cached(call, begin, end); });
+    model_.config.recurrent ? recur(forward, layer) : attend(forward, layer, queries);
   });
 }
 

@@ -8,6 +8,7 @@
 namespace janus_fast {
 
 // Keys and values of all steps so far. Hypotheses find theirs through a table: continuing one moves integers alone.
+// A recurrent decoder keeps in their stead the state, in float32, that the row of each place left behind.
 //
 // Each step of a two-stream model has two rows a token: the content row (the token) and the query row (a mask at the
 // same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has the
@@ -39,6 +40,8 @@ class StepDecoder {
 
  private:
   void grow(int64_t places);
+  void recur(Forward& forward, size_t layer);
+  void attend(Forward& forward, size_t layer, const Queries& queries);
 
   const Model& model_;
   Workspace& workspace_;
@@ -49,6 +52,8 @@ class StepDecoder {
   std::vector<int32_t> origin_, moved_;         // [capacity, slots]
   std::vector<int32_t> homes_;                  // the slot that each hypothesis writes to
   std::vector<int32_t> input_, places_, positions_, selected_, offsets_, query_owners_;
+  std::vector<int32_t> follow_;        // of a recurrence: where the rows of each hypothesis begin
+  std::vector<int64_t> before_, own_;  // and which states are each row's
 };
 
 }  // namespace janus_fast

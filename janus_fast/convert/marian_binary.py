@@ -15,7 +15,6 @@ TYPES = {
 }  # fmt: skip
 # Integers: numbers multiplied by a float, which lies behind them. Matrices, but not embeddings, are transposed.
 QUANTIZED = {0x4101: "i1", 0x4102: "<i2"}  # intgemm8, intgemm16
-OF_ACTIVATIONS = "_QuantMultA"  # ends the name of the scale of what a matrix is multiplied with, which we measure anew
 
 
 def recognises(file: Path) -> bool:
@@ -59,6 +58,5 @@ def read(file: Path) -> dict[str, np.ndarray]:
         if kind in QUANTIZED:
             array = array.astype(np.float32) / np.frombuffer(data[bytes_ : bytes_ + 4], "<f4")
             array = array.reshape(shape) if "Wemb" in name else array.reshape(shape[::-1]).T
-        if not name.endswith(OF_ACTIVATIONS):
-            arrays[name] = array.reshape(shape)
+        arrays[name] = array.reshape(shape)
     return arrays

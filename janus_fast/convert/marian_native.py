@@ -19,18 +19,17 @@ DECODER, SETTINGS = "decoder.yml", "special:model.yml"
 ACTIVATIONS = {"relu": "relu", "swish": "silu", "gelu": "quick_gelu"}
 # Settings that must have one of these values, where they are there.
 REQUIRED = {
-    "type": ("transformer",), "transformer-no-projection": (False,), "transformer-decoder-autoreg": ("self-attention",),
+    "type": ("transformer",), "right-left": (False,), "transformer-no-projection": (False,),
+    "transformer-decoder-autoreg": ("self-attention", "rnn"),
     "transformer-tied-layers": ([],), "transformer-ffn-depth": (2,), "transformer-decoder-ffn-depth": (0, 2),
     "transformer-disable-position-embeddings": (False,), "lemma-dim-emb": (0,),
     "transformer-postprocess-emb": ("", "d"),
     "transformer-train-positions": (False,), "transformer-pool": (False,),
 }  # fmt: skip
-WHY = {  # what other values would take
-    "transformer-decoder-autoreg": "a decoder without self-attention, such as the recurrent SSRU (rnn) of Mozilla's "
-    "students, has cells that nothing here computes",
-}
+OF_RECURRENCE = {"dec-cell": ("ssru",), "layer-normalization": (False,), "transformer-rnn-projection": (False,)}
 NORMS = {("", "dan", ""): False, ("n", "da", "n"): True}  # pre-, postprocess, postprocess-top: norms before blocks
 ATTENTIONS = {"self": "self_attn", "context": "encoder_attn"}
+OF_ACTIVATIONS = "_QuantMultA"  # ends the name of the scale of what a matrix is multiplied with, which we measure anew
 LINES = re.compile(r"([\w-]+):(?: (.*))?")
 
 
@@ -45,12 +44,12 @@ def recognises(path: str | Path) -> bool:
 def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     """Converts a Transformer of Marian: a one-stream model, in float32 and evaluation mode, and its vocabularies.
 
-    Positions and norms are Marian's own (its sines have fairseq's frequencies, and 1e-9 is added to variances). The
+    Positions and norms are Marian's own (its sines have fairseq's frequencies, and 1e-6 is added to variances). The
     decoder starts with a vector of zeros, the embedding of a token that is added behind the target's others and never
-    predicted.
+    predicted. Students with SSRU, as Mozilla's are, keep it.
 
     Args:
-        path: a directory with ``decoder.yml``, which names the model and the vocabularies, or with one \\*.npz or
+        path: a directory with ``decoder.yml`` that names the model and the vocabularies, or with one \\*.npz or
             \\*.bin beside its vocabularies; or that file, of which integers become float32. Vocabularies are \\*.spm or
             \\*.yml; beside the latter, ``source.spm`` and ``target.spm`` make them take text.
     Returns:
@@ -64,10 +63,13 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     if SETTINGS not in arrays:
         raise ValueError(f"convert: {file} must hold its settings, {SETTINGS}, got none")
     settings = read_yaml(arrays.pop(SETTINGS).tobytes().decode(errors="replace").rstrip("\0"), f"{file}: {SETTINGS}")
-    for name, allowed in REQUIRED.items():
+    recurrent = settings.get("transformer-decoder-autoreg") == "rnn"
+    for name, allowed in (REQUIRED | (OF_RECURRENCE if recurrent else {})).items():
         if name in settings and settings[name] not in allowed:
-            why = WHY.get(name, "JanusModel has no other")
-            raise ValueError(f"convert: {file}: {name} must be {allowed[0]!r} ({why}), got {settings[name]!r}")
+            values = " or ".join(map(repr, allowed))
+            raise ValueError(
+                f"convert: {file}: {name} must be {values} (JanusModel has no other), got {settings[name]!r}"
+            )
     norms = tuple(settings.get(f"transformer-{part}", "") for part in ("preprocess", "postprocess", "postprocess-top"))
     norms = tuple(part.replace("d", "") if place != 1 else part for place, part in enumerate(norms))
     if norms not in NORMS:
@@ -75,7 +77,7 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     activation = settings.get("transformer-ffn-activation", "swish")
     if activation not in ACTIVATIONS:
         raise OptionError(f"convert: {file}: transformer-ffn-activation", f"be one of {[*ACTIVATIONS]}", activation)
-    state = _state(file, arrays, "_pre" if NORMS[norms] else "")
+    state = _state(file, arrays, "_pre" if NORMS[norms] else "", recurrent)
     tokens = [_tokens(name, side) for name, side in zip(names, ("source", "target"), strict=True)]
     for side, known, table in zip(("source", "target"), tokens, EMBEDDINGS, strict=False):
         if len(known[0]) != len(state[table]):
@@ -88,7 +90,8 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
     if None in (eos, unknown) or source[eos : eos + 1] != ["</s>"] or "<unk>" not in source:
         raise ValueError(f"convert: {file}: both vocabularies must hold </s>, with one number, and <unk>")
     model = assemble(
-        state, file, max_positions=1024, position_offset=0, layer_norm_eps=1e-9, source_bos=False,
+        state, file, max_positions=1024, position_offset=0, layer_norm_eps=1e-6, source_bos=False,
+        decoder_autoreg="ssru" if recurrent else "self-attention",
         attention_heads=settings.get("transformer-heads", 8), alignment_heads=1, activation=ACTIVATIONS[activation],
         bos_token_id=pad, pad_token_id=pad, eos_token_id=eos, unk_token_id=unknown, mask_token_id=unknown,
         decoder_start_token_id=pad,
@@ -104,9 +107,10 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
 
 def _files(path: Path) -> tuple[Path, list[Path]]:
     """The file of weights, and those of the source's and the target's vocabulary."""
-    directory = path if path.is_dir() else path.parent
+    directory, told = (path if path.is_dir() else path.parent), {}
     if path.is_dir() and (path / DECODER).is_file():
         told = read_yaml((path / DECODER).read_text(encoding="utf-8"), path / DECODER)
+    if "models" in told:
         models, names = ([directory / str(name) for name in told.get(key) or []] for key in ("models", "vocabs"))
     else:
         models = [path] if path.is_file() else _models(directory)
@@ -208,10 +212,15 @@ def _unquoted(token: str) -> str:
     return token
 
 
-def _state(file: Path, arrays: dict[str, np.ndarray], norms: str) -> dict[str, Tensor]:
-    """The tensors under our names; Marian's matrices are [inputs, outputs]."""
+def _state(file: Path, arrays: dict[str, np.ndarray], norms: str, recurrent: bool) -> dict[str, Tensor]:
+    """The tensors under our names; Marian's matrices are [inputs, outputs].
+
+    Source: ``src/models/transformer.h``, ``src/rnn/cells.h`` and ``src/layers/generic.h`` of marian-dev (2781d735,
+    browsermt, 2024; the same in c9f287db, marian-nmt, 2025).
+    """
     state: dict[str, Tensor] = {}
-    left = {name: array for name, array in arrays.items() if not name.startswith("special:")}
+    others = (name for name in arrays if not name.startswith("special:") and not name.endswith(OF_ACTIVATIONS))
+    left = {name: arrays[name] for name in others}
 
     def take(name: str) -> Tensor:
         if name not in left:
@@ -226,17 +235,22 @@ def _state(file: Path, arrays: dict[str, np.ndarray], norms: str) -> dict[str, T
         state[f"{ours}.weight"] = take(f"{theirs}_ln_scale{norms}").flatten()
         state[f"{ours}.bias"] = take(f"{theirs}_ln_bias{norms}").flatten()
 
+    blocks = {"encoder": ("self",), "decoder": ("context",) if recurrent else ("self", "context")}
     both = take("Wemb") if "Wemb" in left else None
     for side, table in zip(("encoder", "decoder"), EMBEDDINGS, strict=False):
         state[table] = take(f"{side}_Wemb") if f"{side}_Wemb" in left or both is None else both
         number = 1
-        while f"{side}_l{number}_self_Wq" in left:
+        while f"{side}_l{number}_ffn_W1" in left:
             theirs, ours = f"{side}_l{number}", f"{side}.layers.{number - 1}"
-            for block, own in ATTENTIONS.items():
-                if block == "self" or side == "decoder":
-                    for letter, part in zip("qkvo", ("q_proj", "k_proj", "v_proj", "out_proj"), strict=True):
-                        linear(f"{theirs}_{block}", letter, f"{ours}.{own}.{part}")
-                    norm(f"{theirs}_{block}_Wo", f"{ours}.{own}_layer_norm")
+            if "self" not in blocks[side]:
+                state[f"{ours}.ssru.in_proj.weight"] = take(f"{theirs}_rnn_W").T.contiguous()
+                linear(f"{theirs}_rnn", "f", f"{ours}.ssru.forget_proj")
+                norm(f"{theirs}_rnn" if norms else f"{theirs}_rnn_ffn", f"{ours}.ssru_layer_norm")
+            for block in blocks[side]:
+                own = f"{ours}.{ATTENTIONS[block]}"
+                for letter, part in zip("qkvo", ("q_proj", "k_proj", "v_proj", "out_proj"), strict=True):
+                    linear(f"{theirs}_{block}", letter, f"{own}.{part}")
+                norm(f"{theirs}_{block}_Wo", f"{own}_layer_norm")
             linear(f"{theirs}_ffn", "1", f"{ours}.fc1")
             linear(f"{theirs}_ffn", "2", f"{ours}.fc2")
             norm(f"{theirs}_ffn_ffn", f"{ours}.final_layer_norm")

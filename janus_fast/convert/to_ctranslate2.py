@@ -37,13 +37,17 @@ def save(
         What CTranslate2 cannot store, and leaves to its callers, a sentence each.
     Raises:
         OSError: something cannot be written.
-        ValueError: a model of JANUS, or vocabularies that CTranslate2 has no place for.
+        ValueError: a model of JANUS, a recurrent decoder, or vocabularies that CTranslate2 has no place for.
     """
     config = model.config
     if config.two_stream:
         raise ValueError(
             "convert: model must be an ordinary Transformer for CTranslate2, got a model of JANUS: it predicts a word "
             "from a mask at the word's place beside the words before it, two rows a step, where CTranslate2 has one"
+        )
+    if config.recurrent:
+        raise OptionError(
+            "convert: decoder_autoreg", "be 'self-attention' for CTranslate2, which has no other", "'ssru'"
         )
     sides = _vocabularies(model, vocabularies)
     settings = {

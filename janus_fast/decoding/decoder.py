@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import reference
+from ..config import JanusConfig
 from ..ops.beam_step import MOST_BEAMS
-from ..reference.beam_search import beam_search as definition
-from ..reference.semi_nar import semi_nar
 from .beam_search import BeamSearch
 from .continuations import allowed_tokens
 from .fused import FusedModel
@@ -42,10 +42,11 @@ FIRST_POSITIONS = 16  # of a search whose caches can grow
 
 
 def refusal(
-    options: Options, prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None
-) -> str | None:
+    options: Options, config: JanusConfig, prefixes: list[list[int]] | None = None,
+    drafts: list[list[int]] | None = None,
+) -> str | None:  # fmt: skip
     """Why a call with these options cannot be recorded, or None when it can."""
-    if (reason := untaken("cuda", options)) is not None:
+    if (reason := untaken("cuda", options, config)) is not None:
         return reason
     if prefixes is not None:
         return "target_prefix is put into hypotheses by the host"
@@ -102,8 +103,8 @@ class Decoder:
         prefixes: list[list[int]] | None = None, drafts: None = None, words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """Sampling draws by the ``numbers`` of the sources; every output begins with its source's prefix."""
-        if options.by_definition:
-            return definition(self.model.model, sources, options, prefixes, words)
+        if options.by_definition or self.model.config.recurrent:
+            return reference.beam_search(self.model.model, sources, options, prefixes, words)
         held, allowed = self._held(sources), allowed_tokens(self.model.model, words)
         key = options.algorithm, held, *recorded(options, self.model.config)
         search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes, allowed))
@@ -117,6 +118,8 @@ class Decoder:
         prefixes: list[list[int]] | None = None, drafts: list[list[int]] | None = None,
         words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
+        if self.model.config.recurrent:
+            return reference.speculative(self.model.model, sources, options, prefixes, drafts, words)
         held, allowed = self._held(sources), allowed_tokens(self.model.model, words)
         # of a search the host reads min_decoding_length
         key = options.algorithm, held, options.min_decoding_length, *recorded(options, self.model.config)
@@ -133,7 +136,7 @@ class Decoder:
         prefixes: list[list[int]] | None = None, drafts: None = None, words: list[np.ndarray] | None = None,
     ) -> list[list[Hypothesis]]:  # fmt: skip
         """By the definition."""
-        return semi_nar(self.model.model, sources, options, prefixes, words)
+        return reference.semi_nar(self.model.model, sources, options, prefixes, words)
 
     def refinement(
         self, held: tuple[int, int], room: int, options: NonAutoregressiveOptions

@@ -16,7 +16,7 @@ class FusedModel:
 
     Queries, keys and values of a self-attention are one, keys and values of all cross-attentions another. The weights
     are moved together, and the model's parameters become views of them: nothing is held twice, and the model computes
-    what it did.
+    what it did. A recurrent decoder stays as it is, and has no ``refine`` and no ``step``.
     """
 
     def __init__(self, model: JanusModel):
@@ -24,7 +24,7 @@ class FusedModel:
         self.heads = (model.config.attention_heads, model.config.head_size)
         self.projections = {
             layer: _joined(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
-            for layer in (*model.encoder.layers, *model.decoder.layers)
+            for layer in (*model.encoder.layers, *(() if model.config.recurrent else model.decoder.layers))
         }
         cross = [layer.encoder_attn for layer in model.decoder.layers]
         self.cross_projection = _joined(*(p for attention in cross for p in (attention.k_proj, attention.v_proj)))

@@ -51,13 +51,15 @@ def _use_vmap():
     )  # fmt: skip
 
 
-def untaken(backend: str, options: "Options") -> str | None:
-    """Why ``backend`` cannot take these options, or None when it can."""
+def untaken(backend: str, options: "Options", config: "JanusConfig") -> str | None:
+    """Why ``backend`` cannot take these options, of a model of this ``config``, or None when it can."""
     if backend not in options.on:
         return f"it has no {options.algorithm}"
     for field in dataclasses.fields(options):
         if backend not in field.metadata["on"] and getattr(options, field.name) != field.default:
             return field.metadata.get("why") or f"it has no {field.name}"
+    if backend == "torch" and config.recurrent and getattr(options, "sampling_topk", 1) != 1:
+        return "it searches with decoder_autoreg 'ssru' by the definition, which draws nothing"
     return None
 
 

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .. import weights
 from ..directory import WEIGHTS
+from ..inputs import OptionError
 from ..model import JanusModel, Positions
 from ..packing import offsets_of
 from ..visibility import FOREVER, Visibility
@@ -30,6 +31,9 @@ class JanusFastForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: JanusFastConfig):
         super().__init__(config)
+        if config.native.recurrent:
+            words = "be 'self-attention' for transformers, whose caches hold keys and values"
+            raise OptionError("JanusFastForConditionalGeneration: decoder_autoreg", words, "'ssru'")
         native = JanusModel(config.native)
         self.encoder, self.decoder = native.encoder, native.decoder
         self.encoder.main_input_name = self.main_input_name  # generate asks for it

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .. import checkpoint
 from ..directory import CONFIG, OF_VOCABULARIES, WEIGHTS, write_vocabularies
+from ..inputs import OptionError
 from ..model import JanusModel
 from ..replacing import replacing
 from ..text import Vocabulary
@@ -28,6 +29,9 @@ def save_pretrained(
     """
     if vocabularies is None:
         raise ValueError("save_pretrained: vocabularies must be given, got None")
+    if model.config.recurrent:
+        words = "be 'self-attention' for transformers, whose caches hold keys and values"
+        raise OptionError("save_pretrained: decoder_autoreg", words, "'ssru'")
     names = [own.__name__ for own in CLASSES]
     references = [f"{MODULE}.{name}" for name in names]
     config = JanusFastConfig(**dataclasses.asdict(model.config), architectures=[names[1]])

@@ -61,6 +61,10 @@ class Objective:
         self.divergence = divergence if self.divergence is None else self.divergence
         if not (self.config.two_stream or self.takes_one_stream):
             raise ValueError(f'objective: streams must be ("ar",) for a one-stream model, got {self.streams}')
+        if self.config.recurrent:
+            raise ValueError(
+                "objective: decoder_autoreg must be 'self-attention' in a model that is trained, got 'ssru'"
+            )
         if self.config.output_bias:
             raise ValueError("objective: output_bias must be off in a model that is trained, got True")
         if self.encoder_passes not in (1, 2):

@@ -115,6 +115,16 @@ struct CachedAttentionCall {
   int64_t output_stride;
 };
 
+// The recurrence of an SSRU over rows that follow each other in their sequences: the state that a row leaves is
+// s * the state before + (1 - s) * x, with s = sigmoid(forget), and its output gets max(state, 0) added.
+struct RecurrenceCall {
+  const float* input;  // [rows, 2 * channels]: x, forget
+  int64_t channels;
+  const int32_t* offsets;    // [sequences + 1]
+  const int64_t *from, *to;  // [rows]: which of the states are the one before, -1: zeros, and its own
+  float *states, *output;    // [any, channels], [rows, channels]
+};
+
 // What sentences may become: the outputs of a matrix and their tokens, both ascending, sentence after sentence.
 struct Shortlists {
   const int32_t *outputs, *tokens, *offsets;  // offsets: [sentences + 1]
@@ -171,6 +181,7 @@ struct EngineKernels {
   void (*split_head)(const float* x, int64_t rows, int64_t size, int64_t stride, Numeric type, void* output,
                      float* scales);
   void (*attend_cached)(const CachedAttentionCall&, int64_t task_begin, int64_t task_end);  // (head, hypothesis)
+  void (*recur)(const RecurrenceCall&, int64_t sequence_begin, int64_t sequence_end);
   AttentionKernels<float> attention;
   AttentionKernels<float, BFloat16> bfloat16_attention;  // over keys and values in bfloat16
   AttentionKernels<float, int8_t> int8_attention;

@@ -3,6 +3,7 @@
 #include "kernels/cpu/isa/table.h"
 #include "kernels/cpu/multiply.h"
 #include "kernels/cpu/predict_lengths.h"
+#include "kernels/cpu/recurrence.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vocabulary.h"
 
@@ -22,6 +23,7 @@ const EngineKernels JANUS_JOIN(engine, JANUS_ISA) = {
     JANUS_ISA::embed,
     JANUS_ISA::split_head,
     JANUS_ISA::attend_cached,
+    JANUS_ISA::recur,
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float>, nullptr},
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, BFloat16>, nullptr},
     {JANUS_ISA::attention_fwd_scratch<float>, nullptr, JANUS_ISA::attention_fwd<float, int8_t>, nullptr},
