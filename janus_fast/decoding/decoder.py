@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..ops.beam_step import MOST_BEAMS
 from ..reference.beam_search import beam_search as definition
+from ..reference.mask_predict import mask_predict as fill_in_order
 from ..reference.semi_nar import semi_nar
 from .beam_search import BeamSearch
 from .continuations import allowed_tokens
@@ -78,6 +79,8 @@ class Decoder:
     def mask_predict(
         self, sources: list[list[int]], options: NonAutoregressiveOptions, *given
     ) -> list[list[Hypothesis]]:
+        if self.model.config.permuted:
+            return fill_in_order(self.model.model, sources, options, given[-1] if given else None)
         if not self.runtime.recorded:
             allowed = allowed_tokens(self.model.model, given[-1] if given else None)
             held = Sources(self.model.model, len(sources), sum(map(len, sources)))
