@@ -115,6 +115,11 @@ class JanusConfig:
         None, _modes, "the modes of decoding that a model was trained for", doc="None where that is not known"
     )
 
+    permuted: bool = option(
+        False, switch, "mode nar fills one word after another, each by a query that sees the known words alone",
+        doc="as objective ``xlnet`` trains it, if it predicts every step; ``order`` says which word comes next",
+    )  # fmt: skip
+
     def __post_init__(self):
         unwrap_numbers(self)
         if self.decoder_start_token_id is None:
@@ -218,8 +223,9 @@ class JanusConfig:
     def to_json(self) -> str:
         """The text of ``config.json``."""
         values = {"model_type": "janus", **dataclasses.asdict(self)}
-        if self.trained_modes is None:
-            del values["trained_modes"]
+        for name, unsaid in (("trained_modes", None), ("permuted", False)):
+            if values[name] is unsaid:
+                del values[name]
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod

@@ -1,5 +1,6 @@
 """XLNet's, MPNet's and CeMAT's objectives: their losses by definition, what they learn, and what then decodes."""
 
+import dataclasses
 import math
 from copy import deepcopy
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from plain import encode, hidden_rows, length_loss
+from test_decoding import make_model as make_random
+from test_decoding import make_sources, rounding_error
 from test_training import make_data, make_model, options_of
 
-from janus_fast import Translator, engine
+from janus_fast import JanusConfig, Translator, engine
 from janus_fast.decoding.score import score
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.training.trainer import Trainer
@@ -64,7 +67,9 @@ def xlnet_by_definition(model, objective, sources, targets):
             content = [{k for k, other in enumerate(known) if ranks[other] <= ranks[j]} for j in known]
             hidden = hidden_rows(model, source, rows, [*content, set(range(len(known)))])
             losses["ar" if straight else "permuted"] += cross_entropy(model, hidden[-1:], [target[place]])
-    return sum(torch.stack(each).mean() for each in losses.values() if each)
+    every_step = objective.partial_prediction == 1 and objective.left_to_right_share < 1
+    lengths = 0.1 * length_loss(model, sources, [len(target) for target in targets]) if every_step else 0
+    return sum(torch.stack(each).mean() for each in losses.values() if each) + lengths
 
 
 def mpnet_by_definition(model, objective, sources, targets):
@@ -246,6 +251,7 @@ def by_heart(tmp_path_factory):
             settings |= {"max_updates": 400, "save_interval": 400, "precision": "float32", **options}
             trainer = Trainer(model, data, tmp_path_factory.mktemp(name), options_of(objective=name, **settings))
             trainer.train()
+            model.config = dataclasses.replace(model.config, permuted=trainer.objective.permuted)
             kept[key] = trainer.objective, model.eval(), *ids(data)
         return kept[key]
 
@@ -254,7 +260,7 @@ def by_heart(tmp_path_factory):
 
 @pytest.mark.parametrize("name, options, decodes", [
     ("xlnet", {}, [{"beam_size": 1}]),
-    ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}]),
+    ("xlnet", ALL_RANKS, [{"beam_size": 1}, {"beam_size": 4}, *ORDERS]),
     ("mpnet", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
     ("cemat", {}, [{"mode": "nar", "iterations": n, "length_beam": 1} for n in (1, 4, 10)] + ORDERS),
 ])  # fmt: skip
@@ -298,3 +304,56 @@ def test_the_same_weights_decode_in_any_order_where_the_length_is_known(by_heart
             hidden = hidden_rows(model, source, rows, sees)
             found[place] = int((hidden[-1] @ model.output_weight.T).argmax())
         assert [found[place] for place in range(end + 1)] == target
+
+
+def filled(model, source, length, order):
+    """The words between bos and eos, one after another, and their log-probabilities: each of a query before its place,
+    which sees what was known before, as that sees what was known before it."""
+    found, scores = {0: 0, length - 1: 2}, {}
+    while masked := [place for place in range(1, length - 1) if place not in found]:
+        rows = [(token, place) for place, token in found.items()] + [(MASK, place - 1) for place in masked]
+        sees = [{*range(min(i + 1, len(found)))} for i in range(len(rows))]
+        logits = hidden_rows(model, source, rows, sees)[len(found) :] @ model.output_weight.T
+        logits[:, [0, 1, 2, MASK]] = -math.inf
+        best, words = logits.log_softmax(-1).max(-1)
+        n = {"left_to_right": 0, "right_to_left": -1, "easy_first": int(best.argmax())}[order]
+        found[masked[n]], scores[masked[n]] = int(words[n]), float(best[n])
+    return [[values[place] for place in range(1, length - 1)] for values in (found, scores)]
+
+
+@pytest.mark.parametrize("order", ["easy_first", "left_to_right", "right_to_left"])
+@torch.no_grad()
+def test_a_model_of_permuted_prediction_is_filled_by_its_queries(order):
+    model, sources = make_random(permuted=True), make_sources(6)
+    options = {"mode": "nar", "order": order, "length_beam": 3, "num_hypotheses": 3, "rerank": False}
+    tolerance = 4 * rounding_error(model, "float32") + 2e-6
+    for backend in ("torch", *([] if engine.missing() else ["engine"])):
+        translator = Translator(model, backend=backend)
+        together = translator.generate(sources, **options)
+        for source, result in zip(sources, together, strict=True):
+            assert len(result.hypotheses) == 3
+            for ids_, scores, passes in zip(result.hypotheses, result.token_scores, result.iterations, strict=True):
+                expected, log_probs = filled(model, source, len(ids_) + 2, order)
+                assert ids_ == expected and passes == len(ids_), backend
+                assert scores == pytest.approx(log_probs, abs=tolerance)
+            (alone,) = translator.generate([source], **options)
+            assert alone.hypotheses == result.hypotheses
+
+
+def test_a_model_says_that_it_is_filled_word_after_word():
+    config = make_random(permuted=True).config
+    assert JanusConfig.from_json(config.to_json()) == config
+    assert '"permuted"' not in make_random().config.to_json()  # which earlier releases do not know
+    message = "order must be another with a model that was trained to fill word after word, got 'parallel'"
+    with pytest.raises(ValueError, match=message):
+        Translator(make_random(permuted=True), backend="torch").generate(make_sources(1), mode="nar")
+
+
+def test_xlnet_trains_lengths_and_the_mode_where_it_predicts_every_step():
+    def trains(**options):
+        objective = OBJECTIVES["xlnet"](make_random().config, **options)
+        return objective.permuted, objective.predicts_length, objective.modes
+
+    assert trains(partial_prediction=1) == trains(**ALL_RANKS) == (True, True, ("ar", "nar"))
+    assert trains() == trains(partial_prediction=1, left_to_right_share=1.0) == (False, False, ("ar",))
+    assert trains(left_to_right_share=0.0) == (False, False, ())

@@ -90,7 +90,7 @@ def test_outputs_passes_and_scores_are_those_of_the_definition_alone_and_in_batc
     tolerance = 4 * rounding_error(model_of(name), "float32") + 2e-6
     translator, sources = Translator(model_of(name), backend=backend), make_sources(7)
     for prefixes in (None, prefixes_of(case)):
-        for size in (1, 4, 64):
+        for size in (1, 4, 64) if backend == "engine" else (64,):  # torch takes one after another
             found = translator.generate(sources, prefixes, mode="semi_nar", max_batch_size=size, **CASES[case])
             for result, hypothesis in zip(found, defined(name, case, prefixes is not None), strict=True):
                 assert result.hypotheses == [hypothesis.ids] and result.iterations == [hypothesis.iterations]

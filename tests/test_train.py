@@ -244,6 +244,23 @@ def test_an_objective_says_by_which_options_its_model_decodes(parallel, tmp_path
     assert "what it was trained for is --mode nar --iterations 1\n" in capsys.readouterr().err
 
 
+def test_a_model_of_xlnet_is_filled_in_any_order_until_it_is_trained_otherwise(parallel, tmp_path, capsys):
+    command = ["--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1]
+    run("train", "--out", tmp_path / "out", *command, "--objective", "xlnet", "--partial-prediction", 1)
+    assert "what it was trained for is --mode nar --order easy_first\n" in capsys.readouterr().err
+    config = checkpoint.read_config(tmp_path / "out")
+    assert config.permuted and config.trained_modes == ("ar", "nar")
+    (tmp_path / "text").write_text("The cell is empty.\n", encoding="utf-8")
+    order = ["--mode", "nar", "--order"]
+    run("translate", tmp_path / "out", tmp_path / "text", "-o", tmp_path / "said", *order, "right_to_left")
+    assert len((tmp_path / "said").read_text().splitlines()) == 1 and "warning" not in capsys.readouterr().err
+    assert cli.main(["translate", str(tmp_path / "out"), str(tmp_path / "text"), "--mode", "nar"]) == 2
+    assert "--order must be another with a model that was trained to fill word after" in capsys.readouterr().err
+    again = without_sizes(parallel, "--init", tmp_path / "out", "--objective", "cmlm")
+    run("train", "--out", tmp_path / "again", *again, "--max-updates", 1)
+    assert not checkpoint.read_config(tmp_path / "again").permuted
+
+
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
     files = ["train", "--out", tmp_path / "out", "--data", parallel]
     command = [*files, *SIZES, *SCHEDULE, "--objective", "cmlm", "--no-normalize-before"]
@@ -538,5 +555,5 @@ def test_every_setting_of_a_run_has_a_flag():
     fixed |= {"output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
     fixed |= {"layernorm_embedding", "add_source_eos", "source_prefix_ids", "source_suffix_ids", "forced_bos_token_id"}
     fixed |= {"suppress_tokens", "alignment_heads", "decoder_autoreg"}
-    fixed |= {"trained_modes"}  # follows from the objective
+    fixed |= {"trained_modes", "permuted"}  # follow from the objective
     assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(_settings.MODEL)

@@ -195,6 +195,8 @@ class Decoder {
     within("Decoder: num_hypotheses", options.num_hypotheses, 1, options.length_beam);
     require(!options.ordered() || !config.predictable_mask(), "Decoder: order",
             "be 'parallel' with a model whose mask is a word", options.order);
+    require(options.ordered() || !config.permuted, "Decoder: order",
+            "be another with a model that was trained to fill word after word", options.order);
     const Ids sources = sources_of(source, offsets, options.length_beam);
     const Targets allowed = words_of(words, sources);
     options.words = allowed.get();

@@ -17,6 +17,8 @@ void require_finite(const char* what, const float* values, int64_t count) {
       throw NotFinite(std::string("generate: every ") + what + " must have a finite score, got NaN or infinity");
 }
 
+constexpr int32_t kNever = 1 << 30;  // when a mask is seen in a model of permuted prediction
+
 struct Canvas {
   int64_t candidate, source, length;
 };
@@ -34,10 +36,31 @@ class Canvases {
     if (length <= 2) return;  // no words: nothing to refine
     std::vector<int64_t> tokens(length, config_.mask), masked(length - 2);
     const std::vector<float> scores(length);
+    std::vector<int32_t> times(length, kNever);
     tokens.front() = config_.bos, tokens.back() = config_.eos;
+    times.front() = 0, times.back() = 1;
     std::iota(masked.begin(), masked.end(), 1);
     if (options_.return_history) remember(canvas, tokens.data());
-    append(canvas, 0, tokens.data(), scores.data(), tokens.data(), masked.data(), length - 2);
+    append(canvas, 0, tokens.data(), scores.data(), times.data(), tokens.data(), masked.data(), length - 2);
+  }
+
+  // In a model of permuted prediction: puts behind the canvases' rows a query for each word to be predicted, a mask at
+  // the place before it, which sees what was known before this pass. Returns how many rows are those of canvases.
+  int64_t ask(int64_t iteration) {
+    const size_t count = canvases_.size(), content = tokens_.size();
+    if (!config_.permuted) return static_cast<int64_t>(content);
+    keys.resize(2 * count);
+    for (size_t i = 0; i < count; i++) {
+      keys[i] = keys[count + i] = static_cast<int32_t>(i);
+      offsets.push_back(static_cast<int32_t>(content) + masked_offsets[i + 1]);
+      sources.push_back(sources[i]);
+    }
+    for (int32_t row : rows) {
+      input.push_back(config_.mask);
+      places.push_back(places[row] - 1);
+      times.push_back(static_cast<int32_t>(iteration));
+    }
+    return static_cast<int64_t>(content);
   }
 
   void update(const int32_t* predicted, const float* log_probs, int64_t iteration) {
@@ -48,6 +71,7 @@ class Canvases {
       for (size_t i = 0; i < canvases; i++) {
         const float* first = log_probs + masked_offsets[i];
         const int64_t best = std::max_element(first, log_probs + masked_offsets[i + 1]) - log_probs;
+        times[masked_[best]] = static_cast<int32_t>(iteration) + 1;
         masked_[i] = masked_[best], predicted_tokens[i] = predicted[best], predicted_scores[i] = log_probs[best];
         masked_offsets[i] = static_cast<int32_t>(i);
       }
@@ -75,9 +99,9 @@ class Canvases {
     update_mask(call);
 
     const std::vector<Canvas> before = std::move(canvases_);
-    const std::vector<int32_t> begins = std::move(offsets);
+    const std::vector<int32_t> begins = std::move(offsets), seen = std::move(times);
     canvases_.clear(), tokens_.clear(), scores_.clear(), masked_.clear(), input.clear(), places.clear(), rows.clear();
-    row_sources.clear(), sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
+    times.clear(), row_sources.clear(), sources.clear(), offsets.assign(1, 0), masked_offsets.assign(1, 0), longest = 0;
     for (size_t i = 0; i < canvases; i++) {
       const int64_t begin = begins[i], masked = next_offsets[i + 1] - next_offsets[i];
       const bool done = masked == 0 || (!options_.ordered() && iteration == options_.iterations);
@@ -91,8 +115,8 @@ class Canvases {
       if (done)
         finish(before[i], new_tokens.data() + begin, new_scores.data() + begin, iteration);
       else
-        append(before[i], begin, new_tokens.data() + begin, new_scores.data() + begin, masked_tokens.data() + begin,
-               next_rows.data() + next_offsets[i], masked);
+        append(before[i], begin, new_tokens.data() + begin, new_scores.data() + begin, seen.data() + begin,
+               masked_tokens.data() + begin, next_rows.data() + next_offsets[i], masked);
     }
   }
 
@@ -117,18 +141,20 @@ class Canvases {
   }
 
   std::vector<int32_t> input, places, offsets = {0}, rows, row_sources, masked_offsets = {0}, sources;
+  std::vector<int32_t> times, keys;  // from when on each row is seen; of each sequence the one that it sees
   int64_t longest = 0;
   std::vector<Hypothesis> results;
   std::vector<int32_t> owners;  // the source of each result
 
  private:
   // A canvas that goes on. In `masked` its first row has the number `origin`; an order may predict one of them alone.
-  void append(const Canvas& canvas, int64_t origin, const int64_t* tokens, const float* scores,
+  void append(const Canvas& canvas, int64_t origin, const int64_t* tokens, const float* scores, const int32_t* seen,
               const int64_t* masked_tokens, const int64_t* masked, int64_t masked_count) {
     const int64_t begin = offsets.back(), length = canvas.length;
     canvases_.push_back(canvas);
     tokens_.insert(tokens_.end(), tokens, tokens + length);
     scores_.insert(scores_.end(), scores, scores + length);
+    times.insert(times.end(), seen, seen + length);
     input.insert(input.end(), masked_tokens, masked_tokens + length);
     const bool first = options_.order == "left_to_right", last = options_.order == "right_to_left";
     for (int64_t m = last ? masked_count - 1 : 0; m < (first ? 1 : masked_count); m++) {
@@ -219,20 +245,23 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
       const int64_t* own = lengths.data() + s * beam;
       if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
     }
-  forward.reserve(static_cast<int64_t>(canvases.input.size()), std::max(canvases.longest, sources.longest()),
+  forward.reserve(static_cast<int64_t>(canvases.input.size() + canvases.rows.size()), std::max(canvases.longest, sources.longest()),
                   sources.size());
   forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1);
 
   const int64_t passes = options.ordered() ? canvases.longest : options.iterations;  // no word takes two
   for (int64_t iteration = 1; iteration <= passes && !canvases.rows.empty(); iteration++) {
+    const int64_t count = static_cast<int64_t>(canvases.sources.size()), content = canvases.ask(iteration);
     const int64_t rows = static_cast<int64_t>(canvases.input.size());
     const int64_t masked = static_cast<int64_t>(canvases.rows.size());
-    const int64_t count = static_cast<int64_t>(canvases.sources.size());
-    const Queries all = {rows, count, canvases.offsets.data(), nullptr};
-    const Queries last = {masked, count, canvases.masked_offsets.data(), nullptr};  // only what is predicted
-    const Pass pass = {canvases.input.data(),  canvases.places.data(), rows, all, last, canvases.rows.data(), &sources,
-                       canvases.sources.data()};
-    float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), workspace.identity.data()));
+    const bool asks = config.permuted;
+    const int32_t *times = asks ? canvases.times.data() : nullptr, *queries = workspace.identity.data() + content;
+    const Queries all = {rows, static_cast<int64_t>(canvases.sources.size()), canvases.offsets.data(), times};
+    const Queries last = {masked, count, canvases.masked_offsets.data(), asks ? times + content : nullptr};
+    const Pass pass = {canvases.input.data(), canvases.places.data(), content, all, last,  // only what is predicted
+                       asks ? queries : canvases.rows.data(), &sources, canvases.sources.data()};
+    const int32_t* keys = asks ? canvases.keys.data() : workspace.identity.data();
+    float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), keys, times));
     forward.vocabulary(hidden, masked, canvases.row_sources.data(), model.canvas_bias, 1);
     require_finite("prediction", workspace.best_log_probs.data(), masked);
     canvases.update(workspace.best_tokens.data(), workspace.best_log_probs.data(), iteration);

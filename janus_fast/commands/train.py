@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     else:
         shared = processes.of_first(vocabulary_of_run(arguments, files) if processes.rank == 0 else None)
         config, vocabularies = JanusConfig(len(shared), len(shared), **model), (shared, shared)
-    config = dataclasses.replace(config, trained_modes=list(objective.modes))
+    config = dataclasses.replace(config, trained_modes=list(objective.modes), permuted=objective.permuted)
     torch.manual_seed(options.seed)
     model = JanusModel(config)
     if init:

@@ -79,6 +79,8 @@ class Decoder:
     def mask_predict(
         self, sources: list[list[int]], options: NonAutoregressiveOptions, *given
     ) -> list[list[Hypothesis]]:
+        if self.model.config.permuted:
+            return reference.mask_predict(self.model.model, sources, options, given[-1] if given else None)
         if not self.runtime.recorded:
             allowed = allowed_tokens(self.model.model, given[-1] if given else None)
             held = Sources(self.model.model, len(sources), sum(map(len, sources)))

@@ -511,6 +511,8 @@ class NonAutoregressiveOptions(DecodingOptions):
             )
         if self.order != "parallel" and config.predictable_mask:
             raise OptionError("order", "be 'parallel' with a model whose mask is a word", repr(self.order))
+        if self.order == "parallel" and config.permuted:
+            raise OptionError("order", "be another with a model that was trained to fill word after word", "'parallel'")
         longest = min(config.max_target_positions, config.length_classes - 1)
         if self.length_beam > longest - 1:
             raise OptionError(

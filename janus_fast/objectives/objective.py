@@ -41,6 +41,7 @@ class Objective:
     modes: ClassVar[tuple[str, ...]] = ()
     validated: ClassVar[Mapping[str, dict]] = {}
     predicts_length: ClassVar[bool] = False
+    permuted: ClassVar[bool] = False  # whether mode "nar" fills words by queries that see the known words alone
     takes_one_stream: ClassVar[bool] = False  # whether it trains ordinary Transformers
     restores: ClassVar[bool] = False  # whether its text must be monolingual
     watched: ClassVar[tuple[str, ...]] = ()

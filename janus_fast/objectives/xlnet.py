@@ -23,7 +23,8 @@ class Xlnet(Objective):
     In a share ``left_to_right_share`` of the sentences, drawn one by one, z is the order of the sentence, and every
     step is predicted: CE(ar), the mean over those. So that they decode, in every order the query that predicts token p
     is a mask at position p - 1, as in mode "ar". Where no sentence is so, and only the end of an order is predicted, no
-    mode is trained: the model is one to begin with.
+    mode is trained: the model is one to begin with. With a ``partial_prediction`` of 1 every step of a drawn order is
+    predicted, so mode "nar" decodes in any ``order``, behind a length that 0.1 CE(length) then trains.
 
     Source: the permutation language model of XLNet, whose K = 6 is ``partial_prediction``. The original has no
     sentences from left to right. It has relative positions, and the memory of the segment before, which this
@@ -43,6 +44,9 @@ class Xlnet(Objective):
     def __post_init__(self):
         if not self.left_to_right_share and self.partial_prediction > 1:
             self.modes = ()
+        if self.left_to_right_share < 1 and self.partial_prediction == 1:
+            self.modes, self.validated = ("ar", "nar"), {"nar": {"order": "easy_first"}}
+            self.permuted = self.predicts_length = True
         super().__post_init__()
 
     def terms(self):

@@ -47,7 +47,9 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options,
     masked again; with ``adaptive`` the canvas is done before, when ``update_mask`` says that it has settled.
 
     With an ``order`` a pass keeps one word of those that it predicts, the next one of that order, for good, and there
-    are as many passes as words. Of what is filled, ``remove_repeats`` leaves no word that is the one before it.
+    are as many passes as words. In a model of ``permuted`` prediction no mask is seen: the word at place p is that of
+    a query at p - 1, which sees the words that are known, each as it was when it was filled; the end is the first of
+    them (XLNet, Yang et al. 2019). Of what is filled, ``remove_repeats`` leaves no word that is the one before it.
     """
     config, device = model.config, encoded.device
     bias = forbidding_bias(model)
@@ -60,16 +62,21 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options,
     sees = Visibility.bidirectional(offsets)
     cross = Visibility.bidirectional(offsets, source_offsets)
     masked, history, said, certain, passes = tokens, [masks], [], [], 0
-    ordered = options.order != "parallel"
+    ordered, ranks = options.order != "parallel", torch.tensor([-1, *[length] * (length - 2), 0], device=device)
     while rows.numel() > 0 and (ordered or passes < options.iterations):
         passes += 1
-        hidden = model.decode(masked, positions, sees, encoded, cross)
+        hidden = (
+            queries(model, masked, ranks, encoded, source_offsets)
+            if config.permuted
+            else model.decode(masked, positions, sees, encoded, cross)
+        )
         predicted, log_probs = (t[rows] for t in linear_argmax(hidden, model.output_weight, bias))
         require_finite("prediction", log_probs)
         ratio = 1.0 - passes / options.iterations
         if ordered:  # all other masks are still in the canvas, and stay masked
             chosen, ratio = [next_of(options.order, log_probs.tolist())], 0.0
             rows, predicted, log_probs = rows[chosen], predicted[chosen], log_probs[chosen]
+            ranks[rows] = passes
         tokens, scores, rows, _, masked, row_offsets, _ = update_mask(
             tokens, scores, rows, predicted, log_probs.float(), offsets, ratio, config.mask_token_id,
             adaptive=options.adaptive and not ordered,
@@ -83,6 +90,16 @@ def refine(model, encoded: Tensor, source_offsets: Tensor, length: int, options,
     if options.remove_repeats:
         ids, token_scores = without_repeats(ids, token_scores)
     return Hypothesis(ids, 0.0, token_scores, passes, *shown)
+
+
+def queries(model, tokens: Tensor, ranks: Tensor, encoded: Tensor, source_offsets: Tensor) -> Tensor:
+    """Hidden rows [n, C] that predict each of these tokens [n] from those of lower ``ranks``, but for the first one."""
+    lengths, places = ranks.new_tensor([len(tokens)]), torch.arange(len(tokens), device=tokens.device)
+    masks = torch.full_like(tokens[1:], model.config.mask_token_id)
+    sees = Visibility.xlnet(lengths, ranks)
+    cross = Visibility.bidirectional(sees.query_offsets, source_offsets, torch.zeros_like(sees.query_offsets[1:]))
+    rows = model.decode(torch.cat([tokens, masks]), torch.cat([places, places[:-1]]), sees, encoded, cross)
+    return torch.cat([rows[:1], rows[len(tokens) :]])
 
 
 def next_of(order: str, log_probs: list[float]) -> int:
