@@ -405,7 +405,6 @@ ERRORS = [
         {"mode": "nar", "order": "left_to_right", "adaptive": True},
         "adaptive must be left out with order 'left_to_right', which takes a pass for each word, got True",
     ),
-    ({"seed": 0}, "seed must be left out with sampling_topk 1, which draws nothing, got 0"),
     (
         {"beam_size": 1, "sampling_topk": 0, "patience": 1},
         "patience must be left out with sampling, which does not search, got 1",

@@ -287,9 +287,8 @@ class AutoregressiveOptions(WordByWordOptions):
         return self.longest(config) + self.forced_eos
 
     def without_effect(self):
-        draws, idle = self.sampling_topk != 1, {}
-        idle |= {} if draws else {"seed": "sampling_topk 1, which draws nothing"}
-        idle |= dict.fromkeys(("patience", "early_stopping"), "sampling, which does not search") if draws else {}
+        draws = self.sampling_topk != 1
+        idle = dict.fromkeys(("patience", "early_stopping"), "sampling, which does not search") if draws else {}
         if not (self.return_attention or self.coverage_penalty):
             idle["alignment_heads"] = "neither return_attention nor coverage_penalty"
         return idle
