@@ -67,12 +67,6 @@ Operand Forward::select(const int32_t* selected, int64_t rows, const Operand& op
   return to;
 }
 
-void Forward::keep(float* x, const std::vector<int32_t>& rows) {
-  for (size_t i = 0; i < rows.size(); i++)
-    if (rows[i] != static_cast<int32_t>(i)) std::memcpy(x + i * width_, x + rows[i] * width_, width_ * sizeof(float));
-  has_current_ = false;  // which is of all rows
-}
-
 void Forward::embed(const Stack& stack, const Pass& pass, float* x) {
   const float scale = model.config.scale_embedding ? std::sqrt(static_cast<float>(width_)) : 1.0f;
   const EmbedCall call = {stack.tokens, stack.positions, pass.ids, pass.places, pass.all.rows, width_, scale, x};

@@ -94,8 +94,6 @@ class Forward {
   float* decode(const Pass& pass, const SelfAttention& attend) {
     return run(model.decoder, pass, attend, workspace.x.data());
   }
-  // Of the rows x that decode() returned leaves these, ascending, side by side.
-  void keep(float* x, const std::vector<int32_t>& rows);
   // Self-attention over the content rows of the pass itself.
   SelfAttention packed(const int32_t* offsets, const int32_t* sequences, const int32_t* visible_from = nullptr,
                        const int32_t* visible_until = nullptr);

@@ -38,29 +38,19 @@ class Blocks : public Greedy {
     fed_ = reading_ ? reading : added_;
     predicted_ = reading_ ? reading : std::max<int64_t>(1, masks_);
     decoder_.tokens.clear(), decoder_.owners.clear(), decoder_.begins.clear();
-    pasts_.clear(), rows_.clear();
-    int32_t first = 0;
+    pasts_.clear();
     for (const Output& output : active_) {
       const int64_t count = output.count(), begin = reading_ ? count : count - fed_ + 1;
       decoder_.owners.push_back(output.number);
       decoder_.begins.push_back(static_cast<int32_t>(begin));
       for (int64_t place = begin; place < begin + fed_; place++) decoder_.tokens.push_back(token(output, place));
-      for (int64_t i = 0; i < predicted_; i++) {
-        pasts_.push_back({output.words.data(), count + i, output.number});
-        rows_.push_back(first + static_cast<int32_t>(i ? fed_ + i : fed_ - 1));
-      }
-      first += static_cast<int32_t>(fed_ + masks_);
+      for (int64_t i = 0; i < predicted_; i++) pasts_.push_back({output.words.data(), count + i, output.number});
     }
     decoder_.prepare(masks_, reading_ ? 0 : 1);
     continuations.ask(pasts_);
   }
 
-  // The pass; then only the rows are left that predict, those of an output side by side.
-  void run(Forward& forward) {
-    float* hidden = decoder_.step(forward);
-    if (!reading_) forward.keep(hidden, rows_);
-    continuations.look_up(forward, hidden);
-  }
+  void run(Forward& forward) { continuations.look_up(forward, decoder_.step(forward)); }
 
   void absorb() {
     continuations.filter(workspace_);
@@ -117,7 +107,7 @@ class Blocks : public Greedy {
   Workspace& workspace_;
   StepDecoder decoder_;
   std::vector<Output> active_;
-  std::vector<int32_t> kept_, rows_;  // rows of a block that predict: the last query's, and masks but for the first
+  std::vector<int32_t> kept_;
   std::vector<Past> pasts_;
   bool reading_ = false;  // the next pass reads prefixes
   int64_t fed_ = 1, masks_ = 0, predicted_ = 1;

@@ -33,7 +33,7 @@ class Speculation : public Greedy {
   bool done() const { return active_.empty(); }
   // Rows of the largest pass that may come.
   int64_t most_rows() const { return sources_.count * (std::min(options_.draft_length, continuations.longest) + 2); }
-  int64_t rows() const { return static_cast<int64_t>(active_.size()) * (drafted_ + masks_ + 1); }
+  int64_t rows() const { return static_cast<int64_t>(active_.size()) * each(); }
 
   // What the next pass feeds: of each sentence the last word and its draft; or the last word and masks.
   void prepare() {
@@ -72,7 +72,7 @@ class Speculation : public Greedy {
       if (options_.return_history) sentence.history.push_back(sentence.words);
       sentence.words.resize(count + drafted_, config_.eos);  // shorter drafts have rows of no use
       decoder.tokens.insert(decoder.tokens.end(), sentence.words.begin() + count, sentence.words.end());
-      for (int64_t i = 0; i <= drafted_ + masks_; i++)
+      for (int64_t i = 0; i < each(); i++)
         pasts_.push_back({sentence.words.data(), count + std::min(i, drafted_), sentence.number});
     }
     decoder.prepare(masks_);
@@ -84,10 +84,9 @@ class Speculation : public Greedy {
   void absorb() {
     continuations.filter(workspace_);
     kept_.clear();
-    const int64_t each = drafted_ + masks_ + 1;
     for (size_t i = 0; i < active_.size(); i++) {
       Sentence& sentence = active_[i];
-      const int64_t row = static_cast<int64_t>(i) * each, before = sentence.count();
+      const int64_t row = static_cast<int64_t>(i) * each(), before = sentence.count();
       sentence.passes++;
       bool going = accept(sentence, row);
       const auto& draft = sentence.draft;
@@ -118,6 +117,9 @@ class Speculation : public Greedy {
     std::vector<int32_t> draft;
     std::vector<std::vector<int32_t>> history;
   };
+
+  // Rows of a sentence that predict in this pass: those of the last word and its draft, or of masks but for the first.
+  int64_t each() const { return drafted_ + std::max<int64_t>(1, masks_); }
 
   static void cut(std::vector<int32_t>& draft, int64_t length) {
     if (static_cast<int64_t>(draft.size()) > length) draft.resize(std::max<int64_t>(length, 0));
@@ -177,7 +179,7 @@ class Speculation : public Greedy {
   void fill(Sentence& sentence, int64_t row) {
     double likely = 0;
     const double least = std::log(options_.draft_threshold);
-    for (int64_t i = 2; i <= masks_; i++) {
+    for (int64_t i = 1; i < masks_; i++) {
       const int64_t at = (row + i) * continuations.width;
       likely += continuations.log_probs[at];
       if (!(likely >= least)) break;

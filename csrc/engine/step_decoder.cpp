@@ -23,9 +23,10 @@ void StepDecoder::prepare(int64_t masks, int64_t queries) {
   fed_ = static_cast<int64_t>(tokens.size()) / hypotheses;
   steps_ = fed_ + masks;
   queries_ = queries ? std::min(queries, fed_) : fed_;
+  predicted_ = queries_ + std::max<int64_t>(0, masks - 1);
   const int64_t places = *std::max_element(begins.begin(), begins.end()) + steps_;
   if (places > capacity_) grow(places);
-  input_.clear(), places_.clear(), positions_.clear(), selected_.clear();
+  input_.clear(), places_.clear(), positions_.clear(), selected_.clear(), last_places_.clear();
   const auto last = static_cast<int32_t>(model_.config.max_target_positions - 1);  // rows behind it are of no use
   const auto add = [&](int64_t r, int64_t step) {
     input_.push_back(step < fed_ ? tokens[r * fed_ + step] : model_.config.mask);
@@ -36,9 +37,10 @@ void StepDecoder::prepare(int64_t masks, int64_t queries) {
     for (int64_t step = 0; step < steps_; step++) {
       add(r, step);
       origin_[(begins[r] + step) * slots_ + r] = homes_[r];
-      const int64_t query = streams_ == 2 && step < fed_ ? step - fed_ + queries_ : -1;
-      selected_.push_back(
-          static_cast<int32_t>(query >= 0 ? hypotheses * steps_ + r * queries_ + query : r * steps_ + step));
+      if (step < fed_ - queries_ || step == fed_) continue;
+      const int64_t query = hypotheses * steps_ + r * queries_ + step - fed_ + queries_;
+      selected_.push_back(static_cast<int32_t>(step < fed_ ? query : r * steps_ + step));
+      last_places_.push_back(places_.back());
     }
   if (streams_ == 2)
     for (int64_t r = 0; r < hypotheses; r++)
@@ -57,15 +59,17 @@ void StepDecoder::prepare(int64_t masks, int64_t queries) {
     follow_.push_back(static_cast<int32_t>(own_.size()));
   }
   // Hypotheses of a source are one sequence of queries.
-  offsets_.assign(1, 0);
+  offsets_.assign(1, 0), last_offsets_.assign(1, 0);
   query_owners_.clear();
   for (int64_t stream = 0; stream < streams_; stream++)
     for (int64_t r = 0; r < hypotheses; r++) {
       if (r == 0 || owners[r] != owners[r - 1]) {
         query_owners_.push_back(owners[r]);
         offsets_.push_back(offsets_.back());
+        if (stream == 0) last_offsets_.push_back(last_offsets_.back());
       }
       offsets_.back() += static_cast<int32_t>(stream == 0 ? steps_ : queries_);
+      if (stream == 0) last_offsets_.back() += static_cast<int32_t>(predicted_);
     }
 }
 
@@ -93,7 +97,7 @@ void StepDecoder::recur(Forward& forward, size_t layer) {
 }
 
 void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries) {
-  const int64_t rows = static_cast<int64_t>(owners.size()) * steps_, heads = model_.config.attention_heads;
+  const int64_t hypotheses = static_cast<int64_t>(owners.size()), heads = model_.config.attention_heads;
   CachedAttentionCall call = {};
   call.query = workspace_.wide.data();
   call.new_key = call.query + width_;
@@ -112,24 +116,26 @@ void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries)
   call.capacity = capacity_;
   call.origin = origin_.data();
   call.places = places_.data();
-  call.hypotheses = rows / steps_;
+  call.hypotheses = hypotheses;
   call.steps = steps_;
   call.heads = heads;
   call.size = model_.config.head_size();
   call.scale = 1 / std::sqrt(static_cast<float>(call.size));
   call.output = workspace_.attended.data();
   call.output_stride = width_;
-  // In the last layer query rows have the places of their tokens; before, they see what those leave.
-  if (queries.rows > rows) call.queries = queries_, call.first_query = rows;
+  if (const int64_t rows = hypotheses * steps_; queries.rows > rows)  // query rows see what tokens leave
+    call.queries = queries_, call.first_query = rows;
+  else if (streams_ == 2)  // the last layer, where they go on alone
+    call.queries = predicted_, call.query_places = last_places_.data(), call.only_queries = true;
   forward.share("self_attn", call.hypotheses * heads,
                 [&](int64_t begin, int64_t end) { model_.kernels.attend_cached(call, begin, end); });
 }
 
 float* StepDecoder::step(Forward& forward) {
-  const int64_t rows = static_cast<int64_t>(owners.size()) * steps_;
+  const int64_t hypotheses = static_cast<int64_t>(owners.size()), rows = hypotheses * steps_;
   const int64_t every = static_cast<int64_t>(input_.size());
   const int64_t sequences = static_cast<int64_t>(query_owners_.size()) / streams_;
-  const Queries last = {rows, sequences, offsets_.data(), nullptr};
+  const Queries last = {hypotheses * predicted_, sequences, last_offsets_.data(), nullptr};
   const Queries all = {every, streams_ * sequences, offsets_.data(), nullptr};
   const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
   const Pass pass = {input_.data(),        positions_.data(), rows,           all, last, selected, &sources_,

@@ -19,8 +19,8 @@ class StepDecoder {
   StepDecoder(const Model& model, Workspace& workspace, const Ids& sources, int64_t slots);
 
   // A step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens` (as many for each)
-  // and `begins` (the place of each one's first token) have been set. Returns the hidden rows, one a token; behind the
-  // one token of a hypothesis, with masks, one a mask.
+  // and `begins` (the place of each one's first token) have been set. Returns the hidden rows, those of a hypothesis
+  // side by side: one a token that predicts, and one a mask but for the first.
   float* step(Forward& forward);
   // Hypothesis r of the next step continues the one that was origins[r], behind its tokens.
   void reorder(const std::vector<int32_t>& origins);
@@ -28,9 +28,9 @@ class StepDecoder {
   void keep(const std::vector<int32_t>& kept);
   // Makes room for the next step.
   //
-  // With `masks` behind its token stand so many masks, a draft of what follows: each sees what
-  // stands before it, and the tokens that come later take their places. They need a two-stream model, and so do more
-  // tokens before them, of which the last `queries` alone (0: all) then predict; the others' hidden rows are of no use.
+  // With `masks` a hypothesis has so many masks behind its tokens, a draft of what follows: each sees what stands
+  // before it, and the tokens that come later take their places. The first one stands for what the last token predicts,
+  // too. Of its tokens the last `queries` alone predict, 0: all. Either needs a two-stream model.
   void prepare(int64_t masks = 0, int64_t queries = 0);
 
   std::vector<int32_t> tokens, owners, begins;
@@ -48,12 +48,13 @@ class StepDecoder {
   const Ids& sources_;
   const int64_t slots_, streams_, width_;
   int64_t capacity_ = 0, steps_ = 1, fed_ = 1;  // rows of a hypothesis that are keys; how many of them are tokens
-  int64_t queries_ = 1;                         // how many of these predict
+  int64_t queries_ = 1, predicted_ = 1;         // how many of these predict; with masks that do
   std::vector<int32_t> origin_, moved_;         // [capacity, slots]
   std::vector<int32_t> homes_;                  // the slot that each hypothesis writes to
   std::vector<int32_t> input_, places_, positions_, selected_, offsets_, query_owners_;
-  std::vector<int32_t> follow_;        // of a recurrence: where the rows of each hypothesis begin
-  std::vector<int64_t> before_, own_;  // and which states are each row's
+  std::vector<int32_t> last_places_, last_offsets_;  // of the rows that leave
+  std::vector<int32_t> follow_;                      // of a recurrence: where the rows of each hypothesis begin
+  std::vector<int64_t> before_, own_;                // and which states are each row's
 };
 
 }  // namespace janus_fast

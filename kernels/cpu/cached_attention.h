@@ -108,12 +108,14 @@ void attend_cached_as(const CachedAttentionCall& call, int64_t task_begin, int64
       keep_row(call.new_key + from, size, cache.key + to * size, cache.key_scales + to);
       keep_row(call.new_value + from, size, cache.value + to * size, cache.value_scales + to);
     }
-    for (int64_t number = 0; number < call.steps + call.queries; number++) {
-      const int64_t row = number < call.steps ? hypothesis * call.steps + number
-                                              : call.first_query + hypothesis * call.queries + number - call.steps;
+    const int32_t* query_places = call.query_places ? call.query_places : call.places + call.first_query;
+    for (int64_t number = call.only_queries ? call.steps : 0; number < call.steps + call.queries; number++) {
+      const bool step = number < call.steps;
+      const int64_t own = step ? hypothesis * call.steps + number : hypothesis * call.queries + number - call.steps;
+      const int64_t row = step ? own : call.first_query + own;
       const float* query = call.query + row * call.query_stride + head * size;
       float* output = call.output + row * call.output_stride + head * size;
-      const int64_t seen = call.places[row] + 1;
+      const int64_t seen = (step ? call.places : query_places)[own] + 1;
       for (int64_t c = 0; c < size; c++) output[c] = 0;
       float peak = -INFINITY, total = 0;
       for (int64_t begin = 0; begin < seen; begin += kKeyBlock) {

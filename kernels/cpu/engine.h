@@ -110,6 +110,8 @@ struct CachedAttentionCall {
   const int32_t *origin, *places;  // [capacity, slots], [hypotheses * steps]
   int64_t hypotheses, steps, heads, size;
   int64_t queries, first_query;  // further rows of each hypothesis, which are no keys, and where the first of all lies
+  const int32_t* query_places;   // [hypotheses * queries], of those; null: they follow the other places
+  bool only_queries;             // the steps leave keys and values behind, no more
   float scale;
   float* output;  // as query
   int64_t output_stride;
