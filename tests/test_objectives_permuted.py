@@ -222,7 +222,7 @@ def test_modes_are_those_that_are_trained():
     assert OBJECTIVES["xlnet"](config).modes == ("ar",) and OBJECTIVES["xlnet"](config).streams == ("ar", "permuted")
     alone = OBJECTIVES["xlnet"](config, left_to_right_share=0.0)
     assert alone.modes == () and alone.streams == ("permuted",)
-    assert OBJECTIVES["xlnet"](config, left_to_right_share=0.0, partial_prediction=1).modes == ("ar",)
+    assert OBJECTIVES["xlnet"](config, left_to_right_share=0.0, partial_prediction=1).modes == ("ar", "nar")
     assert OBJECTIVES["xlnet"](config, left_to_right_share=1.0).streams == ("ar",)
     mpnet = OBJECTIVES["mpnet"](config)
     assert mpnet.modes == ("nar",) and mpnet.predicts_length and mpnet.streams == ("aux", "nar")
