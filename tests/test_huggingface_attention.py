@@ -118,9 +118,11 @@ PATTERNS = {
     "wide window": masking.sliding_window_causal_mask_function(2**31),
     "window both ways": masking.sliding_window_bidirectional_mask_function(2),
     "chunks": masking.chunked_causal_mask_function(3, torch.tensor([0, 2])),
-    "packed": masking.packed_sequence_compatibility_function(
-        masking.sliding_window_causal_mask_function(3), torch.tensor([[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 0, 1]]),
-        torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]),
+    "packed": masking.and_masks(
+        masking.packed_sequence_mask_function(torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]])),
+        masking.remap_positions_for_packed_sequence(
+            masking.sliding_window_causal_mask_function(3), torch.tensor([[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 0, 1]])
+        ),
     ),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ class JanusFastConfig(PreTrainedConfig):
         "vocab_size": "target_vocab_size", "hidden_size": "d_model", "num_hidden_layers": "decoder_layers",
         "num_attention_heads": "attention_heads",
     }  # fmt: skip
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     has_no_defaults_at_init = True
 
     def __init__(self, **values):

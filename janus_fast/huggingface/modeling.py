@@ -107,10 +107,11 @@ class JanusFastForConditionalGeneration(PreTrainedModel, GenerationMixin):
         decoder_input_ids: Tensor | None = None, decoder_attention_mask: Tensor | None = None,
         encoder_outputs=None, past_key_values: EncoderDecoderCache | None = None, labels: Tensor | None = None,
         use_cache: bool | None = None, return_dict: bool | None = None, output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | None = None, cache: EncoderDecoderCache | None = None,
     ):  # fmt: skip
         """Logits [B, T, V] of what follows each of ``decoder_input_ids`` [B, T], and those that ``past_key_values``
-        hold; with ``labels`` [B, T] (-100: none) their mean cross-entropy, and labels shifted as inputs by default."""
+        hold (``cache`` since transformers 5.24); with ``labels`` [B, T] (-100: none) their mean cross-entropy, and
+        labels shifted as inputs by default."""
         _refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
@@ -119,15 +120,14 @@ class JanusFastForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if labels is None:
                 raise ValueError("forward: decoder_input_ids must be given, or labels, got neither")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        if past_key_values is None and (use_cache if labels is None else False):
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        hidden = self._decode(decoder_input_ids, decoder_attention_mask, encoded, attention_mask, past_key_values)
+        past = past_key_values if cache is None else cache
+        if past is None and (use_cache if labels is None else False):
+            past = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        hidden = self._decode(decoder_input_ids, decoder_attention_mask, encoded, attention_mask, past)
         logits, loss = self.decoder.output_projection(hidden), None
         if labels is not None:
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        output = Seq2SeqLMOutput(
-            loss=loss, logits=logits, past_key_values=past_key_values, encoder_last_hidden_state=encoded
-        )
+        output = Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=encoded, past_key_values=past)
         return output if return_dict is not False else output.to_tuple()
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
