@@ -219,8 +219,18 @@ def test_a_run_goes_on_with_its_dictionary(parallel, tmp_path, capsys):
     ):
         assert cli.main([*map(str, [*command, "--out", tmp_path / "new", *options])]) == 2
         assert message in capsys.readouterr().err
+    assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "without", "--max-updates", 5])]) == 2
+    assert f"--dictionary must be left out, as when the run in {tmp_path / 'without'} began" in capsys.readouterr().err
+    words = words.rename(tmp_path / "moved")  # the same words, by whatever name
+    switches[1] = words
+    run(*command, *switches, "--out", tmp_path / "whole", "--max-updates", 5)
+    run(*command, *switches, "--out", tmp_path / "parts", "--max-updates", 5)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    run(*command, "--out", tmp_path / "parts", "--max-updates", 6)  # where they are now
+    capsys.readouterr()
     words.write_text("the den\n")
-    assert cli.main([*map(str, [*command, "--out", tmp_path / "parts", "--max-updates", 5])]) == 2
+    assert cli.main([*map(str, [*command, "--out", tmp_path / "parts", "--max-updates", 7])]) == 2
     assert "--dictionary must hold the words that the run in " in capsys.readouterr().err
     words.write_text("the\n")
     assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "new"])]) == 2

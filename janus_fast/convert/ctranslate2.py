@@ -130,8 +130,10 @@ def load(
             raise ValueError(f"convert: {directory}: {role} must be a token of the target vocabulary, got {token!r}")
         return target.index(token)
 
-    if source_language is not None and source_language not in source:
-        raise OptionError("convert: source_language", "be a token of the vocabulary", repr(source_language))
+    for name, tokens in (("source_language", source), ("target_language", target)):
+        if (language := languages[name]) is not None and (language not in tokens or not LANGUAGE.fullmatch(language)):
+            words = "be a token of the vocabulary that names a language, such as en_XX"
+            raise OptionError(f"convert: {name}", words, repr(language))
     eos, unk = number("eos_token", settings["eos_token"]), number("unk_token", unknown)
     bos = number("bos_token", settings["bos_token"], pad)
     for role, needed, token, there in (
