@@ -12,7 +12,7 @@ from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
-from .hub import read_object
+from .hub import check_language, read_object
 
 WEIGHTS, CONFIG = "model.bin", "config.json"
 NEWEST = 6  # version of the file; of its layout, "revision", 7
@@ -131,9 +131,7 @@ def load(
         return target.index(token)
 
     for name, tokens in (("source_language", source), ("target_language", target)):
-        if (language := languages[name]) is not None and (language not in tokens or not LANGUAGE.fullmatch(language)):
-            words = "be a token of the vocabulary that names a language, such as en_XX"
-            raise OptionError(f"convert: {name}", words, repr(language))
+        check_language(name, languages[name], tokens)
     eos, unk = number("eos_token", settings["eos_token"]), number("unk_token", unknown)
     bos = number("bos_token", settings["bos_token"], pad)
     for role, needed, token, there in (
