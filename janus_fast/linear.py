@@ -1,4 +1,4 @@
-"""Linear layers as training wants them."""
+"""Linear layers as the CPU wants them."""
 
 import torch
 import torch.nn.functional as F
@@ -10,29 +10,45 @@ from .ops._operation import in_forward_mode, in_transform, needs_gradients
 # In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once. A
 # part is half of that, to be well below on other processors, too.
 MOST_ROWS = 2048
-# In bfloat16 the CPU's products are compiled anew for each number of rows, half a MiB each, so that memory grows where
-# no two batches have as many. Of multiples of this number there are few. More saves little and computes more zeros.
-ROWS_AT_ONCE = 64
+# The CPU's products of these are compiled anew for each number of rows, half a MiB each, so that memory grows where no
+# two batches have as many. Of numbers with four leading bits there are few, and at most an eighth more rows to compute;
+# above 1,024 multiples of 64 are few enough.
+COMPILED, ROWS_AT_ONCE = (torch.bfloat16, torch.float16), 64
+
+
+def filled(x: Tensor) -> Tensor:
+    """Rows [N, C], of ``COMPILED`` dtypes on the CPU with rows of zeros behind them, so that there are few N."""
+    if x.dtype not in COMPILED or x.device.type != "cpu" or in_transform():
+        return x
+    rows = x.shape[0]
+    # of a compiled model N is a symbol, which has no bits
+    step = ROWS_AT_ONCE if torch.compiler.is_compiling() else min(ROWS_AT_ONCE, 1 << max(0, rows.bit_length() - 4))
+    return F.pad(x, (0, 0, 0, -rows % step)) if -rows % step else x
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` of rows [N, C], computed of ``filled`` ones."""
+    rows = filled(x)
+    product = F.linear(rows, weight, bias)
+    return product if rows is x else product[: x.shape[0]]
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` for rows [N, C], which with gradients on the CPU is computed in ways that suit it.
+    """``nn.Linear`` for rows [N, C], computed in ways that suit the CPU.
 
-    In float32 the weight's gradient is summed up in parts of ``MOST_ROWS`` rows. Under autocast rows of zeros fill N up
-    to a multiple of ``ROWS_AT_ONCE``.
+    With gradients in float32 that of the weight is summed up in parts of ``MOST_ROWS`` rows. In bfloat16, and with
+    gradients under autocast, rows are ``filled``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = x.ndim != 2 or x.device.type != "cpu" or not needs_gradients(self.weight)
-        if plain or in_transform() or in_forward_mode(x, self.weight, self.bias):
+        if x.ndim != 2 or x.device.type != "cpu" or in_transform() or in_forward_mode(x, self.weight, self.bias):
             return F.linear(x, self.weight, self.bias)
-        rows = x.shape[0]
-        if torch.is_autocast_enabled("cpu"):
-            (x,) = _check.autocast(x)
-            return F.linear(F.pad(x, (0, 0, 0, -rows % ROWS_AT_ONCE)), self.weight, self.bias)[:rows]
-        if rows > MOST_ROWS and x.dtype == torch.float32:
-            return _Linear.apply(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        if needs_gradients(self.weight):
+            if torch.is_autocast_enabled("cpu"):
+                (x,) = _check.autocast(x)
+            elif x.shape[0] > MOST_ROWS and x.dtype == torch.float32:
+                return _Linear.apply(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -23,7 +23,7 @@ SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 ENGLISH = "house dog cat the big a".split()
 GERMAN = "Haus Gebäude Hund Katze Kater das groß dick ein".split()
 VOCABULARY = Vocabulary([*SPECIALS, *ENGLISH, *GERMAN, ".", ",", "(", "Haus@@", "boot", "große", "House"])
-DICTIONARY = "House haus\nhouse\tGebäude Heim\n\ndog Hund\ncat Katze  Kater\nbig groß\nbig dick\nbig groß\n"
+DICTIONARY = "House haus\nhouse\tGebäude\tHeim\n\ndog Hund\ncat Katze  Kater\nbig groß\nbig dick\nbig groß\n"
 
 
 @pytest.fixture
@@ -56,7 +56,12 @@ def test_dictionaries(file, tmp_path):
         "house": ["haus", "Gebäude", "Heim"], "dog": ["Hund"], "cat": ["Katze", "Kater"], "big": ["groß", "dick"]
     }  # fmt: skip
     for text, message in (
-        ("a b\nalone\n", "--dictionary must hold a word and translations of it in line 2, got 'alone'"),
+        ("a b\nalone\n", "--dictionary must hold a word and translations of it in line 2 of .*wrong, got 'alone'"),
+        (
+            "a b\n\ndog\tder Hund\n",
+            "--dictionary must hold single words between the tabs of line 3 of .*wrong, got 'der H",
+        ),
+        ("a\t \n", "--dictionary must hold a word and translations of it in line 1 of .*wrong, got 'a"),
         (" \n\n", "--dictionary must hold words, got .* without any"),
     ):
         (tmp_path / "wrong").write_text(text)
@@ -99,7 +104,7 @@ def test_as_many_as_are_asked_for(file):
 def test_a_source_stays_within_the_model_s_positions(tmp_path):
     (tmp_path / "words").write_text("cat Katze\n")
     switching = make(str(tmp_path / "words"), max_source_positions=5)
-    switching.translations["cat"]["hausboot"] = VOCABULARY.ids(["Haus@@", "boot"])
+    switching.translations["cat"]["hausboot"] = (VOCABULARY.ids(["Haus@@", "boot"]), [3])
     assert switched(switching, "a cat", "ein Katze") == ("a [Haus@@] [boot]", "ein _")
     assert switched(switching, "cat a cat", "ein Katze") == ("cat a cat", "ein Katze")
 
@@ -123,6 +128,28 @@ def test_words_in_pieces(file):
         assert vocabulary.decode(vocabulary.tokens_of(told)) == "HausHaus groß"
         found[vocabulary.decode(vocabulary.tokens_of(whole[1:-1]))] = None
     assert {*found} == {"the dick Gebäude", "the dick Heim"}
+
+
+def test_marks_stay_beside_their_words(tmp_path):
+    """No space comes between a mark and the word behind it, in pieces and, before a mark, in BPE."""
+    vocabulary = directory.read_vocabularies(models.locate("en-de-small"))[0]
+    (tmp_path / "words").write_text("dog Hund Katze\nhouse Haus Gebäude\n")
+    switching = make(str(tmp_path / "words"), vocabulary=vocabulary)
+    for source, target, expected in (
+        ("a (dog) is", "ein (Hund) ist", "a (Katze) is"),
+        ("dog, (dog", "Hund", "Katze, (Katze"),
+        ("house (house) -house", "Haus", "Gebäude (Gebäude) -Gebäude"),
+    ):
+        found, replaced, _ = switching.switched(ids(source, vocabulary), ids(target, vocabulary), torch.Generator())
+        assert vocabulary.decode(vocabulary.tokens_of(found[1:-1])) == expected
+        assert sum(replaced) < len(found) - 2  # the marks are the source's own
+    parts = Vocabulary([*SPECIALS, "dog", "dog@@", "cat@@", "cat", "Hund", "Katze", "Katze@@", "Kater", ")", "("])
+    (tmp_path / "words").write_text("dog Hund Katze Kater\n")
+    switching = make(str(tmp_path / "words"), vocabulary=parts)
+    found = {switched(switching, "dog@@ )", "Hund", seed, parts) for seed in range(20)}
+    assert found == {("[Katze@@] )", "_")}  # there is no Kater@@
+    found = {switched(switching, "dog )", "Hund", seed, parts)[0] for seed in range(20)}
+    assert found == {"[Katze] )", "[Kater] )"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -192,9 +219,19 @@ def test_a_run_goes_on_with_its_dictionary(parallel, tmp_path, capsys):
     ):
         assert cli.main([*map(str, [*command, "--out", tmp_path / "new", *options])]) == 2
         assert message in capsys.readouterr().err
+    assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "without", "--max-updates", 5])]) == 2
+    assert f"--dictionary must be left out, as when the run in {tmp_path / 'without'} began" in capsys.readouterr().err
+    words = words.rename(tmp_path / "moved")  # the same words, by whatever name
+    switches[1] = words
+    run(*command, *switches, "--out", tmp_path / "whole", "--max-updates", 5)
+    run(*command, *switches, "--out", tmp_path / "parts", "--max-updates", 5)
+    whole, parts = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    run(*command, "--out", tmp_path / "parts", "--max-updates", 6)  # where they are now
+    capsys.readouterr()
     words.write_text("the den\n")
-    assert cli.main([*map(str, [*command, "--out", tmp_path / "parts", "--max-updates", 5])]) == 2
+    assert cli.main([*map(str, [*command, "--out", tmp_path / "parts", "--max-updates", 7])]) == 2
     assert "--dictionary must hold the words that the run in " in capsys.readouterr().err
     words.write_text("the\n")
     assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "new"])]) == 2
-    assert "--dictionary must hold a word and translations of it in line 1, got 'the'" in capsys.readouterr().err
+    assert "--dictionary must hold a word and translations of it in line 1 of " in capsys.readouterr().err

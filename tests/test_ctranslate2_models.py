@@ -178,6 +178,14 @@ def test_tokens_that_do_not_fit(directory, changes, message):
         ctranslate2.load(directory)
 
 
+@pytest.mark.parametrize("language", ["xx_XX", "</s>"])
+def test_a_language_that_is_none(directory, language):
+    change(directory, decoder_start_token=None)
+    words = f"target_language must be a token of the vocabulary that names a language, such as en_XX, got '{language}'"
+    with pytest.raises(ValueError, match=words):
+        ctranslate2.load(directory, target_language=language)
+
+
 def test_vocabularies_that_do_not_fit(directory, tmp_path, capsys):
     path = directory / "shared_vocabulary.json"
     tokens = json.loads(path.read_text(encoding="utf-8"))

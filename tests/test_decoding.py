@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, engine, reference
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, modes
 from janus_fast.visibility import Visibility
 
 BOS, PAD, EOS, UNK, MASK = range(5)
@@ -398,23 +398,19 @@ ERRORS = [
         "iterations must be left out with order 'easy_first', which takes a pass for each word, got 9",
     ),
     (
-        {"mode": "nar", "order": "easy_first", "iterations": 4},
-        "iterations must be left out with order 'easy_first', which takes a pass for each word, got 4",
+        {"mode": "nar", "order": "left_to_right", "adaptive": False},
+        "adaptive must be left out with order 'left_to_right', which takes a pass for each word, got False",
     ),
     (
-        {"mode": "nar", "order": "left_to_right", "adaptive": True},
-        "adaptive must be left out with order 'left_to_right', which takes a pass for each word, got True",
+        {"beam_size": 1, "sampling_topk": 0, "patience": 2},
+        "patience must be left out with sampling, which does not search, got 2",
     ),
     (
-        {"beam_size": 1, "sampling_topk": 0, "patience": 1},
-        "patience must be left out with sampling, which does not search, got 1",
+        {"alignment_heads": 1},
+        "alignment_heads must be left out with neither return_attention nor coverage_penalty, got 1",
     ),
     (
-        {"alignment_heads": 0},
-        "alignment_heads must be left out with neither return_attention nor coverage_penalty, got 0",
-    ),
-    (
-        {"mode": "speculative", "drafter": "source", "draft_threshold": 0.3},
+        {"mode": "speculative", "drafter": "source", "draft_threshold": 0.4},
         "draft_threshold must be left out with drafter 'source', as words of the model alone are more or less likely",
     ),
     ({"min_alternative_expansion_prob": 0.5}, "min_alternative_expansion_prob must be left out without return_alter"),
@@ -451,6 +447,20 @@ def test_an_unknown_option_comes_with_a_hint(options, hint):
     with pytest.raises(ValueError) as error:
         Translator(make_model()).generate([[BOS, 7, EOS]], **options)
     assert str(error.value).endswith(hint)
+
+
+@pytest.mark.parametrize(("mode", "asked", "idle"), [
+    ("nar", {"order": "easy_first"}, {"iterations": 5}),
+    ("ar", {}, {"alignment_heads": 1}),
+    ("ar", {"beam_size": 1, "sampling_topk": 0}, {"patience": 2.0}),
+    ("speculative", {"drafter": "none"}, {"draft_threshold": 0.5}),
+])  # fmt: skip
+def test_all_options_may_be_given_with_their_defaults(mode, asked, idle):
+    config = make_model().config
+    every = {name: field.default for name, field in modes.MODES[mode].fields.items()} | asked
+    assert modes.options_of(mode, every, config) == modes.options_of(mode, asked, config)
+    with pytest.raises(ValueError, match=f"{next(iter(idle))} must be left out with "):
+        modes.options_of(mode, every | idle, config)
 
 
 def test_large_options_that_take_no_memory_are_taken(backend):

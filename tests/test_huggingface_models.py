@@ -96,14 +96,19 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["convert", str(DATA / "fsmt"), "--out", str(plain)]) == 0
     said = capsys.readouterr().out
     assert "without a vocabulary it takes ids alone" in said and "language" not in said
-    for name, model, message in (
-        ("xx_XX", "nllb", "--source-language must be a token of the vocabulary, got 'xx_XX'"),
-        ("ba", "pegasus", "--source-language must be a token of the vocabulary, got 'ba'"),
-        ("▁ba", "pegasus", "--source-language must be left out with a model that reads none, got ▁ba"),
-        ("de", "fsmt", "--source-language must be a token of the vocabulary, got 'de'"),
+    rule, none = (
+        "must be a token of the vocabulary that names a language, such as en_XX, got",
+        "with a model that reads",
+    )
+    for flag, name, model, message in (
+        ("--source-language", "xx_XX", "nllb", f"--source-language {rule} 'xx_XX'"),
+        ("--source-language", "ba", "nllb", f"--source-language {rule} 'ba'"),
+        ("--target-language", "▁", "nllb", f"--target-language {rule} '▁'"),  # a token, of no language
+        ("--source-language", "▁ba", "pegasus", f"--source-language must be left out {none} none, got ▁ba"),
+        ("--source-language", "de", "fsmt", f"--source-language {rule} 'de'"),
     ):
         new = str(tmp_path / "new")
-        assert cli.main(["convert", str(DATA / model), "--out", new, "--source-language", name]) == 2
+        assert cli.main(["convert", str(DATA / model), "--out", new, flag, name]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
 

@@ -1,10 +1,11 @@
-"""Linear layers in training: gradients that are summed up in parts are the gradients."""
+"""Linear layers: gradients in parts are the gradients, and products of few numbers of rows the products."""
 
 import pytest
 import torch
+from test_decoding import make_model, make_sources
 from torch import nn
 
-from janus_fast import linear
+from janus_fast import Translator, linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -49,7 +50,7 @@ def test_others_are_torch_s(monkeypatch):
         assert not layer(torch.randn(50, 12)).requires_grad
 
 
-@pytest.mark.parametrize("rows", [0, 1, 64, 70, 150])
+@pytest.mark.parametrize("rows", [0, 1, 64, 70, 150, 513])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_under_autocast_products_have_few_sizes(monkeypatch, rows, dtype):
     seen, plain = [], nn.functional.linear
@@ -60,11 +61,12 @@ def test_under_autocast_products_have_few_sizes(monkeypatch, rows, dtype):
     gradient, leaves = torch.randn(rows, 7, dtype=torch.bfloat16), (x, *layer.parameters())
     with torch.autocast("cpu", torch.bfloat16):
         outputs = layer(x), plain(x, layer.weight, layer.bias)
-    assert seen == [(-(-rows // 64) * 64, 12)] and outputs[0].shape == (rows, 7)
+    whole = {70: 72, 150: 160, 513: 576}.get(rows, rows) if dtype != torch.float64 else rows
+    assert seen == [(whole, 12)] and outputs[0].shape == (rows, 7)
     found, expected = ([y, *torch.autograd.grad(y, leaves, gradient.to(y.dtype))] for y in outputs)
     for ours, torchs in zip(
         found, expected, strict=True
-    ):  # both round once to bfloat16, behind sums of at most 150 terms
+    ):  # both round once to bfloat16, behind sums of at most 513 terms
         budget = torch.finfo(torchs.dtype if dtype == torch.float64 else torch.bfloat16).eps
         torch.testing.assert_close(ours, torchs, rtol=2 * budget, atol=2 * budget)
 
@@ -76,3 +78,34 @@ def test_under_autocast_without_gradients_rows_stay_as_they_are(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert layer(torch.randn(50, 12)).dtype == torch.bfloat16
     assert seen == [(50, 12)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_have_few_sizes_and_little_more_work(monkeypatch, dtype):
+    seen, plain = set(), nn.functional.linear
+    monkeypatch.setattr(linear.F, "linear", lambda x, *rest: seen.add(x.shape[0]) or plain(x, *rest))
+    torch.manual_seed(0)
+    whole, weight, bias = torch.randn(4096, 12).to(dtype), torch.randn(7, 12).to(dtype), torch.randn(7).to(dtype)
+    sums, eps = plain(whole.double(), weight.double(), bias.double()), torch.finfo(dtype).eps
+    # sums in float32 or better and one rounding; terms are at most the sum of their sizes
+    budget = eps * sums.abs() + 13 * 2**-23 * plain(whole.double().abs(), weight.double().abs(), bias.double().abs())
+    for rows in range(4097):
+        product = linear.linear(whole[:rows], weight, bias)
+        assert product.shape == (rows, 7) and rows <= linear.filled(whole[:rows]).shape[0] <= rows * 9 / 8
+        assert ((product.double() - sums[:rows]).abs() <= budget[:rows]).all()
+    assert len(seen) < 130
+    assert linear.filled(rows := whole[:64]) is rows  # where nothing is missing, nothing is copied
+    assert linear.filled(rows := torch.randn(70, 12)) is rows and linear.filled(rows := rows.to("meta", dtype)) is rows
+
+
+@pytest.mark.parametrize("mode", ["ar", "nar", "speculative"])
+def test_decoding_in_bfloat16_has_few_sizes(monkeypatch, mode):
+    """No product of the torch backend has a number of rows of its own."""
+    translator, seen = Translator(make_model(), backend="torch", compute_type="bfloat16"), set()
+    plain, fused = nn.functional.linear, torch._addmm_activation
+    monkeypatch.setattr(nn.functional, "linear", lambda x, *rest: seen.add(x.shape[0]) or plain(x, *rest))
+    monkeypatch.setattr(torch, "_addmm_activation", lambda b, x, w: seen.add(x.shape[0]) or fused(b, x, w))
+    for count in range(1, 12):
+        translator.generate(make_sources(count), mode=mode, max_batch_size=64)
+    filled = {linear.filled(torch.empty(rows, 1, dtype=torch.bfloat16)).shape[0] for rows in range(max(seen) + 1)}
+    assert max(seen) > 64 and seen <= filled

@@ -231,13 +231,13 @@ def test_models_whose_callers_begin_targets(tmp_path, capsys):
     original, ct2, out = Path(__file__).parent / "data" / "huggingface" / "mbart", tmp_path / "ct2", tmp_path / "ours"
     TransformersConverter(str(as_before(original, tmp_path / "hf", "mbart"))).convert(str(ct2), quantization="float32")
     command, languages = ["convert", str(ct2), "--out"], ["--source-language", "en_XX", "--target-language", "de_DE"]
+    rule = "must be a token of the vocabulary that names a language, such as en_XX"
     for options, message in (
         ([], "decoder_start_token must be a token, got null: each call's target_prefix begins with one of its own"),
-        (["--target-language", "xx_XX"], "decoder_start_token must be a token of the target vocabulary, got 'xx_XX'"),
-        (
-            ["--source-language", "xx_XX", *languages[2:]],
-            "--source-language must be a token of the vocabulary, got 'xx_XX",
-        ),
+        (["--target-language", "xx_XX"], f"--target-language {rule}, got 'xx_XX'"),
+        (["--target-language", "</s>"], f"--target-language {rule}, got '</s>'"),
+        (["--source-language", "xx_XX", *languages[2:]], f"--source-language {rule}, got 'xx_XX'"),
+        (["--source-language", "<unk>", *languages[2:]], f"--source-language {rule}, got '<unk>'"),
     ):
         assert cli.main([*command, str(out), *options]) == 2 and message in capsys.readouterr().err
     assert cli.main([*command, str(out), *languages[2:]]) == 0 and "or --source-language" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..decoding.modes import MODES
+from ..decoding.modes import MODES, refuse_idle
 from ..inputs import flag, in_flags
 
 TITLES = "; ".join(f"{name}: {mode.title}" for name, mode in MODES.items())
@@ -70,6 +70,8 @@ def decoding_options(arguments: argparse.Namespace) -> dict:
     for name in named:
         if name in OPTIONS and arguments.mode not in (modes := OPTIONS[name][1]):
             raise ValueError(f"{flag(name)} must go with --mode {' or '.join(modes)}, got --mode {arguments.mode}")
+    own = {name: value for name, value in named.items() if name in OPTIONS}
+    refuse_idle(MODES[arguments.mode].options(**own), own)  # also where it is the default: somebody typed it
     return {"mode": arguments.mode, **named}
 
 

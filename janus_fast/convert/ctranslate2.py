@@ -12,7 +12,7 @@ from ..inputs import OptionError
 from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
-from .hub import read_object
+from .hub import check_language, read_object
 
 WEIGHTS, CONFIG = "model.bin", "config.json"
 NEWEST = 6  # version of the file; of its layout, "revision", 7
@@ -130,8 +130,8 @@ def load(
             raise ValueError(f"convert: {directory}: {role} must be a token of the target vocabulary, got {token!r}")
         return target.index(token)
 
-    if source_language is not None and source_language not in source:
-        raise OptionError("convert: source_language", "be a token of the vocabulary", repr(source_language))
+    for name, tokens in (("source_language", source), ("target_language", target)):
+        check_language(name, languages[name], tokens)
     eos, unk = number("eos_token", settings["eos_token"]), number("unk_token", unknown)
     bos = number("bos_token", settings["bos_token"], pad)
     for role, needed, token, there in (

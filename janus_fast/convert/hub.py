@@ -1,14 +1,15 @@
 """The files of a model's directory in Hugging Face's format, read without transformers."""
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from ..checkpoint import read_tensors
 from ..config import MOST_POSITIONS
-from ..inputs import integers, numbers, one_of, rule, switch
+from ..inputs import OptionError, integers, numbers, one_of, rule, switch
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, POSITIONS, check_matrices
 from .torch_file import StoredTensor, open_torch_file
 
@@ -22,6 +23,10 @@ SIZES = (
     "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
 )  # fmt: skip
 TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+
+
+# Tokens of languages: of mBART (en_XX; in fairseq [en_XX]) and NLLB (eng_Latn), of M2M100 (__en__).
+LANGUAGE = re.compile(r"\[?[a-z]{2,3}_[A-Z][A-Za-z]{1,3}\]?|__[a-z]{2,3}__")
 
 
 def _are_tokens(value) -> bool:
@@ -40,6 +45,13 @@ RULES = {
     "share_encoder_decoder_embeddings": switch, "suppress_tokens": rule("be a list of token ids", _are_tokens),
     "bad_words_ids": rule("be lists of token ids", lambda x: isinstance(x, list) and all(map(_are_tokens, x))),
 }  # fmt: skip
+
+
+def check_language(option: str, language: str | None, tokens: Collection[str]) -> None:
+    """Raises OptionError where a language is given that is no token, or another one than a language's."""
+    if language is not None and (language not in tokens or not LANGUAGE.fullmatch(language)):
+        words = "be a token of the vocabulary that names a language, such as en_XX"
+        raise OptionError(f"convert: {option}", words, repr(language))
 
 
 def read_object(path: Path) -> dict:

@@ -10,7 +10,7 @@ from ..model import JanusModel
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, POSITIONS, assemble
 from .generation import read_generation
-from .hub import ACTIVATIONS, CONFIG, numbered, read_object, read_settings, read_state, sizes_told
+from .hub import ACTIVATIONS, CONFIG, check_language, numbered, read_object, read_settings, read_state, sizes_told
 from .marian import position_table
 
 FAMILIES = tuple(name for name in foreign.HUGGING_FACE if name != "marian")
@@ -72,15 +72,13 @@ def load(
     vocabularies, before, behind = _tokens(directory, settings["model_type"], held, bos, eos)
     unknown = vocabularies[1].unknown if vocabularies else _free(3, {bos, pad, eos})
     forced = generation.forced_bos
-    for name, language in (("source_language", source_language), ("target_language", target_language)):
-        if language is not None:
-            vocabulary = vocabularies and vocabularies[name == "target_language"]
-            if not vocabulary or language not in vocabulary.index:
-                raise OptionError(f"convert: {name}", "be a token of the vocabulary", repr(language))
+    ends = [token for token in before + behind if token not in (bos, eos)]
+    if source_language is not None and vocabularies and len(ends) != 1:
+        raise OptionError("convert: source_language", "be left out with a model that reads none", source_language)
+    own = [vocabulary.tokens for vocabulary in vocabularies or ()] or [(), ()]
+    check_language("source_language", source_language, own[0])
+    check_language("target_language", target_language, own[1])
     if source_language is not None:
-        ends = [token for token in before + behind if token not in (bos, eos)]
-        if len(ends) != 1:
-            raise OptionError("convert: source_language", "be left out with a model that reads none", source_language)
         number = vocabularies[0].index[source_language]
         before, behind = ([number if token == ends[0] else token for token in end] for end in (before, behind))
     if target_language is not None:

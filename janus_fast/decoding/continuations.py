@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..linear import linear
 from ..model import JanusModel
 from .options import AutoregressiveOptions, SpeculativeOptions
 
@@ -34,7 +35,7 @@ def allowed_tokens(model: JanusModel, words: list[np.ndarray] | None) -> Tensor 
 
 def log_softmax_of(model: JanusModel, hidden: Tensor, bias: Tensor | None, allowed: Tensor | None = None) -> Tensor:
     """Log-probabilities [R, V] among the tokens that are ``allowed`` to each row; None: all of them."""
-    logits = F.linear(hidden, model.output_weight, bias)
+    logits = linear(hidden, model.output_weight, bias)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.log_softmax(logits if allowed is None else logits.masked_fill(~allowed, float("-inf")), -1)
 

@@ -1,10 +1,10 @@
 """The layers of a model in as few launches as their arithmetic allows, for decoding alone."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
+from ..linear import filled, linear
 from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
 from ..visibility import Visibility
 
@@ -46,7 +46,7 @@ class FusedModel:
     def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [Ns, H, D] of each decoder layer, views of one product."""
         layers = len(self.model.decoder.layers)
-        both = F.linear(encoded, *self.cross_projection).view(-1, layers, 2, *self.heads)
+        both = linear(encoded, *self.cross_projection).view(-1, layers, 2, *self.heads)
         return [both[:, layer].unbind(1) for layer in range(layers)]
 
     def refine(
@@ -64,7 +64,7 @@ class FusedModel:
             x = self._after_self_attention(layer, x, query, key[:content], value[:content], keys, seen)
         normed = last.before(last.self_attn_layer_norm, x)
         weight, bias = (part[self.config.d_model :] for part in self.projections[last])
-        key, value = F.linear(normed[:content], weight, bias).view(-1, 2, *self.heads).unbind(1)
+        key, value = linear(normed[:content], weight, bias).view(-1, 2, *self.heads).unbind(1)
         x = x.index_select(0, rows)
         query = last.self_attn.q_proj(last.before(last.self_attn_layer_norm, x)).view(-1, *self.heads)
         x = self._after_self_attention(last, x, query, key, value, cross_keys[-1], seen_by_rows)
@@ -91,7 +91,7 @@ class FusedModel:
 
     def _project(self, layer: Layer, x: Tensor) -> Tensor:
         """Queries, keys and values [N, 3, H, D]."""
-        return F.linear(x, *self.projections[layer]).view(-1, 3, *self.heads)
+        return linear(x, *self.projections[layer]).view(-1, 3, *self.heads)
 
     def _attend(
         self, attention: Attention, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility
@@ -113,15 +113,17 @@ class FusedModel:
         if self.config.activation != "relu" or x.device.type not in WITH_RELU:
             return layer.feed_forward(x)
         normed = layer.before(layer.final_layer_norm, x)
-        hidden = torch._addmm_activation(layer.fc1.bias, normed, layer.fc1.weight.t())  # relu within the product
-        return layer.after(layer.final_layer_norm, x, layer.fc2(hidden))
+        rows = filled(normed)
+        hidden = torch._addmm_activation(layer.fc1.bias, rows, layer.fc1.weight.t())  # relu within the product
+        hidden = layer.fc2(hidden)
+        return layer.after(layer.final_layer_norm, x, hidden if rows is normed else hidden[: x.shape[0]])
 
 
 @torch.no_grad()
 def _joined(*linears: nn.Linear) -> tuple[Tensor, Tensor]:
     """One weight and one bias, of which those of ``linears`` become views."""
-    weight, bias = (torch.cat([getattr(linear, name) for linear in linears]) for name in ("weight", "bias"))
-    sizes = [linear.out_features for linear in linears]
-    for linear, own_weight, own_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
-        linear.weight.data, linear.bias.data = own_weight, own_bias
+    weight, bias = (torch.cat([getattr(part, name) for part in linears]) for name in ("weight", "bias"))
+    sizes = [part.out_features for part in linears]
+    for part, own_weight, own_bias in zip(linears, weight.split(sizes), bias.split(sizes), strict=True):
+        part.weight.data, part.bias.data = own_weight, own_bias
     return weight, bias

@@ -70,7 +70,8 @@ MODES = {
 
 def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ()):
     """The options of ``mode`` with those that are ``given``, for a model; a ValueError names what it does not have, and
-    says what is meant: an option, or one of the ``arguments`` of who was called. One names what changes nothing."""
+    says what is meant: an option, or one of the ``arguments`` of who was called. One names what changes nothing, unless
+    it is the default, as where a program gives all options."""
     known = [*MODES[choice("mode", mode, MODES)].fields]
     for name in given:
         if name not in known:
@@ -79,7 +80,13 @@ def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ())
                 hint = f", which is one of mode {' and '.join(others)}"
             raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
     options = MODES[mode].options(**given)
-    for name, why in options.without_effect().items():
-        if name in given:
-            raise OptionError(name, f"be left out with {why}", repr(given[name]))
+    fields = MODES[mode].fields
+    refuse_idle(options, {name: given[name] for name in given if getattr(options, name) != fields[name].default})
     return options.resolved(config)
+
+
+def refuse_idle(options, named: Mapping) -> None:
+    """Raises OptionError where one of ``options`` that is ``named`` changes nothing beside the others."""
+    for name, why in options.without_effect().items():
+        if name in named:
+            raise OptionError(name, f"be left out with {why}", repr(named[name]))

@@ -34,7 +34,8 @@ class Cemat(Masked):
     )
     dictionary: str | None = option(
         None, rule("be the name of a file", lambda x: x is None or isinstance(x, str)),
-        "a word and translations of it in each line, by which source words are replaced (default: none)",
+        "a word and translations of it in each line, between tabs, or spaces if it has none, by which source words are "
+        "replaced (default: none)",
         metavar="FILE",
     )  # fmt: skip
     switch_ratio: float = option(

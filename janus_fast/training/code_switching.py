@@ -26,7 +26,8 @@ class CodeSwitching:
     then the target word that it is aligned with is masked wherever it stands. No source gets longer than the model has
     positions.
 
-    Words are what stands between spaces, without marks around it, and the same in small and capital letters.
+    Words are what stands between spaces, without marks around it, and the same in small and capital letters. Marks stay
+    where they are, without a space if there was none.
 
     Args:
         options: ``dictionary``, the name of a file that :func:`read_dictionary` reads, and ``switch_ratio``.
@@ -48,8 +49,10 @@ class CodeSwitching:
         ]
         self.begins = [i in special or pieces and token.startswith(BEGINS) for i, token in enumerate(tokens)]
         self.ends = [i in special or not pieces and not token.endswith("@@") for i, token in enumerate(tokens)]
+        self.pieces = pieces
+        # By word and translation: its tokens, and those that it has beside a mark, without a space between.
         self.translations = {
-            word: {other.casefold(): vocabulary.ids(vocabulary.encode(other)) for other in others}
+            word: {other.casefold(): tuple(map(vocabulary.ids, _written(vocabulary, other))) for other in others}
             for word, others in read_dictionary(options.dictionary).items()
         }
 
@@ -68,19 +71,19 @@ class CodeSwitching:
     ) -> tuple[list[int], list[bool], list[bool]]:
         """The same of one pair."""
         words = self.words(source)
-        aligned = self.aligned(words, self.words(target))
+        aligned = self.aligned(source, words, self.words(target))
         count = int(len(words) * self.share + float(torch.rand((), generator=generator)))
         instead, masked, room = {}, [False] * len(target), self.config.max_source_positions - len(source)
         for number in torch.randperm(len(aligned), generator=generator).tolist():
             if count <= 0:
                 break
-            places, others, told = aligned[number]
+            others, told = aligned[number]
             other = others[int(torch.randint(len(others), (1,), generator=generator))]
-            growth = sum(len(other) - (end - begin) for begin, end in places)
+            growth = sum(len(tokens) - (end - begin) for (begin, end), tokens in other.items())
             if growth > room:
                 continue
-            room, count = room - growth, count - len(places)
-            instead |= dict.fromkeys(places, other)
+            room, count = room - growth, count - len(other)
+            instead |= other
             for begin, end in told:
                 masked[begin:end] = [True] * (end - begin)
         result, replaced, at = [], [], 0
@@ -91,23 +94,33 @@ class CodeSwitching:
         return result + source[at:], replaced + [False] * (len(source) - at), masked
 
     def aligned(
-        self, source: list[tuple[Place, str]], target: list[tuple[Place, str]]
-    ) -> list[tuple[list[Place], list[list[int]], list[Place]]]:
-        """Of the source's words that can be replaced: where each stands, what may stand there instead, and where the
-        target says it."""
+        self, source: list[int], words: list[tuple[Place, str]], target: list[tuple[Place, str]]
+    ) -> list[tuple[list[dict[Place, list[int]]], list[Place]]]:
+        """Of the source's ``words`` that can be replaced: what may stand instead, by place, and where the target says
+        it."""
         said, places = {}, {}
-        for words, found in ((target, said), (source, places)):
-            for place, word in words:
+        for every, found in ((target, said), (words, places)):
+            for place, word in every:
                 found.setdefault(word, []).append(place)
         result = []
         for word, own in places.items():
             others = self.translations.get(word, {})
             told = next((other for other in ([word] if self.monolingual else others) if other in said), None)
-            others = {other: ids for other, ids in others.items() if self.config.unk_token_id not in ids}
-            others = [ids for other, ids in others.items() if other not in (word, told)]
+            beside = [self.is_beside_mark(source, place) for place in own]
+            others = [
+                {place: written[mark] for place, mark in zip(own, beside, strict=True)}
+                for other, written in others.items()
+                if other not in (word, told)
+            ]
+            others = [each for each in others if all(self.config.unk_token_id not in ids for ids in each.values())]
             if told is not None and others:
-                result.append((own, others, said[told]))
+                result.append((others, said[told]))
         return result
+
+    def is_beside_mark(self, ids: list[int], place: Place) -> bool:
+        """Whether no space is between a word and what stands before it, or in BPE behind it."""
+        begin, end = place
+        return not (self.begins[ids[begin]] if self.pieces else self.ends[ids[end - 1]])
 
     def words(self, ids: list[int]) -> list[tuple[Place, str]]:
         """The words of a sentence, in small letters."""
@@ -124,22 +137,36 @@ class CodeSwitching:
         return found
 
 
+def _written(vocabulary: Vocabulary, word: str) -> tuple[list[str], list[str]]:
+    """The tokens of a word, and those that it has behind a mark, or in BPE before one, without a space between."""
+    tokens = vocabulary.encode(word)
+    if not any(token.startswith(BEGINS) for token in vocabulary.tokens):
+        return tokens, [*tokens[:-1], *(f"{token}@@" for token in tokens[-1:])]
+    behind = vocabulary.encode(f"({word}")
+    ends = [n for n in range(1, len(behind)) if "".join(behind[:n]) == f"{BEGINS}("]
+    return tokens, behind[ends[-1] :] if ends else [vocabulary.tokens[vocabulary.unknown]]
+
+
 def read_dictionary(path: str | Path) -> dict[str, list[str]]:
     """By word, in small letters, its translations: those of all its lines, each once.
 
-    A line holds a word and one translation of it or more, with spaces or tabs between them; lines of white space are
-    passed over. So the dictionaries of MUSE are written.
+    A line holds a word and one translation of it or more, with tabs between them, or spaces if it has no tab; a word
+    holds no space. Lines of white space are passed over. So the dictionaries of MUSE are written.
 
     Raises:
-        ValueError: a line of one word, or a file without words.
+        ValueError: a line of one word, a space in a word, or a file without words.
     """
     found: dict[str, dict[str, None]] = {}
     for number, line in enumerate(lines_of(path), 1):
-        word, *others = line.split() or [None]
-        if word is not None and not others:
-            raise ValueError(f"--dictionary must hold a word and translations of it in line {number:,}, got {line!r}")
-        if word is not None:
-            found.setdefault(word.casefold(), {}).update(dict.fromkeys(others))
+        words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
+        words, where = [word for word in words if word], f"line {number:,} of {path}"
+        if len(words) == 1:
+            raise ValueError(f"--dictionary must hold a word and translations of it in {where}, got {line!r}")
+        for word in words:
+            if word.split() != [word]:
+                raise ValueError(f"--dictionary must hold single words between the tabs of {where}, got {word!r}")
+        if words:
+            found.setdefault(words[0].casefold(), {}).update(dict.fromkeys(words[1:]))
     if not found:
         raise ValueError(f"--dictionary must hold words, got {path} without any")
     return {word: [*others] for word, others in found.items()}
