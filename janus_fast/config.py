@@ -233,11 +233,7 @@ class JanusConfig:
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
-        values = {"model_type": "janus", **dataclasses.asdict(self)}
-        for field in dataclasses.fields(self):
-            if field.metadata.get("later") and values[field.name] == field.default:
-                del values[field.name]
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps(written({"model_type": "janus", **dataclasses.asdict(self)}), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
@@ -265,3 +261,9 @@ class JanusConfig:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"JanusConfig: {origin}: {error}") from None
+
+
+def written(values: dict) -> dict:
+    """What ``config.json`` holds of these: all but fields that came later and are at their default."""
+    unsaid = {field.name: field.default for field in dataclasses.fields(JanusConfig) if field.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
