@@ -268,6 +268,15 @@ def test_a_model_of_xlnet_is_filled_in_any_order_until_it_is_trained_otherwise(p
     assert not checkpoint.read_config(tmp_path / "again").permuted
 
 
+def test_an_ordinary_transformer_is_shown_left_to_right_alone(parallel, tmp_path, capsys):
+    options = [*SIZES, *SCHEDULE, "--max-updates", 1, "--no-two-stream", "--objective", "autoregressive"]
+    run("train", "--out", tmp_path / "out", "--data", parallel, *options)
+    capsys.readouterr()
+    run("demo", tmp_path / "out", "--limit", 2)
+    shown = capsys.readouterr().out
+    assert "in parallel" not in shown and re.search(r"^left to right, greedy( +\d+\.\d){4}$", shown, re.M)
+
+
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
     files = ["train", "--out", tmp_path / "out", "--data", parallel]
     command = [*files, *SIZES, *SCHEDULE, "--objective", "cmlm", "--no-normalize-before"]
