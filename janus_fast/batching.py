@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from . import inputs
-from .decoding.options import FEWEST_ROWS, MOST_ROWS
+from .decoding.declared import FEWEST_ROWS, MOST_ROWS
 from .results import TranslationResult
 
 

@@ -40,6 +40,8 @@ def _are_ids(x) -> bool:
 _ids = rule("be a list of token ids", _are_ids)
 _ids_or_none = rule("be a list of token ids or None", lambda x: x is None or _are_ids(x))
 setting = partial(option, setting=True)
+# A field that came later: at its default it stays out of config.json, so that versions without it read the model.
+later = partial(option, later=True)
 
 
 @documented
@@ -79,9 +81,9 @@ class JanusConfig:
         True, switch, "a model of JANUS; without, an ordinary Transformer, which decodes left to right alone",
         doc="the row of a word then predicts the next",
     )  # fmt: skip
-    decoder_autoreg: str = option(
+    decoder_autoreg: str = later(
         "self-attention", one_of(*AUTOREGS), "how a row of the decoder knows those before it",
-        doc='``"self-attention"``, or in an ordinary Transformer ``"ssru"``, the recurrence of Kim et al. 2019',
+        doc='``"self-attention"``, or ``"ssru"``, the recurrence of Kim et al. 2019; that needs ``two_stream`` false',
     )  # fmt: skip
     layernorm_embedding: bool = option(False, switch, "a norm stands behind the embeddings of each side")
     output_bias: bool = option(False, switch, "the vocabulary's scores have a bias")
@@ -111,11 +113,10 @@ class JanusConfig:
         None, _ids_or_none, "tokens that are never predicted left to right",
         doc="``bos``, ``pad`` and the mask unless given",
     )  # fmt: skip
-    trained_modes: tuple[str, ...] | None = option(
+    trained_modes: tuple[str, ...] | None = later(
         None, _modes, "the modes of decoding that a model was trained for", doc="None where that is not known"
     )
-
-    permuted: bool = option(
+    permuted: bool = later(
         False, switch, "mode nar fills one word after another, each by a query that sees the known words alone",
         doc="as objective ``xlnet`` trains it, if it predicts every step; ``order`` says which word comes next",
     )  # fmt: skip
@@ -169,6 +170,16 @@ class JanusConfig:
             )
         if self.two_stream and self.recurrent:
             raise OptionError("JanusConfig: two_stream", "be False with decoder_autoreg 'ssru', which has one", True)
+        for name, holds, words in (
+            ("two_stream", self.two_stream, "True with permuted, as an ordinary Transformer fills no masks"),
+            (
+                "mask_token_id",
+                not self.predictable_mask,
+                "another than unk_token_id with permuted, so that no word is a mask",
+            ),
+        ):
+            if self.permuted and not holds:
+                raise OptionError(f"JanusConfig: {name}", f"be {words}", getattr(self, name))
         if self.two_stream and self.decoder_start_token_id != self.bos_token_id:
             raise ValueError(
                 f"JanusConfig: decoder_start_token_id must be bos_token_id = {self.bos_token_id} when two_stream is "
@@ -222,11 +233,7 @@ class JanusConfig:
 
     def to_json(self) -> str:
         """The text of ``config.json``."""
-        values = {"model_type": "janus", **dataclasses.asdict(self)}
-        for name, unsaid in (("trained_modes", None), ("permuted", False)):
-            if values[name] is unsaid:
-                del values[name]
-        return json.dumps(values, indent=2) + "\n"
+        return json.dumps(written({"model_type": "janus", **dataclasses.asdict(self)}), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, origin: str | Path = "config.json") -> "JanusConfig":
@@ -254,3 +261,9 @@ class JanusConfig:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"JanusConfig: {origin}: {error}") from None
+
+
+def written(values: dict) -> dict:
+    """What ``config.json`` holds of these: all but fields that came later and are at their default."""
+    unsaid = {field.name: field.default for field in dataclasses.fields(JanusConfig) if field.metadata.get("later")}
+    return {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}

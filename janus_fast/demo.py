@@ -9,10 +9,7 @@ from .commands._decoding import add_threads_argument, positive
 from .decoding.modes import MODES
 from .text.lines import as_line
 
-CONFIGURATIONS = [  # label, mode, options
-    (f"{mode.title}, {label}", name, options) for name, mode in MODES.items() for label, options in mode.shown.items()
-]
-LABELS = -max(len(label) for label, _, _ in CONFIGURATIONS)
+LABELS = -max(len(f"{mode.title}, {own}") for mode in MODES.values() for own in {**mode.shown, **(mode.permuted or {})})
 COLUMNS = (("mode", LABELS), ("BLEU", 6), ("chrF", 6), ("sentences/s", 12), ("ms/sentence at batch 1", 23))
 MASK = "░░"
 BOLD, DIM, NEW, PLAIN = "\033[1m", "\033[2m", "\033[1;32m", "\033[0m"
@@ -41,14 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
     fewer = "" if arguments.limit else " (--limit N: the first N)"
     _say(f"{len(sources):,} sentences that the model has never seen, {arguments.pair}{fewer}\n")
     quality_and_speed(translator, sources, references)
-    _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")
     chosen = [n for n, text in enumerate(sources) if 8 <= len(text.split()) <= 12][:5]
     chosen = chosen or range(min(5, len(sources)))
-    for number in chosen:
+    parallel = MODES["nar"].shown_of(translator.config)
+    if parallel:
+        _say(f"\nin parallel, pass by pass ({MASK} is a place that is still masked, or masked again):")
+    for number in chosen if parallel else ():
         show_passes(translator, sources[number], references[number], arguments.passes)
     _say("\nleft to right by drafts, pass by pass (in [brackets] a draft, in front of | what is accepted of it):")
     show_drafts(translator, sources[chosen[0]])
     return 0
+
+
+def configurations(config) -> list[tuple[str, str, dict]]:
+    """What is measured of a model: label, mode and options."""
+    shown = ((name, mode.title, mode.shown_of(config)) for name, mode in MODES.items())
+    return [(f"{title}, {label}", name, options) for name, title, own in shown for label, options in own.items()]
 
 
 def quality_and_speed(translator, sources: list[str], references: list[str]) -> None:
@@ -59,7 +64,7 @@ def quality_and_speed(translator, sources: list[str], references: list[str]) -> 
 
     _row([name for name, _ in COLUMNS], BOLD)
     sample = sources[:: max(1, len(sources) // 25)]
-    for label, mode, options in CONFIGURATIONS:
+    for label, mode, options in configurations(translator.config):
         total, hidden = len(sources) + len(sample) + 1, not sys.stderr.isatty()
         with tqdm(total=total, desc=label, unit=" sentences", leave=False, disable=hidden) as bar:
             record = evaluate(translator, sources, references, mode=mode, on_batch=bar.update, **options)
@@ -69,8 +74,11 @@ def quality_and_speed(translator, sources: list[str], references: list[str]) -> 
 
 
 def show_passes(translator, source: str, reference: str, passes: int) -> None:
-    """The source, its reference, and the best canvas before the first and after each pass."""
-    result = translator.translate([source], mode="nar", iterations=passes, return_history=True)[0]
+    """The source, its reference, and the best canvas before the first and after each pass, of which an order has one
+    a word."""
+    options = next(iter(MODES["nar"].shown_of(translator.config).values()))
+    options = {name: passes if name == "iterations" else value for name, value in options.items()}
+    result = translator.translate([source], mode="nar", return_history=True, **options)[0]
     mask = translator.target_vocabulary.tokens[translator.config.mask_token_id]
     _say(f"\n  {_styled(source, BOLD)}")
     before: list[str] = []

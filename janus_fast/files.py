@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from . import inputs
-from .decoding.options import FEWEST_ROWS, MOST_ROWS
+from .decoding.declared import FEWEST_ROWS, MOST_ROWS
 from .engine import MOST_THREADS
 from .text.lines import as_line, decoded
 from .translator import Translator

@@ -14,8 +14,9 @@ from . import inputs, models
 from .batching import batches, translated
 from .decoding import Hypothesis
 from .decoding.alternatives import alternatives
+from .decoding.declared import FEWEST_ROWS, MOST_ROWS
 from .decoding.modes import MODES, options_of
-from .decoding.options import FEWEST_ROWS, MOST_ROWS, untaken
+from .decoding.options import untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary, VocabularyMap

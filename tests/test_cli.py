@@ -230,7 +230,9 @@ def test_evaluate_says_what_was_in_force(model, capsys):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("command, bars", [("evaluate", [""]), ("demo", [label for label, *_ in demo.CONFIGURATIONS])])
+@pytest.mark.parametrize(
+    "command, bars", [("evaluate", [""]), ("demo", [label for label, *_ in demo.configurations(JanusConfig(8, 8))])]
+)
 def test_a_terminal_sees_how_far_a_measurement_is(model, command, bars, terminal, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     assert cli.main([command, model, "--limit", "3", *(SHORT if command == "evaluate" else ["--passes", "1"])]) == 0
@@ -317,7 +319,7 @@ def test_info(capsys, monkeypatch):
 def test_demo(model, capsys):
     shown = run("demo", model, "--limit", 12, "--passes", 3, "--threads", 2, capsys=capsys)
     assert ", threads: 2, " in shown and "12 sentences that the model has never seen, en-de\n" in shown
-    labels = [label for label, _, _ in demo.CONFIGURATIONS]
+    labels = [label for label, _, _ in demo.configurations(JanusConfig(8, 8))]
     assert all(re.search(rf"^{label}( +\d+\.\d){{4}}$", shown, re.M) for label in labels)
     assert "pass 0  ░░" in shown and "\033" not in shown
     *_, drafts = shown.partition("left to right by drafts, pass by pass")

@@ -1,9 +1,10 @@
 """How the demo shows a sentence while it is decoded."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
-from janus_fast import demo
+from janus_fast import JanusConfig, demo
 from janus_fast.results import TranslationResult
 
 
@@ -20,7 +21,9 @@ def test_a_canvas_shows_what_is_masked_and_what_is_new(monkeypatch):
 def test_the_numbers_of_all_rows_end_below_their_names(capsys):
     names = [name for name, _ in demo.COLUMNS]
     demo._row(names)
-    for label, _, _ in demo.CONFIGURATIONS:
+    config = JanusConfig(8, 8)
+    labels = [label for own in (config, replace(config, permuted=True)) for label, _, _ in demo.configurations(own)]
+    for label in labels:
         demo._row([label, "100.0", "99.9", "1234.5", "67.8"])
     head, *rows = capsys.readouterr().out.splitlines()
     for row in rows:

@@ -261,7 +261,10 @@ def test_a_draft_is_trained_as_a_decoder_with_a_cache_would_make_it(every, tail_
     total, terms = objective.loss(model, batch := pack(objective, data))
     torch.testing.assert_close(terms["draft_nll"], torch.stack(losses).mean().detach())
     assert batch.totals["draft"] == len(losses) and objective.streams == ("ar", "nar", "draft")
-    assert objective.modes == ("ar", "nar", "speculative") and OBJECTIVES["janus"](model.config).modes == ("ar", "nar")
+    assert objective.modes == ("ar", "nar", "semi_nar", "speculative") and OBJECTIVES["janus"](model.config).modes == (
+        "ar",
+        "nar",
+    )
     without = OBJECTIVES["janus"](model.config, **settings, label_smoothing=0.0)
     plain, others = without.loss(model, pack(without, data))  # whose masks are the same
     torch.testing.assert_close(total, plain + 0.25 * torch.stack(losses).mean())

@@ -1,6 +1,6 @@
 """XLNet's, MPNet's and CeMAT's objectives: their losses by definition, what they learn, and what then decodes."""
 
-import dataclasses
+import json
 import math
 from copy import deepcopy
 
@@ -251,7 +251,6 @@ def by_heart(tmp_path_factory):
             settings |= {"max_updates": 400, "save_interval": 400, "precision": "float32", **options}
             trainer = Trainer(model, data, tmp_path_factory.mktemp(name), options_of(objective=name, **settings))
             trainer.train()
-            model.config = dataclasses.replace(model.config, permuted=trainer.objective.permuted)
             kept[key] = trainer.objective, model.eval(), *ids(data)
         return kept[key]
 
@@ -343,10 +342,39 @@ def test_a_model_of_permuted_prediction_is_filled_by_its_queries(order):
 def test_a_model_says_that_it_is_filled_word_after_word():
     config = make_random(permuted=True).config
     assert JanusConfig.from_json(config.to_json()) == config
-    assert '"permuted"' not in make_random().config.to_json()  # which earlier releases do not know
-    message = "order must be another with a model that was trained to fill word after word, got 'parallel'"
+    later = {"permuted", "decoder_autoreg", "trained_modes"}  # which earlier releases do not know
+    assert not later & {*json.loads(make_random().config.to_json())}
+    recurrent = JanusConfig(9, 9, two_stream=False, decoder_autoreg="ssru", trained_modes=())
+    assert JanusConfig.from_json(recurrent.to_json()) == recurrent
+    message = (
+        "order must be easy_first, left_to_right or right_to_left with a model that was trained to fill word after"
+    )
     with pytest.raises(ValueError, match=message):
         Translator(make_random(permuted=True), backend="torch").generate(make_sources(1), mode="nar")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"two_stream": False}, "two_stream must be True with permuted, as an ordinary Transformer .*, got False"),
+        ({"mask_token_id": 3}, "mask_token_id must be another than unk_token_id with permuted, .*, got 3"),
+    ],
+)
+def test_models_that_no_order_could_fill_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"JanusConfig: {message}"):
+        make_random(permuted=True, **options)
+    if options.get("two_stream", True):
+        with pytest.raises(ValueError, match=f"JanusConfig: {message}"):
+            OBJECTIVES["xlnet"](make_random(**options).config, partial_prediction=1)
+
+
+def test_training_says_in_the_config_what_a_model_was_trained_for(tmp_path):
+    model, data = make_model(), make_data(8)
+    for name, options, permuted, modes in (
+        ("xlnet", {"partial_prediction": 1}, True, ("ar", "nar")), ("cmlm", {}, False, ("nar",)),
+    ):  # fmt: skip
+        Trainer(model, data, tmp_path, options_of(objective=name, **options))
+        assert (model.config.permuted, model.config.trained_modes) == (permuted, modes)
 
 
 def test_xlnet_trains_lengths_and_the_mode_where_it_predicts_every_step():

@@ -11,6 +11,7 @@ from test_decoding import EOS, make_model, make_sources, rounding_error
 
 from janus_fast import Translator, engine, reference
 from janus_fast.decoding import AutoregressiveOptions, SemiAutoregressiveOptions
+from janus_fast.decoding.modes import MODES as DECODING
 from janus_fast.decoding.modes import options_of
 
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
@@ -96,6 +97,24 @@ def test_outputs_passes_and_scores_are_those_of_the_definition_alone_and_in_batc
                 assert result.hypotheses == [hypothesis.ids] and result.iterations == [hypothesis.iterations]
                 assert result.token_scores[0] == pytest.approx(hypothesis.token_scores, abs=tolerance)
                 assert result.scores[0] == pytest.approx(hypothesis.score, abs=24 * tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("mode", DECODING)
+def test_a_model_whose_outputs_have_room_for_no_word_says_the_end(mode, backend):
+    model, sources = make_model(max_target_positions=1), make_sources(40)
+    translator = Translator(model, backend=backend)
+    if mode == "nar":
+        with pytest.raises(ValueError, match="length_beam must be at most the number of target lengths = 0, got 3"):
+            translator.generate(sources, mode=mode)
+        return
+    options = AutoregressiveOptions(beam_size=1, min_decoding_length=0)
+    expected = reference.beam_search(model, sources, options)
+    found = translator.generate(sources, mode=mode, min_decoding_length=0)
+    tolerance = 4 * rounding_error(model_of("pre-norm"), "float32") + 2e-6
+    for result, (hypothesis, *_) in zip(found, expected, strict=True):
+        assert result.hypotheses[0] == hypothesis.ids == []
+        assert result.token_scores[0] == pytest.approx(hypothesis.token_scores, abs=tolerance)
 
 
 @needs_engine

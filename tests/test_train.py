@@ -16,11 +16,12 @@ import torch
 from test_cli import SHORT, run
 
 import janus_fast
-from janus_fast import checkpoint, cli, installation, models
+from janus_fast import checkpoint, cli, demo, installation, models
 from janus_fast.commands import _settings, train
 from janus_fast.commands._start import run_before
 from janus_fast.config import JanusConfig
 from janus_fast.data import test_set
+from janus_fast.decoding.modes import MODES, options_of, validated
 from janus_fast.holding import holding
 from janus_fast.model import JanusModel
 from janus_fast.objectives import OBJECTIVES
@@ -245,8 +246,11 @@ def test_an_objective_says_by_which_options_its_model_decodes(parallel, tmp_path
 
 
 def test_a_model_of_xlnet_is_filled_in_any_order_until_it_is_trained_otherwise(parallel, tmp_path, capsys):
-    command = ["--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 1]
+    command = ["--data", parallel, *SIZES, *SCHEDULE, "--max-updates", 2]
     run("train", "--out", tmp_path / "out", *command, "--objective", "xlnet", "--partial-prediction", 1)
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert ["bleu_nar" in record for record in records] == [record["kind"] == "valid" for record in records]
+    assert any("bleu_nar" in record for record in records)
     assert "what it was trained for is --mode nar --order easy_first\n" in capsys.readouterr().err
     config = checkpoint.read_config(tmp_path / "out")
     assert config.permuted and config.trained_modes == ("ar", "nar")
@@ -255,10 +259,22 @@ def test_a_model_of_xlnet_is_filled_in_any_order_until_it_is_trained_otherwise(p
     run("translate", tmp_path / "out", tmp_path / "text", "-o", tmp_path / "said", *order, "right_to_left")
     assert len((tmp_path / "said").read_text().splitlines()) == 1 and "warning" not in capsys.readouterr().err
     assert cli.main(["translate", str(tmp_path / "out"), str(tmp_path / "text"), "--mode", "nar"]) == 2
-    assert "--order must be another with a model that was trained to fill word after" in capsys.readouterr().err
+    assert "--order must be easy_first, left_to_right or right_to_left with a model that was" in capsys.readouterr().err
+    run("demo", tmp_path / "out", "--limit", 2, "--passes", 1)
+    shown = capsys.readouterr().out
+    assert "\nin parallel, last word first" in shown and "in parallel, 4 passes" not in shown and "pass 0  ░░" in shown
     again = without_sizes(parallel, "--init", tmp_path / "out", "--objective", "cmlm")
     run("train", "--out", tmp_path / "again", *again, "--max-updates", 1)
     assert not checkpoint.read_config(tmp_path / "again").permuted
+
+
+def test_an_ordinary_transformer_is_shown_left_to_right_alone(parallel, tmp_path, capsys):
+    options = [*SIZES, *SCHEDULE, "--max-updates", 1, "--no-two-stream", "--objective", "autoregressive"]
+    run("train", "--out", tmp_path / "out", "--data", parallel, *options)
+    capsys.readouterr()
+    run("demo", tmp_path / "out", "--limit", 2)
+    shown = capsys.readouterr().out
+    assert "in parallel" not in shown and re.search(r"^left to right, greedy( +\d+\.\d){4}$", shown, re.M)
 
 
 def test_training_goes_on_with_the_same_things_alone(parallel, tmp_path, capsys):
@@ -542,6 +558,31 @@ def test_a_run_ends_with_a_picture_of_its_losses(parallel, tmp_path, drawn, monk
     assert (out / "loss.png").exists() == drawn
     if drawn:
         assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name, options", [
+    *((name, {}) for name in OBJECTIVES), ("xlnet", {"partial_prediction": 1}), ("janus", {"draft_weight": 1.0}),
+])  # fmt: skip
+def test_a_model_of_every_objective_is_shown_and_validated_by_what_it_can(name, options):
+    """In every mode, whether it was trained for that or not."""
+    config = OBJECTIVES[name](JanusConfig(40, 40), **options).config
+    objective, asked = OBJECTIVES[name](config, **options), demo.configurations(config)
+    asked += [("validated", mode, validated(mode, objective.validated)) for mode in MODES]
+    asked = [(mode, own) for _, mode, own in asked if own is not None]
+    assert {mode for mode, _ in asked} == {"ar", "nar", "speculative"}
+    for mode, own in asked:
+        assert options_of(mode, own, config).longest(config) >= 255
+
+
+def test_in_parallel_models_are_validated_without_what_they_think_left_to_right():
+    config = JanusConfig(40, 40)
+    expected = {"bang": {"iterations": 1}, "janus": {"iterations": 4}, "xlnet": {"order": "easy_first"}}
+    for name, own in expected.items():
+        objective = OBJECTIVES[name](config, **({"partial_prediction": 1} if name == "xlnet" else {}))
+        options = options_of("nar", validated("nar", objective.validated), objective.config)
+        assert vars(options).items() >= {**own, "rerank": False, "length_beam": 3}.items()
+    ordinary = demo.configurations(JanusConfig(40, 40, two_stream=False))
+    assert [mode for _, mode, _ in ordinary] == ["ar", "ar", "speculative"]
 
 
 def test_every_setting_of_a_run_has_a_flag():

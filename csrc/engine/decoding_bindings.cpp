@@ -196,7 +196,8 @@ class Decoder {
     require(!options.ordered() || !config.predictable_mask(), "Decoder: order",
             "be 'parallel' with a model whose mask is a word", options.order);
     require(options.ordered() || !config.permuted, "Decoder: order",
-            "be another with a model that was trained to fill word after word", options.order);
+            "be easy_first, left_to_right or right_to_left with a model that was trained to fill word after word",
+            options.order);
     const Ids sources = sources_of(source, offsets, options.length_beam);
     const Targets allowed = words_of(words, sources);
     options.words = allowed.get();

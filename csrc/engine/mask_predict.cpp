@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "csrc/engine/repeats.h"
 #include "csrc/engine/score.h"
 #include "kernels/cpu/update_mask.h"
 
@@ -172,10 +173,10 @@ class Canvases {
   void finish(const Canvas& canvas, const int64_t* tokens, const float* scores, int64_t iterations) {
     Hypothesis& result = results[canvas.candidate];
     for (int64_t i = 1; i < canvas.length - 1; i++) {
-      if (options_.remove_repeats && i > 1 && tokens[i] == tokens[i - 1]) continue;
       result.ids.push_back(static_cast<int32_t>(tokens[i]));
       result.token_scores.push_back(scores[i]);
     }
+    if (options_.remove_repeats) remove_repeats(result);
     result.iterations = iterations;
   }
 
@@ -245,8 +246,8 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
       const int64_t* own = lengths.data() + s * beam;
       if (std::find(own, own + i, own[i]) == own + i) canvases.add(s, own[i]);
     }
-  forward.reserve(static_cast<int64_t>(canvases.input.size() + canvases.rows.size()), std::max(canvases.longest, sources.longest()),
-                  sources.size());
+  forward.reserve(static_cast<int64_t>(canvases.input.size() + canvases.rows.size()),
+                  std::max(canvases.longest, sources.longest()), sources.size());
   forward.reserve_vocabulary(static_cast<int64_t>(canvases.rows.size()), 1);
 
   const int64_t passes = options.ordered() ? canvases.longest : options.iterations;  // no word takes two
@@ -258,8 +259,14 @@ Hypotheses mask_predict(const Model& model, Workspace& workspace, Team& team, co
     const int32_t *times = asks ? canvases.times.data() : nullptr, *queries = workspace.identity.data() + content;
     const Queries all = {rows, static_cast<int64_t>(canvases.sources.size()), canvases.offsets.data(), times};
     const Queries last = {masked, count, canvases.masked_offsets.data(), asks ? times + content : nullptr};
-    const Pass pass = {canvases.input.data(), canvases.places.data(), content, all, last,  // only what is predicted
-                       asks ? queries : canvases.rows.data(), &sources, canvases.sources.data()};
+    const Pass pass = {canvases.input.data(),
+                       canvases.places.data(),
+                       content,
+                       all,
+                       last,  // only what is predicted
+                       asks ? queries : canvases.rows.data(),
+                       &sources,
+                       canvases.sources.data()};
     const int32_t* keys = asks ? canvases.keys.data() : workspace.identity.data();
     float* hidden = forward.decode(pass, forward.packed(canvases.offsets.data(), keys, times));
     forward.vocabulary(hidden, masked, canvases.row_sources.data(), model.canvas_bias, 1);

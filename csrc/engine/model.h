@@ -22,7 +22,8 @@ struct Config {
   int64_t source_vocab_size, target_vocab_size, d_model, encoder_layers, decoder_layers, attention_heads;
   int64_t encoder_ffn_dim, decoder_ffn_dim, max_source_positions, max_target_positions, length_classes;
   Activation activation;
-  bool sinusoidal, normalize_before, share_all_embeddings, share_decoder_embeddings, scale_embedding, two_stream, permuted;
+  bool sinusoidal, normalize_before, share_all_embeddings, share_decoder_embeddings, scale_embedding, two_stream,
+      permuted;
   bool output_bias, layernorm_embedding;
   bool recurrent;  // decoder_autoreg is ssru
   int64_t position_offset;
@@ -40,7 +41,8 @@ struct Config {
     each("max_source_positions", max_source_positions), each("max_target_positions", max_target_positions);
     each("normalize_before", normalize_before), each("scale_embedding", scale_embedding);
     each("share_all_embeddings", share_all_embeddings), each("share_decoder_embeddings", share_decoder_embeddings);
-    each("two_stream", two_stream), each("permuted", permuted), each("output_bias", output_bias), each("position_offset", position_offset);
+    each("two_stream", two_stream), each("permuted", permuted), each("output_bias", output_bias),
+        each("position_offset", position_offset);
     each("layer_norm_eps", layer_norm_eps), each("bos_token_id", bos), each("pad_token_id", pad);
     each("eos_token_id", eos), each("unk_token_id", unk), each("mask_token_id", mask);
     each("decoder_start_token_id", decoder_start), each("layernorm_embedding", layernorm_embedding);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "csrc/engine/greedy.h"
+#include "csrc/engine/repeats.h"
 
 namespace janus_fast {
 namespace {
@@ -58,14 +59,14 @@ class Blocks : public Greedy {
     for (size_t i = 0; i < active_.size(); i++) {
       Output& output = active_[i];
       const int64_t before = output.count(), row = static_cast<int64_t>(i) * predicted_;
-      const int64_t left = reading_ ? prefix_length(output) - before
-                                    : std::max<int64_t>(1, continuations.longest - before);
+      const int64_t left =
+          reading_ ? prefix_length(output) - before : std::max<int64_t>(1, continuations.longest - before);
       const int64_t words = std::min(predicted_, left);  // less than 1: others still read
       output.passes += words > 0;
       bool going = true;
       for (int64_t j = 0; going && j < words; j++) going = accept(output, row + j);
       if (!going) {
-        if (options_.remove_repeats) remove_repeats(results[output.number].back(), prefix_length(output));
+        if (options_.remove_repeats) shorten(results[output.number].back(), prefix_length(output));
         continue;
       }
       if (!reading_) added_ = std::max(added_, output.count() - before);
@@ -78,7 +79,8 @@ class Blocks : public Greedy {
   }
 
  private:
-  int64_t most() const { return std::min(options_.block_length, continuations.longest); }
+  // Words of a block; the end of an output is predicted even where no word has room.
+  int64_t most() const { return std::max<int64_t>(1, std::min(options_.block_length, continuations.longest)); }
 
   // At this place of an output, or of its prefix; behind both what is of no use.
   int32_t token(const Output& output, int64_t place) const {
@@ -87,20 +89,13 @@ class Blocks : public Greedy {
     return place <= prefix_length(output) ? prefix(output)[place - 1] : config_.eos;
   }
 
-  // Words behind the `known` first ones that are the one before them.
-  void remove_repeats(Hypothesis& result, int64_t known) const {
-    size_t kept = 0;
+  // Removes what is repeated of an output, and scores it again.
+  void shorten(Hypothesis& result, size_t known) const {
+    remove_repeats(result, static_cast<int64_t>(known));
+    const std::vector<float>& scores = result.token_scores;
     float total = 0;
-    int32_t before = -1;
-    for (size_t i = 0; i <= result.ids.size(); i++) {
-      const bool end = i == result.ids.size(), read = static_cast<int64_t>(i) < known;
-      if (!end && !read && result.ids[i] == before) continue;
-      if (!end) before = result.ids[kept] = result.ids[i];
-      result.token_scores[kept++] = result.token_scores[i];
-      if (!read) total += result.token_scores[i];
-    }
-    result.ids.resize(kept - 1), result.token_scores.resize(kept);
-    result.score = total / std::pow(static_cast<double>(kept), options_.length_penalty);
+    for (size_t i = known; i < scores.size(); i++) total += scores[i];
+    result.score = total / std::pow(static_cast<double>(scores.size()), options_.length_penalty);
   }
 
   const SemiAutoregressiveOptions& options_;

@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     if not config.two_stream and options.objective not in takers:
         words = f"be {' or '.join(takers)} for a model of one stream"
         raise OptionError("--objective", words, options.objective)
-    objective = objective_of(options, config)
+    objective_of(options, config)  # refuses what does not suit
 
     if before:
         config, vocabularies = read_config(latest_checkpoint(out)), read_vocabularies(out)
@@ -123,7 +123,6 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     else:
         shared = processes.of_first(vocabulary_of_run(arguments, files) if processes.rank == 0 else None)
         config, vocabularies = JanusConfig(len(shared), len(shared), **model), (shared, shared)
-    config = dataclasses.replace(config, trained_modes=list(objective.modes), permuted=objective.permuted)
     torch.manual_seed(options.seed)
     model = JanusModel(config)
     if init:

@@ -38,7 +38,7 @@ def alternatives(
         if length >= most:
             begun += [(n, prefixes[n][:most], 0.0) for n in numbers for _ in range(count)]
             continue
-        own = {name: value for name, value in options.items() if name not in ("seed", "alignment_heads")}
+        own = {name: value for name, value in options.items() if name != "alignment_heads"}
         first = own | {
             "beam_size": count, "num_hypotheses": count, "max_decoding_length": length + 1, "forced_eos": False,
             "min_decoding_length": length + 1, "length_penalty": 0.0, "patience": 1.0, "early_stopping": True,

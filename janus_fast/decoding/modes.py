@@ -25,8 +25,10 @@ class Mode:
         prefixes: whether it takes a ``target_prefix``.
         drafts: whether it takes a ``draft``.
         trained: the mode that a model must have been trained for, unless it was for this one.
-        shown: what the demo shows of it, options by label.
-        validated: options of the translations that a training run is judged by; None where another mode's say it.
+        shown: what the demo shows of it, options by label; :meth:`shown_of` a model.
+        validated: options of the translations that a training run is judged by; None where another mode's say it. They
+            are beside those that the objective trains its models for, so none of them may contradict those.
+        permuted: what stands in the place of ``shown`` for a model of ``permuted`` prediction; None where nothing does.
     """
 
     title: str
@@ -36,11 +38,18 @@ class Mode:
     trained: str
     shown: Mapping[str, dict]
     validated: Mapping[str, object] | None
+    permuted: Mapping[str, dict] | None = None
 
     @property
     def fields(self) -> dict[str, dataclasses.Field]:
         """The declarations of its options, by name."""
         return {field.name: field for field in dataclasses.fields(self.options)}
+
+    def shown_of(self, config) -> Mapping[str, dict]:
+        """What the demo shows of it with a model of this ``config``; nothing where that has no such mode."""
+        if self.options.fills_masks and not config.two_stream:
+            return {}
+        return self.permuted if config.permuted and self.permuted is not None else self.shown
 
 
 MODES = {
@@ -51,7 +60,11 @@ MODES = {
     "nar": Mode(
         "in parallel", NonAutoregressiveOptions, prefixes=False, drafts=False, trained="nar",
         shown={"4 passes": {"iterations": 4}, "10 passes": {"iterations": 10}},
-        validated={"iterations": 4, "rerank": False},  # of NAR alone
+        validated={"rerank": False},  # of NAR alone
+        permuted={
+            "surest word first": {"order": "easy_first"}, "first word first": {"order": "left_to_right"},
+            "last word first": {"order": "right_to_left"},
+        },
     ),
     "semi_nar": Mode(
         "left to right in blocks", SemiAutoregressiveOptions, prefixes=True, drafts=False, trained="speculative",
@@ -66,6 +79,13 @@ MODES = {
         validated=None,
     ),
 }  # fmt: skip
+
+
+def validated(mode: str, trained: Mapping) -> dict | None:
+    """The options of ``mode`` by which a training run is judged, of a model that is ``trained`` for those, by mode;
+    None where another mode says it."""
+    own = MODES[mode].validated
+    return None if own is None else {**own, **trained.get(mode, {})}
 
 
 def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ()):

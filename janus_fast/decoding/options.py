@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,6 @@ import numpy as np
 from ..inputs import (
     MOST_INTEGER,
     OptionError,
-    check_fields,
     documented,
     function_or_none,
     id_list,
@@ -25,30 +23,24 @@ from ..inputs import (
     integers,
     numbers,
     one_of,
-    option,
     switch,
+)
+from .declared import (
+    EVERYWHERE,
+    FEWEST_ROWS,
+    MOST,
+    MOST_SAMPLES,
+    ON_HOST,
+    DecodingOptions,
+    definition_only,
+    everywhere,
+    on_host,
+    remove_repeats,
+    use_vmap,
 )
 
 if TYPE_CHECKING:
     from ..config import JanusConfig
-
-MOST = 512  # beam_size, length_beam, iterations: a slip is to end in an error, not in want of memory
-MOST_SAMPLES = 4096  # of a source
-# Decoded at once: the rows of sources, times the hypotheses kept for each; of a short source as many as FEWEST_ROWS.
-MOST_ROWS, FEWEST_ROWS = MOST * 256, 32
-EVERYWHERE, ON_HOST = ("engine", "cuda", "torch"), ("engine", "torch")
-everywhere, on_host = partial(option, on=EVERYWHERE), partial(option, on=ON_HOST)
-definition_only = partial(on_host, by_definition=True)  # in torch: without a cache
-
-
-def _use_vmap():
-    return on_host(
-        False, switch, "say nothing but what vmap.txt of the model has for the words of a source",
-        doc="a lexical shortlist, made by ``janus-fast shortlist``. Other tokens have no probability, but for ``unk``, "
-        "``bos``, the ends and those of a prefix. Each source has its own, where CTranslate2 (4.8) takes all of a "
-        "batch: so results do not depend on what else is decoded",
-        why="use_vmap has other rows of the output layer in every batch",
-    )  # fmt: skip
 
 
 def untaken(backend: str, options: "Options", config: "JanusConfig") -> str | None:
@@ -70,44 +62,6 @@ def recorded(options: "Options", config: "JanusConfig") -> tuple:
 
 
 @dataclass
-class DecodingOptions:
-    """What the options of all modes have in common.
-
-    A class of them says what runs, ``algorithm``, and which backends have it, ``on``; :meth:`longest`; and
-    :attr:`kept`. Defaults are finite: they are written as JSON.
-    """
-
-    def __post_init__(self):
-        check_fields(self)
-
-    def longest(self, config: "JanusConfig") -> int:
-        """The most tokens of an output, as the memory for it is counted; refuses what does not suit a model."""
-        raise NotImplementedError
-
-    @property
-    def kept(self) -> int:
-        """Outputs of a source that are in the making at once."""
-        raise NotImplementedError
-
-    def resolved(self, config: "JanusConfig"):
-        """These, with what "auto" and None stand for in a model of this ``config``."""
-        return self
-
-    def without_effect(self) -> dict[str, str]:
-        """The names of options that change nothing beside the others, and why: who gives one expects another output."""
-        return {}
-
-    def ends(self, config: "JanusConfig") -> tuple[int, ...]:
-        """The tokens that end an output."""
-        return (config.eos_token_id,)
-
-    def record(self, config: "JanusConfig") -> dict:
-        """The engine's record of these."""
-        fields = [field.name for field in dataclasses.fields(self) if "engine" in field.metadata["on"]]
-        return {name: getattr(self, name) for name in fields if name != "use_vmap"}  # the engine gets the words
-
-
-@dataclass
 class LeftToRightOptions(DecodingOptions):
     """What every way of decoding from left to right can be told."""
 
@@ -123,7 +77,7 @@ class LeftToRightOptions(DecodingOptions):
     min_decoding_length: int = everywhere(
         1, integers(0, MOST_INTEGER), "shortest translation, in tokens", recorded=False
     )
-    use_vmap: bool = _use_vmap()
+    use_vmap: bool = use_vmap()
 
     # unless a mode has these options
     disable_unk, renormalize_logits, suppress_sequences, end_token, no_repeat_ngram_size = False, False, (), None, 0
@@ -147,8 +101,8 @@ class LeftToRightOptions(DecodingOptions):
 
 
 @dataclass
-class WordByWordOptions(LeftToRightOptions):
-    """What those can be told besides that know all words before the one that they choose."""
+class NoRepeatNgramOptions(LeftToRightOptions):
+    """What a mode can be told besides in which every word is chosen by all words before it: the n-grams are known."""
 
     no_repeat_ngram_size: int = on_host(
         0, integers(0, MOST_INTEGER), "no N tokens in a row appear twice", doc="0: any may",
@@ -158,7 +112,7 @@ class WordByWordOptions(LeftToRightOptions):
 
 @documented
 @dataclass
-class AutoregressiveOptions(WordByWordOptions):
+class AutoregressiveOptions(NoRepeatNgramOptions):
     """Options of autoregressive decoding; names are CTranslate2's, or Hugging Face's where that has the option alone.
 
     So are meanings, but for defaults that suit a caller who knows neither: ``renormalize_logits`` and ``forced_eos``
@@ -317,7 +271,7 @@ class AutoregressiveOptions(WordByWordOptions):
 
 @documented
 @dataclass
-class SpeculativeOptions(WordByWordOptions):
+class SpeculativeOptions(NoRepeatNgramOptions):
     """Options of speculative decoding: the output, and its log-probabilities, are those of mode "ar" with ``beam_size``
     1, in fewer passes where drafts are right. In the engine they are so to the bit; torch rounds products of other
     sizes otherwise, and may take another of two words that nearly tie.
@@ -402,16 +356,15 @@ class SemiAutoregressiveOptions(LeftToRightOptions):
     definition, without a cache. A value out of range, or two that do not fit each other, are a ValueError.
     """
 
-    algorithm, on = "semi_nar", ON_HOST
+    algorithm, on, fills_masks = "semi_nar", ON_HOST, True
     block_length: int = on_host(
         4, integers(1, MOST), "words of a block, which one pass predicts; 1 is greedy",
         doc="at most 512; what a model was trained for is at most its ``bridge_length`` (objective ``bang``) or its "
         "``draft_length`` (``janus``)",
     )  # fmt: skip
-    remove_repeats: bool = on_host(
-        False, one_of(True, False), "remove words that are the one before them, as single passes repeat some",
-        doc="from finished outputs, but for a prefix; lengths are counted before",
-    )  # fmt: skip
+    remove_repeats: bool = remove_repeats(
+        on_host, "from finished outputs, but for a prefix; lengths are counted before"
+    )
 
     @property
     def kept(self) -> int:
@@ -429,7 +382,7 @@ class SemiAutoregressiveOptions(LeftToRightOptions):
 class NonAutoregressiveOptions(DecodingOptions):
     """Options of mask-predict decoding. A value out of range, or two that do not fit each other, are a ValueError."""
 
-    algorithm, on = "mask_predict", EVERYWHERE
+    algorithm, on, fills_masks = "mask_predict", EVERYWHERE, True
     iterations: int = everywhere(4, integers(1, MOST), "passes of the decoder over the whole translation, at most 512")
     length_beam: int = everywhere(
         3, integers(1, MOST), "lengths tried for each sentence, at most 512",
@@ -462,16 +415,15 @@ class NonAutoregressiveOptions(DecodingOptions):
         "first, what is kept stays, and there is a pass for each word, so that ``iterations`` is left out",
         why="order asks the host how many passes there are",
     )  # fmt: skip
-    remove_repeats: bool = everywhere(
-        False, one_of(True, False), "remove words that are the one before them, as single passes repeat some",
-        doc="from what is filled, before candidates are compared; not beside ``rerank``, which is then off",
+    remove_repeats: bool = remove_repeats(
+        everywhere, "from what is filled, before candidates are compared; not beside ``rerank``, which is then off",
         recorded=False,
     )  # fmt: skip
     num_hypotheses: int = everywhere(
         1, integers(1, MOST), "translations of each sentence, best first",
         doc="at most ``length_beam``; fewer where there are fewer candidates", recorded=False,
     )  # fmt: skip
-    use_vmap: bool = _use_vmap()
+    use_vmap: bool = use_vmap()
     return_history: bool = everywhere(
         False, one_of(True, False), "results hold the canvas after every pass", flag=False, recorded=False
     )
@@ -511,7 +463,10 @@ class NonAutoregressiveOptions(DecodingOptions):
         if self.order != "parallel" and config.predictable_mask:
             raise OptionError("order", "be 'parallel' with a model whose mask is a word", repr(self.order))
         if self.order == "parallel" and config.permuted:
-            raise OptionError("order", "be another with a model that was trained to fill word after word", "'parallel'")
+            words = (
+                "be easy_first, left_to_right or right_to_left with a model that was trained to fill word after word"
+            )
+            raise OptionError("order", words, "'parallel'")
         longest = min(config.max_target_positions, config.length_classes - 1)
         if self.length_beam > longest - 1:
             raise OptionError(

@@ -5,7 +5,7 @@ import dataclasses
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig
 
-from ..config import JanusConfig
+from ..config import JanusConfig, written
 from ..decoding.modes import MODES
 
 NAMES = tuple(field.name for field in dataclasses.fields(JanusConfig))
@@ -37,7 +37,7 @@ class JanusFastConfig(PreTrainedConfig):
 
     def to_diff_dict(self) -> dict:
         """What ``config.json`` holds."""
-        values = super().to_diff_dict()
+        values = written(super().to_diff_dict())
         return {name: value for name, value in values.items() if name in KEPT or (name in NAMES and value is not None)}
 
     def _get_generation_parameters(self) -> dict:

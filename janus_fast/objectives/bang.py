@@ -19,8 +19,8 @@ class Bang(Objective):
     0 .. p - s, and masks in the s - 1 places before it. So behind every prefix there is a chain of N masks, each of
     which sees itself and those before it. CE(bridge) is the mean over the rows of all streams, as in the original.
     ``ar`` and ``nar`` are the ends of the bridge, in the rows that modes "ar" and "nar" decode by: the query stream of
-    ``autoregressive``, and a canvas of which all words are masked, for a single pass. The chains are also what mode
-    "speculative" drafts by, and mode "semi_nar" says.
+    ``autoregressive``, and a canvas of which all words are masked, for a single pass. Mode "speculative" drafts with
+    the masks of these chains, and mode "semi_nar" predicts its blocks with them.
 
     Of the original the architecture lacks the buckets of relative positions. Its NAR rows are a chain as long as the
     source, of which what is behind the first ``eos`` is cut off. Here the length is predicted, and a canvas' rows see

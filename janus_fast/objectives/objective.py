@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -32,8 +32,11 @@ class Objective:
     * ``watched``: names of loss terms that :meth:`observe` gets of each update of training. What it keeps of them in
       ``state``, numbers by name, is saved with a run;
     * ``modes`` of decoding that it trains, and whether it ``predicts_length``, weighed by ``length_weight``; by mode
-      the options that training ``validated`` with beside those that are the mode's;
+      the options that training ``validated`` with beside those of the mode, which are what its models decode by;
     * its options of training: fields by :func:`janus_fast.inputs.option`.
+
+    Its ``config`` says what its models are trained for, ``trained_modes`` and ``permuted``, whatever the one that it is
+    given says; training gives it to the model.
 
     With ``encoder_passes=2`` every other part of :meth:`build` reads the source under dropouts of its own.
     """
@@ -73,6 +76,8 @@ class Objective:
         named = {*self.cross_entropy, *(stream for pair in self.divergence for stream in pair)}
         if absent := sorted(named - set(self.streams)):
             raise ValueError(f"objective: loss terms must be of the streams {self.streams}, got one of {absent[0]!r}")
+        # what was trained otherwise before is now trained so
+        self.config = replace(self.config, trained_modes=self.modes, permuted=self.permuted)
 
     def terms(self) -> Terms:
         """The weights of the cross-entropy of each stream, and of the divergence of each pair that is tied."""

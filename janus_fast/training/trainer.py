@@ -35,6 +35,8 @@ class Trainer:
     While it trains, the process keeps the memory that it frees, unless activations are computed again to save some
     (``janus_fast.training.memory.freed_memory``).
 
+    The model's ``config`` becomes that of the objective, which says what it is trained for.
+
     Of several ``processes`` each takes its share of every batch, and their gradients add up to those of one process;
     the first alone validates and writes. With ``fsdp`` each holds its rows of ``model`` alone, for good;
     ``whole_model`` puts it together. That, and how many processes there are, may change when a run goes on.
@@ -51,6 +53,7 @@ class Trainer:
         self.validate, self.on_step, self.on_log = validate, on_step, on_log
         self.stopped = self._stopping = False
         self.objective = objective_of(options, model.config)
+        model.config = self.objective.config
         if (least := min(data.lengths)) > options.max_tokens:
             words = f"be at least {least}, as many as the shortest pair has"
             raise OptionError("train: max_tokens", words, options.max_tokens)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .. import evaluate
-from ..decoding.modes import MODES
+from ..decoding.modes import validated
 from ..text.batching import batches_by_tokens
 from .data import ParallelData
 
@@ -47,8 +47,9 @@ class Validation:
             return {}
         device = next(model.parameters()).device.type
         translator, result = Translator(model, device, vocabularies=self.vocabularies), {}
-        for mode in (mode for mode in objective.modes if MODES[mode].validated is not None):
-            options = {**MODES[mode].validated, **objective.validated.get(mode, {})}
+        for mode in objective.modes:
+            if (options := validated(mode, objective.validated)) is None:
+                continue
             results = translator.translate(self.sources, mode=mode, **options)
             hypotheses = [translation.hypotheses[0] for translation in results]
             result[f"bleu_{mode}"] = evaluate.scores(hypotheses, self.references)["bleu"]
