@@ -21,8 +21,9 @@ def filled(x: Tensor) -> Tensor:
     if x.dtype not in COMPILED or x.device.type != "cpu" or in_transform():
         return x
     rows = x.shape[0]
-    # of a compiled model N is a symbol, which has no bits
-    step = ROWS_AT_ONCE if torch.compiler.is_compiling() else min(ROWS_AT_ONCE, 1 << max(0, rows.bit_length() - 4))
+    if torch.compiler.is_compiling():  # N is a symbol, of which nothing may be asked
+        return F.pad(x, (0, 0, 0, -rows % ROWS_AT_ONCE)) if torch.is_grad_enabled() else x
+    step = min(ROWS_AT_ONCE, 1 << max(0, rows.bit_length() - 4))
     return F.pad(x, (0, 0, 0, -rows % step)) if -rows % step else x
 
 

@@ -109,3 +109,11 @@ def test_decoding_in_bfloat16_has_few_sizes(monkeypatch, mode):
         translator.generate(make_sources(count), mode=mode, max_batch_size=64)
     filled = {linear.filled(torch.empty(rows, 1, dtype=torch.bfloat16)).shape[0] for rows in range(max(seen) + 1)}
     assert max(seen) > 64 and seen <= filled
+
+
+def test_of_a_compiled_model_the_number_of_rows_stays_open():
+    layer, sizes = linear.Linear(12, 7).bfloat16(), ({0: torch.export.Dim("rows", min=2)},)
+    with torch.no_grad():
+        exported = torch.export.export(layer, (torch.randn(70, 12).bfloat16(),), dynamic_shapes=sizes).module()
+        x = torch.randn(513, 12).bfloat16()
+        torch.testing.assert_close(exported(x), nn.functional.linear(x, layer.weight, layer.bias))
