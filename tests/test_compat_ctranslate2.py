@@ -311,6 +311,7 @@ def test_mistakes_of_calls(translator, given, kind, message):
 
 def test_the_module(folder, tmp_path):
     assert ctranslate2.contains_model(folder) and not ctranslate2.contains_model(str(tmp_path))
+    assert ctranslate2.contains_model("en-de-small") and not ctranslate2.contains_model("en-de-large")
     assert ctranslate2.get_cuda_device_count() >= 0
     before = ctranslate2.get_log_level()
     ctranslate2.set_log_level(logging.ERROR)

@@ -130,6 +130,16 @@ def test_a_source_that_cannot_be_read_leaves_no_output(model, tmp_path, capsys):
     assert "in must be UTF-8 text" in capsys.readouterr().err
 
 
+def test_a_first_line_that_is_too_long_is_named(model, tmp_path, capsys):
+    good, bad = written(tmp_path / "good", LINES[:3]), written(tmp_path / "bad", ["w8 " * 40, *LINES[:2]])
+    rule = "must have at most 32 tokens, bos and eos included, got 42; --max-input-length 30 cuts such lines"
+    assert cli.main(["translate", model, bad, *GREEDY]) != 0
+    assert f"line 1 {rule}" in capsys.readouterr().err
+    assert cli.main(["translate", model, good, bad, "--output-dir", str(tmp_path / "out"), *GREEDY]) != 0
+    assert f"bad, line 1 {rule}" in capsys.readouterr().err
+    assert len(read(tmp_path / "out" / "good")) == 3
+
+
 def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
     lines = [line.encode() for line in LINES[:20]]
     lines[3], lines[4], lines[11] = b"\xff w7", b" ".join([b"w8"] * 40), b"w9 w39"

@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
         bar.update(sum(job.begin for job in jobs))
         try:
             for job, first, results in translate(jobs, ahead):
-                number, results = first, texts.started(results)
+                number = first
+                results = texts.started(results)  # which may find the first line too long
                 with _naming(job.output or "standard output"), _written(job.output) as written:
                     for source, result in results:
                         job.cut(written)

@@ -6,7 +6,7 @@ scores on request. ``docs/drop-in.md`` lists every argument, and what is refused
 
 from pathlib import Path
 
-from ... import directory, inputs
+from ... import directory, inputs, models
 from .options import random_numbers
 from .results import (
     AsyncScoringResult,
@@ -33,8 +33,10 @@ def __getattr__(name: str):
 
 
 def contains_model(path: str) -> bool:
-    """Whether ``path`` is a directory that seems to hold a model."""
-    return all((Path(path) / name).is_file() for name in (directory.CONFIG, directory.WEIGHTS))
+    """Whether ``path`` is a directory that seems to hold a model, or the name of a shipped one."""
+    return models.is_shipped(path) or all(
+        (Path(path) / name).is_file() for name in (directory.CONFIG, directory.WEIGHTS)
+    )
 
 
 def set_random_seed(seed: int) -> None:
