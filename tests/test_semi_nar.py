@@ -233,7 +233,10 @@ def test_a_mistake_gets_one_clear_error(options, message):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_ordinary_transformer_is_refused(backend):
     translator = Translator(make_model(two_stream=False), backend=backend)
-    with pytest.raises(ValueError, match="mode must be another with an ordinary Transformer, which fills no masks"):
+    with pytest.raises(
+        ValueError,
+        match="mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer, which fills no masks",
+    ):
         translator.generate(make_sources(1), mode="semi_nar")
 
 

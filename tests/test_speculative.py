@@ -257,7 +257,10 @@ def test_auto_is_greedy_search_by_what_the_model_can(trained, drafter, backend):
 
 def test_a_model_that_cannot_draft_says_so():
     one, two = make_model(two_stream=False).config, make_model(share_all_embeddings=False).config
-    with pytest.raises(ValueError, match="drafter must be another with an ordinary Transformer, which fills no masks"):
+    with pytest.raises(
+        ValueError,
+        match="drafter must be 'source', 'none' or 'auto' with an ordinary Transformer, which fills no masks",
+    ):
         options_of("speculative", {"drafter": "model"}, one)
     with pytest.raises(ValueError, match="drafter must be another with a model that has two vocabularies"):
         options_of("speculative", {"drafter": "source"}, two)

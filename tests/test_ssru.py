@@ -187,7 +187,7 @@ def test_what_is_refused(tmp_path):
          lambda: JanusConfig(8, 8, decoder_autoreg="ssru")),
         ("mode must be left to right with an ordinary Transformer",
          lambda: Translator(model).generate(source, mode="nar")),
-        ("drafter must be another with an ordinary Transformer",
+        ("drafter must be 'source', 'none' or 'auto' with an ordinary Transformer",
          lambda: Translator(model).generate(source, mode="speculative", drafter="model")),
         ("objective: decoder_autoreg must be 'self-attention' in a model that is trained, got 'ssru'",
          lambda: OBJECTIVES["autoregressive"](model.config)),

@@ -179,7 +179,7 @@ def _finish(arguments, trainer, vocabularies) -> None:
     say(f"the model is in {out}")
     for mode, options in trainer.objective.validated.items():
         words = " ".join(f"{flag(name)} {value}" for name, value in options.items())
-        say(f"what it was trained for is --mode {mode} {words}")
+        say(f"in mode {mode} it was trained for {words}")
 
 
 def _final(trainer, average: str) -> tuple[dict, str]:

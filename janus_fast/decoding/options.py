@@ -324,7 +324,9 @@ class SpeculativeOptions(NoRepeatNgramOptions):
             drafts = self.drafts_itself(config)
             drafter = "model" if drafts else "source" if config.share_all_embeddings else "none"
         if drafter == "model" and not config.two_stream:
-            raise OptionError("drafter", "be another with an ordinary Transformer, which fills no masks", "'model'")
+            raise OptionError(
+                "drafter", "be 'source', 'none' or 'auto' with an ordinary Transformer, which fills no masks", "'model'"
+            )
         if drafter == "source" and not config.share_all_embeddings:
             raise OptionError("drafter", "be another with a model that has two vocabularies", "'source'")
         return dataclasses.replace(self, drafter=drafter)
@@ -373,7 +375,11 @@ class SemiAutoregressiveOptions(LeftToRightOptions):
 
     def longest(self, config: "JanusConfig") -> int:
         if not config.two_stream:
-            raise OptionError("mode", "be another with an ordinary Transformer, which fills no masks", "'semi_nar'")
+            raise OptionError(
+                "mode",
+                "be 'ar', 'speculative' or 'auto' with an ordinary Transformer, which fills no masks",
+                "'semi_nar'",
+            )
         return super().longest(config)
 
 
