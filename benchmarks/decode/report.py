@@ -11,10 +11,10 @@ ABOUT = """\
 Milliseconds a batch: the median, and the 20th and 80th percentiles in parentheses. Sources of 20 to 30 tokens,
 outputs of 25; random weights. Each decoder is a process of its own, at the best of its settings, and they run in
 turn. `x` says how many times as long as janus_fast a peer takes. CTranslate2 decodes an ordinary Transformer of the
-same sizes from left to right, by the instructions and products of its own choice, which are its fastest (docs/log.md);
-PyTorch does what janus_fast does. In parallel one length is tried. Peers without the
-compute type use the one in brackets. The floor is what reading the weights and multiplying takes on this machine at
-least (`benchmarks/decode/floors.py`); beside it is its share of janus_fast's time.
+same sizes from left to right, with instructions and products of its own choice (docs/log.md has others); PyTorch does
+what janus_fast does. In parallel one length is tried. Peers without the compute type use the one in brackets. The floor
+is what reading the weights and multiplying takes on this machine at least (`benchmarks/decode/floors.py`); beside it is
+its share of janus_fast's time.
 """
 
 
