@@ -235,3 +235,10 @@ def test_a_run_goes_on_with_its_dictionary(parallel, tmp_path, capsys):
     words.write_text("the\n")
     assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "new"])]) == 2
     assert "--dictionary must hold a word and translations of it in line 1 of " in capsys.readouterr().err
+    words.write_text("die the\nxyzzy eins zwei\nthe die\n")  # of the other direction, of no word here, without another
+    assert cli.main([*map(str, [*command, *switches, "--out", tmp_path / "new"])]) == 2
+    rule = (
+        "--dictionary must hold a translation that can replace a word of the text, where the target has one translation"
+    )
+    assert f"{rule} of the word, got {words}, by which none can be" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

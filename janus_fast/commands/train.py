@@ -130,6 +130,8 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     corruption = Corruption(options, config, vocabularies[1].tokens) if arguments.monolingual else None
     switching = CodeSwitching(options, config, vocabularies[1], bool(corruption)) if options.dictionary else None
     data = ParallelData.read(files["source"], files["target"], vocabularies, config, corruption, switching)
+    if switching:
+        switching.check(data.sources, data.targets)
     if options.device == "cpu" and (warning := installation.slow()):
         say(f"warning: {warning}")
     by_threads = not before and _settings.are_batches_by_threads(arguments)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..config import JanusConfig
+from ..inputs import OptionError
 from ..packing import pack
 from ..text import Vocabulary
 from ..text.lines import lines_of
@@ -38,7 +39,8 @@ class CodeSwitching:
     """
 
     def __init__(self, options, config: JanusConfig, vocabulary: Vocabulary, monolingual: bool):
-        self.share, self.config, self.monolingual = options.switch_ratio, config, monolingual
+        self.file, self.share = options.dictionary, options.switch_ratio
+        self.config, self.monolingual = config, monolingual
         special = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id}
         special |= {config.unk_token_id, *config.source_prefix_ids, *config.source_suffix_ids}
         tokens, pieces = vocabulary.tokens, any(token.startswith(BEGINS) for token in vocabulary.tokens)
@@ -65,6 +67,16 @@ class CodeSwitching:
         every = [self.switched(source.tolist(), target.tolist(), generator) for source, target in pairs]
         switched, *flags = zip(*every, strict=True)
         return [np.array(ids, np.int64) for ids in switched], tuple(pack(each, torch.bool)[0] for each in flags)
+
+    def check(self, sources: list[np.ndarray], targets: list[np.ndarray]) -> None:
+        """Refuses a dictionary by which no word of this text can be replaced."""
+        for source, target in zip(sources, targets, strict=True):
+            ids, told = source.tolist(), target.tolist()
+            if self.aligned(ids, self.words(ids), self.words(told)):
+                return
+        there = "the word itself" if self.monolingual else "one translation of the word"
+        rule = f"hold a translation that can replace a word of the text, where the target has {there}"
+        raise OptionError("--dictionary", rule, f"{self.file}, by which none can be")
 
     def switched(
         self, source: list[int], target: list[int], generator: torch.Generator
