@@ -170,16 +170,12 @@ class JanusConfig:
             )
         if self.two_stream and self.recurrent:
             raise OptionError("JanusConfig: two_stream", "be False with decoder_autoreg 'ssru', which has one", True)
-        for name, holds, words in (
-            ("two_stream", self.two_stream, "True with permuted, as an ordinary Transformer fills no masks"),
-            (
-                "mask_token_id",
-                not self.predictable_mask,
-                "another than unk_token_id with permuted, so that no word is a mask",
-            ),
-        ):
-            if self.permuted and not holds:
-                raise OptionError(f"JanusConfig: {name}", f"be {words}", getattr(self, name))
+        if self.permuted and not self.two_stream:
+            words = "be True with permuted, as an ordinary Transformer fills no masks"
+            raise OptionError("JanusConfig: two_stream", words, False)
+        if self.permuted and self.predictable_mask:
+            words = "be another than unk_token_id with permuted, so that no word is a mask"
+            raise OptionError("JanusConfig: mask_token_id", words, self.mask_token_id)
         if self.two_stream and self.decoder_start_token_id != self.bos_token_id:
             raise ValueError(
                 f"JanusConfig: decoder_start_token_id must be bos_token_id = {self.bos_token_id} when two_stream is "
