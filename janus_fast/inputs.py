@@ -210,9 +210,13 @@ def hinting(function: Callable) -> Callable:
 
 
 def check_input(name: str, file: str | Path) -> None:
-    """Refuses a file that is not there, before it is read; a pipe is one."""
-    if not os.path.exists(file) or os.path.isdir(file):
+    """Refuses a file that is not there or cannot be read, before it is read; a pipe is one."""
+    if not os.path.exists(file):
         raise FileNotFoundError(f"{name} must be a file that exists, got {file}")
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"{name} must be a file, got the folder {file}")
+    if not os.access(file, os.R_OK):
+        raise PermissionError(f"{name} must be a file that can be read, got {file}")
 
 
 def check_output(name: str, file: str | Path, **read: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Each benchmark runs once, small, so that none can rot; and none times a wrong result."""
 
+import functools
 import gc
 import json
 import math
@@ -18,7 +19,7 @@ from benchmarks.decode import contender, decode, floors, gate, memory, report, s
 from benchmarks.machine import RESULTS, resident
 from benchmarks.operations import operations, pytorch, registry
 from benchmarks.peers import Models, Refusal, work
-from benchmarks.training import experiment_report, joint_loss, sharing, training
+from benchmarks.training import experiment_report, joint_loss, sharing, systems_report, training
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
 
@@ -200,8 +201,8 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     [
         ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
         ("joint_loss", joint_loss.markdown), ("experiment", experiment_report.markdown),
-        ("experiment-early", experiment_report.markdown),
-        ("speculative", speculative.page),
+        ("experiment-early", experiment_report.markdown), ("speculative", speculative.page),
+        ("systems", functools.partial(systems_report.markdown, "systems")),
     ],
 )  # fmt: skip
 def test_pages_are_those_of_the_results(name, page):

@@ -203,7 +203,7 @@ def test_options_that_are_wrong_leave_the_output_as_it_was(model, source, tmp_pa
     with pytest.raises(ValueError, match="beam_size must be an integer of at least 1, got 0"):
         Translator(model).translate_file(source, output, beam_size=0)
     assert cli.main(["translate", model, str(tmp_path), "-o", str(output)]) == 2
-    assert "FILE must be a text file that can be read" in capsys.readouterr().err
+    assert "FILE must be a file, got the folder" in capsys.readouterr().err
     assert output.read_text() == "the work of a week\n"
 
 

@@ -12,6 +12,7 @@ from janus_fast.objectives import OBJECTIVES
 
 work = test_experiment.work
 pytestmark = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
+TOPIC = "systems-text-summary"
 TINY = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --encoder-ffn-dim 16 --decoder-ffn-dim 16 --max-tokens 200
     --max-source-positions 60 --max-target-positions 60 --valid-sentences 0 --precision float32""".split()
 
@@ -29,7 +30,7 @@ def call(tmp_path):
 
     def call(*options, rest=()):
         status = systems.main([*places, "--updates", "2", "--metric", "distinct", "chrf", *options, "--", *TINY, *rest])
-        return status, json.loads((results / "systems.json").read_text()) if results.exists() else None
+        return status, json.loads((results / f"{TOPIC}.json").read_text()) if results.exists() else None
 
     call.monolingual, call.results = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"], results
     return call
@@ -38,7 +39,7 @@ def call(tmp_path):
 def test_systems_are_decoded_in_the_modes_that_they_are_trained_for():
     able = {name: list(runs.trained_for(arm, systems.DECODES)) for name, arm in systems.ARMS.items()}
     left_to_right = ["greedy", "beam"]
-    for name in ("transformer", "autoregressive", "r_drop", "xlnet", "prophetnet", "prophetnet-pretrained"):
+    for name in ("transformer", "autoregressive", "autoregressive-longer", "r_drop", "xlnet", "prophetnet-pretrained"):
         assert able[name] == left_to_right
     assert able["cmlm"] == able["mpnet"] == able["cemat"] == ["nar-1", "nar-4", "nar-10"]
     assert able["bang"] == [*left_to_right, "nar-1", "nar-1-reranked", "semi-nar-2", "semi-nar-4", "speculative"]
@@ -62,8 +63,9 @@ def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
     passes = {name: record["passes"] for name, record in named["bang"]["evaluations"].items()}
     assert passes["nar-1"] == 1 and passes["nar-1-reranked"] == 2 and passes["greedy"] > passes["speculative"] - 1 > 0
     assert all(0 <= record["distinct1"] <= 100 for record in named["bang"]["evaluations"].values())
-    page = (call.results / "systems.md").read_text()
-    assert page == systems_report.markdown(results) and "| cmlm-pretrained | 1 | 10 passes |" in page
+    page = (call.results / f"{TOPIC}.md").read_text()
+    assert page == systems_report.markdown(TOPIC, results) and f"({TOPIC}.png)" in page
+    assert "| cmlm-pretrained | 1 | 10 passes |" in page
     assert "* janus, seed 1\n" in page and "distinct-1 | distinct-2 | chrF | passes |" in page
     assert passes["greedy"] >= passes["semi-nar-2"] >= passes["semi-nar-4"]
     assert call(*arms, rest=corrupted) == (0, results) and work == {"updates": 14, "evaluations": 14}

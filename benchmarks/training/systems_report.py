@@ -1,5 +1,6 @@
 """Results of the comparison of systems for people: a line, one table and one picture of quality against time."""
 
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -28,11 +29,11 @@ def line(name: str, record: dict) -> str:
     return f"{LABELS[name]}: {found}; {record['passes']:.1f} passes, {times}"
 
 
-def write(results: dict, directory: Path) -> None:
-    report.write("systems", results, directory, markdown, systems=lambda results, file: draw(results, file))
+def write(topic: str, results: dict, directory: Path) -> None:
+    report.write(topic, results, directory, partial(markdown, topic), **{topic: draw})
 
 
-def markdown(results: dict) -> str:
+def markdown(topic: str, results: dict) -> str:
     records, figures, rows = results["records"], _figures(results["metrics"]), []
     baselines = {r["seed"]: r["evaluations"].get(BASELINE[1]) for r in records if r["arm"] == BASELINE[0]}
     for record in records:
@@ -44,7 +45,7 @@ def markdown(results: dict) -> str:
     signatures, places = circumstances(records)
     return report.markdown(
         "Systems compared", ABOUT, missing(results), report.table(header, rows, "lllr"), signatures, places,
-        "![Quality against milliseconds a sentence](systems.png)", *training(records),
+        f"![Quality against milliseconds a sentence]({topic}.png)", *training(records),
     )  # fmt: skip
 
 

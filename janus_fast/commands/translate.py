@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from ..decoding.modes import MODES
-from ..inputs import TooLong, check_output, check_output_folder
+from ..inputs import TooLong, check_input, check_output, check_output_folder
 from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
@@ -213,8 +213,8 @@ def _line(result, as_json: bool) -> str:
 def _check_files(files: list[str], output: str | None) -> None:
     """Refuses what cannot be read, and to read what is written."""
     for file in files:
-        if file != STANDARD and (Path(file).is_dir() or not os.access(file, os.R_OK)):
-            raise ValueError(f"FILE must be a text file that can be read, got {file}")
+        if file != STANDARD:
+            check_input("FILE", file)
         if file == STANDARD and sys.stdin is None:
             raise ValueError("standard input must be open, got a closed one")
         if _same(file, output):
