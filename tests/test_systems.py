@@ -12,7 +12,7 @@ from janus_fast.objectives import OBJECTIVES
 
 work = test_experiment.work
 pytestmark = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
-TOPIC = "systems-text-summary"
+NAME = "summaries"
 TINY = """--d-model 16 --encoder-layers 1 --decoder-layers 1 --encoder-ffn-dim 16 --decoder-ffn-dim 16 --max-tokens 200
     --max-source-positions 60 --max-target-positions 60 --valid-sentences 0 --precision float32""".split()
 
@@ -26,11 +26,12 @@ def call(tmp_path):
         for name, chosen in (("train", lines[-48:]), ("valid", lines[:2]), ("test", lines[2:5])):
             (data / f"{name}.{ending}").write_text("\n".join(chosen) + "\n", encoding="utf-8")
     (data / "mono").write_text("\n".join(test_set()[1][100:140]) + "\n", encoding="utf-8")
-    places = ["--data", str(data), "--pair", "text-summary", "--out", str(tmp_path / "out"), "--results", str(results)]
+    places = ["--data", str(data), "--pair", "text-summary", "--out", str(tmp_path / "out")]
+    places += ["--results", str(results), "--name", NAME]
 
     def call(*options, rest=()):
         status = systems.main([*places, "--updates", "2", "--metric", "distinct", "chrf", *options, "--", *TINY, *rest])
-        return status, json.loads((results / f"{TOPIC}.json").read_text()) if results.exists() else None
+        return status, json.loads((results / f"{NAME}.json").read_text()) if results.exists() else None
 
     call.monolingual, call.results = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"], results
     return call
@@ -63,8 +64,8 @@ def test_a_table_and_a_picture_of_all_that_was_done_once(call, work):
     passes = {name: record["passes"] for name, record in named["bang"]["evaluations"].items()}
     assert passes["nar-1"] == 1 and passes["nar-1-reranked"] == 2 and passes["greedy"] > passes["speculative"] - 1 > 0
     assert all(0 <= record["distinct1"] <= 100 for record in named["bang"]["evaluations"].values())
-    page = (call.results / f"{TOPIC}.md").read_text()
-    assert page == systems_report.markdown(TOPIC, results) and f"({TOPIC}.png)" in page
+    page = (call.results / f"{NAME}.md").read_text()
+    assert page == systems_report.markdown(NAME, results) and f"({NAME}.png)" in page
     assert "| cmlm-pretrained | 1 | 10 passes |" in page
     assert "* janus, seed 1\n" in page and "distinct-1 | distinct-2 | chrF | passes |" in page
     assert passes["greedy"] >= passes["semi-nar-2"] >= passes["semi-nar-4"]

@@ -66,9 +66,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     def write(results: dict) -> None:
         _compare(results["records"])
-        experiment_report.write(results, arguments.results)
+        experiment_report.write(arguments.name, results, arguments.results)
 
-    return runs.carry_out(make, ARMS, arguments, "experiment", experiment_report.line, write)
+    return runs.carry_out(make, ARMS, arguments, experiment_report.line, write)
 
 
 def _compare(records: list[dict]) -> None:

@@ -1,5 +1,6 @@
 """Results of the experiment for people: a line, tables in Markdown, two pictures."""
 
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -30,8 +31,7 @@ if both were the same (sacreBLEU's paired bootstrap; it calls identical translat
 first).
 """
 CURVES = (
-    "Validation on the way. Nats are the mean negative log-probability of a target's token; BLEU is greedy decoding's.",
-    "![Validation nats and BLEU over tokens](experiment-curves.png)",
+    "Validation on the way. Nats are the mean negative log-probability of a target's token; BLEU is greedy decoding's."
 )
 
 
@@ -40,33 +40,34 @@ def line(name: str, record: dict) -> str:
     return f"{LABELS[name]}: BLEU {score(record, 'bleu')}, chrF {score(record, 'chrf')}; {times}"
 
 
-def write(results: dict, directory: Path) -> None:
+def write(name: str, results: dict, directory: Path) -> None:
     pictures = {
-        f"experiment-{name}": lambda results, file, panels=panels: draw(results["records"], panels, file)
-        for name, panels in PANELS.items()
+        f"{name}-{picture}": lambda results, file, panels=panels: draw(results["records"], panels, file)
+        for picture, panels in PANELS.items()
     }
     if any(record["curve"] for record in results["records"]):
-        pictures["experiment-curves"] = lambda results, file: draw_curves(results["records"], file)
-    report.write("experiment", results, directory, markdown, **pictures)
+        pictures[f"{name}-curves"] = lambda results, file: draw_curves(results["records"], file)
+    report.write(name, results, directory, partial(markdown, name), **pictures)
 
 
-def markdown(results: dict) -> str:
+def markdown(name: str, results: dict) -> str:
     scores, paired, speed = [], [], []
     for record in results["records"]:
-        found, name = record["evaluations"], [record["arm"], record["seed"]]
+        found, run = record["evaluations"], [record["arm"], record["seed"]]
         for metric, title in (("bleu", "BLEU"), ("chrf", "chrF")):
-            scores.append([*name, title, *(score(found.get(decode), metric) for decode in LABELS)])
+            scores.append([*run, title, *(score(found.get(decode), metric) for decode in LABELS)])
         if "paired" in record:
-            paired.append([*name, f"{record['paired']['bleu']:+.1f}", f"{record['paired']['p']:.3f}"])
+            paired.append([*run, f"{record['paired']['bleu']:+.1f}", f"{record['paired']['p']:.3f}"])
         for batch in ("1", "32"):
-            speed.append([*name, batch, *(_time(found, decode, batch) for decode in LABELS)])
+            speed.append([*run, batch, *(_time(found, decode, batch) for decode in LABELS)])
     signatures, places = circumstances(results["records"])
-    curves = any(record["curve"] for record in results["records"])
+    drawn = f"![Validation nats and BLEU over tokens]({name}-curves.png)"
+    curves = (CURVES, drawn) if any(record["curve"] for record in results["records"]) else ()
     return report.markdown(
         "JANUS beside its parts", ABOUT, missing(results),
         "## Test scores", report.table(["arm", "seed", "", *LABELS.values()], scores, "l"), signatures,
         *(("## Against AR alone", PAIRED, report.table(["arm", "seed", "BLEU", "p"], paired, "l")) if paired else ()),
-        *training(results["records"]), *(CURVES if curves else ()),
+        *training(results["records"]), *curves,
         "## Decoding speed", SPEED, report.table(["arm", "seed", "batch", *LABELS.values()], speed, "l"), places,
     )  # fmt: skip
 

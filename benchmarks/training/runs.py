@@ -242,14 +242,14 @@ def trained_for(arm: Arm, decodes: dict[str, dict]) -> dict[str, dict]:
 
 
 def carry_out(
-    make: Callable[[str, int], Run], arms: Iterable[str], arguments: argparse.Namespace, topic: str,
+    make: Callable[[str, int], Run], arms: Iterable[str], arguments: argparse.Namespace,
     line: Callable[[str, dict], str], write: Callable[[dict], None],
 ) -> int:  # fmt: skip
     """Trains and evaluates what is chosen and not done; after each run ``write`` gets the results of all ``arms``.
 
     Returns the exit status: that of the first run that failed, which leaves the others their turn.
     """
-    before = _results(arguments.results, topic)
+    before = _results(arguments.results, arguments.name)
     seeds = {*arguments.seeds, *(int(path.name[5:]) for path in arguments.out.glob("seed-*"))}
     seeds |= {record["seed"] for record in before}
     everything = [make(arm, seed) for arm in arms for seed in sorted(seeds)]
@@ -309,9 +309,9 @@ def _keep(runs: list[Run], directory: Path) -> None:
                     shutil.copy(path, folder)
 
 
-def _results(directory: Path, topic: str) -> list[dict]:
+def _results(directory: Path, name: str) -> list[dict]:
     """The records that were written there."""
-    path = directory / f"{topic}.json"
+    path = directory / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
 
 
@@ -375,6 +375,7 @@ def parser(topic: str, about: str, arms: Iterable[str], seeds: list[int]) -> arg
     )
     made.add_argument("--threads", type=positive, default=1, metavar="N", help="of decoding (default: 1)")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where tables and pictures go")
+    made.add_argument("--name", default=topic, help="which their files begin with (default: %(default)s)")
     return made
 
 

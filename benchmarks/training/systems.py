@@ -34,7 +34,6 @@ DECODES |= {f"nar-{passes}": {**NAR, "iterations": passes, "rerank": False} for 
 DECODES |= {f"nar-{passes}-reranked": {**NAR, "iterations": passes, "rerank": True} for passes in (1, 4)}
 DECODES |= {f"semi-nar-{words}": {"mode": "semi_nar", "block_length": words} for words in (2, 4)}
 DECODES |= {"speculative": {"mode": "speculative", "draft_length": 3}}  # as bang trains it by default
-PAIR = "en-de"  # whose results are called systems; those of others have the pair in their names, too
 say = runs.teller("systems")
 
 
@@ -69,13 +68,11 @@ def _run(arguments: argparse.Namespace) -> int:
             sums = {"monolingual": checksum(arguments.monolingual), vocabulary.name: checksums[vocabulary.name]}
         return Run(arm, seed, folder / arm, files, options, sums, updates, decodes, test, first, say)
 
-    topic = "systems" if arguments.pair == PAIR else f"systems-{arguments.pair}"
-
     def write(results: dict) -> None:
-        systems_report.write(topic, {"metrics": arguments.metric, **results}, arguments.results)
+        systems_report.write(arguments.name, {"metrics": arguments.metric, **results}, arguments.results)
 
     possible = [name for name, arm in ARMS.items() if arguments.monolingual or not _pretrains(arm)]
-    return runs.carry_out(make, possible, arguments, topic, systems_report.line, write)
+    return runs.carry_out(make, possible, arguments, systems_report.line, write)
 
 
 def _test(arguments: argparse.Namespace, files: list[Path]) -> runs.Test:
@@ -93,7 +90,7 @@ def _pretrains(arm: Arm) -> bool:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = runs.parser("systems", " ".join(__doc__.split()), ARMS, seeds=[1])
-    parser.add_argument("--pair", default=PAIR, help="the endings of the files in --data (default: %(default)s)")
+    parser.add_argument("--pair", default="en-de", help="the endings of the files in --data (default: en-de)")
     parser.add_argument("--updates", type=positive, default=1000, metavar="N", help="of every arm (default: 1000)")
     parser.add_argument("--monolingual", type=Path, metavar="FILE", help="text of the arms that are pre-trained")
     parser.add_argument(

@@ -29,23 +29,23 @@ def line(name: str, record: dict) -> str:
     return f"{LABELS[name]}: {found}; {record['passes']:.1f} passes, {times}"
 
 
-def write(topic: str, results: dict, directory: Path) -> None:
-    report.write(topic, results, directory, partial(markdown, topic), **{topic: draw})
+def write(name: str, results: dict, directory: Path) -> None:
+    report.write(name, results, directory, partial(markdown, name), **{name: draw})
 
 
-def markdown(topic: str, results: dict) -> str:
+def markdown(name: str, results: dict) -> str:
     records, figures, rows = results["records"], _figures(results["metrics"]), []
     baselines = {r["seed"]: r["evaluations"].get(BASELINE[1]) for r in records if r["arm"] == BASELINE[0]}
     for record in records:
-        for name, found in record["evaluations"].items():
+        for decode, found in record["evaluations"].items():
             scores = [score(found, figure) for figure in figures]
             times = [_time(found, batch, baselines.get(record["seed"])) for batch in ("1", "32")]
-            rows.append([record["arm"], record["seed"], LABELS[name], *scores, f"{found['passes']:.1f}", *times])
+            rows.append([record["arm"], record["seed"], LABELS[decode], *scores, f"{found['passes']:.1f}", *times])
     header = "arm", "seed", "decoding", *figures.values(), "passes", "ms, batch 1", "ms, batch 32"
     signatures, places = circumstances(records)
     return report.markdown(
         "Systems compared", ABOUT, missing(results), report.table(header, rows, "lllr"), signatures, places,
-        f"![Quality against milliseconds a sentence]({topic}.png)", *training(records),
+        f"![Quality against milliseconds a sentence]({name}.png)", *training(records),
     )  # fmt: skip
 
 
