@@ -101,7 +101,7 @@ void StepDecoder::recur(Forward& forward, size_t layer) {
   forward.recur(follow_.data(), static_cast<int64_t>(owners.size()), before_.data(), own_.data(), states);
 }
 
-void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries) {
+void StepDecoder::attend(Forward& forward, size_t layer) {
   const int64_t hypotheses = static_cast<int64_t>(owners.size()), heads = model_.config.attention_heads;
   CachedAttentionCall call = {};
   call.query = workspace_.wide.data();
@@ -128,8 +128,8 @@ void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries)
   call.scale = 1 / std::sqrt(static_cast<float>(call.size));
   call.output = workspace_.attended.data();
   call.output_stride = width_;
-  if (const int64_t rows = hypotheses * steps_; queries.rows > rows)  // query rows see what tokens leave
-    call.queries = queries_, call.first_query = rows;
+  if (streams_ == 2 && layer + 1 < model_.decoder.layers.size())  // query rows see what tokens leave
+    call.queries = queries_, call.first_query = hypotheses * steps_;
   else if (streams_ == 2)  // the last layer, where they go on alone
     call.queries = predicted_, call.query_places = last_places_.data(), call.only_queries = true;
   forward.share("self_attn", call.hypotheses * heads,
@@ -145,8 +145,8 @@ float* StepDecoder::step(Forward& forward) {
   const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
   const Pass pass = {input_.data(),        positions_.data(), rows,           all, last, selected, &sources_,
                      query_owners_.data(), attention,         alignment_heads};
-  return forward.decode(pass, [&](size_t layer, const Queries& queries) {
-    model_.config.recurrent ? recur(forward, layer) : attend(forward, layer, queries);
+  return forward.decode(pass, [&](size_t layer, const Queries&) {
+    model_.config.recurrent ? recur(forward, layer) : attend(forward, layer);
   });
 }
 

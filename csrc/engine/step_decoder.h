@@ -43,7 +43,7 @@ class StepDecoder {
  private:
   void grow(int64_t places);
   void recur(Forward& forward, size_t layer);
-  void attend(Forward& forward, size_t layer, const Queries& queries);
+  void attend(Forward& forward, size_t layer);
 
   const Model& model_;
   Workspace& workspace_;

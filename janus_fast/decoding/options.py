@@ -283,11 +283,12 @@ class SpeculativeOptions(NoRepeatNgramOptions):
     algorithm, on = "speculative", EVERYWHERE
     num_hypotheses = beam_size = sampling_topk = 1
     drafter: str = everywhere(
-        "auto", one_of("auto", "model", "source", "none"), "what drafts: the model, the source or nothing",
-        doc='``"model"`` fills masks behind the words so far, or has ``streams_ahead`` that draft in every pass, and '
-        'needs two streams; ``"source"`` goes on where the last two words of the output stand in the source, and needs '
-        'one vocabulary for both; ``"auto"`` is the model if it was trained to draft, or else the source. A draft that '
-        "is given comes before any",
+        "auto", one_of("auto", "model", "source", "none"),
+        "what drafts: the model, by masks or by streams ahead, the source or nothing",
+        doc='``"model"`` fills masks behind the words so far, in a pass of its own, or has ``streams_ahead`` in every '
+        'pass, and needs two streams; ``"source"`` goes on where the last two words of the output stand in the source, '
+        'and needs one vocabulary for both; ``"auto"`` is the model if it was trained to draft, or else the source. A '
+        "draft that is given comes before any",
     )  # fmt: skip
     draft_length: int = everywhere(
         8, integers(0, MOST), "tokens drafted at once, at most 512; 0 is greedy",
