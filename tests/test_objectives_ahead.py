@@ -213,8 +213,8 @@ def test_a_model_says_how_far_ahead_its_streams_look(tmp_path):
 def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, name, streams):
     data, model = sentences(), make_model(dropout=0.0, d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64)
     options = options_of(
-        objective=name, **streams, max_updates=200, max_tokens=400, learning_rate=1e-2, warmup_updates=20, decay_updates=80,
-        label_smoothing=0.0, weight_decay=0.0, save_interval=200, precision="float32",
+        objective=name, **streams, max_updates=200, max_tokens=400, learning_rate=1e-2, warmup_updates=20,
+        decay_updates=80, label_smoothing=0.0, weight_decay=0.0, save_interval=200, precision="float32",
     )  # fmt: skip
     trainer = Trainer(model, data, tmp_path, options)
     trainer.train()

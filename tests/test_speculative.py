@@ -254,8 +254,8 @@ def test_drafts_are_said_where_modes_are_explained():
     assert Translator(ar, backend="torch").explain(mode="speculative").splitlines()[0].endswith("drafts by source:")
     assert "none" in Translator(make_model(two_stream=False, share_all_embeddings=False)).explain(mode="speculative")
     ahead = Translator(make_model(streams_ahead=3, trained_modes=("ar", "speculative")), backend="torch")
-    assert ahead.explain(mode="auto").startswith("auto on cpu, float32, drafts by model, 3 ahead in every pass:")
-    assert ", drafts by model, 2 ahead in every pass:" in ahead.explain(mode="speculative", draft_length=2)
+    assert ahead.explain(mode="auto").startswith("auto on cpu, float32, drafts by model (streams ahead: 3):")
+    assert ", drafts by model (streams ahead: 2):" in ahead.explain(mode="speculative", draft_length=2)
     assert ", drafts by model:" in ahead.explain(mode="speculative", draft_length=0)
     assert ", drafts by source:" in ahead.explain(mode="speculative", drafter="source")
 

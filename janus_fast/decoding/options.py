@@ -330,7 +330,7 @@ class SpeculativeOptions(NoRepeatNgramOptions):
     def drafts_by(self, config: "JanusConfig") -> str:
         """What drafts, once that is resolved, in words."""
         ahead = self.streams(config)
-        return f"{self.drafter}, {ahead} ahead in every pass" if ahead else self.drafter
+        return f"{self.drafter} (streams ahead: {ahead})" if ahead else self.drafter
 
     def resolved(self, config: "JanusConfig"):
         drafter = self.drafter
