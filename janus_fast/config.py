@@ -9,13 +9,14 @@ from pathlib import Path
 
 from . import foreign
 from .decoding.modes import MODES
-from .inputs import OptionError, check_fields, documented, one_of, option, rule, switch, unwrap_numbers
+from .inputs import OptionError, check_fields, documented, integers, one_of, option, rule, switch, unwrap_numbers
 
 ACTIVATIONS = ("relu", "gelu", "silu", "gelu_new", "quick_gelu")
 POSITIONS = ("learned", "sinusoidal")
 AUTOREGS = ("self-attention", "ssru")
 FROM_TRANSFORMERS = ("architectures", "auto_map", "dtype", "transformers_version")
 MOST_POSITIONS = 2**17  # tables of sines are as long, which are in no file that could contradict
+MOST_AHEAD = 7  # a pass that checks K words and drafts K has (K + 1)(K + 2) rows
 
 
 def _is_integer(value) -> bool:
@@ -120,6 +121,10 @@ class JanusConfig:
         False, switch, "mode nar fills one word after another, each by a query that sees the known words alone",
         doc="as objective ``xlnet`` trains it, if it predicts every step; ``order`` says which word comes next",
     )  # fmt: skip
+    streams_ahead: int = later(
+        0, integers(0, MOST_AHEAD), "how many words behind the next one are predicted from the same words, for drafts",
+        doc="each by a mask at its place that sees these words alone, as objective ``prophetnet`` trains it",
+    )  # fmt: skip
 
     def __post_init__(self):
         unwrap_numbers(self)
@@ -176,6 +181,9 @@ class JanusConfig:
         if self.permuted and self.predictable_mask:
             words = "be another than unk_token_id with permuted, so that no word is a mask"
             raise OptionError("JanusConfig: mask_token_id", words, self.mask_token_id)
+        if self.streams_ahead and not self.two_stream:
+            words = "be True with streams_ahead, as an ordinary Transformer has no rows that predict alone"
+            raise OptionError("JanusConfig: two_stream", words, False)
         if self.two_stream and self.decoder_start_token_id != self.bos_token_id:
             raise ValueError(
                 f"JanusConfig: decoder_start_token_id must be bos_token_id = {self.bos_token_id} when two_stream is "

@@ -15,7 +15,7 @@ from .batching import batches, translated
 from .decoding import Hypothesis
 from .decoding.alternatives import alternatives
 from .decoding.declared import FEWEST_ROWS, MOST_ROWS
-from .decoding.modes import MODES, options_of
+from .decoding.modes import MODES, is_trained, options_of
 from .decoding.options import untaken
 from .engine import MOST_THREADS
 from .results import ScoringResult, TranslationResult, without_unknowns
@@ -136,7 +136,7 @@ class Translator:
         if self.backend == "cuda" and not self._backend.insists:
             takers.append("torch")
         chosen = next((name for name in takers if reasons[name] is None), None)
-        drafter = f", drafts by {options.drafter}" if MODES[mode].drafts else ""
+        drafter = f", drafts by {options.drafts_by(self.config)}" if MODES[mode].drafts else ""
         lines = [f"{mode} on {self.device}, {self.compute_type}{drafter}:"]
         for name, reason in reasons.items():
             lines.append(f"  {name}: {f'no: {reason}' if reason else 'chosen' if name == chosen else 'can run'}")
@@ -474,12 +474,11 @@ class Translator:
 
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""
-        trained = self.config.trained_modes
-        if trained is not None and not {mode, MODES[mode].trained} & {*trained} and mode not in self._warned:
+        if not is_trained(mode, self.config) and mode not in self._warned:
             self._warned.add(mode)
             warnings.warn(
                 f"Translator: mode {mode!r} is not what this model was trained for, which is "
-                f"{' and '.join(trained) or 'none'}; expect bad output",
+                f"{' and '.join(self.config.trained_modes) or 'none'}; expect bad output",
                 stacklevel=_callers_level(),
             )
 

@@ -1,5 +1,6 @@
 """ProphetNet and BANG: losses and gradients beside those of one prefix and one dense mask at a time; decoding."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from test_objectives import log_probs, pack
 from test_training import make_data, make_model, options_of
 
-from janus_fast import Translator, engine, reference
+from janus_fast import JanusConfig, Translator, engine, reference
 from janus_fast.decoding.modes import options_of as decoding_options
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.reference.beam_search import follow
@@ -186,12 +187,34 @@ def sentences():
     return ParallelData(data.sources, data.targets, data.kept)
 
 
-@pytest.mark.parametrize("name", ["prophetnet", "bang"])
-def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, name):
+def test_a_model_says_how_far_ahead_its_streams_look(tmp_path):
+    model, data = make_model(), make_data(8)
+    assert "streams_ahead" not in json.loads(model.config.to_json())  # which earlier releases do not know
+    for name, options, ahead, modes in (
+        ("prophetnet", {}, 1, ("ar", "speculative")), ("prophetnet", {"ngram": 4}, 3, ("ar", "speculative")),
+        ("prophetnet", {"ngram": 1}, 0, ("ar",)), ("bang", {}, 0, ("ar", "nar", "semi_nar", "speculative")),
+    ):  # fmt: skip
+        Trainer(model, data, tmp_path, options_of(objective=name, **options))
+        assert (model.config.streams_ahead, model.config.trained_modes) == (ahead, modes)
+        assert JanusConfig.from_json(model.config.to_json()) == model.config
+    for options, message in (
+        ({"streams_ahead": 8}, "streams_ahead must be at most 7, got 8"),
+        ({"streams_ahead": -1}, "streams_ahead must be an integer of at least 0, got -1"),
+        ({"streams_ahead": 1, "two_stream": False},
+         "two_stream must be True with streams_ahead, as an ordinary Transformer .*, got False"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^JanusConfig: {message}"):
+            make_model(**options)
+    with pytest.raises(ValueError, match="must be .*ar.* for a one-stream model"):
+        OBJECTIVES["prophetnet"](make_model(two_stream=False).config)
+
+
+@pytest.mark.parametrize("name, streams", [("prophetnet", {}), ("prophetnet", {"ngram": 4}), ("bang", {})])
+def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, name, streams):
     data, model = sentences(), make_model(dropout=0.0, d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64)
     options = options_of(
-        objective=name, max_updates=200, max_tokens=400, learning_rate=1e-2, warmup_updates=20, decay_updates=80,
-        label_smoothing=0.0, weight_decay=0.0, save_interval=200, precision="float32",
+        objective=name, **streams, max_updates=200, max_tokens=400, learning_rate=1e-2, warmup_updates=20,
+        decay_updates=80, label_smoothing=0.0, weight_decay=0.0, save_interval=200, precision="float32",
     )  # fmt: skip
     trainer = Trainer(model, data, tmp_path, options)
     trainer.train()
@@ -219,6 +242,10 @@ def test_a_small_corpus_is_learned_by_heart_and_decoded_in_each_mode(tmp_path, n
             if mode == "semi_nar":
                 assert passes == sum(-(-(len(target) - 1) // 4) for target in targets)
             if (mode, translator.backend) == ("speculative", "torch"):  # drafts that are right save passes
-                assert passes < 0.6 * sum(len(target) - 1 for target in targets)
+                words = [len(target) - 1 for target in targets]
+                if ahead := model.config.streams_ahead:  # all but the first pass check as many words
+                    assert passes == sum(1 + -(-(n - 1) // (1 + ahead)) for n in words) < 0.7 * sum(words)
+                else:
+                    assert passes < 0.6 * sum(words)
             for source, result in zip(sources, results, strict=True):
                 assert translator.generate([source], mode=mode, **own)[0].hypotheses == result.hypotheses

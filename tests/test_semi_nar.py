@@ -200,8 +200,8 @@ def test_the_mode_is_explained():
 
 
 def test_a_model_whose_masks_behind_words_were_not_trained_is_told_apart():
-    def said(trained):
-        translator = Translator(make_model(trained_modes=trained), backend="torch")
+    def said(trained, **config):
+        translator = Translator(make_model(trained_modes=trained, **config), backend="torch")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             translator.generate(make_sources(1), mode="semi_nar")
@@ -210,6 +210,9 @@ def test_a_model_whose_masks_behind_words_were_not_trained_is_told_apart():
     assert said(None) == said(["ar", "semi_nar"]) == said(["ar", "speculative"]) == []
     (message,) = said(["ar", "nar"])
     assert message.startswith("Translator: mode 'semi_nar' is not what this model was trained for, which is ar and nar")
+    (message,) = said(["ar", "speculative"], streams_ahead=1)  # whose masks do not see each other
+    assert "trained for, which is ar and speculative; expect bad output" in message
+    assert said(["ar", "semi_nar"], streams_ahead=1) == said(None, streams_ahead=1) == []
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ MODES = {
     "blocks": {"mode": "semi_nar", "block_length": 3, "max_decoding_length": 7},
     "speculative": {"mode": "speculative", "drafter": "model", "adaptive_drafts": False, "max_decoding_length": 7},
 }
+MODES["streams ahead"] = {**MODES["speculative"], "draft_threshold": 0.0}
 DEFINITIONS = {
     "ar": (reference.beam_search, AutoregressiveOptions), "nar": (reference.mask_predict, NonAutoregressiveOptions),
     "semi_nar": (reference.semi_nar, SemiAutoregressiveOptions),
@@ -50,12 +51,15 @@ def model():
     return make_model(seed=4)
 
 
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("shortlist")
+def saved(model, path):
     save(model, path, (VOCABULARY, VOCABULARY))
     make_map().write(path / "vmap.txt", VOCABULARY, VOCABULARY)
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return saved(model, tmp_path_factory.mktemp("shortlist"))
 
 
 def test_what_a_source_can_become():
@@ -88,7 +92,10 @@ def test_files_are_ctranslate2s(tmp_path):
 
 
 @pytest.mark.parametrize("label", MODES)
-def test_every_backend_does_what_the_definition_does(model, folder, label):
+def test_every_backend_does_what_the_definition_does(model, folder, label, tmp_path):
+    if label == "streams ahead":
+        model = make_model(seed=4, streams_ahead=3)
+        folder = saved(model, tmp_path)
     options, sources = {**MODES[label], "use_vmap": True}, make_sources(5, seed=2)
     given = dict(options)
     definition, kind = DEFINITIONS[given.pop("mode", "ar")]
@@ -107,7 +114,7 @@ def test_every_backend_does_what_the_definition_does(model, folder, label):
         tolerance = 4 * rounding_error(model, compute_type) + 2e-6
         for result, truth, own in zip(translator.generate(sources, prefixes, **options), expected, words, strict=True):
             assert result.hypotheses == [h.ids for h in truth]
-            if label != "speculative":  # where the engine lets the sentences of a batch draft together
+            if options.get("mode") != "speculative":  # where the engine lets the sentences of a batch draft together
                 assert result.iterations == [h.iterations for h in truth]
             assert {token for ids in result.hypotheses for token in ids} <= set(own.tolist())
             for scores, h in zip(result.token_scores, truth, strict=True):

@@ -27,6 +27,8 @@ MODELS = {
     "pre-norm": {"normalize_before": True, "activation": "gelu", "positions": "sinusoidal"},
     "mask is unk": {"mask_token_id": 3, "output_bias": True},
     "one stream": {"two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False},
+    "one ahead": {"streams_ahead": 1, "mask_token_id": 3, "output_bias": True},
+    "three ahead": {"streams_ahead": 3, "normalize_before": True, "activation": "gelu", "positions": "sinusoidal"},
 }
 CASES = {
     "model": {"drafter": "model", "draft_threshold": 0.0},
@@ -159,6 +161,47 @@ def test_texts_that_are_wrong_are_let_be(drafter):
     assert sum(passes) < 0.25 * len(passes)  # a pass without a draft is fed one word more than the last
 
 
+@needs_engine
+@pytest.mark.parametrize("ahead", [1, 3, 7])
+def test_each_pass_of_streams_ahead_checks_what_they_said_in_the_one_before(ahead):
+    """As many words as there are streams, but where a text is copied: then none stand beside it."""
+    model, sources = make_model(streams_ahead=ahead, trained_modes=["ar", "speculative"]), make_sources(7)
+    options = {"drafter": "model", "draft_threshold": 0.0, "min_decoding_length": 23, "return_history": True}
+    for backend in ("torch", "engine"):
+        translator = Translator(model, backend=backend)
+        for length in (8, 2):
+            found = translator.generate(
+                sources, mode="speculative", adaptive_drafts=False, draft_length=length, max_batch_size=1, **options
+            )
+            for result in found:
+                (words,), (history,) = result.hypotheses, result.history
+                known = 0
+                for number, fed in enumerate(history):
+                    assert fed[:known] == words[:known]
+                    assert len(fed) - known == (min(ahead, length, 23 - known) if number else 0)
+                    agreed = zip(fed[known:], words[known:], strict=False)
+                    known += 1 + next((n for n, (one, other) in enumerate(agreed) if one != other), len(fed) - known)
+        (plain,) = translator.generate(sources[:1], beam_size=1, min_decoding_length=23)
+        wrong = next([token] * 3 for token in range(5, 40) if token not in plain.hypotheses[0])
+        (copied,) = translator.generate(
+            sources[:1], mode="speculative", draft=[wrong], adaptive_drafts=False, **options
+        )
+        lengths = [len(fed) - number for number, fed in enumerate(copied.history[0][:3])]
+        assert lengths == [3, 0, min(ahead, 8)] and copied.hypotheses == plain.hypotheses
+
+
+@needs_engine
+def test_streams_that_are_wrong_are_let_be():
+    model = make_model(d_model=256, decoder_ffn_dim=512, streams_ahead=3, trained_modes=["ar", "speculative"])
+    translator, sources = Translator(model, backend="engine", intra_threads=1), make_sources(60)
+    options = {"no_repeat_ngram_size": 1, "draft_threshold": 0.0, "return_history": True}
+    for _ in range(2):
+        found = translator.generate(sources, mode="speculative", max_batch_size=1, **options)
+    assert sum(result.accepted[0] for result in found) < 60
+    drafted = [len(fed) > number for result in found for number, fed in enumerate(result.history[0])]
+    assert sum(drafted) < 0.25 * len(drafted)
+
+
 def test_caches_grow_with_the_outputs():
     model = make_model(max_target_positions=150).requires_grad_(False)
     options = SpeculativeOptions(drafter="model", draft_threshold=0.0, min_decoding_length=140)
@@ -210,6 +253,11 @@ def test_drafts_are_said_where_modes_are_explained():
     ar = make_model(trained_modes=("ar",))  # its masks were never trained
     assert Translator(ar, backend="torch").explain(mode="speculative").splitlines()[0].endswith("drafts by source:")
     assert "none" in Translator(make_model(two_stream=False, share_all_embeddings=False)).explain(mode="speculative")
+    ahead = Translator(make_model(streams_ahead=3, trained_modes=("ar", "speculative")), backend="torch")
+    assert ahead.explain(mode="auto").startswith("auto on cpu, float32, drafts by model (streams ahead: 3):")
+    assert ", drafts by model (streams ahead: 2):" in ahead.explain(mode="speculative", draft_length=2)
+    assert ", drafts by model:" in ahead.explain(mode="speculative", draft_length=0)
+    assert ", drafts by source:" in ahead.explain(mode="speculative", drafter="source")
 
 
 @pytest.mark.parametrize(

@@ -596,5 +596,5 @@ def test_every_setting_of_a_run_has_a_flag():
     fixed |= {"output_bias", "source_bos", "decoder_start_token_id"}  # of converted models
     fixed |= {"layernorm_embedding", "add_source_eos", "source_prefix_ids", "source_suffix_ids", "forced_bos_token_id"}
     fixed |= {"suppress_tokens", "alignment_heads", "decoder_autoreg"}
-    fixed |= {"trained_modes", "permuted"}  # follow from the objective
+    fixed |= {"trained_modes", "permuted", "streams_ahead"}  # follow from the objective
     assert {field.name for field in fields(JanusConfig)} - ids_and_sizes - fixed == set(_settings.MODEL)

@@ -29,7 +29,7 @@ typedef py::array_t<double, py::array::c_style | py::array::forcecast> DoubleArr
 [[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
 
 // The bounds of options.py and config.py. What Python lets through passes here; no product of sizes overflows.
-constexpr int64_t kMost = 512, kMostSamples = 4096, kMostPositions = 1 << 17;
+constexpr int64_t kMost = 512, kMostSamples = 4096, kMostPositions = 1 << 17, kMostAhead = 7;
 constexpr int64_t kMostInteger = std::numeric_limits<int32_t>::max();
 constexpr double kMostPenalty = 10;
 
@@ -67,7 +67,8 @@ Config config_of(const py::dict& given) {
     typedef std::decay_t<decltype(field)> Field;
     const bool places = name.find("position") != std::string::npos;
     if constexpr (std::is_same_v<Field, int64_t>)
-      within("Model: " + name, field, name != "position_offset", places ? kMostPositions : kMostInteger);
+      within("Model: " + name, field, name != "position_offset" && name != "streams_ahead",
+             places ? kMostPositions : kMostInteger);
     if constexpr (std::is_same_v<Field, int32_t>) within("Model: " + name, field, 0, config.target_vocab_size - 1);
   });
   require(config.d_model % config.attention_heads == 0, "Model: d_model",
@@ -91,6 +92,7 @@ Config config_of(const py::dict& given) {
                                  {{"self-attention", false}, {"ssru", true}});
   require(!config.recurrent || !config.two_stream, "Model: two_stream", "be False with decoder_autoreg ssru",
           config.two_stream);
+  within("Model: streams_ahead", config.streams_ahead, 0, config.two_stream ? kMostAhead : 0);
   require(!config.sinusoidal || config.d_model % 2 == 0, "Model: d_model", "be even with sinusoidal positions",
           config.d_model);
   return config;
@@ -289,7 +291,8 @@ class Decoder {
             "not be model with an ordinary Transformer", options.drafter);
     require(options.drafter != "source" || model().config.share_all_embeddings, "Decoder: drafter",
             "not be source where vocabularies differ", options.drafter);
-    const Ids sources = sources_of(source, offsets, options.draft_length + 2);
+    const int64_t ahead = model().config.streams_ahead;
+    const Ids sources = sources_of(source, offsets, std::max(options.draft_length + 2, (ahead + 1) * (ahead + 2)));
     const Targets begun = targets_of("prefixes", prefixes, sources, longest), allowed = words_of(words, sources);
     options.words = allowed.get();
     const Targets guessed = targets_of("drafts", drafts, sources, kMostInteger);

@@ -26,7 +26,7 @@ struct Config {
       permuted;
   bool output_bias, layernorm_embedding;
   bool recurrent;  // decoder_autoreg is ssru
-  int64_t position_offset;
+  int64_t position_offset, streams_ahead;
   float layer_norm_eps;
   int32_t bos, pad, eos, unk, mask, decoder_start;
   std::vector<int32_t> suppressed;  // tokens that are never predicted
@@ -42,7 +42,7 @@ struct Config {
     each("normalize_before", normalize_before), each("scale_embedding", scale_embedding);
     each("share_all_embeddings", share_all_embeddings), each("share_decoder_embeddings", share_decoder_embeddings);
     each("two_stream", two_stream), each("permuted", permuted), each("output_bias", output_bias),
-        each("position_offset", position_offset);
+        each("position_offset", position_offset), each("streams_ahead", streams_ahead);
     each("layer_norm_eps", layer_norm_eps), each("bos_token_id", bos), each("pad_token_id", pad);
     each("eos_token_id", eos), each("unk_token_id", unk), each("mask_token_id", mask);
     each("decoder_start_token_id", decoder_start), each("layernorm_embedding", layernorm_embedding);

@@ -11,9 +11,10 @@ namespace {
 
 constexpr int64_t kRecent = 2;  // words by which an output finds its place in a text that it may copy
 
-enum Drafter { kMasks, kText };  // the model itself; a text that may be copied
+enum Drafter { kModel, kText };  // the model itself; a text that may be copied
 
-// Sentences that are not done. Between two passes of one there is its next draft, or none.
+// Sentences that are not done. Between two passes of one there is its next draft, or none. The model drafts by masks,
+// in passes of their own, or by streams ahead, in the passes that check.
 class Speculation : public Greedy {
  public:
   Speculation(const Model& model, Workspace& workspace, const Ids& sources, const SpeculativeOptions& options,
@@ -24,15 +25,19 @@ class Speculation : public Greedy {
         workspace_(workspace),
         sources_(sources),
         drafts_(drafts),
-        masks_allowed_(options.drafter == "model") {
-    for (int32_t s = 0; s < sources.count; s++) active_.push_back({{s, {}, {}}, {}, {}});
+        streams_(options.drafter == "model" ? std::min(options.draft_length, model.config.streams_ahead) : 0),
+        masks_allowed_(options.drafter == "model" && model.config.streams_ahead == 0) {
+    for (int32_t s = 0; s < sources.count; s++) active_.push_back({{s, {}, {}}, {}, {}, {}});
   }
 
   StepDecoder decoder;
 
   bool done() const { return active_.empty(); }
   // Rows of the largest pass that may come.
-  int64_t most_rows() const { return sources_.count * (std::min(options_.draft_length, continuations.longest) + 2); }
+  int64_t most_rows() const {
+    const int64_t drafted = std::min(options_.draft_length, continuations.longest);
+    return sources_.count * std::max((1 + config_.two_stream) * (drafted + 2), (streams_ + 1) * (streams_ + 2));
+  }
   int64_t rows() const { return static_cast<int64_t>(active_.size()) * each(); }
 
   // What the next pass feeds: of each sentence the last word and its draft; or the last word and masks.
@@ -40,26 +45,16 @@ class Speculation : public Greedy {
     int64_t room = continuations.longest, longest = 0;
     for (const Sentence& sentence : active_) room = std::min(room, continuations.longest - sentence.count());
     masks_ = 0;
-    if (!masked_) {  // else drafts are there
-      started_ = Clock::now();
-      gained_ = 0;
-      bool text = false;
-      for (Sentence& sentence : active_) text |= look_up(sentence);
-      choices_.clear(), length_ = 0;
-      if (text) choose(kText);
-      for (Sentence& sentence : active_) cut(sentence.draft, length_);
-      if (length_ == 0 && masks_allowed_) {
-        choose(kMasks);
-        if (length_ > 0) masks_ = std::min(length_ + 1, room);
-      }
-    }
+    if (!masked_) propose(room);  // else drafts are there
+    bool forced = false;
     for (Sentence& sentence : active_) {
-      force(sentence);
+      forced |= force(sentence);
       cut(sentence.draft, room);
       longest = std::max(longest, static_cast<int64_t>(sentence.draft.size()));
     }
     drafted_ = longest;
     if (drafted_ > 0) masks_ = 0;
+    if (forced) choices_.clear(), ahead_ = 0;
     masked_ = masks_ > 0;
     decoder.tokens.clear(), decoder.owners.clear(), decoder.begins.clear();
     pasts_.clear();
@@ -73,9 +68,9 @@ class Speculation : public Greedy {
       sentence.words.resize(count + drafted_, config_.eos);  // shorter drafts have rows of no use
       decoder.tokens.insert(decoder.tokens.end(), sentence.words.begin() + count, sentence.words.end());
       for (int64_t i = 0; i < each(); i++)
-        pasts_.push_back({sentence.words.data(), count + std::min(i, drafted_), sentence.number});
+        pasts_.push_back({sentence.words.data(), count + std::min(i / (1 + ahead_), drafted_), sentence.number});
     }
-    decoder.prepare(masks_);
+    decoder.prepare(masks_, 0, ahead_);
     continuations.ask(pasts_);
     for (Sentence& sentence : active_) sentence.words.resize(sentence.count() - drafted_);
   }
@@ -86,19 +81,20 @@ class Speculation : public Greedy {
     kept_.clear();
     for (size_t i = 0; i < active_.size(); i++) {
       Sentence& sentence = active_[i];
-      const int64_t row = static_cast<int64_t>(i) * each(), before = sentence.count();
+      const int64_t before = sentence.count();
+      int64_t row = static_cast<int64_t>(i) * each();
       sentence.passes++;
       bool going = accept(sentence, row);
       const auto& draft = sentence.draft;
       for (size_t j = 0; going && j < draft.size() && sentence.words.back() == draft[j]; j++)
-        going = accept(sentence, row + 1 + static_cast<int64_t>(j));
+        going = accept(sentence, row += 1 + ahead_);
       gained_ += sentence.count() - before + !going;
       sentence.draft.clear();
       if (!going) {
         results[sentence.number].back().history = std::move(sentence.history);
         continue;
       }
-      if (masks_ > 0) fill(sentence, row);
+      fill(sentence, row + 1, std::max(ahead_, masks_ - 1));
       kept_.push_back(static_cast<int32_t>(i));
     }
     for (size_t i = 0; i < kept_.size(); i++)
@@ -114,25 +110,54 @@ class Speculation : public Greedy {
  private:
   typedef std::chrono::steady_clock Clock;
   struct Sentence : Output {
-    std::vector<int32_t> draft;
+    std::vector<int32_t> draft, copy;
     std::vector<std::vector<int32_t>> history;
   };
+  typedef std::pair<Pace::Kind, int64_t> Choice;
 
-  // Rows of a sentence that predict in this pass: those of the last word and its draft, or of masks but for the first.
-  int64_t each() const { return drafted_ + std::max<int64_t>(1, masks_); }
+  // Rows of a sentence that predict in this pass: those of the last word and its draft, each with its streams ahead, or
+  // of masks but for the first.
+  int64_t each() const { return (drafted_ + 1) * (1 + ahead_) + std::max<int64_t>(0, masks_ - 1); }
 
   static void cut(std::vector<int32_t>& draft, int64_t length) {
     if (static_cast<int64_t>(draft.size()) > length) draft.resize(std::max<int64_t>(length, 0));
   }
 
-  void choose(Drafter drafter) {
-    const auto kind = Pace::kind(drafter, options_.draft_length, static_cast<int64_t>(active_.size()));
-    length_ = options_.adaptive_drafts ? workspace_.pace.choose(kind) : options_.draft_length;
-    choices_.emplace_back(kind, length_);
+  // Drafts for the next pass, copied ones before those that streams ahead have left; or who drafts in it.
+  void propose(int64_t room) {
+    const int64_t before = ahead_;
+    started_ = Clock::now();
+    gained_ = ahead_ = 0;
+    choices_.clear();
+    bool text = false;
+    for (Sentence& sentence : active_) text |= look_up(sentence);
+    if (text) choices_.push_back(choose(kText, options_.draft_length));
+    int64_t length = text ? choices_[0].second : 0;
+    if (length > 0) {
+      for (Sentence& sentence : active_)
+        if (!sentence.copy.empty()) sentence.draft.swap(sentence.copy);
+    } else if (masks_allowed_) {
+      choices_.push_back(choose(kModel, options_.draft_length));
+      if (choices_.back().second > 0) masks_ = std::min(choices_.back().second + 1, room);
+    } else if (streams_ > 0) {
+      // A pass with more streams than the one before has less to check than those that follow. So it says nothing of
+      // the choice, which the next one keeps.
+      if (!begun_) chosen_ = choose(kModel, streams_);
+      length = ahead_ = chosen_.second;
+      begun_ = before < ahead_;
+      if (!begun_) choices_.push_back(chosen_);
+    }
+    for (Sentence& sentence : active_) cut(sentence.draft, length);
+  }
+
+  Choice choose(Drafter drafter, int64_t most) {
+    const auto kind = Pace::kind(drafter, most, static_cast<int64_t>(active_.size()));
+    return {kind, options_.adaptive_drafts ? workspace_.pace.choose(kind) : most};
   }
 
   // What follows the last words of an output in what it was said to become, or in its source.
   bool look_up(Sentence& sentence) {
+    sentence.copy.clear();
     const int32_t s = sentence.number;
     if (drafts_ && drafts_->length(s) > 0) {
       const int32_t* text = drafts_->ids + drafts_->offsets[s];
@@ -148,8 +173,8 @@ class Speculation : public Greedy {
   bool follow(Sentence& sentence, const int32_t* text, int64_t length, int64_t least) {
     const int64_t count = sentence.count();
     if (count == 0) {
-      if (least <= 1) sentence.draft.assign(text, text + std::min(length, options_.draft_length));
-      return !sentence.draft.empty();
+      if (least <= 1) sentence.copy.assign(text, text + std::min(length, options_.draft_length));
+      return !sentence.copy.empty();
     }
     for (int64_t recent = std::min(count, kRecent); recent >= least; recent--) {
       int64_t found = -1;
@@ -159,27 +184,27 @@ class Speculation : public Greedy {
         if (end >= count) break;
       }
       if (found < 0) continue;
-      sentence.draft.assign(text + found, text + std::min(length, found + options_.draft_length));
+      sentence.copy.assign(text + found, text + std::min(length, found + options_.draft_length));
       return true;
     }
     return false;
   }
 
   // What an output must begin with is a draft that is right.
-  void force(Sentence& sentence) {
+  bool force(Sentence& sentence) {
     const int64_t length = prefix_length(sentence), count = sentence.count();
-    if (count >= length) return;
+    if (count >= length) return false;
     const int32_t* words = prefix(sentence);
     sentence.draft.assign(words + count, words + std::min(length, count + options_.draft_length));
-    choices_.clear();
+    return true;
   }
 
-  // The masks behind the first stand for what follows the word that was just accepted, as long as it is likely enough
-  // that all of it is right.
-  void fill(Sentence& sentence, int64_t row) {
+  // So many rows from this one on stand for what follows the word that was just accepted, as long as it is likely
+  // enough that all of it is right.
+  void fill(Sentence& sentence, int64_t row, int64_t rows) {
     double likely = 0;
     const double least = std::log(options_.draft_threshold);
-    for (int64_t i = 1; i < masks_; i++) {
+    for (int64_t i = 0; i < rows; i++) {
       const int64_t at = (row + i) * continuations.width;
       likely += continuations.log_probs[at];
       if (!(likely >= least)) break;
@@ -192,13 +217,16 @@ class Speculation : public Greedy {
   Workspace& workspace_;
   const Ids& sources_;
   const Ids* drafts_;
+  const int64_t streams_;  // of the model that may draft
   const bool masks_allowed_;
   std::vector<Sentence> active_;
   std::vector<int32_t> kept_;
   std::vector<Past> pasts_;
-  int64_t drafted_ = 0, masks_ = 0, length_ = 0, gained_ = 0;
-  bool masked_ = false;                                  // the last pass had masks
-  std::vector<std::pair<Pace::Kind, int64_t>> choices_;  // what this cycle's time says something of
+  int64_t drafted_ = 0, masks_ = 0, ahead_ = 0, gained_ = 0;
+  bool masked_ = false;          // the last pass had masks
+  bool begun_ = false;           // the last pass had more streams ahead than that before it
+  Choice chosen_;                // how many, then
+  std::vector<Choice> choices_;  // what this cycle's time says something of
   Clock::time_point started_;
 };
 
@@ -209,7 +237,7 @@ Hypotheses speculative(const Model& model, Workspace& workspace, Team& team, con
   Speculation speculation(model, workspace, sources, options, prefixes, drafts);
   Forward forward(model, workspace, team);
   forward.encode(sources, options.words);
-  forward.reserve((1 + model.config.two_stream) * speculation.most_rows(), sources.longest(), sources.size());
+  forward.reserve(speculation.most_rows(), sources.longest(), sources.size());
   while (!speculation.done()) {
     speculation.prepare();
     forward.reserve_vocabulary(speculation.rows(), speculation.continuations.k);

@@ -18,36 +18,41 @@ StepDecoder::StepDecoder(const Model& model, Workspace& workspace, const Ids& so
   std::iota(homes_.begin(), homes_.end(), 0);
 }
 
-void StepDecoder::prepare(int64_t masks, int64_t queries) {
+void StepDecoder::prepare(int64_t masks, int64_t queries, int64_t ahead) {
   const int64_t hypotheses = static_cast<int64_t>(owners.size());
   fed_ = static_cast<int64_t>(tokens.size()) / hypotheses;
   steps_ = fed_ + masks;
-  queries_ = queries ? std::min(queries, fed_) : fed_;
+  const int64_t silent = queries ? std::max(fed_ - queries, int64_t{0}) : 0;  // tokens that predict nothing
+  const int64_t each = 1 + ahead;                                             // query rows of a token
+  queries_ = (fed_ - silent) * each;
   predicted_ = queries_ + std::max<int64_t>(0, masks - 1);
   const int64_t places = *std::max_element(begins.begin(), begins.end()) + steps_;
   if (places > capacity_) grow(places);
   input_.clear(), places_.clear(), positions_.clear(), selected_.clear(), last_places_.clear();
   const auto last = static_cast<int32_t>(model_.config.max_target_positions - 1);  // rows behind it are of no use
-  const auto add = [&](int64_t r, int64_t step) {
+  const auto add = [&](int64_t r, int64_t step, int64_t stream = 0) {
     input_.push_back(step < fed_ ? tokens[r * fed_ + step] : model_.config.mask);
     places_.push_back(static_cast<int32_t>(begins[r] + step));
-    positions_.push_back(std::min(places_.back(), last));
+    positions_.push_back(std::min(places_.back() + static_cast<int32_t>(stream), last));
   };
   for (int64_t r = 0; r < hypotheses; r++)
     for (int64_t step = 0; step < steps_; step++) {
       add(r, step);
       origin_[(begins[r] + step) * slots_ + r] = homes_[r];
-      if (step < fed_ - queries_ || step == fed_) continue;
-      const int64_t query = hypotheses * steps_ + r * queries_ + step - fed_ + queries_;
-      selected_.push_back(static_cast<int32_t>(step < fed_ ? query : r * steps_ + step));
-      last_places_.push_back(places_.back());
+      if (step < silent || step == fed_) continue;
+      const int64_t query = hypotheses * steps_ + r * queries_ + (step - silent) * each;
+      for (int64_t stream = 0; stream < (step < fed_ ? each : 1); stream++) {
+        selected_.push_back(static_cast<int32_t>(step < fed_ ? query + stream : r * steps_ + step));
+        last_places_.push_back(places_.back());
+      }
     }
   if (streams_ == 2)
     for (int64_t r = 0; r < hypotheses; r++)
-      for (int64_t step = fed_ - queries_; step < fed_; step++) {
-        add(r, step);
-        input_.back() = model_.config.mask;
-      }
+      for (int64_t step = silent; step < fed_; step++)
+        for (int64_t stream = 0; stream < each; stream++) {
+          add(r, step, stream);
+          input_.back() = model_.config.mask;
+        }
   if (model_.config.recurrent) {
     follow_.clear(), before_.clear(), own_.clear();
     const auto state = [&](int64_t place, int64_t r) { return origin_[place * slots_ + r] * capacity_ + place; };
@@ -96,7 +101,7 @@ void StepDecoder::recur(Forward& forward, size_t layer) {
   forward.recur(follow_.data(), static_cast<int64_t>(owners.size()), before_.data(), own_.data(), states);
 }
 
-void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries) {
+void StepDecoder::attend(Forward& forward, size_t layer) {
   const int64_t hypotheses = static_cast<int64_t>(owners.size()), heads = model_.config.attention_heads;
   CachedAttentionCall call = {};
   call.query = workspace_.wide.data();
@@ -123,8 +128,8 @@ void StepDecoder::attend(Forward& forward, size_t layer, const Queries& queries)
   call.scale = 1 / std::sqrt(static_cast<float>(call.size));
   call.output = workspace_.attended.data();
   call.output_stride = width_;
-  if (const int64_t rows = hypotheses * steps_; queries.rows > rows)  // query rows see what tokens leave
-    call.queries = queries_, call.first_query = rows;
+  if (streams_ == 2 && layer + 1 < model_.decoder.layers.size())  // query rows see what tokens leave
+    call.queries = queries_, call.first_query = hypotheses * steps_;
   else if (streams_ == 2)  // the last layer, where they go on alone
     call.queries = predicted_, call.query_places = last_places_.data(), call.only_queries = true;
   forward.share("self_attn", call.hypotheses * heads,
@@ -140,8 +145,8 @@ float* StepDecoder::step(Forward& forward) {
   const int32_t* selected = streams_ == 2 ? selected_.data() : nullptr;
   const Pass pass = {input_.data(),        positions_.data(), rows,           all, last, selected, &sources_,
                      query_owners_.data(), attention,         alignment_heads};
-  return forward.decode(pass, [&](size_t layer, const Queries& queries) {
-    model_.config.recurrent ? recur(forward, layer) : attend(forward, layer, queries);
+  return forward.decode(pass, [&](size_t layer, const Queries&) {
+    model_.config.recurrent ? recur(forward, layer) : attend(forward, layer);
   });
 }
 

@@ -11,8 +11,8 @@ namespace janus_fast {
 // A recurrent decoder keeps in their stead the state, in float32, that the row of each place left behind.
 //
 // Each step of a two-stream model has two rows a token: the content row (the token) and the query row (a mask at the
-// same position). Only content rows are keys; in the last layer only the query rows go on. A one-stream model has the
-// content row alone, which predicts.
+// same position), or query rows of several streams. Only content rows are keys; in the last layer only the query rows
+// go on. A one-stream model has the content row alone, which predicts.
 class StepDecoder {
  public:
   // Up to `slots` hypotheses at once.
@@ -20,7 +20,7 @@ class StepDecoder {
 
   // A step for hypotheses whose `owners` (their sources; those of a source side by side), `tokens` (as many for each)
   // and `begins` (the place of each one's first token) have been set. Returns the hidden rows, those of a hypothesis
-  // side by side: one a token that predicts, and one a mask but for the first.
+  // side by side: one a token that predicts, with its streams ahead, and one a mask but for the first.
   float* step(Forward& forward);
   // Hypothesis r of the next step continues the one that was origins[r], behind its tokens.
   void reorder(const std::vector<int32_t>& origins);
@@ -30,8 +30,10 @@ class StepDecoder {
   //
   // With `masks` a hypothesis has so many masks behind its tokens, a draft of what follows: each sees what stands
   // before it, and the tokens that come later take their places. The first one stands for what the last token predicts,
-  // too. Of its tokens the last `queries` alone predict, 0: all. Either needs a two-stream model.
-  void prepare(int64_t masks = 0, int64_t queries = 0);
+  // too. Of its tokens the last `queries` alone predict, 0: all. Behind the query row of each are those of the streams
+  // `ahead`, which see the same and stand so many places further on, for what comes behind the token that it predicts.
+  // Each of these needs a two-stream model.
+  void prepare(int64_t masks = 0, int64_t queries = 0, int64_t ahead = 0);
 
   std::vector<int32_t> tokens, owners, begins;
   // On request, as in Pass: what the rows of one token a hypothesis look at.
@@ -41,14 +43,14 @@ class StepDecoder {
  private:
   void grow(int64_t places);
   void recur(Forward& forward, size_t layer);
-  void attend(Forward& forward, size_t layer, const Queries& queries);
+  void attend(Forward& forward, size_t layer);
 
   const Model& model_;
   Workspace& workspace_;
   const Ids& sources_;
   const int64_t slots_, streams_, width_;
   int64_t capacity_ = 0, steps_ = 1, fed_ = 1;  // rows of a hypothesis that are keys; how many of them are tokens
-  int64_t queries_ = 1, predicted_ = 1;         // how many of these predict; with masks that do
+  int64_t queries_ = 1, predicted_ = 1;         // its query rows; with masks that predict
   std::vector<int32_t> origin_, moved_;         // [capacity, slots]
   std::vector<int32_t> homes_;                  // the slot that each hypothesis writes to
   std::vector<int32_t> input_, places_, positions_, selected_, offsets_, query_owners_;

@@ -77,7 +77,8 @@ class FusedModel:
         """A step over R tokens: embedded rows [R, C], two-stream [2 R, C], -> the hidden rows that predict [R, C].
 
         Keys and values of the first R rows, the content, go to ``places`` [R] of ``caches`` [layers, Nk, 2, H, D]. In
-        the last layer the query rows of a two-stream model alone go on, or as many rows as are ``selected``.
+        the last layer the query rows of a two-stream model alone go on. With another number of these, the rows that are
+        ``selected`` do.
         """
         layers, content = self.model.decoder.layers, places.numel()
         for layer, keys, cache in zip(layers, cross_keys, caches, strict=True):

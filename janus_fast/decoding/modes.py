@@ -81,6 +81,15 @@ MODES = {
 }  # fmt: skip
 
 
+def is_trained(mode: str, config) -> bool:
+    """Whether a model of this ``config`` was trained for ``mode``, or does not know what for. Mode "speculative" trains
+    another one by its masks, which a model of ``streams_ahead`` has not."""
+    if config.trained_modes is None or mode in config.trained_modes:
+        return True
+    other = MODES[mode].trained
+    return other in config.trained_modes and not (other == "speculative" and config.streams_ahead)
+
+
 def validated(mode: str, trained: Mapping) -> dict | None:
     """The options of ``mode`` by which a training run is judged, of a model that is ``trained`` for those, by mode;
     None where another mode says it."""

@@ -283,12 +283,17 @@ class SpeculativeOptions(NoRepeatNgramOptions):
     algorithm, on = "speculative", EVERYWHERE
     num_hypotheses = beam_size = sampling_topk = 1
     drafter: str = everywhere(
-        "auto", one_of("auto", "model", "source", "none"), "what drafts: the model, the source or nothing",
-        doc='``"model"`` fills masks behind the words so far, and needs two streams; ``"source"`` goes on where the '
-        'last two words of the output stand in the source, and needs one vocabulary for both; ``"auto"`` is the model '
-        "if it was trained to draft, or else the source. A draft that is given comes before any",
+        "auto", one_of("auto", "model", "source", "none"),
+        "what drafts: the model, by masks or by streams ahead, the source or nothing",
+        doc='``"model"`` fills masks behind the words so far, in a pass of its own, or has ``streams_ahead`` in every '
+        'pass, and needs two streams; ``"source"`` goes on where the last two words of the output stand in the source, '
+        'and needs one vocabulary for both; ``"auto"`` is the model if it was trained to draft, or else the source. A '
+        "draft that is given comes before any",
     )  # fmt: skip
-    draft_length: int = everywhere(8, integers(0, MOST), "tokens drafted at once, at most 512; 0 is greedy")
+    draft_length: int = everywhere(
+        8, integers(0, MOST), "tokens drafted at once, at most 512; 0 is greedy",
+        doc="the model drafts no more than its ``streams_ahead`` where it has those",
+    )  # fmt: skip
     draft_threshold: float = everywhere(
         0.3, numbers(least=0, most=1), "a draft ends where it is less likely than this to be right as a whole",
         doc="by its own probabilities; 0 tries all of it", metavar="P",
@@ -317,6 +322,15 @@ class SpeculativeOptions(NoRepeatNgramOptions):
     def drafts_itself(self, config: "JanusConfig") -> bool:
         """Whether ``drafter="auto"`` is the model: trained to draft, or for nobody knows what."""
         return config.two_stream and (config.trained_modes is None or "speculative" in config.trained_modes)
+
+    def streams(self, config: "JanusConfig") -> int:
+        """How many of the model's streams ahead draft a word each; 0: the model drafts by masks, or not at all."""
+        return min(self.draft_length, config.streams_ahead) if self.drafter == "model" else 0
+
+    def drafts_by(self, config: "JanusConfig") -> str:
+        """What drafts, once that is resolved, in words."""
+        ahead = self.streams(config)
+        return f"{self.drafter} (streams ahead: {ahead})" if ahead else self.drafter
 
     def resolved(self, config: "JanusConfig"):
         drafter = self.drafter

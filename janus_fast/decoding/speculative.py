@@ -38,7 +38,7 @@ class Speculation:
     ):  # fmt: skip
         self.model, self.config, self.options, self.sources = model, model.config, options, sources
         self.prefixes, self.given = prefixes, drafts
-        self.longest = options.longest(model.config)
+        self.longest, self.streams = options.longest(model.config), options.streams(model.config)
         self.continuations = Continuations(model.model, options, allowed=allowed)
         count, room, device = sources.room.sequences, self.room(options, model.config), caches.device
         make = {"device": device, "dtype": torch.int64}
@@ -46,7 +46,7 @@ class Speculation:
         self.scores = torch.zeros(count, room, device=device)
         self.counts, self.passes, self.left = (torch.zeros(size, **make) for size in (count, count, 1))
         self.ended = torch.zeros(count, dtype=torch.bool, device=device)
-        self.draft = torch.full((count, options.draft_length), -1, **make)  # -1: nothing
+        self.draft = torch.full((count, self.streams or options.draft_length), -1, **make)  # -1: nothing
         self.history: list[list[list[int]]] = [[] for _ in range(count)]
         self._keep_in(caches)
 
@@ -66,14 +66,15 @@ class Speculation:
         """Encodes the sources and sets the state to what it is before the first pass."""
         encoded, self.source_offsets = self.sources.encode(self.model)
         self.cross_keys = self.model.cross_keys(encoded)
-        self.counts.zero_(), self.passes.zero_()
+        self.counts.zero_(), self.passes.zero_(), self.draft.fill_(-1)
         self.ended.copy_(self.sources.offsets.diff() == 0)
         self.left.copy_((~self.ended).sum())
 
     def cycle(self) -> None:
-        """A draft by the model itself, and the pass that checks it."""
-        self.fill()
-        self.check(self.draft)
+        """A draft by the model itself, and the pass that checks it, in which streams ahead make the next draft."""
+        if not self.streams:
+            self.fill()
+        self.check(self.draft, self.streams)
 
     def fill(self) -> None:
         """Adds a word to every sentence, and drafts what follows: by masks, of which the first stands for that word."""
@@ -81,77 +82,96 @@ class Speculation:
         hidden = self.feed(masks, queries=1)
         steps = self.counts[:, None].expand(*hidden.shape[:2])
         tokens, log_probs = self.choose(hidden, steps)
-        likely = log_probs[:, 2:].double().cumsum(1)
-        enough = likely >= (math.log(self.options.draft_threshold) if self.options.draft_threshold else -math.inf)
-        ends = tokens[:, 2:] == self.config.eos_token_id
-        behind = torch.arange(ends.shape[1], device=ends.device) >= self.longest - 1 - self.counts[:, None]
-        nothing = ~enough | behind | (ends.cumsum(1) - ends.long() > 0)
-        self.draft.copy_(tokens[:, 2:].masked_fill(nothing, -1))
         self.accept(tokens[:, :1], log_probs[:, :1], self.draft[:, :0])
+        self.keep(tokens[:, 2:], log_probs[:, 2:])
 
-    def check(self, draft: Tensor) -> None:
-        """Accepts the words of a draft [S, n] as long as they are the model's own, and adds the one it says next."""
-        hidden = self.feed(draft.clamp(min=0), queries=draft.shape[1] + 1)
-        steps = self.counts[:, None] + torch.arange(draft.shape[1] + 1, device=draft.device)
-        self.accept(*self.choose(hidden, steps, draft), draft)
+    def check(self, draft: Tensor, ahead: int = 0) -> None:
+        """Accepts the words of a draft [S, n] as long as they are the model's own, and adds the one it says next.
 
-    def feed(self, behind: Tensor, queries: int) -> Tensor:
+        Beside each row are those of as many streams ``ahead``, of which those of the row that adds a word say what
+        comes behind it: the next draft.
+        """
+        tried = torch.arange(draft.shape[1] + 1, device=draft.device)
+        hidden = self.feed(draft.clamp(min=0), tried.numel(), ahead).unflatten(1, (-1, 1 + ahead))
+        steps = self.counts[:, None] + tried
+        agreed = self.accept(*self.choose(hidden[:, :, 0], steps, draft), draft)
+        if ahead:
+            own = hidden[torch.arange(len(agreed), device=draft.device), agreed, 1:]
+            self.keep(*self.choose(own, (self.counts[:, None] - 1).expand(-1, ahead)))
+
+    def keep(self, tokens: Tensor, log_probs: Tensor) -> None:
+        """Of what is said behind the last words, [S, n] each, what is likely enough, and has room, as the draft."""
+        likely = log_probs.double().cumsum(1)
+        enough = likely >= (math.log(self.options.draft_threshold) if self.options.draft_threshold else -math.inf)
+        ends = tokens == self.config.eos_token_id
+        behind = torch.arange(ends.shape[1], device=ends.device) >= self.longest - self.counts[:, None]
+        nothing = ~enough | behind | (ends.cumsum(1) - ends.long() > 0) | self.ended[:, None]
+        self.draft.copy_(tokens.masked_fill(nothing, -1))
+
+    def feed(self, behind: Tensor, queries: int, ahead: int = 0) -> Tensor:
         """The hidden rows [S, 1 + n, C] that predict what follows each last word and each of the n tokens behind it.
 
-        Of a two-stream model the first ``queries`` rows are those of query rows.
+        Of a two-stream model the first ``queries`` rows are those of query rows, behind each of which come those of the
+        streams ``ahead`` of it, which see what it sees: with all of them [S, (1 + n) (1 + ahead), C].
         """
         count, rows = len(self.counts), 1 + behind.shape[1]
         device, model = behind.device, self.model
         place = self.counts[:, None] + torch.arange(rows, device=device)
         content = torch.cat([self.words.gather(1, self.counts[:, None]), behind], 1)
         places = (self.first_key[:, None] + place).flatten()
-        streams, selected = [(content, place)], None
+        asks = place[:, :queries, None].expand(-1, -1, 1 + ahead).flatten(1)
+        streams, times, selected = [(content, place)], [place], None
         if self.config.two_stream:
-            streams.append((torch.full_like(content[:, :queries], self.config.mask_token_id), place[:, :queries]))
-            if queries < rows:
+            further = (place[:, :queries, None] + torch.arange(1 + ahead, device=device)).flatten(1)
+            streams.append((torch.full_like(asks, self.config.mask_token_id), further))
+            times.append(asks)
+            if ahead or queries < rows:
                 own = torch.arange(count * rows, device=device).view(count, rows)
-                query = count * rows + torch.arange(count * queries, device=device).view(count, queries)
+                query = count * rows + torch.arange(asks.numel(), device=device).view_as(asks)
                 selected = torch.cat([query, own[:, queries:]], 1).flatten()
         tokens, at = (torch.cat([part.flatten() for part in parts]) for parts in zip(*streams, strict=True))
         decoder = model.model.decoder
         x = model.embed(decoder, tokens, decoder.embed_positions(at.clamp(max=self.longest)))
         ends = self.first_key + self.counts.int() + rows
         key_offsets = F.pad(torch.stack([self.first_key, ends], 1).flatten(), (0, 1), value=self.caches.shape[1])
-        seen = [self.visibility(s, key_offsets) for s in (streams, streams[:1])]
-        return model.step(x, seen[0], self.cross_keys, self.caches, places, seen[1], selected).view(count, rows, -1)
+        leave = torch.cat([asks, place[:, queries:]], 1)
+        seen = [self.visibility(t, key_offsets) for t in (times, [leave])]
+        return model.step(x, seen[0], self.cross_keys, self.caches, places, seen[1], selected).view(*leave.shape, -1)
 
-    def visibility(self, streams: list[tuple[Tensor, Tensor]], key_offsets: Tensor) -> tuple[Visibility, Visibility]:
-        """What rows see of their sentences, each what stands before it, and of the sources."""
+    def visibility(self, times: list[Tensor], key_offsets: Tensor) -> tuple[Visibility, Visibility]:
+        """What rows of streams [S, n] see of their sentences, up to the places that are given, and of the sources."""
         device, room = key_offsets.device, self.sources.room
-        sentence = torch.arange(len(self.counts), device=device, dtype=torch.int32).repeat(len(streams))
-        lengths = torch.cat([torch.full((len(self.counts),), part.shape[1], device=device) for part, _ in streams])
+        sentence = torch.arange(len(self.counts), device=device, dtype=torch.int32).repeat(len(times))
+        lengths = torch.cat([torch.full((len(self.counts),), part.shape[1], device=device) for part in times])
         offsets = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-        times = torch.cat([place.flatten() for _, place in streams]).int()
+        times = torch.cat([part.flatten() for part in times]).int()
         own = Visibility(offsets, key_offsets, 2 * sentence, times, self.from_own, self.until)  # others are not written
         return own, Visibility(
             offsets, self.source_offsets, sentence, torch.zeros_like(times), room.never, room.forever
         )
 
     def choose(self, hidden: Tensor, steps: Tensor, draft: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens that may follow so many words, and their log-probabilities: [S, n] each."""
+        """The likeliest tokens that may follow so many words, ``steps`` [S, n], of a sentence and its draft, and their
+        log-probabilities: [S, n] each."""
         shape, hidden, never = steps.shape, hidden.flatten(0, 1), None
         if self.prefixes or self.options.no_repeat_ngram_size or self.options.use_vmap:
-            never = torch.stack([self.never(n, draft, row) for n in range(shape[0]) for row in range(shape[1])])
+            never = torch.stack([self.never(n, step, draft) for n, own in enumerate(steps.tolist()) for step in own])
         owners = torch.arange(shape[0], device=steps.device).repeat_interleave(shape[1])
         chosen = self.continuations.greedy(hidden, owners, steps.flatten(), never)
         return tuple(t.view(shape) for t in chosen)
 
-    def never(self, sentence: int, draft: Tensor | None, row: int) -> Tensor:
-        """What may not follow a sentence and the first words of its draft: bool [V]."""
+    def never(self, sentence: int, step: int, draft: Tensor | None) -> Tensor:
+        """What may not follow the first ``step`` words of a sentence and its draft: bool [V]."""
         words = self.words[sentence, 1 : 1 + self.counts[sentence]].tolist()
-        words += draft[sentence, :row].tolist() if draft is not None else []
+        words = [*words, *(draft[sentence].tolist() if draft is not None else [])][: max(step, 0)]
         prefix, never = self.prefixes[sentence] if self.prefixes else [], self.continuations.banned.clone()
         if len(words) <= self.longest:
             never[list(forbidden(self.config, words, prefix, self.longest, self.options))] = True
         return never
 
-    def accept(self, tokens: Tensor, log_probs: Tensor, draft: Tensor) -> None:
-        """Of what the model says behind the last word and each of a draft, what it says behind its own words."""
+    def accept(self, tokens: Tensor, log_probs: Tensor, draft: Tensor) -> Tensor:
+        """Of what the model says behind the last word and each of a draft, what it says behind its own words; of how
+        many words of the draft [S]."""
         agreed = (tokens[:, :-1] == draft).cumprod(1).sum(1)
         behind = torch.arange(tokens.shape[1], device=tokens.device)
         ends = (tokens == self.config.eos_token_id) & (behind <= agreed[:, None])
@@ -165,6 +185,7 @@ class Speculation:
         self.passes += going
         self.ended |= going & (end <= agreed)
         self.left.copy_((~self.ended).sum())
+        return agreed
 
     def run(self, runtime: Eager, begin: Callable, cycle: Callable) -> None:
         """All passes, by ``begin`` and ``cycle`` as ``runtime`` recorded them.
@@ -182,18 +203,19 @@ class Speculation:
                         return
                     look = runtime.download(self.left)
             return
-        filled = False
+        filled, masks = False, self.options.drafter == "model" and self.options.draft_length > 0 and not self.streams
         while self.left.item():
-            draft = self.draft if filled else self.copied()
+            draft, ahead = self.draft if filled else self.copied(), 0
+            if self.streams:
+                draft, ahead = self.copied_or_own(draft)
             if (grown := int(self.counts.max()) + self.options.draft_length + 3) > self.positions:
                 self._grow(grown)
-            masks = self.options.drafter == "model" and self.options.draft_length > 0
             filled = masks and not filled and not (draft >= 0).any()
             self._remember(draft)
             if filled:
                 self.fill()
             else:
-                self.check(draft[:, : int((draft >= 0).sum(1).max())])
+                self.check(draft[:, : int((draft >= 0).sum(1).max())], ahead)
 
     def _remember(self, draft: Tensor) -> None:
         """What the next pass feeds, where somebody wants to know."""
@@ -218,6 +240,16 @@ class Speculation:
             most = 0 if self.ended[n] else min(self.options.draft_length, self.longest - count)
             drafts.append(torch.tensor(draft[:most], dtype=torch.int64))
         return torch.nn.utils.rnn.pad_sequence(drafts, batch_first=True, padding_value=-1).to(self.counts.device)
+
+    def copied_or_own(self, copied: Tensor) -> tuple[Tensor, int]:
+        """What the next pass checks, copied or by streams ahead of the last one, and how many streams it has itself:
+        none beside a copy."""
+        missing = copied.shape[1] - self.draft.shape[1]
+        both = F.pad(copied, (0, max(0, -missing)), value=-1), F.pad(self.draft, (0, max(0, missing)), value=-1)
+        copies = (copied >= 0).any(1, keepdim=True)
+        draft = torch.where(copies, *both)
+        self.draft.fill_(-1)
+        return draft, 0 if copies.any() else self.streams
 
     def results(self, sources: int, options: SpeculativeOptions, runtime: Eager) -> list[list[Hypothesis]]:
         """The outputs of the first ``sources`` sources."""

@@ -35,8 +35,8 @@ class Objective:
       the options that training ``validated`` with beside those of the mode, which are what its models decode by;
     * its options of training: fields by :func:`janus_fast.inputs.option`.
 
-    Its ``config`` says what its models are trained for, ``trained_modes`` and ``permuted``, whatever the one that it is
-    given says; training gives it to the model.
+    Its ``config`` says what its models are trained for, ``trained_modes``, ``permuted`` and ``streams_ahead``, whatever
+    the one that it is given says; training gives it to the model.
 
     With ``encoder_passes=2`` every other part of :meth:`build` reads the source under dropouts of its own.
     """
@@ -45,6 +45,7 @@ class Objective:
     validated: ClassVar[Mapping[str, dict]] = {}
     predicts_length: ClassVar[bool] = False
     permuted: ClassVar[bool] = False  # whether mode "nar" fills words by queries that see the known words alone
+    streams_ahead: ClassVar[int] = 0  # by which mode "speculative" drafts, instead of by masks that see each other
     takes_one_stream: ClassVar[bool] = False  # whether it trains ordinary Transformers
     restores: ClassVar[bool] = False  # whether its text must be monolingual
     watched: ClassVar[tuple[str, ...]] = ()
@@ -77,7 +78,8 @@ class Objective:
         if absent := sorted(named - set(self.streams)):
             raise ValueError(f"objective: loss terms must be of the streams {self.streams}, got one of {absent[0]!r}")
         # what was trained otherwise before is now trained so
-        self.config = replace(self.config, trained_modes=self.modes, permuted=self.permuted)
+        trained = {"trained_modes": self.modes, "permuted": self.permuted, "streams_ahead": self.streams_ahead}
+        self.config = replace(self.config, **trained)
 
     def terms(self) -> Terms:
         """The weights of the cross-entropy of each stream, and of the divergence of each pair that is tied."""

@@ -133,20 +133,24 @@ def among(logits: Tensor, words) -> Tensor:
     return logits.masked_fill(never, -math.inf)
 
 
-def follow(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], words=None) -> Tensor:
-    """Log-probabilities [V] float32, on the CPU, of what follows these tokens, among these words."""
-    return among(look(model, encoded, source_offsets, tokens)[0], words).log_softmax(-1)
+def follow(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], words=None, ahead: int = 0) -> Tensor:
+    """Log-probabilities [V] float32, on the CPU, of what follows these tokens, among these words, or of the token so
+    far ``ahead`` of that, by the model's stream of this number."""
+    return among(look(model, encoded, source_offsets, tokens, ahead=ahead)[0], words).log_softmax(-1)
 
 
-def look(model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], options=None) -> tuple[Tensor, list[float]]:
-    """Logits [V] float32, on the CPU, of what follows these tokens, and where the row that says so looks."""
+def look(
+    model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], options=None, ahead: int = 0
+) -> tuple[Tensor, list[float]]:
+    """Logits [V] float32, on the CPU, of what follows these tokens, or of the token so far ``ahead`` of that, and where
+    the row that says so looks."""
     config, device = model.config, encoded.device
     content = torch.tensor([config.decoder_start_token_id, *tokens], device=device)
     lengths, positions = content.new_tensor([len(content)]), torch.arange(len(content), device=device)
     visibility = Visibility.causal(lengths)
     if config.two_stream:  # the query rows predict
         content = torch.cat([content, torch.full_like(content, config.mask_token_id)])
-        visibility, positions = Visibility.autoregressive(lengths), positions.repeat(2)
+        visibility, positions = Visibility.autoregressive(lengths), torch.cat([positions, positions + ahead])
     cross = Visibility.bidirectional(
         visibility.query_offsets, source_offsets, torch.zeros_like(visibility.query_offsets[1:])
     )

@@ -23,12 +23,19 @@ def speculative(
     A pass feeds the last word and a draft of what follows. It accepts the draft's words as long as they are those that
     greedy search would choose, and adds the one that greedy search chooses next. Drafts are, in this order, the rest
     of the prefix; what follows the last words in a draft that was given; and by ``drafter`` what follows them in the
-    source, or what the model itself fills masks with. That takes a pass of its own, which adds its word, too: it feeds
-    the last word and ``draft_length + 1`` masks, of which the first stands for the word that is added and the others
-    are a draft for the next pass. ``iterations`` are the passes where every draft is tried (``adaptive_drafts`` False).
-    With ``words``, ids for each source, other tokens have no probability.
+    source, or what the model itself says.
 
-    Source: SpecDec (Xia et al. 2023) and TiDAR (Liu et al. 2025), with the drafts and the verdict of one model.
+    A model without ``streams_ahead`` fills masks. That takes a pass of its own, which adds its word, too: it feeds the
+    last word and ``draft_length + 1`` masks, of which the first stands for the word that is added and the others are a
+    draft for the next pass. One that has them drafts in the passes that check: beside the row that adds a word are
+    those of up to ``draft_length`` streams, which see the same words and say what comes behind it. A pass whose draft
+    is of a prefix or a text has no such rows, and leaves no draft for the next one.
+
+    ``iterations`` are the passes where every draft is tried (``adaptive_drafts`` False). With ``words``, ids for each
+    source, other tokens have no probability.
+
+    Source: SpecDec (Xia et al. 2023) and TiDAR (Liu et al. 2025), with the drafts and the verdict of one model; streams
+    that draft while they check are blockwise parallel decoding (Stern et al. 2018).
     """
     nothing = [[]] * len(sources)
     given = zip(sources, prefixes or nothing, drafts or nothing, words or [None] * len(sources), strict=True)
@@ -39,15 +46,17 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], words
     config, longest = model.config, options.longest(model.config)
     offsets = offsets_of(torch.tensor([len(source)], device=model.output_weight.device))
     encoded = model.encode(torch.tensor(source, device=offsets.device), offsets)
+    streams, fills = options.streams(config), options.drafter == "model" and not config.streams_ahead
     tokens, scores, history, draft, filled = [], [], [], [], False  # filled: what the pass before had were masks
     while not tokens or tokens[-1] != config.eos_token_id:
-        if not filled:
-            draft = follows(tokens, given, 1)
-            if not draft and options.drafter == "source":
-                draft = follows(tokens, source, RECENT)
+        copied = prefix[len(tokens) :]
+        if not copied and not filled:
+            copied = follows(tokens, given, 1)
+            if not copied and options.drafter == "source":
+                copied = follows(tokens, source, RECENT)
         room = longest - len(tokens)
-        draft = (prefix[len(tokens) :] or draft)[: min(options.draft_length, room)]
-        filled = not draft and not filled and options.drafter == "model" and options.draft_length > 0 and room > 0
+        draft = (copied or draft)[: min(options.draft_length, room)]
+        filled = not draft and not filled and fills and options.draft_length > 0 and room > 0
         masks = min(options.draft_length + 1, room) if filled else 0
         history.append([*tokens, *draft])
         filling = fill(model, encoded, offsets, tokens, masks, options, words) if filled else []
@@ -59,7 +68,8 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], words
             tokens, scores = [*tokens, int(row.argmax())], [*scores, float(row.max())]
             if tokens[-1] == config.eos_token_id or tokens[-1] != tried:
                 break
-        draft = filling
+        ahead = 0 if copied else min(streams, longest - len(tokens))
+        draft = look_ahead(model, encoded, offsets, tokens[:-1], ahead, options, words) if ahead > 0 else filling
     total = sum(torch.tensor(scores[len(prefix) :]).unbind(), torch.zeros(()))  # in float32, one after another
     if not total.isfinite():
         raise FloatingPointError(NO_OUTPUT)
@@ -70,16 +80,28 @@ def _decode(model, source: list[int], prefix: list[int], given: list[int], words
 def fill(
     model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], masks: int, options, words=None
 ) -> list[int]:
-    """Masks behind these tokens, filled in one pass in which each sees what stands before it; without the first, and as
-    far as they are together not less likely than ``draft_threshold``, or to the end of the sentence."""
-    config = model.config
-    log_probs = behind(model, encoded, source_offsets, tokens, masks, words)
+    """Masks behind these tokens, filled in one pass in which each sees what stands before it; without the first."""
+    return likely_of(model.config, behind(model, encoded, source_offsets, tokens, masks, words)[1:], tokens, options)
+
+
+def look_ahead(
+    model, encoded: Tensor, source_offsets: Tensor, tokens: list[int], streams: int, options, words=None
+) -> list[int]:
+    """What so many streams say behind the word that follows these tokens, each in a pass of its own."""
+    numbers = range(1, streams + 1)
+    rows = [follow(model, encoded, source_offsets, tokens, words, ahead) for ahead in numbers]
+    return likely_of(model.config, torch.stack(rows), tokens, options)
+
+
+def likely_of(config, log_probs: Tensor, tokens: list[int], options) -> list[int]:
+    """The likeliest words of rows [n, V] that know these tokens, as far as they are together not less likely than
+    ``draft_threshold``, or to the end of the sentence."""
     log_probs[:, list(forbidden(config, tokens, [], options.longest(config), options))] = -math.inf
     best, draft = log_probs.max(-1), []
-    likely = best.values[1:].double().cumsum(0) >= (
+    likely = best.values.double().cumsum(0) >= (
         math.log(options.draft_threshold) if options.draft_threshold else -math.inf
     )
-    for token, enough in zip(best.indices[1:].tolist(), likely.tolist(), strict=True):
+    for token, enough in zip(best.indices.tolist(), likely.tolist(), strict=True):
         if not enough or config.eos_token_id in draft:
             break
         draft.append(token)
