@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..linear import filled, linear
+from ..linear import linear
 from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
 from ..visibility import Visibility
-
-WITH_RELU = ("cpu", "cuda", "meta")  # devices whose product takes relu along
 
 
 class FusedModel:
@@ -110,13 +108,9 @@ class FusedModel:
         return self._feed_forward(layer, x)
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        if self.config.activation != "relu" or x.device.type not in WITH_RELU:
-            return layer.feed_forward(x)
         normed = layer.before(layer.final_layer_norm, x)
-        rows = filled(normed)
-        hidden = torch._addmm_activation(layer.fc1.bias, rows, layer.fc1.weight.t())  # relu within the product
-        hidden = layer.fc2(hidden)
-        return layer.after(layer.final_layer_norm, x, hidden if rows is normed else hidden[: x.shape[0]])
+        hidden = linear(normed, layer.fc1.weight, layer.fc1.bias, self.config.activation)
+        return layer.after(layer.final_layer_norm, x, layer.fc2(hidden))
 
 
 @torch.no_grad()
