@@ -45,12 +45,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     return product if rows is x else product[: x.shape[0]]
 
 
-def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether rows are computed by our kernel, each as if it were alone.
+def on_cpu(x: Tensor) -> bool:
+    """Not so of fake tensors: what is traced with these is what a GPU would be given."""
+    return type(x) is Tensor and x.device.type == "cpu"
 
-    What is traced with fake tensors is what a GPU would be given.
-    """
-    if type(x) is not Tensor or x.device.type != "cpu" or in_transform() or torch.is_autocast_enabled("cpu"):
+
+def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether rows are computed by our kernel, each as if it were alone."""
+    if not on_cpu(x) or in_transform() or torch.is_autocast_enabled("cpu"):
         return False
     return OPERATIONS["linear_activation"].refusal("cpp", x, weight, bias) is None
 

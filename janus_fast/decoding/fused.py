@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..linear import linear
+from ..linear import linear, on_cpu
 from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
 from ..visibility import Visibility
 
@@ -38,7 +38,11 @@ class FusedModel:
 
     def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
         """``stack.embed`` of position vectors that are there already."""
-        x = torch.add(positions, stack.embed_tokens(tokens), alpha=stack.scale)
+        words = stack.embed_tokens(tokens)
+        if on_cpu(words):  # torch rounds elements that fill no vector otherwise, and which these are depends on the rows
+            x = positions + stack.scale * words
+        else:
+            x = torch.add(positions, words, alpha=stack.scale)
         return x if stack.layernorm_embedding is None else stack.layernorm_embedding(x)
 
     def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
