@@ -89,15 +89,17 @@ KINDS = [
 @pytest.mark.parametrize("backend, compute_type", KINDS)
 @pytest.mark.parametrize("name, case", pairs("none"))
 def test_outputs_are_the_bits_of_greedy_search(name, case, backend, compute_type):
-    model = model_of(name)
+    model, quick = model_of(name), backend == "engine"
+    if compute_type == "bfloat16" and not quick and name != "pre-norm":
+        pytest.skip("one model shows that torch rounds rows alike in bfloat16, too")
     sources = make_sources(7)
     given = {"draft": texts(sources), "target_prefix": [*PREFIXES, []]}
     given["target_prefix"] = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in given["target_prefix"]]
     one, two = (Translator(model, compute_type=compute_type, intra_threads=n, backend=backend) for n in (1, 2))
-    for more in ({}, {"draft": given["draft"]}, given):
+    for more in ({}, {"draft": given["draft"]}, given)[:: 1 if quick else 2]:
         prefix = {name: more[name] for name in more if name != "draft"}
         expected = one.generate(sources, **greedy(CASES[case]), **prefix)
-        for size, translator in ((1, two), (4, one), (64, two)):
+        for size, translator in ((1, two), (4, one), (64, two)) if quick else ((3, two), (64, one)):
             found = translator.generate(sources, mode="speculative", max_batch_size=size, **CASES[case], **more)
             for result, other in zip(found, expected, strict=True):
                 assert result.hypotheses == other.hypotheses

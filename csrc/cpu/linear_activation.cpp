@@ -26,8 +26,8 @@ void launch(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& 
   call.bias = bias ? data<T>(*bias) : nullptr;
   call.activation = activation;
   call.output = mutable_data<T>(output);
-  const int64_t tasks = (call.outputs + kLinearOutputs - 1) / kLinearOutputs *
-                        ((call.rows + kLinearChunk - 1) / kLinearChunk);
+  const int64_t tasks =
+      (call.outputs + kLinearOutputs - 1) / kLinearOutputs * ((call.rows + kLinearChunk - 1) / kLinearChunk);
   const auto kernel = kernels_of<T>().linear_activation;
   parallel(tasks, 2.0 * call.rows * call.outputs * call.channels,
            [&](int64_t begin, int64_t end) { kernel(call, begin, end); });

@@ -39,7 +39,7 @@ class FusedModel:
     def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
         """``stack.embed`` of position vectors that are there already."""
         words = stack.embed_tokens(tokens)
-        if on_cpu(words):  # torch rounds elements that fill no vector otherwise, and which these are depends on the rows
+        if on_cpu(words):  # where add rounds elements that fill no vector otherwise, and these depend on the rows
             x = positions + stack.scale * words
         else:
             x = torch.add(positions, words, alpha=stack.scale)

@@ -15,9 +15,9 @@ def linear_activation(
 ) -> Tensor:
     """``activation(x @ weight.T + bias)``.
 
-    Computes ``ACTIVATIONS[activation](F.linear(x, weight, bias))``, the latter accumulated and left in float32 until the
-    activation is done. On the CPU, without gradients, a row's result does not depend on the other rows of the call, to
-    the bit, nor on the number of threads, which is not so in ``torch.nn.functional.linear``.
+    Computes ``ACTIVATIONS[activation](F.linear(x, weight, bias))``, in float32 until the activation is done. On the
+    CPU, without gradients, a row's result does not depend on the other rows of the call, to the bit, nor on the number
+    of threads, which is not so in ``torch.nn.functional.linear``.
 
     Args:
         x: [N, C] float32 or bfloat16 (other floating types: reference); any strides. Under autocast all three are taken

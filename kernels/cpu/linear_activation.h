@@ -1,6 +1,6 @@
-// A linear layer and its activation, of weights as they lie: y = activation(x W^T + bias). Lanes run along the channels,
-// each product has one vector of sums, which meets the channels in their order and is added up in one order, so that an
-// element's value does not depend on the other rows, on its tile or on the number of threads.
+// A linear layer and its activation, of weights as they lie: y = activation(x W^T + bias). Lanes run along the
+// channels, each product has one vector of sums, which meets the channels in their order and is added up in one order,
+// so that an element's value does not depend on the other rows, on its tile or on the number of threads.
 //
 // A tile of rows stays in the first-level cache while the weights of a task, which stay in the second, pass.
 #pragma once
