@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     others. Elsewhere it is torch's product, of ``filled`` rows.
     """
     if alone(x, weight, bias):
-        return OPERATIONS["linear_activation"].run("cpp", x, weight, bias, activation)
+        return _alone(x, weight, bias, activation)
     rows = filled(x)
     if activation == "relu" and bias is not None and x.device.type in WITH_RELU:
         product = torch._addmm_activation(bias, rows, weight.t())
@@ -57,6 +57,12 @@ def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return OPERATIONS["linear_activation"].refusal("cpp", x, weight, bias) is None
 
 
+def _alone(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    if x.stride(-1) == 1 and weight.stride(-1) == 1 and (bias is None or bias.stride(0) == 1):
+        return torch.ops.janus_fast.linear_activation.default(x, weight, bias, activation)  # some microseconds sooner
+    return OPERATIONS["linear_activation"].run("cpp", x, weight, bias, activation)
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` for rows [N, C], computed in ways that suit the CPU.
 
@@ -65,6 +71,8 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2 and alone(x, self.weight, self.bias):
+            return _alone(x, self.weight, self.bias)
         if x.ndim != 2 or x.device.type != "cpu" or in_transform() or in_forward_mode(x, self.weight, self.bias):
             return F.linear(x, self.weight, self.bias)
         if needs_gradients(self.weight):
