@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import _check
+from .ops import OPERATIONS, _check
 from .ops._operation import in_forward_mode, in_transform, needs_gradients
+from .reference.linear_activation import ACTIVATIONS
 
 # In float32 the CPU's matrix products slow down by a third when they sum over more than some 4,000 rows at once. A
 # part is half of that, to be well below on other processors, too.
@@ -14,6 +15,7 @@ MOST_ROWS = 2048
 # two batches have as many. Of numbers with four leading bits there are few, and at most an eighth more rows to compute;
 # above 1,024 multiples of 64 are few enough.
 COMPILED, ROWS_AT_ONCE = (torch.bfloat16, torch.float16), 64
+WITH_RELU = ("cpu", "cuda", "meta")  # devices whose product takes relu along
 
 
 def filled(x: Tensor) -> Tensor:
@@ -27,21 +29,50 @@ def filled(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -rows % step)) if -rows % step else x
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` of rows [N, C], computed of ``filled`` ones."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """``activation`` of ``F.linear`` of rows [N, C], for inference.
+
+    On the CPU, in the types of its kernel, that is ``ops.linear_activation``: what a row becomes does not depend on the
+    others. Elsewhere it is torch's product, of ``filled`` rows.
+    """
+    if alone(x, weight, bias):
+        return _alone(x, weight, bias, activation)
     rows = filled(x)
-    product = F.linear(rows, weight, bias)
+    if activation == "relu" and bias is not None and x.device.type in WITH_RELU:
+        product = torch._addmm_activation(bias, rows, weight.t())
+    else:
+        product = ACTIVATIONS[activation](F.linear(rows, weight, bias))
     return product if rows is x else product[: x.shape[0]]
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Not so of fake tensors: what is traced with these is what a GPU would be given."""
+    return type(x) is Tensor and x.device.type == "cpu"
+
+
+def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether rows are computed by our kernel, each as if it were alone."""
+    if not on_cpu(x) or in_transform() or torch.is_autocast_enabled("cpu"):
+        return False
+    return OPERATIONS["linear_activation"].refusal("cpp", x, weight, bias) is None
+
+
+def _alone(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    if x.stride(-1) == 1 and weight.stride(-1) == 1 and (bias is None or bias.stride(0) == 1):
+        return torch.ops.janus_fast.linear_activation.default(x, weight, bias, activation)  # some microseconds sooner
+    return OPERATIONS["linear_activation"].run("cpp", x, weight, bias, activation)
 
 
 class Linear(nn.Linear):
     """``nn.Linear`` for rows [N, C], computed in ways that suit the CPU.
 
-    With gradients in float32 that of the weight is summed up in parts of ``MOST_ROWS`` rows. In bfloat16, and with
-    gradients under autocast, rows are ``filled``.
+    Without gradients as ``linear`` does. With gradients in float32 that of the weight is summed up in parts of
+    ``MOST_ROWS`` rows; in bfloat16, and under autocast, rows are ``filled``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2 and alone(x, self.weight, self.bias):
+            return _alone(x, self.weight, self.bias)
         if x.ndim != 2 or x.device.type != "cpu" or in_transform() or in_forward_mode(x, self.weight, self.bias):
             return F.linear(x, self.weight, self.bias)
         if needs_gradients(self.weight):

@@ -16,17 +16,10 @@ from . import ops
 from .config import JanusConfig
 from .linear import Linear
 from .packing import ranges
+from .reference.linear_activation import ACTIVATIONS
 from .reference.predict_lengths import mean_of_sources
 from .reference.ssru import ssru
 from .visibility import Visibility
-
-ACTIVATIONS = {  # Hugging Face's names
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
 
 
 class Attention(nn.Module):

@@ -31,7 +31,9 @@ MODELS = {
         "encoder_layers": 1, "decoder_layers": 3,
     },
     "unk is the mask": {"seed": 1, "mask_token_id": 3, "attention_heads": 2, "d_model": 24, "encoder_ffn_dim": 20},
-    "one stream": {"two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False},
+    "one stream": {
+        "seed": 3, "two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False,
+    },
     "ssru": {"two_stream": False, "decoder_autoreg": "ssru", "output_bias": True, "d_model": 36},
     "ssru, pre-norm": {
         "two_stream": False, "decoder_autoreg": "ssru", "normalize_before": True, "decoder_layers": 3, "seed": 1,

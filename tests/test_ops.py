@@ -162,6 +162,7 @@ def test_under_autocast_factors_of_any_type_are_taken_in_its_own(backend):
         lambda t: ops.linear_argmax(t(hidden), weight, bias, backend=backend),
         lambda t: ops.linear_topk(hidden, t(weight), bias, k=3, backend=backend),
         lambda t: ops.predict_lengths(t(hidden), where, weight, beam=2, max_length=40, backend=backend),
+        lambda t: ops.linear_activation(hidden, t(weight), bias, backend=backend),
     ]
     half = [tensor.bfloat16() for tensor in (query, key, value, hidden, weight, bias)]
     with torch.autocast("cpu", torch.bfloat16):
@@ -198,6 +199,8 @@ def test_vectors_may_be_strided(backend):
          ops.linear_topk(hidden, weight, bias.contiguous(), k=3, backend=backend)),
         (ops.predict_lengths(hidden, where, weight, beam=2, max_length=40, backend=backend),
          ops.predict_lengths(hidden, where.contiguous(), weight, beam=2, max_length=40, backend=backend)),
+        (ops.linear_activation(hidden, weight, bias, backend=backend),
+         ops.linear_activation(hidden, weight, bias.contiguous(), backend=backend)),
         (ops.attention(query, key, value, apart, backend=backend),
          ops.attention(query, key, value, visibility, backend=backend)),
     ):  # fmt: skip
@@ -419,6 +422,27 @@ ERRORS = {
     "k": (
         lambda: ops.linear_topk(H, W, k=11), ValueError,
         "linear_topk: k must be in [1, V = 10], got 11",
+    ),
+    "columns of a layer": (
+        lambda: ops.linear_activation(H, W[:, :6]), ValueError,
+        "linear_activation: weight must have shape [O, C] = [*, 8], got [10, 6]",
+    ),
+    "bias of a layer": (
+        lambda: ops.linear_activation(H, W, torch.zeros(9)), ValueError,
+        "linear_activation: bias must have shape [10], got shape [9]",
+    ),
+    "dtype of a layer": (
+        lambda: ops.linear_activation(H, W.double()), TypeError,
+        "linear_activation: weight must have the dtype of x, torch.float32, got torch.float64",
+    ),
+    "activation": (
+        lambda: ops.linear_activation(H, W, None, "tanh"), ValueError,
+        "linear_activation: activation must be one of 'none', 'relu', 'gelu', 'silu', 'gelu_new', 'quick_gelu', "
+        "got 'tanh'",
+    ),
+    "gradients of a layer": (
+        lambda: ops.linear_activation(H.clone().requires_grad_(), W, backend="cpp"), NotImplementedError,
+        "linear_activation: backend must be able to run this call, got 'cpp': it computes no gradients",
     ),
     "candidates": (
         lambda: lengths(candidates="best"), ValueError,

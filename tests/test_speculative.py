@@ -1,4 +1,4 @@
-"""Speculative decoding: what greedy search gives, in the engine to the bit, in the passes of the definition."""
+"""Speculative decoding: what greedy search gives, on the CPU to the bit, in the passes of the definition."""
 
 import copy
 import dataclasses
@@ -19,8 +19,10 @@ from janus_fast.decoding.decoder import Decoder
 from janus_fast.decoding.fused import FusedModel
 from janus_fast.decoding.modes import options_of
 from janus_fast.decoding.runtime import Eager
+from janus_fast.ops import _native
 
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
+needs_native = pytest.mark.skipif(_native.missing is not None, reason=str(_native.missing))
 
 
 MODELS = {
@@ -80,19 +82,26 @@ def test_by_definition_outputs_are_those_of_greedy_search(name, case):
             assert one.iterations <= other.iterations
 
 
-@needs_engine
-@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
+KINDS = [
+    *(pytest.param("engine", kind, marks=needs_engine) for kind in ("float32", "bfloat16", "int8")),
+    *(pytest.param("torch", kind, marks=needs_native) for kind in ("float32", "bfloat16")),
+]
+
+
+@pytest.mark.parametrize("backend, compute_type", KINDS)
 @pytest.mark.parametrize("name, case", pairs("none"))
-def test_the_engine_gives_the_bits_of_its_own_greedy_search(name, case, compute_type):
-    model = model_of(name)
+def test_outputs_are_the_bits_of_greedy_search(name, case, backend, compute_type):
+    model, quick = model_of(name), backend == "engine"
+    if compute_type == "bfloat16" and not quick and name != "pre-norm":
+        pytest.skip("one model shows that torch rounds rows alike in bfloat16, too")
     sources = make_sources(7)
     given = {"draft": texts(sources), "target_prefix": [*PREFIXES, []]}
     given["target_prefix"] = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in given["target_prefix"]]
-    one, two = (Translator(model, compute_type=compute_type, intra_threads=n, backend="engine") for n in (1, 2))
-    for more in ({}, {"draft": given["draft"]}, given):
+    one, two = (Translator(model, compute_type=compute_type, intra_threads=n, backend=backend) for n in (1, 2))
+    for more in ({}, {"draft": given["draft"]}, given)[:: 1 if quick else 2]:
         prefix = {name: more[name] for name in more if name != "draft"}
         expected = one.generate(sources, **greedy(CASES[case]), **prefix)
-        for size, translator in ((1, two), (4, one), (64, two)):
+        for size, translator in ((1, two), (4, one), (64, two)) if quick else ((4, two),):
             found = translator.generate(sources, mode="speculative", max_batch_size=size, **CASES[case], **more)
             for result, other in zip(found, expected, strict=True):
                 assert result.hypotheses == other.hypotheses
@@ -212,11 +221,12 @@ def test_caches_grow_with_the_outputs():
     assert all(len(group[0].ids) >= 140 for group in found)
 
 
-@needs_engine
-@pytest.mark.parametrize("compute_type", ["float32", "bfloat16", "int8"])
-def test_the_shipped_model_says_the_same_with_drafts(compute_type):
-    texts = committed_test_set("en-de")[0][::40]
-    translators = [Translator("en-de-small", compute_type=compute_type, intra_threads=n) for n in (1, 2)]
+@pytest.mark.parametrize("backend, compute_type", KINDS)
+def test_the_shipped_model_says_the_same_with_drafts(backend, compute_type):
+    texts = committed_test_set("en-de")[0][:: 40 if backend == "engine" else 200]
+    translators = [
+        Translator("en-de-small", backend=backend, compute_type=compute_type, intra_threads=n) for n in (1, 2)
+    ]
     expected = translators[0].translate(texts, beam_size=1)
     drafts = [result.hypotheses[0] for result in expected]
     edited = [draft.replace("Sie", "wir").replace("e ", "en ", 1) for draft in drafts]
@@ -296,7 +306,7 @@ def test_auto_is_greedy_search_by_what_the_model_can(trained, drafter, backend):
         found = translator.generate(sources, mode="auto", min_decoding_length=2)
     expected = translator.generate(sources, beam_size=1, min_decoding_length=2)
     assert [r.hypotheses for r in found] == [r.hypotheses for r in expected]
-    if backend == "engine":
+    if backend == "engine" or _native.missing is None:
         assert [r.token_scores for r in found] == [r.token_scores for r in expected]
     drafts = [r.hypotheses[0] for r in expected]
     given = translator.generate(sources, mode="auto", min_decoding_length=2, draft=drafts, adaptive_drafts=False)

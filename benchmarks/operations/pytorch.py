@@ -137,6 +137,12 @@ def topk(hidden: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return tokens, best
 
 
+def layer(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+    if activation == "relu":
+        return torch._addmm_activation(bias, x, weight.t())
+    return F.linear(x, weight, bias)
+
+
 def joint_loss(hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int]):
     """Logits, losses and gradients of the original's terms and weights, by the functions that torch has for them."""
     hidden, weight = (t.detach().requires_grad_() for t in (hidden, weight))

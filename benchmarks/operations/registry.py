@@ -149,6 +149,13 @@ def cases(
     yield add_layer_norm("refinement, behind a block", rows or int(canvases.sum()))
     yield add_layer_norm("training, behind a block, with gradients", trained, gradients=True)
 
+    def layer(label: str, x: Tensor, outputs: int, activation: str = "none") -> Case:
+        own = x, normal(outputs, configuration.channels**-0.5), normal(outputs)[:, 0].contiguous(), activation
+        return Case("linear_activation", label, own, torch_alone(lambda: (pytorch.layer(*own),)))
+
+    yield layer("refinement, queries, keys and values", hidden, 3 * configuration.channels)
+    yield layer("beam step, feed-forward", beam, 2 * configuration.channels, "relu")
+
     total = int(canvases.sum())
     tokens, predicted = (
         torch.randint(5, configuration.vocabulary, (total,), generator=make).to(device) for _ in range(2)

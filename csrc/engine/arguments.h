@@ -7,13 +7,14 @@
 #include <string>
 #include <utility>
 
+#include "csrc/activations.h"
 #include "kernels/cpu/engine.h"
 
 namespace janus_fast {
 
 // What a name stands for.
-template <typename T>
-T named(const std::string& argument, const std::string& name, std::initializer_list<std::pair<const char*, T>> all) {
+template <typename T, typename Names = std::initializer_list<std::pair<const char*, T>>>
+T named(const std::string& argument, const std::string& name, const Names& all) {
   std::string names;
   for (const auto& [known, value] : all) {
     if (name == known) return value;

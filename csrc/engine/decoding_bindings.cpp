@@ -78,12 +78,7 @@ Config config_of(const py::dict& given) {
           config.target_vocab_size);
   require(std::isfinite(config.layer_norm_eps) && config.layer_norm_eps > 0, "Model: layer_norm_eps",
           "be a positive, finite number", config.layer_norm_eps);
-  config.activation = named<Activation>("Model: activation", given["activation"].cast<std::string>(),
-                                        {{"relu", Activation::kRelu},
-                                         {"gelu", Activation::kGelu},
-                                         {"silu", Activation::kSilu},
-                                         {"gelu_new", Activation::kGeluNew},
-                                         {"quick_gelu", Activation::kQuickGelu}});
+  config.activation = named<Activation>("Model: activation", given["activation"].cast<std::string>(), kActivations);
   config.suppressed = given["suppressed"].cast<std::vector<int32_t>>();
   for (int32_t token : config.suppressed) within("Model: suppressed", token, 0, config.target_vocab_size - 1);
   config.sinusoidal = named<bool>("Model: positions", given["positions"].cast<std::string>(),

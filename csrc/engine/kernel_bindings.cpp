@@ -93,13 +93,7 @@ class PackedMatrix {
     const int64_t rows = x.shape(0), stride = (outputs_ + 1) / 2 * 2;
     MultiplyCall call = {};
     call.x = operand.operand(), call.rows = rows, call.weight = &matrix_;
-    call.activation = named<Activation>("kernels: activation", activation,
-                                        {{"none", Activation::kNone},
-                                         {"relu", Activation::kRelu},
-                                         {"gelu", Activation::kGelu},
-                                         {"silu", Activation::kSilu},
-                                         {"gelu_new", Activation::kGeluNew},
-                                         {"quick_gelu", Activation::kQuickGelu}});
+    call.activation = named<Activation>("kernels: activation", activation, kActivations);
     call.output_stride = stride;
     if (residual) {
       require(residual->ndim() == 2 && residual->shape(0) == rows && residual->shape(1) == outputs_ && !narrow,

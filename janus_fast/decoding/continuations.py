@@ -11,15 +11,17 @@ from ..model import JanusModel
 from .options import AutoregressiveOptions, SpeculativeOptions
 
 
-def log_probs_of(model: JanusModel, asked: Tensor, hidden: Tensor, best: Tensor, log_probs: Tensor) -> Tensor:
+def log_probs_of(
+    model: JanusModel, bias: Tensor | None, asked: Tensor, hidden: Tensor, best: Tensor, log_probs: Tensor
+) -> Tensor:
     """The log-probability of one token ``asked`` [R] for each row, where that of the likeliest, ``best``, is known.
 
     It is as much lower as the token's logit, for which no room is needed for those of the whole vocabulary.
     """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     lower = (model.output_weight[asked].to(dtype) - model.output_weight[best].to(dtype)).mul_(hidden).sum(-1)
-    if model.output_bias is not None:
-        lower += model.output_bias[asked].to(dtype) - model.output_bias[best].to(dtype)
+    if bias is not None:
+        lower += bias[asked].to(dtype) - bias[best].to(dtype)
     return log_probs + lower.float()
 
 
@@ -100,7 +102,7 @@ class Continuations:
         """The end alone may follow."""
         ids = torch.full((hidden.shape[0], self.choices), self.eos, device=hidden.device)
         log_probs = torch.full(ids.shape, float("-inf"), device=hidden.device)
-        log_probs[:, 0] = self._log_probs(hidden, owners)[:, self.eos]
+        log_probs[:, 0] = self._log_prob(hidden, owners, ids[:, 0])
         return ids, log_probs
 
     def greedy(
@@ -110,16 +112,34 @@ class Continuations:
 
         ``never`` [R, V] is what may not, where that takes more than the number of words.
         """
-        if never is not None:
-            log_probs, ids = self._log_probs(hidden, owners).masked_fill(never, float("-inf")).max(-1)
-            return ids, log_probs
-        ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.model.output_bias, k=self.choices)
-        too_early = (ids == self.eos) & (steps < self.options.min_decoding_length)[:, None]
-        best, place = log_probs.masked_fill(self.banned[ids] | too_early, float("-inf")).max(-1)
-        # the end alone may follow the longest output
-        end = log_probs_of(self.model, torch.full_like(steps, self.eos), hidden, ids[:, 0], log_probs[:, 0])
-        last = steps >= self.options.longest(self.model.config)
-        return torch.where(last, self.eos, ids.gather(1, place[:, None])[:, 0]), torch.where(last, end, best)
+        only = self._forced(owners, steps)  # the end alone may follow the longest output, and a prefix goes on
+        asked = only.clamp(min=0)
+        if self.allowed is not None:
+            every = self._log_probs(hidden, owners)
+            best, chosen = every.masked_fill(never, float("-inf")).max(-1)
+            own = every.gather(1, asked[:, None])[:, 0]
+        else:
+            ids, log_probs = ops.linear_topk(hidden, self.model.output_weight, self.bias, k=self.choices)
+            own = log_probs_of(self.model, self.bias, asked, hidden, ids[:, 0], log_probs[:, 0])
+            early = (ids == self.eos) & (steps < self.options.min_decoding_length)[:, None]
+            refused = self.banned[ids] | early if never is None else never.gather(1, ids)
+            best, place = log_probs.masked_fill(refused, float("-inf")).max(-1)
+            chosen = ids.gather(1, place[:, None])[:, 0]
+        return torch.where(only < 0, chosen, only), torch.where(only < 0, best, own)
+
+    def _forced(self, owners: Tensor, steps: Tensor) -> Tensor:
+        """The one token that may follow so many words, [R]; -1 where there are others."""
+        forced = torch.full_like(steps, -1)
+        if most := self.prefixes.shape[-1]:
+            forced = self.prefixes[owners, steps.clamp(max=most - 1)].masked_fill(steps >= most, -1)
+        return forced.masked_fill(steps >= self.options.longest(self.model.config), self.eos)
+
+    def _log_prob(self, hidden: Tensor, owners: Tensor, asked: Tensor) -> Tensor:
+        """Of one token for each row."""
+        if self.allowed is not None:
+            return self._log_probs(hidden, owners).gather(1, asked[:, None])[:, 0]
+        best = ops.linear_argmax(hidden, self.model.output_weight, self.bias)
+        return log_probs_of(self.model, self.bias, asked, hidden, *best)
 
     def _log_probs(self, hidden: Tensor, owners: Tensor) -> Tensor:
         allowed = None if self.allowed is None else self.allowed[owners]
@@ -140,6 +160,6 @@ class Continuations:
         rows = (forced >= 0).nonzero()[:, 0]
         ids[rows, 0] = forced[rows]
         log_probs[rows] = float("-inf")
-        own = self._log_probs(hidden[rows], owners[rows]).gather(1, forced[rows, None])[:, 0]
+        own = self._log_prob(hidden[rows], owners[rows], forced[rows])
         # of what would not be allowed
         log_probs[rows, 0] = own.masked_fill(own == float("-inf"), 0.0) if self.options.renormalize_logits else own

@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..linear import filled, linear
+from ..linear import linear, on_cpu
 from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
 from ..visibility import Visibility
-
-WITH_RELU = ("cpu", "cuda", "meta")  # devices whose product takes relu along
 
 
 class FusedModel:
@@ -40,7 +38,11 @@ class FusedModel:
 
     def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
         """``stack.embed`` of position vectors that are there already."""
-        x = torch.add(positions, stack.embed_tokens(tokens), alpha=stack.scale)
+        words = stack.embed_tokens(tokens)
+        if on_cpu(words):  # where add rounds elements that fill no vector otherwise, and these depend on the rows
+            x = positions + stack.scale * words
+        else:
+            x = torch.add(positions, words, alpha=stack.scale)
         return x if stack.layernorm_embedding is None else stack.layernorm_embedding(x)
 
     def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -111,13 +113,9 @@ class FusedModel:
         return self._feed_forward(layer, x)
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        if self.config.activation != "relu" or x.device.type not in WITH_RELU:
-            return layer.feed_forward(x)
         normed = layer.before(layer.final_layer_norm, x)
-        rows = filled(normed)
-        hidden = torch._addmm_activation(layer.fc1.bias, rows, layer.fc1.weight.t())  # relu within the product
-        hidden = layer.fc2(hidden)
-        return layer.after(layer.final_layer_norm, x, hidden if rows is normed else hidden[: x.shape[0]])
+        hidden = linear(normed, layer.fc1.weight, layer.fc1.bias, self.config.activation)
+        return layer.after(layer.final_layer_norm, x, layer.fc2(hidden))
 
 
 @torch.no_grad()

@@ -163,7 +163,7 @@ class MaskPredict:
         x = self.model.embed(model.decoder, torch.cat([tokens, self.masks]), self.positions.repeat(2, 1))
         hidden = self.model.refine(x, seen[0], self.cross_keys, own.index + count, seen[1], content=count)
         best, log_probs = self._best(hidden, model.output_bias, own.index)
-        return log_probs_of(model, tokens.roll(-1), hidden, best, log_probs)
+        return log_probs_of(model, model.output_bias, tokens.roll(-1), hidden, best, log_probs)
 
     def _best(self, hidden: Tensor, bias: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest token for each of these rows of the canvases, and its log-probability."""

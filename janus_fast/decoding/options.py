@@ -273,8 +273,9 @@ class AutoregressiveOptions(NoRepeatNgramOptions):
 @dataclass
 class SpeculativeOptions(NoRepeatNgramOptions):
     """Options of speculative decoding: the output, and its log-probabilities, are those of mode "ar" with ``beam_size``
-    1, in fewer passes where drafts are right. In the engine they are so to the bit; torch rounds products of other
-    sizes otherwise, and may take another of two words that nearly tie.
+    1, in fewer passes where drafts are right. On the CPU they are so to the bit: in the engine, and in torch in float32
+    and bfloat16 with the native operations. Elsewhere, on GPUs too, torch rounds products of other sizes otherwise, and
+    may take another of two words that nearly tie.
 
     What drafts are decides how fast it is and nothing else. A value out of range, or two that do not fit each other,
     are a ValueError.

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,7 +40,7 @@ class Speculation:
         self.model, self.config, self.options, self.sources = model, model.config, options, sources
         self.prefixes, self.given = prefixes, drafts
         self.longest, self.streams = options.longest(model.config), options.streams(model.config)
-        self.continuations = Continuations(model.model, options, allowed=allowed)
+        self.continuations = Continuations(model.model, options, prefixes, allowed)
         count, room, device = sources.room.sequences, self.room(options, model.config), caches.device
         make = {"device": device, "dtype": torch.int64}
         self.words = torch.full((count, room), self.config.decoder_start_token_id, **make)  # behind where they start
@@ -154,7 +155,7 @@ class Speculation:
         """The likeliest tokens that may follow so many words, ``steps`` [S, n], of a sentence and its draft, and their
         log-probabilities: [S, n] each."""
         shape, hidden, never = steps.shape, hidden.flatten(0, 1), None
-        if self.prefixes or self.options.no_repeat_ngram_size or self.options.use_vmap:
+        if self.options.no_repeat_ngram_size or self.options.use_vmap:
             never = torch.stack([self.never(n, step, draft) for n, own in enumerate(steps.tolist()) for step in own])
         owners = torch.arange(shape[0], device=steps.device).repeat_interleave(shape[1])
         chosen = self.continuations.greedy(hidden, owners, steps.flatten(), never)
@@ -164,9 +165,8 @@ class Speculation:
         """What may not follow the first ``step`` words of a sentence and its draft: bool [V]."""
         words = self.words[sentence, 1 : 1 + self.counts[sentence]].tolist()
         words = [*words, *(draft[sentence].tolist() if draft is not None else [])][: max(step, 0)]
-        prefix, never = self.prefixes[sentence] if self.prefixes else [], self.continuations.banned.clone()
-        if len(words) <= self.longest:
-            never[list(forbidden(self.config, words, prefix, self.longest, self.options))] = True
+        never = self.continuations.banned.clone()
+        never[list(forbidden(self.config, words, [], -1, self.options))] = True
         return never
 
     def accept(self, tokens: Tensor, log_probs: Tensor, draft: Tensor) -> Tensor:
@@ -258,8 +258,9 @@ class Speculation:
         groups = []
         for n, count in enumerate(counts.tolist()):
             own = scores[n, : count + 1]
-            total = own[len(self.prefixes[n]) if self.prefixes else 0 :].cumsum(0)[-1]  # a prefix is free
-            if not total.isfinite():
+            begun = len(self.prefixes[n]) if self.prefixes else 0  # which is free
+            total = np.cumsum(own[begun:].numpy())[-1]  # in float32, one after another, as a search adds them
+            if not np.isfinite(total):
                 raise FloatingPointError(NO_OUTPUT)
             score = float(total) / (count + 1) ** options.length_penalty
             ids, history = words[n, 1 : count + 1].tolist(), self.history[n]

@@ -23,7 +23,6 @@ __attribute__((always_inline)) inline int64_t ticks() {
 // How a weight matrix is stored and multiplied. Int8: symmetric, one scale an output channel, activations quantised row
 // by row, sums in int32.
 enum class Numeric : uint8_t { kFloat32, kBFloat16, kInt8 };
-enum class Activation : uint8_t { kNone, kRelu, kGelu, kSilu, kGeluNew, kQuickGelu };
 
 // The weight [outputs, inputs] of y = x W^T + bias, cut into panels of EngineKernels::panel output channels; inside a
 // panel the channels of one group of inputs (1 float, 2 bfloat16, 4 int8) lie side by side. All pointers are aligned to

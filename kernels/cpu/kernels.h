@@ -69,6 +69,26 @@ struct AttentionKernels {
   void (*bwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
 };
 
+enum class Activation : uint8_t { kNone, kRelu, kGelu, kSilu, kGeluNew, kQuickGelu };
+
+// Outputs and rows of a task.
+constexpr int64_t kLinearOutputs = 64, kLinearChunk = 96;
+
+template <typename T>
+struct LinearActivationCall {
+  const T* x;
+  int64_t x_stride, rows;
+  const T* weight;
+  int64_t weight_stride, outputs, channels;
+  const T* bias;  // or null
+  Activation activation;
+  T* output;  // [rows, outputs]
+};
+
+// Tasks [begin, end) number (kLinearOutputs outputs, chunk of kLinearChunk rows), chunk fastest.
+template <typename T>
+using LinearActivationKernel = void (*)(const LinearActivationCall<T>&, int64_t begin, int64_t end);
+
 // The vocabulary is cut into panels of this many tokens, whatever the number of rows or threads: a row's sums have one
 // order. Each panel leaves, for every row, its maximum, its sum of exponentials and its best tokens.
 constexpr int64_t kPanel = 256;
@@ -188,6 +208,7 @@ struct KernelsOf {
   LinearTopkKernels<T> linear_topk;
   JointLossKernels<T> joint_loss;
   PredictLengthsKernels<T> predict_lengths;
+  LinearActivationKernel<T> linear_activation;
 };
 template <>
 struct KernelsOf<double> {

@@ -161,10 +161,6 @@ JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 4>::type v) { return 
 JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 8>::type v) {
   return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
 }
-JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 16>::type v) {
-  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-}
 
 template <typename T>
 JANUS_INLINE T sum(Vec<T> v) {
@@ -175,13 +171,26 @@ JANUS_INLINE T sum(Vec<T> v) {
   return lanes[0];
 }
 
-// The sums of four vectors, written next to each other.
+// The sums of four vectors, written next to each other: of halves until four terms are left, then of every other one.
 JANUS_INLINE void store_sums(Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d, float* out) {
+#if JANUS_VECTOR_BYTES == 64  // the same additions, side by side
+  const auto halves = [](Vec<float> p, Vec<float> q) __attribute__((always_inline)) {
+    return __builtin_shufflevector(p, q, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+           __builtin_shufflevector(p, q, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  };
+  const auto ab = halves(a, b), cd = halves(c, d);
+  auto terms = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+               __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  terms += __builtin_shufflevector(terms, terms, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  terms += __builtin_shufflevector(terms, terms, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  const VectorOf<float, 4>::type sums = __builtin_shufflevector(terms, terms, 0, 4, 8, 12);
+#else
   auto p = fold(a), q = fold(b), r = fold(c), s = fold(d);
   // Each line halves the number of terms: (p0+p2, q0+q2, p1+p3, q1+q3), likewise r and s, then all four.
   auto pq = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
   auto rs = __builtin_shufflevector(r, s, 0, 4, 1, 5) + __builtin_shufflevector(r, s, 2, 6, 3, 7);
   auto sums = __builtin_shufflevector(pq, rs, 0, 1, 4, 5) + __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+#endif
   __builtin_memcpy(out, &sums, sizeof(sums));
 }
 JANUS_INLINE void store_sums(Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d, double* out) {

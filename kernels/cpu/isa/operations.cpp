@@ -3,6 +3,7 @@
 #include "kernels/cpu/isa/table.h"
 #include "kernels/cpu/joint_loss.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/linear_activation.h"
 #include "kernels/cpu/linear_topk.h"
 #include "kernels/cpu/predict_lengths.h"
 
@@ -14,7 +15,8 @@ constexpr KernelsOf<T> kernels_of() {
           {linear_topk_scratch, linear_topk_panels<T>, linear_topk_merge<T>},
           {joint_loss_scratch<T>, joint_loss_pack<T>, joint_loss_logits<T>, joint_loss_merge<T>,
            joint_loss_gradients<T>, joint_loss_reduce<T>},
-          {predict_lengths_scratch, predict_lengths<T>}};
+          {predict_lengths_scratch, predict_lengths<T>},
+          linear_activation<T>};
 }
 template <>
 constexpr KernelsOf<double> kernels_of<double>() {

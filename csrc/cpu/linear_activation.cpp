@@ -1,0 +1,55 @@
+// Launcher of linear_activation.
+#include <optional>
+#include <string>
+
+#include "csrc/activations.h"
+#include "csrc/cpu/launch.h"
+
+namespace janus_fast {
+namespace {
+
+constexpr const char* kOp = "linear_activation";
+
+Activation activation_of(const std::string& name) {
+  for (const auto& [known, activation] : kActivations)
+    if (name == known) return activation;
+  fail(kOp, ": activation must be one of its documented names, got ", name);
+}
+
+template <typename T>
+void launch(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, Activation activation,
+            Tensor& output) {
+  LinearActivationCall<T> call = {};
+  call.x = data<T>(x), call.x_stride = x.stride(0), call.rows = x.size(0);
+  call.weight = data<T>(weight), call.weight_stride = weight.stride(0);
+  call.outputs = weight.size(0), call.channels = weight.size(1);
+  call.bias = bias ? data<T>(*bias) : nullptr;
+  call.activation = activation;
+  call.output = mutable_data<T>(output);
+  const int64_t tasks =
+      (call.outputs + kLinearOutputs - 1) / kLinearOutputs * ((call.rows + kLinearChunk - 1) / kLinearChunk);
+  const auto kernel = kernels_of<T>().linear_activation;
+  parallel(tasks, 2.0 * call.rows * call.outputs * call.channels,
+           [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+}
+
+Tensor linear_activation_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias,
+                             std::string activation) {
+  check_rows(x, kOp, "x", 2);
+  check_rows(weight, kOp, "weight", 2);
+  JANUS_CHECK(x.size(1) == weight.size(1) && x.scalar_type() == weight.scalar_type(), kOp,
+              ": weight must have the columns and dtype of x");
+  if (bias) check_vector(*bias, kOp, "bias", x.scalar_type(), weight.size(0));
+  Tensor output = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
+  with_type<float, BFloat16>(x, kOp, "x must be float32 or bfloat16", [&](auto type) {
+    launch<decltype(type)>(x, weight, bias, activation_of(activation), output);
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace janus_fast
+
+STABLE_TORCH_LIBRARY_IMPL(janus_fast, CPU, m) {
+  m.impl("linear_activation", TORCH_BOX(&janus_fast::linear_activation_cpu));
+}
