@@ -223,14 +223,15 @@ def test_caches_grow_with_the_outputs():
 
 @pytest.mark.parametrize("backend, compute_type", KINDS)
 def test_the_shipped_model_says_the_same_with_drafts(backend, compute_type):
-    texts = committed_test_set("en-de")[0][:: 40 if backend == "engine" else 200]
+    texts = committed_test_set("en-de")[0][:: 40 if backend == "engine" else 300]
     translators = [
         Translator("en-de-small", backend=backend, compute_type=compute_type, intra_threads=n) for n in (1, 2)
     ]
     expected = translators[0].translate(texts, beam_size=1)
     drafts = [result.hypotheses[0] for result in expected]
     edited = [draft.replace("Sie", "wir").replace("e ", "en ", 1) for draft in drafts]
-    for size, translator in zip((1, 7, 64), (translators[1], translators[0], translators[1]), strict=True):
+    runs = ((1, translators[1]), (7, translators[0]), (64, translators[1]))
+    for size, translator in runs if backend == "engine" else runs[::2]:
         own = ({"drafter": "model"}, 0.95), ({"drafter": "source"}, 1.0)
         for more, most in (*own, ({"draft": drafts}, 0.2), ({"draft": edited}, 0.5)):
             found = translator.translate(texts, mode="speculative", max_batch_size=size, adaptive_drafts=False, **more)

@@ -22,7 +22,7 @@ def log_probs_of(
     lower = (model.output_weight[asked].to(dtype) - model.output_weight[best].to(dtype)).mul_(hidden).sum(-1)
     if bias is not None:
         lower += bias[asked].to(dtype) - bias[best].to(dtype)
-    return log_probs + lower.float()
+    return (log_probs + lower).float()
 
 
 def allowed_tokens(model: JanusModel, words: list[np.ndarray] | None) -> Tensor | None:
