@@ -32,7 +32,7 @@ MODELS = {
     },
     "unk is the mask": {"seed": 1, "mask_token_id": 3, "attention_heads": 2, "d_model": 24, "encoder_ffn_dim": 20},
     "one stream": {
-        "seed": 3, "two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False,
+        "two_stream": False, "output_bias": True, "decoder_start_token_id": 2, "source_bos": False,
     },
     "ssru": {"two_stream": False, "decoder_autoreg": "ssru", "output_bias": True, "d_model": 36},
     "ssru, pre-norm": {
@@ -91,8 +91,8 @@ def test_the_engine_decodes_as_torch_does(model, case):
         return
     sources = make_sources(17)
     tolerance = 4 * rounding_error(model, "float32") + 2e-6
-    # where scores nearly tie, float32 may mask another word than float64; a draw may fall between the two
-    torch_type = "float64" if options.get("mode") == "nar" else "float32"
+    # what torch's float32 is wrong by would come on top; but a draw may fall between it and float64
+    torch_type = "float32" if options.get("sampling_topk", 1) != 1 else "float64"
     expected = of(model, backend="torch", compute_type=torch_type).generate(sources, **options)
     close(of(model).generate(sources, **options), expected, tolerance)
 
