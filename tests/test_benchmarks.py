@@ -23,6 +23,7 @@ from benchmarks.training import experiment_report, joint_loss, sharing, systems_
 from benchmarks.workload import OUTPUT, Row, sources
 from janus_fast import engine
 
+EXPERIMENTS = "experiment", "experiment-own-pace", "experiment-early"
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
 
@@ -201,7 +202,7 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
     [
         ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
         ("joint_loss", joint_loss.markdown), ("speculative", speculative.page),
-        *((name, functools.partial(experiment_report.markdown, name)) for name in ("experiment", "experiment-early")),
+        *((name, functools.partial(experiment_report.markdown, name)) for name in EXPERIMENTS),
         ("systems", functools.partial(systems_report.markdown, "systems")),
     ],
 )  # fmt: skip
