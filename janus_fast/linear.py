@@ -35,8 +35,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     On the CPU, in the types of its kernel, that is ``ops.linear_activation``: what a row becomes does not depend on the
     others. Elsewhere it is torch's product, of ``filled`` rows.
     """
-    if alone(x, weight, bias):
-        return _alone(x, weight, bias, activation)
+    if runs_row_by_row(x, weight, bias):
+        return _row_by_row(x, weight, bias, activation)
+    return _by_torch(x, weight, bias, activation)
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     rows = filled(x)
     if activation == "relu" and bias is not None and x.device.type in WITH_RELU:
         product = torch._addmm_activation(bias, rows, weight.t())
@@ -45,19 +49,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     return product if rows is x else product[: x.shape[0]]
 
 
-def on_cpu(x: Tensor) -> bool:
-    """Not so of fake tensors: what is traced with these is what a GPU would be given."""
+def is_plain_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is on the CPU and nothing but a tensor: what is traced with fake ones is what GPUs would get."""
     return type(x) is Tensor and x.device.type == "cpu"
 
 
-def alone(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def runs_row_by_row(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether rows are computed by our kernel, each as if it were alone."""
-    if not on_cpu(x) or in_transform() or torch.is_autocast_enabled("cpu"):
+    if not is_plain_cpu(x) or in_transform() or torch.is_autocast_enabled("cpu"):
         return False
     return OPERATIONS["linear_activation"].refusal("cpp", x, weight, bias) is None
 
 
-def _alone(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+def _row_by_row(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     if x.stride(-1) == 1 and weight.stride(-1) == 1 and (bias is None or bias.stride(0) == 1):
         return torch.ops.janus_fast.linear_activation.default(x, weight, bias, activation)  # some microseconds sooner
     return OPERATIONS["linear_activation"].run("cpp", x, weight, bias, activation)
@@ -71,8 +75,8 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 2 and alone(x, self.weight, self.bias):
-            return _alone(x, self.weight, self.bias)
+        if x.ndim == 2 and runs_row_by_row(x, self.weight, self.bias):
+            return _row_by_row(x, self.weight, self.bias)
         if x.ndim != 2 or x.device.type != "cpu" or in_transform() or in_forward_mode(x, self.weight, self.bias):
             return F.linear(x, self.weight, self.bias)
         if needs_gradients(self.weight):
@@ -80,7 +84,7 @@ class Linear(nn.Linear):
                 (x,) = _check.autocast(x)
             elif x.shape[0] > MOST_ROWS and x.dtype == torch.float32:
                 return _Linear.apply(x, self.weight, self.bias)
-        return linear(x, self.weight, self.bias)
+        return _by_torch(x, self.weight, self.bias)
 
 
 class _Linear(torch.autograd.Function):

@@ -68,10 +68,12 @@ def test_neither_batch_nor_threads_change_a_bit(name, case, compute_type):
 
 def test_products_are_ours_where_no_gradients_are_wanted():
     x, weight = torch.randn(3, 8), torch.randn(5, 8)
-    assert linear.alone(x, weight, None) and linear.alone(x.bfloat16(), weight.bfloat16(), None)
-    assert not linear.alone(x.double(), weight.double(), None) and not linear.alone(x.to("meta"), weight, None)
-    assert not linear.alone(x, weight.requires_grad_(), None)
+    assert linear.runs_row_by_row(x, weight, None) and linear.runs_row_by_row(x.bfloat16(), weight.bfloat16(), None)
+    assert not linear.runs_row_by_row(x.double(), weight.double(), None) and not linear.runs_row_by_row(
+        x.to("meta"), weight, None
+    )
+    assert not linear.runs_row_by_row(x, weight.requires_grad_(), None)
     with torch.no_grad():
-        assert linear.alone(x, weight, None)
+        assert linear.runs_row_by_row(x, weight, None)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not linear.alone(x, weight, None)
+            assert not linear.runs_row_by_row(x, weight, None)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus_fast.packing import offsets_of, ranges
+from janus_fast.reference.linear_activation import ACTIVATIONS
 from janus_fast.visibility import Visibility
 
 
@@ -140,7 +141,7 @@ def topk(hidden: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def layer(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
     if activation == "relu":
         return torch._addmm_activation(bias, x, weight.t())
-    return F.linear(x, weight, bias)
+    return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
 
 def joint_loss(hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int]):

@@ -54,7 +54,7 @@ class Speculation : public Greedy {
     }
     drafted_ = longest;
     if (drafted_ > 0) masks_ = 0;
-    if (forced) choices_.clear(), ahead_ = 0;
+    if (forced) choices_.clear(), ahead_ = 0, first_of_choice_ = false;
     masked_ = masks_ > 0;
     decoder.tokens.clear(), decoder.owners.clear(), decoder.begins.clear();
     pasts_.clear();
@@ -136,16 +136,17 @@ class Speculation : public Greedy {
     if (length > 0) {
       for (Sentence& sentence : active_)
         if (!sentence.copy.empty()) sentence.draft.swap(sentence.copy);
+      first_of_choice_ = false;
     } else if (masks_allowed_) {
       choices_.push_back(choose(kModel, options_.draft_length));
       if (choices_.back().second > 0) masks_ = std::min(choices_.back().second + 1, room);
     } else if (streams_ > 0) {
       // A pass with more streams than the one before has less to check than those that follow. So it says nothing of
       // the choice, which the next one keeps.
-      if (!begun_) chosen_ = choose(kModel, streams_);
+      if (!first_of_choice_) chosen_ = choose(kModel, streams_);
       length = ahead_ = chosen_.second;
-      begun_ = before < ahead_;
-      if (!begun_) choices_.push_back(chosen_);
+      first_of_choice_ = before < ahead_;
+      if (!first_of_choice_) choices_.push_back(chosen_);
     }
     for (Sentence& sentence : active_) cut(sentence.draft, length);
   }
@@ -224,7 +225,7 @@ class Speculation : public Greedy {
   std::vector<Past> pasts_;
   int64_t drafted_ = 0, masks_ = 0, ahead_ = 0, gained_ = 0;
   bool masked_ = false;          // the last pass had masks
-  bool begun_ = false;           // the last pass had more streams ahead than that before it
+  bool first_of_choice_ = false;           // the last pass had more streams ahead than that before it
   Choice chosen_;                // how many, then
   std::vector<Choice> choices_;  // what this cycle's time says something of
   Clock::time_point started_;

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..linear import linear, on_cpu
+from ..linear import is_plain_cpu, linear
 from ..model import Attention, DecoderLayer, JanusModel, Layer, Stack
 from ..visibility import Visibility
 
@@ -39,7 +39,7 @@ class FusedModel:
     def embed(self, stack: Stack, tokens: Tensor, positions: Tensor) -> Tensor:
         """``stack.embed`` of position vectors that are there already."""
         words = stack.embed_tokens(tokens)
-        if on_cpu(words):  # where add rounds elements that fill no vector otherwise, and these depend on the rows
+        if is_plain_cpu(words):  # where add rounds elements that fill no vector otherwise, and these depend on the rows
             x = positions + stack.scale * words
         else:
             x = torch.add(positions, words, alpha=stack.scale)

@@ -62,6 +62,7 @@ def _samples():
     yield "one_row", case(1, 128, 77, bias=False)
     yield "few_rows", case(4, 20, 65)
     yield "many_rows", case(203, 33, 70)
+    yield "several_tasks", case(203, 65, 130)
     yield "deep", case(11, 1030, 40)
     yield "odd_sizes", case(23, 19, 259, "relu")
     yield "one_channel", case(9, 1, 5, "gelu")
