@@ -224,10 +224,10 @@ class Speculation : public Greedy {
   std::vector<int32_t> kept_;
   std::vector<Past> pasts_;
   int64_t drafted_ = 0, masks_ = 0, ahead_ = 0, gained_ = 0;
-  bool masked_ = false;          // the last pass had masks
-  bool first_of_choice_ = false;           // the last pass had more streams ahead than that before it
-  Choice chosen_;                // how many, then
-  std::vector<Choice> choices_;  // what this cycle's time says something of
+  bool masked_ = false;           // the last pass had masks
+  bool first_of_choice_ = false;  // the last pass had more streams ahead than that before it
+  Choice chosen_;                 // how many, then
+  std::vector<Choice> choices_;   // what this cycle's time says something of
   Clock::time_point started_;
 };
 
