@@ -45,13 +45,14 @@ CASES = {
     "empty": {"drafter": "model", "min_decoding_length": 0, "length_penalty": 0.3},
     "no repeats": {"drafter": "model", "no_repeat_ngram_size": 2, "draft_threshold": 0.0, "min_decoding_length": 4},
 }
+DRAFTED = "model", "likely drafts", "one word", "longest"
 HOST_ALONE = ("source", "no repeats")
 PREFIXES = [[7, 9], [], [11], [6, 6, 8], [39] * 14, []]
 
 
 def pairs(*left_out):
-    """Models, by name, and the cases that they can be asked for."""
-    both = [(m, c) for m in MODELS for c in CASES if c not in left_out]
+    """Models, by name, and the cases that they can be asked for; more streams ahead are no other way than one."""
+    both = [(m, c) for m in MODELS for c in CASES if c not in left_out and (m != "three ahead" or c in DRAFTED)]
     return [(m, c) for m, c in both if MODELS[m].get("two_stream", True) or CASES[c]["drafter"] != "model"]
 
 
@@ -89,11 +90,11 @@ KINDS = [
 
 
 def bits():
-    """``pairs`` in all KINDS; torch, which is slower, has fewer models in bfloat16."""
+    """``pairs`` in all KINDS; torch, which is slower, has fewer in bfloat16."""
     for kind in KINDS:
         few = [*kind.values] == ["torch", "bfloat16"]
         for name, case in pairs("none"):
-            if not few or name in ("pre-norm", "one ahead"):
+            if not few or name in ("pre-norm", "one ahead") and case in ("model", "source", "empty"):
                 yield pytest.param(name, case, *kind.values, marks=kind.marks)
 
 
@@ -104,7 +105,7 @@ def test_outputs_are_the_bits_of_greedy_search(name, case, backend, compute_type
     given = {"draft": texts(sources), "target_prefix": [*PREFIXES, []]}
     given["target_prefix"] = [prefix[: CASES[case].get("max_decoding_length", 99)] for prefix in given["target_prefix"]]
     one, two = (Translator(model, compute_type=compute_type, intra_threads=n, backend=backend) for n in (1, 2))
-    for more in ({}, {"draft": given["draft"]}, given):
+    for more in ({}, {"draft": given["draft"]}, given)[:: 1 if quick else 2]:
         prefix = {name: more[name] for name in more if name != "draft"}
         expected = one.generate(sources, **greedy(CASES[case]), **prefix)
         for size, translator in ((1, two), (4, one), (64, two)) if quick else ((1, one), (4, two)):
