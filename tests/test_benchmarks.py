@@ -203,7 +203,7 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
         ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
         ("joint_loss", joint_loss.markdown), ("speculative", speculative.page),
         *((name, functools.partial(experiment_report.markdown, name)) for name in EXPERIMENTS),
-        ("systems", functools.partial(systems_report.markdown, "systems")),
+        *((name, functools.partial(systems_report.markdown, name)) for name in ("systems", "systems-summary")),
     ],
 )  # fmt: skip
 def test_pages_are_those_of_the_results(name, page):
