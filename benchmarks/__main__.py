@@ -1,10 +1,11 @@
 """``python -m benchmarks [TOPIC] ...``; without a topic, the operations."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
-from janus_fast import installation
+from janus_fast import cli, installation
 
 FOLDERS = {
     "benchmarks.operations": {
@@ -47,7 +48,12 @@ def main(argv: list[str]) -> int:
     if warning:
         print(f"benchmarks: warning: {warning}", file=sys.stderr)
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    return import_module(TOPICS[topic]).main(rest)
+    try:
+        return import_module(TOPICS[topic]).main(rest)
+    except cli.MISTAKES as error:
+        if os.environ.get("JANUS_FAST_DEBUG"):
+            raise
+        sys.exit(f"benchmarks: error: {error} (JANUS_FAST_DEBUG=1 shows where)")
 
 
 if __name__ == "__main__":

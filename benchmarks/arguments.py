@@ -12,6 +12,12 @@ def positive(text: str) -> int:
     return value
 
 
+def file_name(text: str) -> str:
+    if text in ("", ".", "..") or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"must be the beginning of a file's name, got {text!r}")
+    return text
+
+
 def minutes(text: str) -> float:
     if not (value := float(text)) >= 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more minutes, got {text}")

@@ -94,11 +94,21 @@ def test_the_picture_shows_means_over_seeds(tmp_path):
     ]  # fmt: skip
 
 
+def test_other_results_are_not_written_over(call):
+    call.results.mkdir()
+    (call.results / f"{NAME}.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"--results must hold no other {NAME}.json than of this comparison, got "):
+        call("--arms", "cmlm")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--arms", "bang-pretrained"], "--monolingual must name the text to pre-train on, got none for bang-pretrain"),
         (["--monolingual", "nowhere"], "--monolingual must be a file, got nowhere"),
+        (["--name", "a/b"], "argument --name: must be the beginning of a file's name, got 'a/b'"),
+        (["--name", ""], "argument --name: must be the beginning of a file's name, got ''"),
+        (["--results", __file__], "--results must be a folder, got the file "),
         (["--pair", "en-fr"], "--data must have train.en, train.fr, valid.en, valid.fr, got "),
     ],
 )

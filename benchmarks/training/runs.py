@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import minutes, positive
+from benchmarks.arguments import file_name, minutes, positive
 from benchmarks.machine import RESULTS, machine
 from benchmarks.training import side_by_side
 from benchmarks.training.side_by_side import Job
@@ -312,7 +312,10 @@ def _keep(runs: list[Run], directory: Path) -> None:
 def _results(directory: Path, name: str) -> list[dict]:
     """The records that were written there."""
     path = directory / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"--results must hold no other {path.name} than of this comparison, got {path}") from None
 
 
 def _measured(runs: list[Run], before: list[dict]) -> dict:
@@ -375,7 +378,9 @@ def parser(topic: str, about: str, arms: Iterable[str], seeds: list[int]) -> arg
     )
     made.add_argument("--threads", type=positive, default=1, metavar="N", help="of decoding (default: 1)")
     made.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where tables and pictures go")
-    made.add_argument("--name", default=topic, help="which their files begin with (default: %(default)s)")
+    made.add_argument(
+        "--name", type=file_name, default=topic, help="which their files begin with (default: %(default)s)"
+    )
     return made
 
 
@@ -384,6 +389,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], arms: dict[str, Arm]
     end = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:end])
     arguments.rest = argv[end + 1 :]
+    for option in ("out", "results", "keep"):
+        if (folder := getattr(arguments, option)) and folder.exists() and not folder.is_dir():
+            parser.error(f"--{option} must be a folder, got the file {folder}")
     if arguments.jobs == 1 and arguments.minutes < math.inf:
         parser.error("--minutes must come with --jobs of 2 or more")
     own = dict.fromkeys(word for arm in arms.values() for word in arm.options.split() if word.startswith("--"))
