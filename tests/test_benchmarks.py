@@ -562,3 +562,14 @@ def test_what_would_replace_the_usual_table_is_refused(module, argv, message, ca
     with pytest.raises(SystemExit):
         module.main(argv)
     assert message in capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_whatever_the_topic(monkeypatch):
+    monkeypatch.delenv("JANUS_FAST_DEBUG", raising=False)
+    with pytest.raises(
+        SystemExit, match=r"benchmarks: error: model must be .*, got 'nobody' \(JANUS_FAST_DEBUG=1 shows"
+    ):
+        __main__.main(["speculative", "--model", "nobody", "--limit", "1", "--batch", "1"])
+    monkeypatch.setenv("JANUS_FAST_DEBUG", "1")
+    with pytest.raises(FileNotFoundError, match="model must be .*, got 'nobody'"):
+        __main__.main(["speculative", "--model", "nobody", "--limit", "1", "--batch", "1"])
