@@ -36,6 +36,22 @@ auto with_type(const Tensor& tensor, const char* op, const char* rule, const F& 
     fail(op, ": ", rule);
 }
 
+// Rows [N, C] as the kernels in use multiply them by weights; `packed` holds what is packed for that.
+template <typename T>
+RowFactors<T> row_factors(const Tensor& rows, Tensor& packed) {
+  RowFactors<T> factors = {data<T>(rows), rows.stride(0), rows.size(1), nullptr};
+  const auto pack = kernels_of<T>().pack_rows;
+  if (!pack) return factors;
+  const int64_t panels = (rows.size(0) + kRowPanel - 1) / kRowPanel;
+  const int64_t channels = (rows.size(1) + kPackedChannels - 1) / kPackedChannels * kPackedChannels;
+  packed = torch::stable::new_empty(rows, {panels * kRowPanel * channels});
+  T* to = mutable_data<T>(packed);
+  parallel(panels, static_cast<double>(rows.size(0)) * channels,
+           [&](int64_t begin, int64_t end) { pack(factors, rows.size(0), to, begin, end); });
+  factors.packed = to;
+  return factors;
+}
+
 // Memory of the calling thread, kept between calls, on a cache line; what it holds is undefined.
 template <typename S>
 S* thread_scratch(size_t elements) {

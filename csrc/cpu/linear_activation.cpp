@@ -20,16 +20,17 @@ template <typename T>
 void launch(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, Activation activation,
             Tensor& output) {
   LinearActivationCall<T> call = {};
-  call.x = data<T>(x), call.x_stride = x.stride(0), call.rows = x.size(0);
+  Tensor packed;
+  call.x = row_factors<T>(x, packed), call.rows = x.size(0);
   call.weight = data<T>(weight), call.weight_stride = weight.stride(0);
-  call.outputs = weight.size(0), call.channels = weight.size(1);
+  call.outputs = weight.size(0);
   call.bias = bias ? data<T>(*bias) : nullptr;
   call.activation = activation;
   call.output = mutable_data<T>(output);
   const int64_t tasks =
       (call.outputs + kLinearOutputs - 1) / kLinearOutputs * ((call.rows + kLinearChunk - 1) / kLinearChunk);
   const auto kernel = kernels_of<T>().linear_activation;
-  parallel(tasks, 2.0 * call.rows * call.outputs * call.channels,
+  parallel(tasks, 2.0 * call.rows * call.outputs * x.size(1),
            [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
 }
 

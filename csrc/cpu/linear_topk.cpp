@@ -12,13 +12,15 @@ template <typename T>
 void launch(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& bias, int64_t k, Tensor& tokens,
             Tensor& log_probs) {
   LinearTopkCall<T> call = {};
-  call.hidden = data<T>(hidden), call.hidden_stride = hidden.stride(0), call.rows = hidden.size(0);
+  call.rows = hidden.size(0);
   call.weight = data<T>(weight), call.weight_stride = weight.stride(0);
-  call.vocabulary = weight.size(0), call.channels = weight.size(1);
+  call.vocabulary = weight.size(0);
   call.bias = bias ? data<T>(*bias) : nullptr;
   call.k = k;
   call.tokens = mutable_data<int64_t>(tokens), call.log_probs = mutable_data<float>(log_probs);
   if (call.rows == 0) return;
+  Tensor packed;
+  call.hidden = row_factors<T>(hidden, packed);
 
   const int64_t panels = (call.vocabulary + kPanel - 1) / kPanel, kept = k < kPanel ? k : kPanel;
   const int64_t entries = call.rows * panels;
@@ -29,7 +31,7 @@ void launch(const Tensor& hidden, const Tensor& weight, const std::optional<Tens
   call.panel_tokens = mutable_data<int32_t>(partial_tokens);
 
   const auto& table = kernels_of<T>().linear_topk;
-  const double products = static_cast<double>(call.rows) * call.vocabulary * call.channels;
+  const double products = static_cast<double>(call.rows) * call.vocabulary * hidden.size(1);
   const int64_t chunks = (call.rows + kRowChunk - 1) / kRowChunk;
   parallel(panels * chunks, 2 * products,
            [&](int64_t begin, int64_t end) { table.panels(call, begin, end, thread_scratch<float>(table.scratch())); });

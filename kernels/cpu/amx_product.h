@@ -70,11 +70,11 @@ void amx_product(const BFloat16* a, int64_t stride, int64_t rows, const BFloat16
   }
 }
 
-typedef VectorOf<uint32_t, 16>::type Pairs;
+typedef VectorOf<uint32_t, 16>::type Words;
 
 // Exchanges one bit of the numbers of rows and lanes.
 template <int kBit>
-JANUS_INLINE void exchange(Pairs rows[16]) {
+JANUS_INLINE void exchange(Words rows[16]) {
 #define JANUS_UPPER(l) ((l) & kBit ? 16 + (l) - kBit : (l))
 #define JANUS_LOWER(l) ((l) & kBit ? 16 + (l) : (l) + kBit)
 #define JANUS_LANES(of) \
@@ -82,7 +82,7 @@ JANUS_INLINE void exchange(Pairs rows[16]) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) {
     if (i & kBit) continue;
-    const Pairs upper = __builtin_shufflevector(rows[i], rows[i + kBit], JANUS_LANES(JANUS_UPPER));
+    const Words upper = __builtin_shufflevector(rows[i], rows[i + kBit], JANUS_LANES(JANUS_UPPER));
     rows[i + kBit] = __builtin_shufflevector(rows[i], rows[i + kBit], JANUS_LANES(JANUS_LOWER));
     rows[i] = upper;
   }
@@ -91,18 +91,25 @@ JANUS_INLINE void exchange(Pairs rows[16]) {
 #undef JANUS_UPPER
 }
 
+// Transposes 16 by 16 words of four bytes, whose lines are so many bytes apart.
+inline void transpose_words(const void* from, int64_t pitch, void* to, int64_t to_pitch) {
+  Words lines[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) __builtin_memcpy(&lines[i], static_cast<const char*>(from) + i * pitch, sizeof(Words));
+  exchange<1>(lines);
+  exchange<2>(lines);
+  exchange<4>(lines);
+  exchange<8>(lines);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) __builtin_memcpy(static_cast<char*>(to) + i * to_pitch, &lines[i], sizeof(Words));
+}
+
 // [groups, columns] pairs of elements -> [columns, groups]; both numbers are multiples of 16.
 inline void transpose_pairs(const BFloat16* from, int64_t groups, int64_t columns, BFloat16* to, int64_t stride) {
   for (int64_t c = 0; c < columns; c += 16)
-    for (int64_t g = 0; g < groups; g += 16) {
-      Pairs rows[16];
-      for (int i = 0; i < 16; i++) __builtin_memcpy(&rows[i], from + 2 * ((g + i) * columns + c), sizeof(Pairs));
-      exchange<1>(rows);
-      exchange<2>(rows);
-      exchange<4>(rows);
-      exchange<8>(rows);
-      for (int i = 0; i < 16; i++) __builtin_memcpy(to + (c + i) * stride + 2 * g, &rows[i], sizeof(Pairs));
-    }
+    for (int64_t g = 0; g < groups; g += 16)
+      transpose_words(from + 2 * (g * columns + c), 2 * columns * sizeof(BFloat16), to + c * stride + 2 * g,
+                      stride * sizeof(BFloat16));
 }
 
 }  // namespace JANUS_ISA

@@ -74,12 +74,26 @@ enum class Activation : uint8_t { kNone, kRelu, kGelu, kSilu, kGeluNew, kQuickGe
 // Outputs and rows of a task.
 constexpr int64_t kLinearOutputs = 64, kLinearChunk = 96;
 
+// Rows that are multiplied by weights as they lie, and the same rows packed, if the kernels want it.
+template <typename T>
+struct RowFactors {
+  const T* data;
+  int64_t stride, channels;
+  const T* packed;
+};
+
+// Where `pack` is null rows are taken as they lie. Otherwise panels [begin, end) of kRowPanel rows are packed into
+// elements of `rows` and `channels` rounded up to multiples of kRowPanel and kPackedChannels.
+constexpr int64_t kRowPanel = 32, kPackedChannels = 32;
+template <typename T>
+using PackRowsKernel = void (*)(const RowFactors<T>&, int64_t rows, T* to, int64_t begin, int64_t end);
+
 template <typename T>
 struct LinearActivationCall {
-  const T* x;
-  int64_t x_stride, rows;
+  RowFactors<T> x;
+  int64_t rows;
   const T* weight;
-  int64_t weight_stride, outputs, channels;
+  int64_t weight_stride, outputs;
   const T* bias;  // or null
   Activation activation;
   T* output;  // [rows, outputs]
@@ -96,10 +110,10 @@ constexpr int64_t kRowChunk = 96;
 
 template <typename T>
 struct LinearTopkCall {
-  const T* hidden;
-  int64_t hidden_stride, rows;
+  RowFactors<T> hidden;
+  int64_t rows;
   const T* weight;
-  int64_t weight_stride, vocabulary, channels;
+  int64_t weight_stride, vocabulary;
   const T* bias;  // or null
   int64_t k;
   // Partial results: [rows, panels], [rows, panels] and twice [rows, panels, min(k, kPanel)].
@@ -208,6 +222,7 @@ struct KernelsOf {
   LinearTopkKernels<T> linear_topk;
   JointLossKernels<T> joint_loss;
   PredictLengthsKernels<T> predict_lengths;
+  PackRowsKernel<T> pack_rows;
   LinearActivationKernel<T> linear_activation;
 };
 template <>

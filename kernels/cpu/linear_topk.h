@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/row_products.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
@@ -112,14 +113,15 @@ void linear_topk_panels(const LinearTopkCall<T>& call, int64_t task_begin, int64
   constexpr int64_t kStep = 64;  // tokens whose weights stay in the second-level cache while the rows pass
   const int64_t chunks = (call.rows + kRowChunk - 1) / kRowChunk, panels = (call.vocabulary + kPanel - 1) / kPanel;
   const int64_t kept = smaller(call.k, kPanel);
+  const RowProducts<T> products;
   for (int64_t task = task_begin; task < task_end; task++) {
     const int64_t panel = task / chunks, row = task % chunks * kRowChunk, rows = smaller(kRowChunk, call.rows - row);
     const int64_t first = panel * kPanel, count = smaller(kPanel, call.vocabulary - first);
-    // [rows, C] x [count, C] -> [rows, count]
     for (int64_t j = 0; j < count; j += kStep)
-      dot_rows(call.hidden + row * call.hidden_stride, call.hidden_stride, rows,
-               call.weight + (first + j) * call.weight_stride, call.weight_stride, smaller(kStep, count - j),
-               call.channels, tile + j, kPanel);
+      products.each_tile(row, row + rows, [&](int64_t at, int64_t height) {
+        products.multiply(call.hidden, at, height, call.weight + (first + j) * call.weight_stride, call.weight_stride,
+                          smaller(kStep, count - j), tile + (at - row) * kPanel + j, kPanel);
+      });
     for (int64_t i = 0; i < rows; i++) {
       float* logits = tile + i * kPanel;
       const int64_t to = (row + i) * panels + panel;

@@ -10,12 +10,21 @@
 namespace janus_fast {
 namespace JANUS_ISA {
 template <typename T>
+constexpr PackRowsKernel<T> pack_rows() {
+#ifdef __AMX_BF16__
+  if constexpr (kNumeric<T> == Numeric::kBFloat16) return RowProducts<T>::pack;
+#endif
+  return nullptr;
+}
+
+template <typename T>
 constexpr KernelsOf<T> kernels_of() {
   return {{attention_fwd_scratch<T>, attention_bwd_scratch<T>, attention_fwd<T>, attention_bwd<T>},
           {linear_topk_scratch, linear_topk_panels<T>, linear_topk_merge<T>},
           {joint_loss_scratch<T>, joint_loss_pack<T>, joint_loss_logits<T>, joint_loss_merge<T>,
            joint_loss_gradients<T>, joint_loss_reduce<T>},
           {predict_lengths_scratch, predict_lengths<T>},
+          pack_rows<T>(),
           linear_activation<T>};
 }
 template <>
