@@ -370,6 +370,22 @@ class Visibility:
             & (time < self.visible_until[None])
         )
 
+    def intervals(self) -> Tensor:
+        """[Nq, n, 2] int32: the keys that each query sees, as intervals ``[begin, end)`` of key rows.
+
+        The row form of a pattern, as other attention kernels want it: FlexAttention, for one, whose ``mask_mod`` is
+        then ``any(begin[q, i] <= k < end[q, i])``. A query's intervals ascend and do not touch. ``n`` is the most that
+        one has, at least 1; a query with fewer ends with ``[0, 0)``. On a GPU reads ``n`` back. O(Nq * Nk) memory.
+        """
+        sees = torch.nn.functional.pad(self.dense(), (1, 1))
+        query, bound = (sees[:, 1:] != sees[:, :-1]).nonzero(as_tuple=True)  # begin and end in turn
+        counts = torch.bincount(query, minlength=self.num_queries)
+        most = max(2, int(counts.max())) if self.num_queries else 2
+        place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+        intervals = torch.zeros(self.num_queries, most, dtype=torch.int32, device=query.device)
+        intervals[query, place] = bound.int()
+        return intervals.view(self.num_queries, most // 2, 2)
+
     def plot(
         self, ax=None, *, title: str | None = None, query_groups: Sequence[tuple[str, int]] | None = None,
         key_groups: Sequence[tuple[str, int]] | None = None, query_labels: Sequence[str] | None = None,

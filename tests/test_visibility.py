@@ -195,6 +195,24 @@ def test_batches_of_ragged_sentences(name):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
+def test_intervals_are_the_runs_of_keys_that_a_query_sees(name):
+    rng = random.Random(name)
+    for _ in range(10):
+        visibility, truth = built_and_true(name, random_batch(name, rng))
+        expected = []
+        for row in truth.tolist():
+            ends = [k for k in range(len(row) + 1) if (k > 0 and row[k - 1]) != (k < len(row) and row[k])]
+            expected.append([*zip(ends[::2], ends[1::2], strict=True)])
+        most = max([1, *map(len, expected)])
+        expected = [row + [(0, 0)] * (most - len(row)) for row in expected]
+        intervals = visibility.intervals()
+        assert intervals.dtype == torch.int32
+        assert intervals.tolist() == [[[*pair] for pair in row] for row in expected], name
+        if name in ("autoregressive", "causal", "janus", "mpnet"):
+            assert most <= 2
+
+
+@pytest.mark.parametrize("name", PATTERNS)
 def test_keys_are_the_first_rows(name):
     rng = random.Random(name)
     for _ in range(10):
@@ -213,6 +231,7 @@ def test_no_sentences_at_all():
         Visibility.draft([], [], []),
     ]  # fmt: skip
     for visibility in empty:
+        assert visibility.intervals().shape == (0, 1, 2)
         assert visibility.validate().dense().shape == (0, 0)
 
 

@@ -5,6 +5,7 @@ together, so that no keys are copied. Layout and mask are made beforehand, by no
 the gradient of the output, gradients are computed, too.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -56,15 +57,14 @@ def padded_attention(
 
 
 def flex_attention(query: Tensor, key: Tensor, value: Tensor, v: Visibility, scale: float, seed: Tensor | None) -> Peer:
-    """FlexAttention over the packed rows as one sequence, with the pattern as its block mask."""
+    """FlexAttention over the packed rows as one sequence, with the pattern in row form as its block mask."""
     from torch.nn.attention import flex_attention as flex
 
-    owner, sequences = _owners(v), torch.arange(v.key_offsets.numel() - 1, device=query.device)
-    key_owner = sequences.repeat_interleave(v.key_offsets.diff())
+    bounds = [interval.T.contiguous() for interval in v.intervals().unbind(1)]
 
     def sees(batch, head, q, k):
-        visible = (v.visible_from[k] <= v.query_times[q]) & (v.query_times[q] < v.visible_until[k])
-        return (owner[q] == key_owner[k]) & visible
+        within = [(begin[q] <= k) & (k < end[q]) for begin, end in bounds]
+        return functools.reduce(torch.logical_or, within)
 
     mask = flex.create_block_mask(sees, None, None, v.num_queries, v.num_keys, device=query.device)
     leaves = [t.transpose(0, 1).contiguous()[None] for t in (query, key, value)]
