@@ -16,7 +16,7 @@ COMPUTE_TYPES = {
 }
 
 
-def choose(backend: str, device: str, compute_type: str, inter_threads: int, config: JanusConfig) -> str:
+def choose(backend: str, device: str, compute_type: str, inter_threads: int | str, config: JanusConfig) -> str:
     """The backend that "auto" stands for, or the one that is named; NotImplementedError unless it can."""
     rule = "be 'cpu', 'cuda', 'cuda:1' or another device of torch"
     if device != "cpu" and find_spec("torch"):
@@ -37,7 +37,7 @@ def choose(backend: str, device: str, compute_type: str, inter_threads: int, con
     raise NotImplementedError(f"Translator: backend must be able to run this, got {backend!r}: {reasons}")
 
 
-def refusal(backend: str, device: str, compute_type: str, inter_threads: int, config: JanusConfig) -> str | None:
+def refusal(backend: str, device: str, compute_type: str, inter_threads: int | str, config: JanusConfig) -> str | None:
     """Why a backend cannot run, or None when it can."""
     if backend == "engine" and device != "cpu":
         return f"it runs on the CPU alone, not on {device!r}"
@@ -49,7 +49,7 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int, co
         return engine.missing()
     if backend == "cuda" and config.recurrent:
         return "it records no decoder with decoder_autoreg 'ssru'"
-    if inter_threads > 1:
+    if inter_threads not in (1, "auto"):
         return f"it takes one batch at a time, not {inter_threads}"
     if find_spec("torch") is None:
         return f"it needs {absence('torch')}"
@@ -62,7 +62,7 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int, co
 
 def load(
     backend: str, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str,
-    intra_threads: int, inter_threads: int, insists: bool,
+    intra_threads: int, inter_threads: int | str, insists: bool,
 ):  # fmt: skip
     """A backend with a model in it, whose parameters are ``arrays``, as ``janus_fast.weights`` has them.
 

@@ -55,8 +55,16 @@ def default_threads() -> int:
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def most_at_once(inter_threads: int | str, intra_threads: int) -> int:
+    """How many batches an engine decodes at once, at most: with "auto" as many as it has threads."""
+    return (intra_threads or default_threads()) if inter_threads == "auto" else inter_threads
+
+
 class Engine:
     """Decodes with ``inter_threads`` workers of ``intra_threads`` threads each, which share the packed weights.
+
+    With ``inter_threads`` "auto" there is one such worker, a team, and beside it as many of one thread each as the team
+    has threads. As many of a call's batches as are a multiple of that are theirs; the team has what is left.
 
     ``arrays`` are the parameters as ``janus_fast.weights`` has them. The token embeddings stay as they are; they
     must not change. Methods may be called from several threads: a call waits until a worker is free. A child of fork
@@ -65,7 +73,7 @@ class Engine:
 
     def __init__(
         self, config: JanusConfig, arrays: dict[str, np.ndarray], compute_type: str, intra_threads: int,
-        inter_threads: int,
+        inter_threads: int | str,
     ):  # fmt: skip
         from . import _engine
 
@@ -77,8 +85,11 @@ class Engine:
         }
         fields = {**dataclasses.asdict(config), "suppressed": config.suppressed}
         model = _engine.Model(fields, held, compute_type, self.isa)
-        self._decoder = _engine.Decoder(model, inter_threads, self.intra_threads)
-        self._inter_threads, self._here = inter_threads, threading.local()
+        self.most_at_once, self._here = most_at_once(inter_threads, self.intra_threads), threading.local()
+        self._decoder = _engine.Decoder(model, 1 if inter_threads == "auto" else inter_threads, self.intra_threads)
+        self._singles = None
+        if inter_threads == "auto" and self.intra_threads > 1:
+            self._singles = _engine.Decoder(model, self.intra_threads, 1)
 
     def refusal(self, options: Options, *_) -> str | None:
         """Why a call with these options cannot be decoded, or None when it can."""
@@ -101,24 +112,34 @@ class Engine:
             given["uniforms"] = options.uniforms(numbers, options.longest(self.config) + 1)
         if getattr(options, "callback", None):
             given["callback"] = options.callback
-        search = getattr(self._decoder, options.algorithm)
+        search = getattr(self._own_decoder(), options.algorithm)
         groups = search(*_packed(sources), options.record(self.config), self._check(), **given)
         return [[Hypothesis(*hypothesis) for hypothesis in group] for group in groups]
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
         """Log-probabilities (nats) of each target's tokens and its ``eos``, left to right."""
-        return self._decoder.score(*_packed(sources), *_packed(targets), check=self._check())
+        return self._own_decoder().score(*_packed(sources), *_packed(targets), check=self._check())
 
     def profile(self) -> dict[str, tuple[float, float]]:
         """Seconds since the last call, of all threads together, that each stage took: work, and waiting for the other
         threads. The first call begins. A RuntimeError while something is decoded."""
-        return self._decoder.profile()
+        stages: dict[str, tuple[float, float]] = {}
+        for decoder in filter(None, (self._decoder, self._singles)):
+            for stage, times in decoder.profile().items():
+                stages[stage] = tuple(map(sum, zip(stages.get(stage, (0.0, 0.0)), times, strict=True)))
+        return stages
 
     def map(self, work: Callable, batches: list) -> Iterator:
-        """What ``work`` makes of each batch, in order, of as many at once as there are workers.
+        """What ``work`` makes of each batch of a call, in order, of as many at once as there are workers.
 
         Whoever leaves early, by an error or Ctrl-C, ends what is being decoded. The threads hold up no program's end.
         """
+        left_over = len(batches) % self.most_at_once if self._singles else 0
+        several = batches[: len(batches) - left_over]
+        yield from (self._at_once if min(self.most_at_once, len(several)) > 1 else map)(work, several)
+        yield from map(work, batches[len(several) :])
+
+    def _at_once(self, work: Callable, batches: list) -> Iterator:
         left, process = threading.Event(), os.getpid()
         busy = [threading.Lock() for _ in batches]  # each held until its batch is done
         done: list[tuple] = [()] * len(batches)  # what came of it, and an error
@@ -131,7 +152,7 @@ class Engine:
                 raise CancelledError
 
         def serve() -> None:
-            self._here.check = check
+            self._here.check, self._here.decoder = check, self._singles or self._decoder
             for number in rest:
                 if left.is_set():
                     return
@@ -141,14 +162,14 @@ class Engine:
                     done[number] = None, error
                 busy[number].release()
 
-        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self._inter_threads, len(batches)))]
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self.most_at_once, len(batches)))]
         try:
             try:
                 for thread in threads:
                     thread.start()
             except RuntimeError as error:
                 rule = "inter_threads must be as many as the system can start"
-                raise OSError(f"Translator: {rule}, got {self._inter_threads}: {error}") from None
+                raise OSError(f"Translator: {rule}, got {self.most_at_once}: {error}") from None
             for number, lock in enumerate(busy):
                 while not lock.acquire(timeout=0.1):
                     if os.getpid() != process:  # the threads are not there
@@ -162,6 +183,10 @@ class Engine:
             for thread in threads:
                 while thread.is_alive():  # in a child of fork it is not
                     thread.join(0.1)
+
+    def _own_decoder(self):
+        """That of :meth:`map` on its threads."""
+        return getattr(self._here, "decoder", self._decoder)
 
     def _check(self) -> Callable | None:
         """What a decode calls ten times a second, for Ctrl-C or :meth:`map` to end it; None where neither can."""

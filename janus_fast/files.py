@@ -19,7 +19,7 @@ from typing import IO
 
 from . import inputs
 from .decoding.declared import FEWEST_ROWS, MOST_ROWS
-from .engine import MOST_THREADS
+from .engine import MOST_THREADS, most_at_once
 from .text.lines import as_line, decoded
 from .translator import Translator
 
@@ -108,7 +108,7 @@ class Job:
 def translate_files(
     model, source_paths: Sequence[str | Path], output_paths: Sequence[str | Path], *, processes: int = 1,
     resume: bool = False, skip_errors: bool = False, max_batch_size: int = 32, read_batch_size: int = 0,
-    device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
+    device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int | str = 1,
     backend: str = "auto", **options,
 ) -> Report:  # fmt: skip
     """Translates text files line by line, each into a file of its own, in order.
@@ -144,7 +144,7 @@ def translate_files(
         "inter_threads": inter_threads, "backend": backend,
     }  # fmt: skip
     size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
-    ahead = read_batch_size or 4 * inter_threads * min(size, MOST_ROWS // FEWEST_ROWS)
+    ahead = read_batch_size or 4 * most_at_once(inter_threads, intra_threads) * min(size, MOST_ROWS // FEWEST_ROWS)
     options = {"max_batch_size": size, "read_batch_size": ahead, **options}
     with translating(made_by, options, processes, skip_errors) as translate:
         return write(translate, list(zip(source_paths, output_paths, strict=True)), ahead, resume, skip_errors)

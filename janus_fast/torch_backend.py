@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class TorchBackend:
     ``score``, runs as it is written; a caller who ``insists`` gets an error instead.
     """
 
+    most_at_once = 1  # batch
+
     def __init__(
         self, config: JanusConfig, arrays: dict[str, np.ndarray], device: str, compute_type: str, intra_threads: int,
         records: bool = False, insists: bool = False,
@@ -125,6 +127,10 @@ class TorchBackend:
                 return self._decoder.decode(sources, options, numbers, prefixes, drafts, words)
             with self._lock, torch.cuda.device(self._device):
                 return self._recorded.decode(sources, options)
+
+    def map(self, work: Callable, batches: list) -> Iterator:
+        """What ``work`` makes of each batch of a call, one after another."""
+        return map(work, batches)
 
     def score(self, sources: list[list[int]], targets: list[list[int]]) -> list[list[float]]:
         with self._decoding():

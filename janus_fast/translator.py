@@ -38,7 +38,10 @@ class Translator:
             "default" is float32, or int8 for a model that is stored so; "auto" is int8 where the processor multiplies
             int8 numbers (VNNI), bfloat16 on an NVIDIA GPU, else float32.
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
-        inter_threads: batches decoded at once, each by ``intra_threads`` threads.
+        inter_threads: batches decoded at once, each by ``intra_threads`` threads. With "auto"
+            ``intra_threads`` batches of a call are decoded at once, by one thread each, while there are so many, and
+            what is left over one at a time, by all threads. Results are the same. (Backends "cuda" and "torch" decode
+            one at a time.)
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
             the definition, on every device; or "auto", the first of them that can decode this model in this type here,
             as torch alone has float64; calls that "cuda" then cannot record are torch's, too. ``explain`` says which
@@ -61,13 +64,18 @@ class Translator:
 
     @inputs.hinting
     def __init__(
-        self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0, inter_threads: int = 1,
-        *, backend: str = "auto", vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
+        self, model, device: str = "cpu", compute_type: str = "default", intra_threads: int = 0,
+        inter_threads: int | str = 1, *, backend: str = "auto",
+        vocabularies: tuple[Vocabulary, Vocabulary] | None = None,
     ):  # fmt: skip
         inputs.choice("Translator: compute_type", compute_type, COMPUTE_TYPES)
         inputs.choice("Translator: backend", backend, ("auto", *backends.BACKENDS))
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
-        inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
+        if not isinstance(inter_threads, str):
+            inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
+        elif inter_threads != "auto":
+            words = "be 'auto' or an integer of at least 1"
+            raise inputs.OptionError("Translator: inter_threads", words, repr(inter_threads))
         self.device, self.inter_threads = str(device), inter_threads
         self._warned: set[str] = set()
         self._name = None  # of a model that another process can load, too
@@ -140,6 +148,11 @@ class Translator:
         lines = [f"{mode} on {self.device}, {self.compute_type}{drafter}:"]
         for name, reason in reasons.items():
             lines.append(f"  {name}: {f'no: {reason}' if reason else 'chosen' if name == chosen else 'can run'}")
+        if self.inter_threads == "auto" and chosen == "engine" and self.intra_threads > 1:
+            threads = self.intra_threads
+            lines.append(
+                f"  of {threads} batches: one by each thread; what is left over: one at a time by {threads} threads"
+            )
         return "\n".join(lines)
 
     @property
@@ -375,7 +388,7 @@ class Translator:
         read_batch_size = inputs.integer("read_batch_size", read_batch_size, 0)
         options = {"max_batch_size": max_batch_size, "batch_type": batch_type, **options}
         self.translate_batch([], max_input_length=max_input_length, first_number=first_number, **options)
-        ahead = read_batch_size or 16 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
+        ahead = read_batch_size or 16 * self._backend.most_at_once * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         return translated(self, iter(texts), first_number, ahead, max_input_length, options)
 
     @inputs.hinting
@@ -396,7 +409,7 @@ class Translator:
         inputs.check_input("translate_file: source_path", source_path)
         inputs.check_output("translate_file: output_path", output_path, source_path=source_path)
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
-        ahead = read_batch_size or 4 * self.inter_threads * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
+        ahead = read_batch_size or 4 * self._backend.most_at_once * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}
         with files.translating({}, options, skip_errors=skip_errors, translator=self) as translate:
             report = files.write(translate, [(source_path, output_path)], ahead, resume, skip_errors)
@@ -467,10 +480,9 @@ class Translator:
         return results
 
     def _in_batches(self, work: Callable, numbers: Iterable[int], lengths: list[int], *limits) -> Iterator[tuple]:
-        """Batches of ``numbers``, and what ``work`` makes of each, ``inter_threads`` of them at once."""
+        """Batches of ``numbers``, and what ``work`` makes of each, as many at once as the backend decodes."""
         every = list(batches(numbers, lengths, *limits))
-        run = map if self.inter_threads == 1 or len(every) == 1 else self._backend.map
-        return zip(every, run(work, every), strict=True)
+        return zip(every, self._backend.map(work, every), strict=True)
 
     def _warn_unless_trained(self, mode: str) -> None:
         """Once for each mode; of a model that does not know what it was trained for, nothing is said."""

@@ -484,6 +484,10 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["translate", "m", "--length-penalty", "x"], "argument --length-penalty: must be a number, got 'x' (see "),
         (["train", "--out", "o", "--learning-rate", "x"], "argument --learning-rate: must be a number, got 'x' (see "),
         (["translate", "m", "--batch-size", "0"], "argument --batch-size: must be at least 1, got 0"),
+        (
+            ["translate", "m", "--inter-threads", "all"],
+            "argument --inter-threads: must be 'auto' or an integer of at least 1, got 'all' (see ",
+        ),
         (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],
 )

@@ -143,6 +143,14 @@ def test_a_dash_is_a_standard_stream(model, source, expected, tmp_path, monkeypa
     assert json.loads(shown)["sentences"] == len(LINES)
 
 
+@pytest.mark.parametrize("at_once", ["1", "2", "auto"])
+def test_batches_at_once_change_no_line(model, source, expected, at_once, capsys):
+    asked = [*GREEDY, "--batch-size", 1, "--threads", 2, "--inter-threads", at_once]
+    assert run(capsys, "translate", model, source, *asked) == expected
+    shown = json.loads(run(capsys, "evaluate", model, "--source", source, "--reference", source, "--json", *asked))
+    assert (shown["sentences"], shown["threads"]) == (len(LINES), 4 if at_once == "2" else 2)
+
+
 @pytest.mark.parametrize(
     "redirections, arguments, message",
     [

@@ -168,8 +168,9 @@ def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
     expected = [alone.generate([s], first_number=n, **CASES[case])[0] for n, s in enumerate(sources)]
     for threads in (1, 2, 3):
         for sizes in ({}, {"max_batch_size": 5}, {"max_batch_size": 20, "batch_type": "tokens"}):
-            together = of(model, compute_type=compute_type, intra_threads=threads, inter_threads=threads % 2 + 1)
-            assert together.generate(sources, **sizes, **CASES[case]) == expected
+            for inter_threads in (threads % 2 + 1, "auto"):
+                together = of(model, compute_type=compute_type, intra_threads=threads, inter_threads=inter_threads)
+                assert together.generate(sources, **sizes, **CASES[case]) == expected
 
 
 def test_two_workers_keep_the_order():
@@ -185,11 +186,52 @@ def test_two_workers_keep_the_order():
     assert scores[0] == scores[1]
 
 
-def test_a_mistake_in_one_batch_of_many_is_raised():
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_auto_is_a_team_for_few_batches_and_workers_for_many(threads):
+    model, sources = make_model(), make_sources(21)
+    expected = of(model, intra_threads=1).generate(sources, beam_size=1)
+    translator, here = of(model, intra_threads=threads, inter_threads="auto"), threading.get_ident()
+    decoders = [*filter(None, (translator._backend._decoder, translator._backend._singles))]
+    assert len(decoders) == (1 if threads == 1 else 2)
+    for decoder in decoders:
+        decoder.profile()  # begins
+    for count in range(1, 6):
+        seen: set[int] = set()
+
+        def callback(*_, seen=seen) -> None:
+            seen.add(threading.get_ident())
+
+        results = translator.generate(sources[: 3 * count], beam_size=1, max_batch_size=3, callback=callback)
+        assert results == expected[: 3 * count]
+        several, left_over = threads > 1 and count >= threads, threads == 1 or count % threads > 0
+        assert (here in seen) == left_over and 1 <= len(seen - {here}) <= threads if several else seen == {here}
+        assert [bool(decoder.profile()) for decoder in decoders] == [left_over, several][: len(decoders)]
+    sides = [make_sources(9, seed) for seed in (3, 4)]
+    one = of(model, intra_threads=1).score_ids(*sides, max_batch_size=9)
+    assert all(translator.score_ids(*sides, max_batch_size=size) == one for size in (2, 5, 9))
+    assert {"encoder: fc1", "decoder: fc1"} < translator._backend.profile().keys()
+
+
+def test_auto_is_told_and_refused():
+    model, sources = make_model(), make_sources(7)
+    told = of(model, intra_threads=3, inter_threads="auto").explain()
+    assert told.endswith("  of 3 batches: one by each thread; what is left over: one at a time by 3 threads")
+    for translator in (of(model, intra_threads=1, inter_threads="auto"), of(model, intra_threads=3)):
+        assert "left over" not in translator.explain()
+    torch_alone = Translator(model, backend="torch", inter_threads="auto")
+    assert "left over" not in torch_alone.explain()
+    results = torch_alone.generate(sources, beam_size=1, max_batch_size=2)
+    assert [r.hypotheses for r in results] == [r.hypotheses for r in of(model).generate(sources, beam_size=1)]
+    with pytest.raises(ValueError, match="inter_threads must be 'auto' or an integer of at least 1, got 'all'"):
+        of(model, inter_threads="all")
+
+
+@pytest.mark.parametrize("inter_threads", [2, "auto"])
+def test_a_mistake_in_one_batch_of_many_is_raised(inter_threads):
     broken = make_model()
     with torch.no_grad():
         broken.encoder.embed_tokens.weight[7] = 3e38  # finite, what is made of it not
-    translator = of(broken, inter_threads=2)
+    translator = of(broken, intra_threads=2, inter_threads=inter_threads)
     with pytest.raises(FloatingPointError, match="generate: every"):
         translator.generate([[0, 8, 2]] * 20 + [[0, 7, 2]], max_batch_size=1)
 

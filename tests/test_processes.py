@@ -330,6 +330,7 @@ def test_copies_of_a_translator(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, options in (
         ("model", {"compute_type": "int8", "intra_threads": 1, "inter_threads": 2}),
+        ("model", {"intra_threads": 2, "inter_threads": "auto"}),
         ("ids", {"vocabularies": (vocabulary, vocabulary), "backend": "torch"}),
     ):
         monkeypatch.chdir(tmp_path)

@@ -30,7 +30,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, bfloat16, int8, int8_bfloat16, or auto: the fastest here (default: float32; int8 if stored so)",
     )  # fmt: skip
     add_threads_argument(parser)
-    parser.add_argument("--inter-threads", type=positive, default=1, metavar="N", help="batches at once (default: 1)")
+    parser.add_argument(
+        "--inter-threads", type=batches_at_once, default=1, metavar="N",
+        help="batches at once; auto: one by each thread, while there are so many (default: 1)",
+    )  # fmt: skip
 
 
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +90,12 @@ def made_by(arguments: argparse.Namespace) -> dict:
         "model": arguments.model, "device": arguments.device, "compute_type": arguments.compute_type,
         "intra_threads": arguments.threads, "inter_threads": arguments.inter_threads, "backend": arguments.backend,
     }  # fmt: skip
+
+
+def batches_at_once(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 'auto' or an integer of at least 1, got {text!r}")
+    return text if text == "auto" else positive(text)
 
 
 def positive(text: str) -> int:

@@ -77,7 +77,7 @@ def _circumstances(translator) -> dict:
         "device": translator.device,
         "backend": translator.backend,
         "compute_type": translator.compute_type,
-        "threads": translator.intra_threads * translator.inter_threads,
+        "threads": translator.intra_threads * (1 if translator.inter_threads == "auto" else translator.inter_threads),
         "processor": processor(),
         "isa": translator.isa,
     }

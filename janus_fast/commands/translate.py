@@ -51,13 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .. import files as texts
+    from ..engine import most_at_once
 
     options = _decoding.decoding_options(arguments)
     if not arguments.json and options.get("num_hypotheses", 1) > 1:
         raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
     files, outputs = arguments.files or [STANDARD], _outputs(arguments)
     trace = Trace(arguments, options) if arguments.trace else None
-    ahead = 4 * arguments.batch_size * arguments.inter_threads
+    ahead = 4 * arguments.batch_size * most_at_once(arguments.inter_threads, arguments.threads)
     options |= {"max_batch_size": arguments.batch_size, "read_batch_size": ahead}
     report, job = texts.Report(), None
     began = time.monotonic()

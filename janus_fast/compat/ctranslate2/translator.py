@@ -81,6 +81,7 @@ class Translator:
         files: dict[str, bytes | IO[bytes]] | None = None,
     ):  # fmt: skip
         inputs.choice("Translator: device", device, ("cpu", "cuda", "auto"))
+        inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1)  # "auto" is not CTranslate2's
         max_queued_batches = inputs.integer("Translator: max_queued_batches", max_queued_batches, -1)
         inputs.choice("Translator: flash_attention", flash_attention, (False,))
         inputs.choice("Translator: tensor_parallel", tensor_parallel, (False,))
