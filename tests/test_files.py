@@ -60,9 +60,10 @@ def test_many_files_by_two_processes_are_those_of_one(model, expected, tmp_path,
     shown = capfd.readouterr()
     assert shown.out == "" and "janus-fast: 300 lines in " in shown.err and " MB/minute" in shown.err
     again = [tmp_path / f"again{number}" for number in range(4)]
-    report = translate_files(model, sources, again, max_batch_size=4, **OPTIONS)
-    assert [read(path) for path in again] == [expected[slice(*part)] for part in parts.values()]
-    assert report.lines == 300 and report.bytes == sum(os.path.getsize(s) for s in sources) and not report.skipped
+    for threads in ({}, {"intra_threads": 2, "inter_threads": "auto"}):
+        report = translate_files(model, sources, again, max_batch_size=4, **threads, **OPTIONS)
+        assert [read(path) for path in again] == [expected[slice(*part)] for part in parts.values()]
+        assert report.lines == 300 and report.bytes == sum(os.path.getsize(s) for s in sources) and not report.skipped
 
 
 def test_what_is_streamed_through_processes_is_one_output(model, expected, tmp_path):
