@@ -11,8 +11,9 @@ from torch import nn
 from . import parameters, weights
 from .config import JanusConfig
 from .directory import CONFIG, OF_VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
-from .inputs import choice
+from .inputs import check_part, choice
 from .model import JanusModel, Positions
+from .reading import naming
 from .replacing import replacing
 from .text import Vocabulary
 
@@ -42,8 +43,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 def each_tensor(path: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Every name and tensor of a safetensors file, for a reader that does not keep them all."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint: {path} does not exist")
+    check_part("checkpoint", path)
+    with naming(path), open(path, "rb"):  # as in weights.py
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from . import foreign
 from .config import JanusConfig
+from .reading import read_text
 from .text import Vocabulary, VocabularyMap
 from .text.vocabulary import SUFFIXES
 
@@ -15,16 +16,12 @@ FILES = (CONFIG, WEIGHTS, *OF_VOCABULARIES)
 
 
 def read_config(directory: Path) -> JanusConfig:
-    if not (directory / CONFIG).is_file():
+    if not (directory / CONFIG).exists():
         hint = foreign.described(directory) or ""
         raise FileNotFoundError(
             f"checkpoint: {directory} must be a model directory with {CONFIG}, which is not there{hint}"
         )
-    try:
-        text = (directory / CONFIG).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"checkpoint: {directory / CONFIG} must be UTF-8 text, got {error}") from None
-    return JanusConfig.from_json(text, directory / CONFIG)
+    return JanusConfig.from_json(read_text("checkpoint", directory / CONFIG), directory / CONFIG)
 
 
 def read_vocabularies(directory: Path) -> tuple[Vocabulary, Vocabulary] | None:
@@ -49,7 +46,7 @@ def write_vocabularies(directory: Path, source: Vocabulary, target: Vocabulary) 
 
 
 def read_vocabulary_map(directory: Path, source: Vocabulary, target: Vocabulary) -> VocabularyMap:
-    if not (directory / MAP).is_file():
+    if not (directory / MAP).exists():
         raise FileNotFoundError(
             f"Translator: {directory} must hold {MAP} for use_vmap, which is not there; `janus-fast shortlist` makes it"
         )

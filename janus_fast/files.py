@@ -20,6 +20,7 @@ from typing import IO
 from . import inputs
 from .decoding.declared import FEWEST_ROWS, MOST_ROWS
 from .engine import MOST_THREADS, most_at_once
+from .reading import naming
 from .text.lines import as_line, decoded
 from .translator import Translator
 
@@ -156,7 +157,7 @@ def write(translate: Callable, pairs: list[tuple], ahead: int, resume: bool, ski
     jobs = [job_of(str(source), _lines_of(source, skip_errors), output, resume) for source, output in pairs]
     for job, first, results in translate(jobs, ahead):
         results = started(results)
-        with open(job.output, "a", encoding="utf-8", newline="\n") as output:
+        with naming(job.output), open(job.output, "a", encoding="utf-8", newline="\n") as output:
             for number, (_, result) in enumerate(results, first + 1):
                 job.cut(output)
                 failed = isinstance(result, Exception)
@@ -172,10 +173,7 @@ def check_pairs(name: str, sources: Sequence, outputs: Sequence) -> None:
     """Refuses sources that are not there, and outputs that cannot be written or are somebody else's."""
     taken: dict[str, object] = {os.path.realpath(source): source for source in sources}
     for source in sources:
-        if not os.path.isfile(source) or not os.access(source, os.R_OK):
-            raise FileNotFoundError(
-                f"{name.rpartition(':')[0] or name}: sources must be files that can be read, got {source}"
-            )
+        inputs.check_input(f"{name.rpartition(':')[0] or name}: each of the sources", source, regular=True)
     for output in outputs:
         inputs.check_output(name, output)
         if (other := taken.setdefault(os.path.realpath(output), output)) is not output:
@@ -202,7 +200,7 @@ def started(results: Iterator) -> Iterator:
 def begun(output: str | Path) -> tuple[int, int, bool]:
     """How many whole lines ``output`` holds, in how many bytes, and whether a line half written follows."""
     lines, end = 0, 0
-    with open(output, "rb") as stream:
+    with naming(output), open(output, "rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
                 return lines, end, True

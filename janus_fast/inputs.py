@@ -5,6 +5,7 @@ import inspect
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from contextlib import suppress
 from difflib import get_close_matches
@@ -209,14 +210,25 @@ def hinting(function: Callable) -> Callable:
     return call
 
 
-def check_input(name: str, file: str | Path) -> None:
-    """Refuses a file that is not there or cannot be read, before it is read; a pipe is one."""
-    if not os.path.exists(file):
-        raise FileNotFoundError(f"{name} must be a file that exists, got {file}")
-    if os.path.isdir(file):
+def check_input(name: str, file: str | Path, *, regular: bool = False) -> None:
+    """Refuses a file that is not there or cannot be read, before it is read; a pipe is one unless ``regular``."""
+    try:
+        mode = os.stat(file).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+        raise FileNotFoundError(f"{name} must be a file that exists, got {file}") from None
+    except OSError as error:  # as of a folder that may not be searched
+        raise type(error)(f"{name} must be a file that can be read, got {file}: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{name} must be a file, got the folder {file}")
+    if regular and not stat.S_ISREG(mode):
+        raise OSError(f"{name} must be a regular file, which can be read again, got {file}")
     if not os.access(file, os.R_OK):
         raise PermissionError(f"{name} must be a file that can be read, got {file}")
+
+
+def check_part(owner: str, file: str | Path) -> None:
+    """The same for a file of a model or a run, which may be read again."""
+    check_input(f"{owner}: {Path(file).name}", file, regular=True)
 
 
 def check_output(name: str, file: str | Path, **read: str | Path) -> None:

@@ -69,7 +69,7 @@ class Vocabularies:
 
     @property
     def has_map(self) -> bool:
-        return self._model is not None and (self._directory / directory.MAP).is_file()
+        return self._model is not None and (self._directory / directory.MAP).exists()
 
     @property
     def _directory(self) -> Path:

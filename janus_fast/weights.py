@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from . import parameters
 from .config import JanusConfig
+from .inputs import check_part
+from .reading import naming
 
 QUANTIZATIONS = ("float32", "bfloat16", "int8")
 SCALE = "_scale"
@@ -24,14 +26,14 @@ def read(path: Path, config: JanusConfig) -> dict[str, np.ndarray]:
     """The parameters that a file holds for a model of ``config``: views of the file, which is not copied.
 
     Raises:
-        FileNotFoundError: no such file.
+        OSError: no such file, or one that cannot be read.
         ValueError: it is damaged, or not of this model.
     """
     header, start = _header(path)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
     quantised = {name for name, entry in header.items() if entry["dtype"] == "I8"}
     check_shapes(config, shapes, path, quantised)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     arrays = {}
     for name, entry in header.items():
@@ -103,14 +105,13 @@ def float32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _header(path: Path) -> tuple[dict[str, dict], int]:
     """The entry of every tensor, and where their data begins; the file is whole."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"checkpoint: {path} does not exist")
-    try:
-        with safe_open(path, "numpy"):  # it checks the header and the file's length
-            pass
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"checkpoint: {path} must be a whole safetensors file, got {error}") from None
-    with open(path, "rb") as file:
+    check_part("checkpoint", path)
+    with naming(path), open(path, "rb") as file:  # first: safe_open says of what it may not open that it is not there
+        try:
+            with safe_open(path, "numpy"):  # it checks the header and the file's length
+                pass
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"checkpoint: {path} must be a whole safetensors file, got {error}") from None
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)

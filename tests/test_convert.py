@@ -403,9 +403,9 @@ def test_files_of_another_kind(tmp_path, content, found):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.pt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.pt must be a file that exists"):
         fairseq.load(tmp_path / "nothing.pt")
-    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.txt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"convert: .*nothing\.txt must be a file that exists"):
         fairseq.load(golden.CHECKPOINT, tmp_path / "nothing.txt", DICTIONARIES[1])
 
 

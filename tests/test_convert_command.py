@@ -39,7 +39,7 @@ def test_shipped_models_have_names(tmp_path, capsys):
     assert checkpoint.load(out)[0].config == checkpoint.read_config(models.locate("en-de-small"))
     for given, message in (
         ("en-de-smal", "got 'en-de-smal'; did you mean 'en-de-small'?"),
-        ("nothing.pt", "convert: nothing.pt does not exist"),
+        ("nothing.pt", "convert: nothing.pt must be a file that exists"),
     ):
         assert cli.main(["convert", given, "--out", str(new)]) == 2
         assert message in capsys.readouterr().err

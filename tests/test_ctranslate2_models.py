@@ -161,7 +161,7 @@ def test_files_that_are_damaged(directory):
     with pytest.raises(ValueError, match="got version 7, where 3 to 6 are read"):
         ctranslate2.load(directory)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="model.bin does not exist"):
+    with pytest.raises(FileNotFoundError, match="model.bin must be a file that exists"):
         ctranslate2.load(directory)
 
 
@@ -203,7 +203,7 @@ def test_vocabularies_that_do_not_fit(directory, tmp_path, capsys):
     (directory / "shared_vocabulary.txt").write_bytes("".join(f"{token}\r\n" for token in tokens).encode())
     assert ctranslate2.load(directory)[1][0].tokens == tokens
     (directory / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="config.json does not exist"):
+    with pytest.raises(FileNotFoundError, match="config.json must be a file that exists"):
         ctranslate2.load(directory)
 
 

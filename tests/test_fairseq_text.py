@@ -134,5 +134,5 @@ def test_codes_that_are_refused(files, codes, message):
     with pytest.raises(ValueError, match=rf"Vocabulary: .*codes must hold subword-nmt's codes, {message}"):
         fairseq.load(path, dictionary, dictionary, file)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="codes does not exist"):
+    with pytest.raises(FileNotFoundError, match="codes must be a file that exists"):
         fairseq.load(path, dictionary, dictionary, file)

@@ -444,5 +444,5 @@ def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be a whole .npz of Marian, got"):
         marian_native.load(directory)
     (directory / "model.npz").unlink()
-    with pytest.raises(FileNotFoundError, match="model.npz does not exist"):
+    with pytest.raises(FileNotFoundError, match="model.npz must be a file that exists"):
         marian_native.load(directory)

@@ -13,6 +13,7 @@ from .. import models
 from ..config import JanusConfig
 from ..directory import FILES, VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
 from ..inputs import check_input, check_output_folder, flag
+from ..reading import read_bytes, read_text
 from ..replacing import replacing
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS, SPECIAL_TOKENS, Vocabulary
@@ -63,11 +64,13 @@ def text_files(arguments) -> dict[str, Path | None]:
     if bool(given["valid_source"]) != bool(given["valid_target"]):
         raise ValueError("--valid-source and --valid-target must be given together, got one of them")
     for name, file in given.items():
-        if file and not Path(file).is_file():
-            if arguments.data:
+        if file and arguments.data:
+            if not file.exists():
                 raise ValueError(f"--data must be a folder with {file.name}, got {arguments.data}, which has none")
+            check_input("the text of --data", file, regular=True)
+        elif file:
             name = name.replace("source", "monolingual") if arguments.monolingual else name
-            raise ValueError(f"{flag(name)} must be a file that exists, got {file}")
+            check_input(flag(name), file, regular=True)
     return {name: Path(file) if file else None for name, file in given.items()}
 
 
@@ -109,8 +112,9 @@ def _check_nothing_is_lost(out: Path, begun: bool, files: Iterable[Path]) -> Non
 
 def _read_settings(path: Path) -> dict:
     """What ``begin`` wrote, of this version or an older one."""
+    text = read_text("train", path)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(text)
     except ValueError as error:
         raise ValueError(f"train: {path} must be whole, got {error}") from None
     for part, known in (("text", None), ("start", None), ("model", MODEL), ("training", TRAINING)):
@@ -216,4 +220,4 @@ def versions() -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path)).hexdigest()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..decoding.modes import MODES
 from ..inputs import TooLong, check_input, check_output, check_output_folder
-from ..text.lines import STANDARD, arriving, as_line, decoded, named, opened
+from ..reading import naming
+from ..text.lines import STANDARD, arriving, as_line, decoded, opened
 from ..uninterrupted import uninterrupted
 from . import _decoding
 
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         jobs = []
         for group, output in zip(groups, outputs, strict=True):
             name = ", ".join(map(str, group))
-            with _naming(output):
+            with naming(output):
                 jobs.append(texts.job_of(name, _lines(group, skip), output, arguments.resume))
         hidden = not sys.stderr.isatty() or (outputs == [None] and sys.stdout.isatty())
         bar = stack.enter_context(tqdm(total=_count_lines(files), unit=" sentences", disable=hidden))
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             for job, first, results in translate(jobs, ahead):
                 number = first
                 results = texts.started(results)  # which may find the first line too long
-                with _naming(job.output or "standard output"), _written(job.output) as written:
+                with naming(job.output or "standard output"), _written(job.output) as written:
                     for source, result in results:
                         job.cut(written)
                         number += 1
@@ -186,19 +187,8 @@ class Trace:
         shown = len(self.results)
         note = f"The first {shown} of {self.count:,} translations." if shown < self.count else ""
         text = page(self.sources, self.results, title=self.called, note=note)
-        with _naming(self.file):
+        with naming(self.file):
             Path(self.file).write_bytes(text.encode("utf-8", "replace"))
-
-
-@contextmanager
-def _naming(file: str) -> Iterator[None]:
-    """A fault that the system reports without a file, such as a full disk, is one of ``file``."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename or not error.strerror:
-            raise
-        raise OSError(error.errno, error.strerror, file) from None
 
 
 def _line(result, as_json: bool) -> str:
@@ -238,7 +228,7 @@ def _same(file: str, output: str | None) -> bool:
 def _lines(files: list[str], failing: bool = False) -> Iterator[str | None | ValueError]:
     """The lines of files one after another; None where the next one is not there yet."""
     for file in files:
-        with _naming(named(file)), opened(file) as stream:
+        with opened(file) as stream:
             yield from decoded(arriving(stream), file, failing)
 
 
@@ -248,6 +238,6 @@ def _count_lines(files: list[str]) -> int | None:
         return None
     total = 0
     for file in files:
-        with open(file, "rb") as stream:
+        with naming(file), open(file, "rb") as stream:
             total += sum(1 for _ in stream)
     return total

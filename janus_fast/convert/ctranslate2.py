@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..inputs import OptionError
+from ..inputs import OptionError, check_part
 from ..model import JanusModel
+from ..reading import read_bytes
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, PADS, POSITIONS, add_pad, assemble, free_name
 from .hub import check_language, read_object
@@ -173,11 +174,10 @@ class _File:
     """The variables of a ``model.bin``, under the names of today, and which of them were asked for."""
 
     def __init__(self, path: Path):
-        if not path.is_file():
-            raise FileNotFoundError(f"convert: {path} does not exist")
+        check_part("convert", path)
         self.path, self.used = path, set()
         try:
-            self._read(memoryview(path.read_bytes()))
+            self._read(memoryview(read_bytes(path)))
         except (struct.error, ValueError, IndexError, KeyError) as error:
             raise ValueError(f"convert: {path} must be a whole model.bin of CTranslate2, got {error}") from None
         if self.spec not in SPECS or self.revision < 2:
@@ -298,7 +298,7 @@ def _settings(directory: Path, file: _File) -> dict:
     """What the model's tokens stand for: ``config.json``, or variables in files before version 6."""
     path = directory / CONFIG
     tokens = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    values = read_object(path) if path.is_file() or file.version == NEWEST else {}
+    values = read_object(path) if path.exists() or file.version == NEWEST else {}
     if file.version < NEWEST:
         values |= {name: file.words(name, default) for name, default in tokens.items()}
         values |= {f"add_source_{end}": file.flag(f"with_source_{end}") for end in ("bos", "eos")}
@@ -368,10 +368,10 @@ def _vocabularies(directory: Path) -> tuple[list[str], list[str]]:
 def _tokens(directory: Path, name: str) -> list[str] | None:
     path = directory / f"{name}_vocabulary.json"
     try:
-        if path.is_file():
-            tokens = json.loads(path.read_text(encoding="utf-8"))
-        elif (path := path.with_suffix(".txt")).is_file():
-            tokens = path.read_bytes().decode().removesuffix("\n").split("\n")
+        if path.exists():
+            tokens = json.loads(read_bytes(path).decode())
+        elif (path := path.with_suffix(".txt")).exists():
+            tokens = read_bytes(path).decode().removesuffix("\n").split("\n")
             if all(token.endswith("\r") for token in tokens):
                 tokens = [token[:-1] for token in tokens]
         else:
@@ -388,7 +388,7 @@ def _with_text(directory: Path, source: list[str], target: list[str]) -> tuple[V
     places = [directory, *[directory.parent] * (directory.parent / "metadata.json").is_file()]  # Argos' packages
     pairs = [(place / "source.spm", place / "target.spm") for place in places]
     pairs += [(place / name,) * 2 for place in places for name in SENTENCEPIECE]
-    pieces = next((pair for pair in pairs if pair[0].is_file() and pair[1].is_file()), (None, None))
+    pieces = next((pair for pair in pairs if pair[0].exists() and pair[1].exists()), (None, None))
 
     def vocabulary(path: Path | None, tokens: list[str]) -> Vocabulary:
         return Vocabulary(tokens) if path is None else Vocabulary.from_sentencepiece(path, tokens)

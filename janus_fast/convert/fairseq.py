@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..checkpoint import load_unique_state, unique_state
 from ..config import JanusConfig
-from ..inputs import OptionError
+from ..inputs import OptionError, check_part
 from ..model import JanusModel
+from ..reading import read_text
 from ..text.vocabulary import SPECIAL_TOKENS, Vocabulary, read_codes
 from .assemble import EMBEDDINGS, SIDES, layers
 from .torch_file import Record, StoredTensor, open_torch_file
@@ -144,14 +145,10 @@ def read_dictionary(path: str | Path, bpe: str | Path | None = None) -> Vocabula
     id then, and every id of it stays. ``bpe`` as in :func:`load`.
     """
     for file in filter(None, (path, bpe)):
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"convert: {file} does not exist")
+        check_part("convert", file)
     tokens = list(SPECIAL_TOKENS[: UNK + 1])
     known = set(tokens)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"convert: {path} must be UTF-8 text, got {error}") from None
+    text = read_text("convert", path)
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
         entry = line.rstrip()
         token, space, count = entry.removesuffix(OVERWRITE).rpartition(" ")

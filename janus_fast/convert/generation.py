@@ -47,8 +47,8 @@ class Generation:
 def read_generation(directory: Path, settings: Mapping | None = None) -> Generation:
     """What ``generation_config.json`` says, or the model's ``settings`` in directories without one."""
     path, settings = directory / GENERATION, settings or read_object(directory / CONFIG)
-    told = read_object(path) if path.is_file() else settings
-    path = path if path.is_file() else directory / CONFIG
+    told = read_object(path) if path.exists() else settings
+    path = path if path.exists() else directory / CONFIG
     told = {name: value for name, value in told.items() if value is not None}
     for name in UNSUPPORTED:
         if told.get(name) not in (None, [], {}):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..checkpoint import read_tensors
 from ..config import MOST_POSITIONS
-from ..inputs import OptionError, integers, numbers, one_of, rule, switch
+from ..inputs import OptionError, check_part, integers, numbers, one_of, rule, switch
+from ..reading import read_text
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, POSITIONS, check_matrices
 from .torch_file import StoredTensor, open_torch_file
 
@@ -56,10 +57,10 @@ def check_language(option: str, language: str | None, tokens: Collection[str]) -
 
 def read_object(path: Path) -> dict:
     """The JSON object in a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"convert: {path} does not exist")
+    check_part("convert", path)
+    text = read_text("convert", path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
     except ValueError as error:
         raise ValueError(f"convert: {path} must hold a JSON object, got {error}") from None
     if not isinstance(values, dict):
@@ -125,10 +126,10 @@ def read_state(directory: Path) -> tuple[Path, dict[str, Tensor]]:
 def _weights(directory: Path) -> tuple[Path, list[Path]]:
     """The file that errors name, and the files that hold the tensors."""
     for path in (directory / name for name in WEIGHTS):
-        if path.is_file():
+        if path.exists():
             return path, [path]
         index = path.with_name(path.name + INDEX)
-        if index.is_file():
+        if index.exists():
             places = read_object(index).get("weight_map")
             names = list(places.values()) if isinstance(places, dict) else []
             if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):

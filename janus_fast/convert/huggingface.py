@@ -7,6 +7,7 @@ from torch import Tensor
 from .. import foreign
 from ..inputs import OptionError
 from ..model import JanusModel
+from ..reading import read_text
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, POSITIONS, assemble
 from .generation import read_generation
@@ -115,13 +116,13 @@ def _with_positions(state: dict[str, Tensor], settings: dict) -> dict[str, Tenso
 def _tokens(directory: Path, kind: str, sizes: list[int], bos: int, eos: int):
     """The vocabularies, None without; and the ids that the tokenizer has before and behind a source."""
     ends = ([bos] if kind == "bart" else [], [eos])
-    if (file := directory / TOKENIZER).is_file():
-        text = file.read_text(encoding="utf-8")
+    if (file := directory / TOKENIZER).exists():
+        text = read_text("convert", file)
         described = read_object(file)
         tokens, ends = _of_tokenizer(file, described, sizes[0]), _ends(described, *ends)
         vocabulary = Vocabulary(tokens, tokenizer=text)
         return (vocabulary, vocabulary), *map(tuple, ends)
-    if kind == "m2m_100" and (directory / "vocab.json").is_file():
+    if kind == "m2m_100" and (directory / "vocab.json").exists():
         file = directory / "vocab.json"
         tokens = [*numbered(file, read_object(file)), *_languages(directory)]
         vocabulary = Vocabulary.from_sentencepiece(
@@ -130,7 +131,7 @@ def _tokens(directory: Path, kind: str, sizes: list[int], bos: int, eos: int):
         language = str(read_object(directory / TOKENIZER_CONFIG).get("src_lang") or "en")
         before = [vocabulary.index[name] for name in (language, f"__{language}__") if name in vocabulary.index][-1:]
         return (vocabulary, vocabulary), tuple(before), (eos,)
-    if kind == "fsmt" and (directory / "vocab-src.json").is_file():
+    if kind == "fsmt" and (directory / "vocab-src.json").exists():
         sides = []
         for side, size in zip(("src", "tgt"), sizes, strict=True):
             file = directory / f"vocab-{side}.json"
@@ -142,7 +143,7 @@ def _tokens(directory: Path, kind: str, sizes: list[int], bos: int, eos: int):
 def _languages(directory: Path) -> list[str]:
     """M2M100's tokens of languages, behind those of its vocabulary."""
     for name in (SPECIALS, TOKENIZER_CONFIG):
-        if (directory / name).is_file():
+        if (directory / name).exists():
             held = read_object(directory / name)
             for key in ("additional_special_tokens", "extra_special_tokens"):
                 if isinstance(held.get(key), list):

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import foreign
+from ..inputs import check_part
 from ..model import JanusModel
+from ..reading import read_text
 from ..text import Vocabulary
 from .assemble import EMBEDDINGS, NEVER, OUTPUT_BIAS, POSITIONS, assemble
 from .generation import read_generation
@@ -58,14 +60,14 @@ def load(directory: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabular
     sizes = [settings["vocab_size"], settings["vocab_size"]]
     if not settings.get("share_encoder_decoder_embeddings", True):
         sizes[1] = settings.get("decoder_vocab_size") or sizes[0]
-    added = read_object(path) if (path := directory / "added_tokens.json").is_file() else {}
+    added = read_object(path) if (path := directory / "added_tokens.json").exists() else {}
     if others := [token for token in added if not (token.startswith(">>") and token.endswith("<<"))]:
         warnings.warn(
             f"convert: {path}: text is not searched for added tokens other than a language such as >>deu<< at its "
             f"beginning, so {others[0]!r} can be given as a token or an id alone",
             stacklevel=2,
         )
-    names = ["vocab.json", "target_vocab.json" if (directory / "target_vocab.json").is_file() else "vocab.json"]
+    names = ["vocab.json", "target_vocab.json" if (directory / "target_vocab.json").exists() else "vocab.json"]
     source, target = (
         _vocabulary(directory / pieces, directory / name, size, settings["eos_token_id"], added)
         for pieces, name, size in zip(("source.spm", "target.spm"), names, sizes, strict=True)
@@ -102,10 +104,10 @@ def position_table(count: int, width: int) -> Tensor:
 def _vocabulary(pieces: Path, numbers: Path, size: int, eos: int, added: dict) -> Vocabulary:
     """A sentencepiece model whose pieces have the numbers that a JSON object gives them, and those that are added."""
     for path in (pieces, numbers):
-        if not path.is_file():
-            raise FileNotFoundError(f"convert: {path} does not exist")
+        check_part("convert", path)
+    text = read_text("convert", numbers)
     try:
-        index = json.loads(numbers.read_text(encoding="utf-8"))
+        index = json.loads(text)
         index = {**added, **index}
         tokens = sorted(index, key=index.__getitem__)
         whole = len(tokens) == size and [index[token] for token in tokens] == list(range(size))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..reading import naming, read_bytes
+
 VERSION = 1  # the file's first number
 TYPES = {
     0x101: "i1", 0x102: "<i2", 0x104: "<i4", 0x108: "<i8", 0x201: "u1", 0x202: "<u2", 0x204: "<u4", 0x208: "<u8",
@@ -21,13 +23,13 @@ def recognises(file: Path) -> bool:
     """Whether a file is one of these, and no other system's ``.bin`` or a shortlist."""
     if file.suffix != ".bin" or not file.is_file():
         return False
-    with open(file, "rb") as stream:
+    with naming(file), open(file, "rb") as stream:
         return stream.read(8) == VERSION.to_bytes(8, "little")
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
     """The arrays by name, quantised ones in float32; a ValueError where the file is not whole or has other types."""
-    content, at = file.read_bytes(), 8
+    content, at = read_bytes(file), 8
 
     def take(kind: str, count: int) -> np.ndarray:
         nonlocal at

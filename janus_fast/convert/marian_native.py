@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inputs import OptionError
+from ..inputs import OptionError, check_part
 from ..model import JanusModel
+from ..reading import naming, read_text
 from ..text import Vocabulary
 from . import marian_binary
 from .assemble import EMBEDDINGS, OUTPUT_BIAS, add_pad, assemble, free_name
@@ -37,7 +38,7 @@ def recognises(path: str | Path) -> bool:
     """Whether ``path`` is a model of Marian, or a directory of one."""
     path = Path(path)
     if path.is_dir():
-        return (path / DECODER).is_file() or bool(_models(path))
+        return (path / DECODER).exists() or bool(_models(path))
     return path.suffix == ".npz" or marian_binary.recognises(path)
 
 
@@ -108,8 +109,8 @@ def load(path: str | Path) -> tuple[JanusModel, tuple[Vocabulary, Vocabulary]]:
 def _files(path: Path) -> tuple[Path, list[Path]]:
     """The file of weights, and those of the source's and the target's vocabulary."""
     directory, told = (path if path.is_dir() else path.parent), {}
-    if path.is_dir() and (path / DECODER).is_file():
-        told = read_yaml((path / DECODER).read_text(encoding="utf-8"), path / DECODER)
+    if path.is_dir() and (path / DECODER).exists():
+        told = read_yaml(read_text("convert", path / DECODER), path / DECODER)
     if "models" in told:
         models, names = ([directory / str(name) for name in told.get(key) or []] for key in ("models", "vocabs"))
     else:
@@ -121,8 +122,7 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
         words = f"hold one vocabulary or two, *vocab*.yml or .spm, or name them in {DECODER}"
         raise OptionError(f"convert: {directory}", words, len(names))
     for file in (*models, *names):
-        if not file.is_file():
-            raise FileNotFoundError(f"convert: {file} does not exist")
+        check_part("convert", file)
     return models[0], [names[0], names[-1]]
 
 
@@ -135,9 +135,9 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     if file.suffix == ".bin":
         return marian_binary.read(file)
     try:
-        with np.load(file, allow_pickle=False) as held:
+        with naming(file), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"convert: {file} must be a whole .npz of Marian, got {error}") from None
 
 
@@ -183,7 +183,7 @@ def _tokens(file: Path, side: str) -> tuple[list[str], Path | None]:
         return Vocabulary.from_sentencepiece(file).tokens, file
     numbers: dict[int, str] = {}
     key = None
-    for place, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+    for place, line in enumerate(read_text("convert", file).split("\n"), 1):
         line = line.rstrip("\r")
         if line.startswith("? "):  # a long token: its number is in the next line
             key = line[2:]
@@ -199,7 +199,7 @@ def _tokens(file: Path, side: str) -> tuple[list[str], Path | None]:
     if sorted(numbers) != list(range(len(numbers))):
         raise ValueError(f"convert: {file} must number its tokens from 0 on, got {len(numbers)} numbers, some others")
     pieces = file.with_name(f"{side}.spm")
-    return [numbers[number] for number in range(len(numbers))], pieces if pieces.is_file() else None
+    return [numbers[number] for number in range(len(numbers))], pieces if pieces.exists() else None
 
 
 def _unquoted(token: str) -> str:

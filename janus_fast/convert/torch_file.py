@@ -19,6 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..inputs import check_part
+from ..reading import naming
+
 ZIP = b"PK\x03\x04"
 # torch/serialization.py, before torch 1.6: three pickles, the first of which is this number, stand before the contents.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -161,9 +164,8 @@ def open_torch_file(path: str | Path) -> Iterator:
         FileNotFoundError: no such file.
         ValueError: not a whole file of ``torch.save``, or one that holds anything but tensors and plain values.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"convert: {path} does not exist")
-    with open(path, "rb") as file:
+    check_part("convert", path)
+    with naming(path), open(path, "rb") as file:
         start = file.read(len(ZIP))
     if start != ZIP and start[:1] != pickle.PROTO:
         raise ValueError(f"convert: {path} must be a whole file written by torch.save, got a file of another kind")

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizer
 
 from ..config import JanusConfig
 from ..directory import CONFIG, VOCABULARIES, read_vocabularies, write_vocabularies
+from ..reading import read_text
 
 UNKNOWN = -1  # stands for a source's words
 
@@ -36,7 +37,7 @@ class JanusFastTokenizer(PreTrainedTokenizer):
         self._switch_to_input_mode()
         self._read_by = both[1]
         if source_begin is None:
-            config = JanusConfig.from_json(Path(config_file).read_text(encoding="utf-8"), config_file)
+            config = JanusConfig.from_json(read_text("JanusFastTokenizer", config_file), config_file)
             around = config.source_ids([UNKNOWN])
             place = around.index(UNKNOWN)
             source_begin, source_end = around[:place], around[place + 1 :]

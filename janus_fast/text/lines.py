@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+from ..reading import naming
+
 STANDARD = "-"  # as the name of a file: standard input, or output
 
 
@@ -45,21 +47,22 @@ def decoded(
     """The text of lines of bytes, which are those of the file ``name``; None stays None. Of a line that is no UTF-8 the
     error is raised, or, with ``failing``, stands in its place."""
     number = 0
-    for line in lines:
-        if line is None:
-            yield None
-            continue
-        number += 1
-        if number == 1 and not (line := line.removeprefix(BOM_UTF8)):
-            continue
-        try:
-            yield line.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            what = f"byte 0x{line[error.start]:02x} in line {number:,}"
-            wrong = ValueError(f"{named(name)} must be UTF-8 text, got {what}")
-            if not failing:
-                raise wrong from None
-            yield wrong
+    with naming(named(name)):
+        for line in lines:
+            if line is None:
+                yield None
+                continue
+            number += 1
+            if number == 1 and not (line := line.removeprefix(BOM_UTF8)):
+                continue
+            try:
+                yield line.decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                what = f"byte 0x{line[error.start]:02x} in line {number:,}"
+                wrong = ValueError(f"{named(name)} must be UTF-8 text, got {what}")
+                if not failing:
+                    raise wrong from None
+                yield wrong
 
 
 def arriving(stream: io.BufferedIOBase) -> Iterator[bytes | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import inputs
 from ..inputs import OptionError
 from ..installation import need
+from ..reading import read_bytes, read_text
 from .lines import lines_of
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -64,7 +65,7 @@ class Vocabulary:
         import sentencepiece
 
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+            processor = sentencepiece.SentencePieceProcessor(model_proto=read_bytes(path))
         except RuntimeError:
             raise ValueError(f"Vocabulary: {path} must be a sentencepiece model, got another file") from None
         return cls(_pieces(processor) if tokens is None else tokens, processor)
@@ -110,12 +111,12 @@ class Vocabulary:
     def read(cls, directory: str | Path, name: str) -> "Vocabulary | None":
         """What ``save`` wrote; None when there is nothing of that name."""
         model, tokens, codes, tokenizer = (Path(directory) / f"{name}{suffix}" for suffix in SUFFIXES)
-        if model.is_file():
-            return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.is_file() else None)
-        if not tokens.is_file():
+        if model.exists():
+            return cls.from_sentencepiece(model, _read_tokens(tokens) if tokens.exists() else None)
+        if not tokens.exists():
             return None
-        applied = tokenizer.read_text(encoding="utf-8") if tokenizer.is_file() else None
-        return cls(_read_tokens(tokens), codes=read_codes(codes) if codes.is_file() else None, tokenizer=applied)
+        applied = read_text("Vocabulary", tokenizer) if tokenizer.exists() else None
+        return cls(_read_tokens(tokens), codes=read_codes(codes) if codes.exists() else None, tokenizer=applied)
 
     def save(self, directory: str | Path, name: str) -> None:
         """Writes the files ``name.*`` that ``read`` reads into ``directory``."""
@@ -196,8 +197,9 @@ def _pieces(processor) -> list[str]:
 
 
 def _read_tokens(path: Path) -> list[str]:
+    text = read_text("Vocabulary", path)
     try:
-        tokens = json.loads(path.read_text(encoding="utf-8"))
+        tokens = json.loads(text)
     except ValueError as error:
         raise ValueError(f"Vocabulary: {path} must hold a JSON list of tokens, got {error}") from None
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
@@ -211,10 +213,7 @@ def read_codes(path: str | Path) -> str:
     Version 0.1, which has no such line, merges with ``</w>`` as a symbol of its own. Codes of 0.2 that have lost the
     line would be applied without ever ending a word (subword-nmt 0.3.8 says nothing), so they are refused.
     """
-    try:
-        codes = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Vocabulary: {path} must be UTF-8 text, got {error}") from None
+    codes = read_text("Vocabulary", path)
     for number, line in enumerate(codes.rstrip("\n").split("\n"), 1):
         versions = ("#version: 0.1", "#version: 0.2")
         if len(line.strip("\r\n ").split(" ")) != 2 or (line.startswith("#version") and line.strip() not in versions):

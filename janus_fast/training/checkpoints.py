@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from .. import checkpoint
+from ..reading import read_text
 
 
 def checkpoints(directory: str | Path) -> list[Path]:
@@ -19,8 +20,9 @@ def latest_checkpoint(directory: str | Path) -> Path | None:
 
 def read_state(path: Path) -> dict:
     file = path / "state.json"
+    text = read_text("train", file)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(text)
     except ValueError as error:
         raise ValueError(
             f"train: {file} must be whole, got {error}; without {path} a run goes on from the checkpoint before"

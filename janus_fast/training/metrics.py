@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..reading import read_bytes
 from ..replacing import replacing
 from .processes import Processes
 
@@ -20,7 +21,7 @@ def drop_records_behind(directory: Path, update: int) -> None:
     path = directory / METRICS
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = read_bytes(path).decode(errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _is_record(line, update)]
     if kept != lines:
         with replacing(directory) as folder:
