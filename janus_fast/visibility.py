@@ -47,17 +47,8 @@ class Visibility:
     visible_until: Tensor
 
     def __post_init__(self) -> None:
-        device = self.query_offsets.device
         for field in fields(self):
-            tensor = getattr(self, field.name)
-            if tensor.dtype != torch.int32 or tensor.dim() != 1 or tensor.device != device:
-                raise ValueError(
-                    f"Visibility: {field.name} must be a 1-D int32 tensor on {device}, "
-                    f"got {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-                )
-        for name in ("query_offsets", "key_offsets"):
-            if getattr(self, name).numel() == 0:
-                raise ValueError(f"Visibility: {name} must have one entry more than there are sequences, got none")
+            _check_part("Visibility", field.name, getattr(self, field.name), self.query_offsets)
         if self.key_sequences.numel() != self.query_offsets.numel() - 1:
             raise ValueError(
                 f"Visibility: key_sequences must have one entry for each of the {self.query_offsets.numel() - 1} "
@@ -104,6 +95,8 @@ class Visibility:
             key_sequences: [Q] int32, the key sequence of each query sequence; by default the one of the same number.
         """
         key_offsets = query_offsets if key_offsets is None else key_offsets
+        for name, offsets in (("query_offsets", query_offsets), ("key_offsets", key_offsets)):
+            _check_part("Visibility.bidirectional", name, offsets, query_offsets)
         if key_sequences is None:
             key_sequences = torch.arange(query_offsets.numel() - 1, dtype=torch.int32, device=query_offsets.device)
         nq, nk = int(query_offsets[-1]), int(key_offsets[-1])
@@ -442,15 +435,37 @@ class Visibility:
         return cls._content(lengths, times, torch.where(mask, swap, FOREVER), masked, ranges(masked))
 
 
+def _check_part(owner: str, name: str, value: Tensor, first: Tensor) -> None:
+    """Refuses what is no tensor of a Visibility, which lies where its ``first`` does."""
+    place = f" on {first.device}" if isinstance(first, Tensor) else ""
+    if not _is_dense(value) or value.dtype != torch.int32 or value.dim() != 1 or value.device != first.device:
+        raise ValueError(f"{owner}: {name} must be a 1-D int32 tensor{place}, got {_shown(value)}")
+    if name.endswith("_offsets") and value.numel() == 0:
+        raise ValueError(f"{owner}: {name} must have one entry more than there are sequences, got none")
+
+
+def _is_dense(value) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def _shown(value) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    layout = "" if _is_dense(value) else f"{value.layout} of "
+    return f"{layout}{value.dtype} {list(value.shape)} on {value.device}"
+
+
 def _integers(
     builder: str, name: str, value: Tensor, at_least: int = 0, shape_of: tuple[str, Tensor] | None = None
 ) -> Tensor:
     """A builder's argument as an int64 tensor, or a ValueError that says what is wrong with it."""
     tensor = torch.as_tensor(value, dtype=torch.int64 if isinstance(value, list) and not value else None)
-    if tensor.dim() != 1 or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(
-            f"Visibility.{builder}: {name} must be a 1-D tensor of integers, got {tensor.dtype} {list(tensor.shape)}"
-        )
+    if (
+        not _is_dense(tensor)
+        or tensor.dim() != 1
+        or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    ):
+        raise ValueError(f"Visibility.{builder}: {name} must be a 1-D tensor of integers, got {_shown(tensor)}")
     if shape_of is not None and tensor.shape != shape_of[1].shape:
         raise ValueError(
             f"Visibility.{builder}: {name} must have one entry for each of the {shape_of[1].numel()} {shape_of[0]}, "

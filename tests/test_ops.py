@@ -1,8 +1,10 @@
 """Operations: what the definitions agree with, independence of rows, gradients, compilation, backends, errors."""
 
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from janus_fast import engine, ops, reference
 from janus_fast.inputs import listed
 from janus_fast.ops import _native, _operation, _triton
 from janus_fast.packing import offsets_of
+from janus_fast.reference.beam_step import BeamState
 from janus_fast.visibility import Visibility
 
 
@@ -469,6 +472,86 @@ ERRORS = {
         "predict_lengths: offsets must be torch.int32, got torch.int64",
     ),
 }  # fmt: skip
+
+
+def beam_step(log_probs, ids, **state):
+    ops.beam_step(log_probs, ids, BeamState(**state), eos=2)
+
+
+def joint_loss(ar, nar, weight, ar_targets, nar_targets, ar_masked):
+    ops.joint_loss({"ar": ar, "nar": nar}, weight, {"ar": ar_targets, "nar": nar_targets}, ar_masked)
+
+
+ID = torch.ones(3, dtype=torch.int64)
+TENSORS = {  # every operation, with its arguments that are tensors by name; joint_loss calls its own otherwise
+    "add_layer_norm": (ops.add_layer_norm, {"x": H, "residual": H, "weight": H[0], "bias": H[0]}),
+    "attention": (partial(ops.attention, visibility=V4), {"query": Q, "key": K, "value": K}),
+    "beam_step": (
+        beam_step, {"log_probs": torch.zeros(2, 3, 4), "ids": ID.new_zeros(2, 3, 4), **BeamState.new(2, 5, 3)._asdict()}
+    ),
+    "dropout_add": (partial(ops.dropout_add, p=0.1), {"x": H, "residual": H, "seed": ID[0]}),
+    "joint_loss": (
+        joint_loss,
+        {
+            "ar": H, "nar": H[:2], "weight": W, "ar_targets": ID, "nar_targets": ID[:2],
+            "ar_masked": torch.tensor([0, 2]),
+        },
+    ),
+    "linear_activation": (ops.linear_activation, {"x": H, "weight": W, "bias": W[:, 0]}),
+    "linear_argmax": (ops.linear_argmax, {"hidden": H, "weight": W, "bias": W[:, 0]}),
+    "linear_topk": (partial(ops.linear_topk, k=2), {"hidden": H, "weight": W, "bias": W[:, 0]}),
+    "predict_lengths": (
+        partial(ops.predict_lengths, beam=2, max_length=9), {"encoded": H, "offsets": offsets(3), "weight": W}
+    ),
+    "update_mask": (
+        partial(ops.update_mask, ratio=0.5, mask_token=4),
+        {
+            "tokens": ID, "scores": H[:, 0], "rows": ID[:1], "predicted_tokens": ID[:1], "predicted_scores": H[:1, 0],
+            "offsets": offsets(3), "row_offsets": offsets(1),
+        },
+    ),
+    "Visibility": (Visibility, vars(V4)),
+}  # fmt: skip
+OF_JOINT_LOSS = {
+    "ar": "hidden['ar']", "nar": "hidden['nar']", "ar_targets": "targets['ar']", "nar_targets": "targets['nar']"
+}  # fmt: skip
+
+
+def test_every_operation_is_tried_with_tensors_that_are_none():
+    assert set(TENSORS) == {*_operation.OPERATIONS, "Visibility"}
+
+
+@pytest.mark.parametrize("name, argument", [(name, argument) for name, (_, own) in TENSORS.items() for argument in own])
+def test_what_is_no_dense_tensor_of_the_device_is_named(name, argument):
+    call, tensors = TENSORS[name]
+    call(**{other: tensor.clone() for other, tensor in tensors.items()})
+    shown = OF_JOINT_LOSS.get(argument, argument)
+    for wrong, rule in (
+        (tensors[argument].to_sparse(), r"(dense|1-D int32) tensor.*, got (one of layout )?torch\.sparse_coo"),
+        (tensors[argument].tolist(), r"(1-D int32 )?tensor.*, got (list|int)$"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}: {re.escape(shown)} must be a {rule}"):
+            call(**{**tensors, argument: wrong})
+    with pytest.raises(
+        ValueError, match=rf"^{name}: .* must be (on the device|a 1-D int32 tensor on) .*, got .*(cpu|meta)$"
+    ):
+        call(**{**tensors, argument: tensors[argument].to("meta")})
+
+
+@pytest.mark.parametrize(
+    "name, argument, letter",
+    [
+        ("add_layer_norm", "x", "C"), ("attention", "query", "D"), ("beam_step", "log_probs", "K"),
+        ("joint_loss", "weight", "C"), ("linear_activation", "x", "C"), ("linear_argmax", "hidden", "C"),
+        ("linear_topk", "hidden", "C"), ("predict_lengths", "encoded", "C"),
+    ],
+)  # fmt: skip
+def test_what_has_no_channels_is_named(name, argument, letter):
+    call, tensors = TENSORS[name]
+    wrong = tensors[argument][..., :0]
+    with pytest.raises(ValueError) as caught:
+        call(**{**tensors, argument: wrong})
+    assert str(caught.value) == f"{name}: {argument} must have {letter} of at least 1, got shape {list(wrong.shape)}"
 
 
 @pytest.mark.parametrize("case", ERRORS)

@@ -356,11 +356,11 @@ def _int32(*values):
         (lambda: Visibility.causal([2, -1]), "Visibility.causal: lengths must be at least 0, got -1"),
         (
             lambda: Visibility.causal([2.0]),
-            "Visibility.causal: lengths must be a 1-D tensor of integers, got torch.float32 [1]",
+            "Visibility.causal: lengths must be a 1-D tensor of integers, got torch.float32 [1] on cpu",
         ),
         (
             lambda: Visibility.autoregressive(torch.tensor([[2]])),
-            "Visibility.autoregressive: lengths must be a 1-D tensor of integers, got torch.int64 [1, 1]",
+            "Visibility.autoregressive: lengths must be a 1-D tensor of integers, got torch.int64 [1, 1] on cpu",
         ),
         (
             lambda: Visibility.draft([2, 3], [1], [1, 1]),
@@ -399,6 +399,15 @@ def _int32(*values):
         (
             lambda: Visibility.concatenate([Visibility.causal([2]), Visibility.causal([2]).to("meta")]),
             "Visibility.concatenate: parts must be on one device, got cpu and meta",
+        ),
+        (
+            lambda: Visibility.bidirectional([0, 2]),
+            "Visibility.bidirectional: query_offsets must be a 1-D int32 tensor, got list",
+        ),
+        (
+            lambda: Visibility.causal(torch.ones(2, dtype=torch.int64).to_sparse()),
+            "Visibility.causal: lengths must be a 1-D tensor of integers, "
+            "got torch.sparse_coo of torch.int64 [2] on cpu",
         ),
         (
             lambda: _made(query_times=torch.zeros(10)),

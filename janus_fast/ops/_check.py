@@ -11,6 +11,8 @@ AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.am
 def tensor(op: str, argument: str, value) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {argument} must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {argument} must be a dense tensor, got one of layout {value.layout}")
 
 
 def floating(op: str, argument: str, value: Tensor) -> None:
@@ -20,12 +22,20 @@ def floating(op: str, argument: str, value: Tensor) -> None:
 
 
 def matrix(op: str, argument: str, value: Tensor, columns: int | None = None, letters: str = "N, C") -> None:
-    """A floating-point [rows, columns] tensor."""
+    """A floating-point [rows, columns] tensor with a column or more."""
     tensor(op, argument, value)
-    if value.ndim != 2 or (columns is not None and value.shape[1] != columns) or value.shape[1] == 0:
+    if value.ndim != 2 or (columns is not None and value.shape[1] != columns):
         wanted = f"[{letters}]" + (f" = [*, {columns}]" if columns is not None else "")
         raise ValueError(f"{op}: {argument} must have shape {wanted}, got {list(value.shape)}")
+    not_empty(op, argument, value, C=value.shape[1])
     floating(op, argument, value)
+
+
+def not_empty(op: str, argument: str, value: Tensor, **sizes: int) -> None:
+    """None of the ``sizes`` of a tensor, by their letters, is 0."""
+    for letter, size in sizes.items():
+        if size == 0:
+            raise ValueError(f"{op}: {argument} must have {letter} of at least 1, got shape {list(value.shape)}")
 
 
 def vector(op: str, argument: str, value: Tensor, length: int | None, dtype: torch.dtype) -> None:

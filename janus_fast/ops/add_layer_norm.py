@@ -19,7 +19,8 @@ def add_layer_norm(
     has no use for it, and a pre-norm one would have to carry the norm of the next block along.
 
     Args:
-        x: [N, C], floating point; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to 4,096.
+        x: [N, C], floating point, C at least 1; on CUDA devices Triton takes float32, bfloat16 and float16 with C up to
+            4,096.
         residual: shape, device and dtype of ``x``, or float32 where ``x`` has fewer bits.
         weight, bias: [C], on the device of ``x``, in the dtype of ``residual``.
         eps: added to the variance.
@@ -30,7 +31,7 @@ def add_layer_norm(
         tensors, in Triton once; gradients have one order of summation.
     Raises:
         ValueError: shapes or devices differ.
-        TypeError: dtypes do not fit.
+        TypeError: dtypes do not fit, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     Source: Ba et al. 2016, "Layer Normalization"; post-norm as in Vaswani et al. 2017, section 3.1.
     """

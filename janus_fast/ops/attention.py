@@ -23,7 +23,7 @@ def attention(
         return weights @ value        # zeros for a query that sees nothing
 
     Args:
-        query: [Nq, H, D] float32, float64, bfloat16 or float16; any strides.
+        query: [Nq, H, D] float32, float64, bfloat16 or float16; any strides. H and D are at least 1.
         key: [Nk, H, D], dtype and device of ``query``.
         value: [Nk, H, D], dtype and device of ``query``. Under autocast all three are taken in its dtype.
         visibility: which query rows see which key rows. Several query sequences may name the same key sequence.
@@ -35,17 +35,18 @@ def attention(
         have first derivatives alone; ``backend="reference"`` has all.
     Raises:
         ValueError: shapes or devices differ.
-        TypeError: dtypes differ.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: offsets of ``visibility`` that do not fit the rows.
     """
     op = "attention"
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         _check.floating(op, name, tensor)
-    if query.ndim != 3 or query.shape[1] == 0 or query.shape[2] == 0:
+    if query.ndim != 3:
         what = "[Nq, H, D], sequences packed one after another"
         raise ValueError(f"{op}: query must have shape {what}, got {list(query.shape)}")
     _, heads, size = query.shape
+    _check.not_empty(op, "query", query, H=heads, D=size)
     query, key, value = _check.autocast(query, key, value)
     _check.same(op, ("query", query), ("key", key), ("value", value))
     for name, tensor in (("key", key), ("value", value)):

@@ -25,8 +25,8 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
     is not a number. Of a hypothesis that is none (the first step has one alone) the total is minus infinity.
 
     Args:
-        log_probs: [S, B, K] float32, minus infinity where a token may not follow; in the last step of T, the end alone
-            may.
+        log_probs: [S, B, K] float32, B and K of at least 1; minus infinity where a token may not follow; in the last
+            step of T, the end alone may.
         ids: [S, B, K] int64, tokens, below 2 ** 31: all of an id is compared with ``eos``, but the histories keep its
             lower 32 bits.
         state: a ``janus_fast.reference.BeamState``, whose fields say what they hold, from ``BeamState.new``.
@@ -34,17 +34,21 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
         backend: "auto" or one of ``janus_fast.backends("beam_step", device)``.
     Raises:
         ValueError: shapes or devices differ, or a field is not contiguous.
-        TypeError: wrong dtype.
+        TypeError: wrong dtype, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError (native): what the state holds is out of range, on the CPU. On a GPU nothing outside the state is
             written then, but what the sentence holds is undefined.
     """
     op = "beam_step"
     _check.floating(op, "log_probs", log_probs)
-    _check.tensor(op, "ids", ids)
-    if log_probs.ndim != 3 or 0 in log_probs.shape[1:]:
+    for name, tensor in (("ids", ids), *state._asdict().items()):
+        _check.tensor(op, name, tensor)
+    if log_probs.ndim != 3:
         raise ValueError(f"{op}: log_probs must have shape [S, B, K], got {list(log_probs.shape)}")
+    if state.slots.ndim != 3:
+        raise ValueError(f"{op}: slots must have shape [S, T, B], got {list(state.slots.shape)}")
     sizes = dict(zip("SBK", log_probs.shape, strict=True))
+    _check.not_empty(op, "log_probs", log_probs, B=sizes["B"], K=sizes["K"])
     sizes |= {"T": state.slots.shape[1], "F": 2 * sizes["B"], "1": 1}
     fields = {"log_probs": (torch.float32, "S B K"), "ids": (torch.int64, "S B K"), **BeamState.fields()}
     for (name, (dtype, letters)), tensor in zip(fields.items(), (log_probs, ids, *state), strict=True):

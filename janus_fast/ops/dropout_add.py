@@ -33,7 +33,7 @@ def dropout_add(
         in ``x`` and ``residual``, as often as you like: ``x`` gets dropout of the gradient, the same mask drawn again.
     Raises:
         ValueError: shapes or devices differ, or p is out of range.
-        TypeError: dtypes do not fit.
+        TypeError: dtypes do not fit, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     Source: Srivastava et al. 2014; the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
@@ -51,9 +51,10 @@ def dropout_add(
         _check.same(op, ("x", x), ("residual", residual), dtype=False)
     if seed is None:
         seed = torch.randint(2**63 - 1, (), device=x.device)  # random_ would end a graph of torch.compile
-    elif seed.ndim != 0 or seed.dtype != torch.int64:
-        raise TypeError(f"{op}: seed must be an int64 tensor of shape [], got {seed.dtype} {list(seed.shape)}")
     else:
+        _check.tensor(op, "seed", seed)
+        if seed.ndim != 0 or seed.dtype != torch.int64:
+            raise TypeError(f"{op}: seed must be an int64 tensor of shape [], got {seed.dtype} {list(seed.shape)}")
         _check.same(op, ("x", x), ("seed", seed), dtype=False)
     x, residual = x.contiguous(), None if residual is None else residual.contiguous()
     return operation.run(operation.choose(backend, x, residual), x, residual, float(p), seed)

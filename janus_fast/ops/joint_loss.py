@@ -41,7 +41,7 @@ def joint_loss(
         hidden: rows of each stream, [N_s, C] float32 or bfloat16, with Triton also float16 (other floating types:
             reference), under any names; those that divergences tie, three at most, predict the same tokens in the
             same order.
-        weight: [V, C], the output matrix, dtype and device of ``hidden``.
+        weight: [V, C], the output matrix, dtype and device of ``hidden``; C is at least 1.
         targets: [N_s] int64 per stream.
         ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
             ``ar``, left alone where there is none. Or by stream the rows of it that divergences compare: all of a
@@ -59,7 +59,7 @@ def joint_loss(
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing;
             there are more streams than eight, or more tied ones than three.
-        TypeError: dtypes differ.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: targets that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for
             nothing waits for it.
@@ -83,7 +83,7 @@ def joint_loss(
         raise TypeError(f"joint_loss: ar_masked must be a tensor or a dict from streams to [M] rows, got {kind}")
     tied = list(dict.fromkeys(s for pair in divergence for s in pair))
     _check_terms(hidden, weight, targets, cross_entropy, divergence, detach)
-    _check_tied(hidden, tied, masked, "ar" in tied and ar_masked is None)
+    _check_tied(hidden, weight, tied, masked, "ar" in tied and ar_masked is None)
     weight, *given = _check.autocast(weight, *hidden.values())
     for name, rows in zip(streams, given, strict=True):
         _check.same("joint_loss", ("weight", weight), (f"hidden[{name!r}]", rows))
@@ -139,7 +139,9 @@ def _check_terms(hidden, weight, targets, cross_entropy, divergence, detach) -> 
     for stream in cross_entropy:
         if stream not in targets:
             raise ValueError(f"joint_loss: targets must hold every stream of cross_entropy, got no {stream!r}")
-        _check.vector("joint_loss", f"targets[{stream!r}]", targets[stream], hidden[stream].shape[0], torch.int64)
+        own = f"targets[{stream!r}]", targets[stream]
+        _check.vector("joint_loss", *own, hidden[stream].shape[0], torch.int64)
+        _check.same("joint_loss", ("weight", weight), own, dtype=False)
     for first, second in divergence:
         if first == second or (second, first) in divergence:
             raise ValueError(f"joint_loss: divergence must name pairs of streams once, got {(first, second)}")
@@ -148,7 +150,7 @@ def _check_terms(hidden, weight, targets, cross_entropy, divergence, detach) -> 
             raise ValueError(f"joint_loss: detach must name a stream of a divergence's pair, got {pair}: {stream!r}")
 
 
-def _check_tied(hidden, tied, masked, lacks_masked: bool) -> None:
+def _check_tied(hidden, weight, tied, masked, lacks_masked: bool) -> None:
     if lacks_masked:
         raise ValueError("joint_loss: ar_masked must be given when a divergence names 'ar', got None")
     if len(tied) > MOST_TIED:
@@ -157,6 +159,7 @@ def _check_tied(hidden, tied, masked, lacks_masked: bool) -> None:
         if stream not in hidden:
             raise ValueError(f"joint_loss: ar_masked must be of streams of hidden, got {stream!r}")
         _check.vector("joint_loss", "ar_masked", rows, None, torch.int64)
+        _check.same("joint_loss", ("weight", weight), ("ar_masked", rows), dtype=False)
     sizes = {s: masked[s].numel() if s in masked else hidden[s].shape[0] for s in tied}
     for stream, size in sizes.items():
         if size != sizes[tied[0]]:

@@ -20,8 +20,8 @@ def linear_activation(
     of threads, which is not so in ``torch.nn.functional.linear``.
 
     Args:
-        x: [N, C] float32 or bfloat16 (other floating types: reference); any strides. Under autocast all three are taken
-            in its dtype.
+        x: [N, C] float32 or bfloat16 (other floating types: reference); any strides; C is at least 1. Under autocast
+            all three are taken in its dtype.
         weight: [O, C], dtype and device of ``x``.
         bias: [O], dtype and device of ``x``.
         activation: "none", "relu", "gelu", "silu", "gelu_new" (by a hyperbolic tangent) or "quick_gelu" (``x *
@@ -31,8 +31,8 @@ def linear_activation(
         [N, O] in the dtype of ``x``. The reference is differentiable, as often as you like; the kernel, for the CPU
         alone, is for inference.
     Raises:
-        ValueError: shapes or devices differ, or there is no such activation.
-        TypeError: dtypes differ.
+        ValueError: shapes or devices differ, C is 0, or there is no such activation.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     """
     op = "linear_activation"

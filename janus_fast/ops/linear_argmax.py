@@ -20,8 +20,8 @@ def linear_argmax(
         log_probs, tokens = logits.log_softmax(-1).max(-1)
 
     Args:
-        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
-            Under autocast all three are taken in its dtype.
+        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides; C
+            is at least 1. Under autocast all three are taken in its dtype.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
         backend: "auto" or one of ``janus_fast.backends("linear_argmax", device)``.
@@ -31,7 +31,7 @@ def linear_argmax(
         as you like; its backward pass is in plain torch, with the logits in memory.
     Raises:
         ValueError: shapes or devices differ.
-        TypeError: dtypes differ.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     """
     arguments = check("linear_argmax", hidden, weight, bias)

@@ -21,8 +21,8 @@ def linear_topk(
         return tokens[:, :k], log_probs[:, :k]
 
     Args:
-        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides.
-            Under autocast all three are taken in its dtype.
+        hidden: [N, C] float32 or bfloat16, with Triton also float16 (other floating types: reference); any strides; C
+            is at least 1. Under autocast all three are taken in its dtype.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
         k: how many tokens, from 1 to V; Triton takes up to 32.
@@ -34,7 +34,7 @@ def linear_topk(
         arguments, as often as you like; its backward pass is in plain torch, with the logits in memory.
     Raises:
         ValueError: shapes or devices differ, or k is out of range.
-        TypeError: dtypes differ.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     """
     hidden, weight, bias = check("linear_topk", hidden, weight, bias)

@@ -28,8 +28,8 @@ def predict_lengths(
         "topk":   the beam best lengths in [min_length, max_length], best first, among equals the shorter first
 
     Args:
-        encoded: [Ns, C] float32 or bfloat16 (other floating types: reference); packed sources. Under autocast both
-            factors are taken in its dtype.
+        encoded: [Ns, C] float32 or bfloat16 (other floating types: reference); packed sources; C is at least 1. Under
+            autocast both factors are taken in its dtype.
         offsets: [S + 1] int32, where each source begins.
         weight: [L, C], dtype and device of ``encoded``; row l scores the length l, ``bos`` and ``eos`` included.
         beam: lengths for each source, at most max_length - min_length + 1.
@@ -41,7 +41,7 @@ def predict_lengths(
         as you like; the backward pass is in plain torch.
     Raises:
         ValueError: shapes or devices differ, or a number is out of range.
-        TypeError: dtypes differ.
+        TypeError: dtypes differ, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
     Source: JANUS (EMNLP 2022), after Mask-Predict (EMNLP 2019).
     """

@@ -64,14 +64,14 @@ def update_mask(
         tokens [N] int64, scores [N] float32, next rows [M2] int64 ascending, changed [S] bool; or :class:`Canvases`.
     Raises:
         ValueError: shapes or devices differ, or ratio is out of range.
-        TypeError: wrong dtype.
+        TypeError: wrong dtype, or a tensor is sparse.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError (native): rows or offsets out of order or out of range.
     Source: Mask-Predict (EMNLP 2019).
     """
-    op, n = "update_mask", tokens.shape[0] if tokens.ndim == 1 else None
+    op = "update_mask"
     _check.vector(op, "tokens", tokens, None, torch.int64)
-    _check.vector(op, "scores", scores, n, torch.float32)
+    _check.vector(op, "scores", scores, tokens.shape[0], torch.float32)
     _check.vector(op, "rows", rows, None, torch.int64)
     _check.vector(op, "predicted_tokens", predicted_tokens, rows.shape[0], torch.int64)
     _check.vector(op, "predicted_scores", predicted_scores, rows.shape[0], torch.float32)
