@@ -13,7 +13,7 @@ from importlib import import_module
 
 import janus_fast
 from janus_fast.commands._progress import write
-from janus_fast.inputs import OptionError, flag, listed, meant
+from janus_fast.inputs import OptionError, among, flag, meant
 from janus_fast.installation import HOW_TO_INSTALL, absence
 
 COMMANDS = {  # name: (module with add_arguments and run, one line about it)
@@ -57,8 +57,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """By the rule of all choices, which says what is meant; argparse does from Python 3.14 on, if asked."""
         if action.choices is not None and value not in action.choices:
-            known = listed(action.choices)
-            raise argparse.ArgumentError(action, f"must be one of {known}, got {value!r}{meant(value, action.choices)}")
+            rule, got = among(value, action.choices)
+            raise argparse.ArgumentError(action, f"must {rule}, got {got}")
 
 
 def parser(command: str | None) -> argparse.ArgumentParser:
@@ -120,13 +120,13 @@ def main(argv: list[str] | None = None) -> int:
     except MISTAKES as error:
         if debug:
             raise
-        return _complain(f"error: {_one_line(error, vars(arguments))}", 2)
+        return _complain(f"error: {one_line(error, vars(arguments))}", 2)
     except Exception as error:
         if debug:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name in HOW_TO_INSTALL:
             return _complain(f"error: it needs {absence(error.name)}", 2)
-        message = f"{type(error).__name__}: {_one_line(error)}"
+        message = f"{type(error).__name__}: {one_line(error)}"
         return _complain(f"a fault of janus-fast itself: {message} (JANUS_FAST_DEBUG=1 shows where)", 1)
 
 
@@ -148,10 +148,10 @@ def _complain(message: str, status: int) -> int:
 
 def _warn(message: Warning | str, *_) -> None:
     """A warning as one line, without the place in the code that it came from."""
-    write(f"janus-fast: warning: {_one_line(message)}")
+    write(f"janus-fast: warning: {one_line(message)}")
 
 
-def _one_line(error: Exception | str, names: Iterable[str] = ()) -> str:
+def one_line(error: Exception | str, names: Iterable[str] = ()) -> str:
     """Its message, with the options ``names`` as flags where an argument of ours is wrong."""
     if isinstance(error, OptionError):
         error = error.in_flags(names)

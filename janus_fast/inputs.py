@@ -174,7 +174,7 @@ def choice(name: str, value, choices: Iterable):
     """The one of ``choices`` that ``value`` equals: True for NumPy's True."""
     choices = list(choices)
     if value not in choices:
-        raise OptionError(name, f"be one of {listed(choices)}", f"{value!r}{meant(value, choices)}")
+        raise OptionError(name, *among(value, choices))
     return choices[choices.index(value)]
 
 
@@ -186,6 +186,17 @@ def meant(value, choices: Iterable) -> str:
     """What a slip of the pen was meant to be, as the end of a message."""
     close = get_close_matches(str(value), [name for name in choices if isinstance(name, str)], 1, ALIKE)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def among(
+    value, choices: Iterable, where: str = "", *, rule: str = "be one of", hint: str | None = None
+) -> tuple[str, str]:
+    """The rule that ``value`` breaks, which is none of the ``choices`` ``where`` it stands, and what a message says it
+    got: with a ``hint``, by default what is ``meant``, that comes before the list, however long that is."""
+    choices = list(choices)
+    if hint := meant(value, choices) if hint is None else hint:
+        return f"be known{where}", f"{value!r}{hint} Known are {listed(choices)}"
+    return f"{rule} {listed(choices)}{where}", repr(value)
 
 
 def hinting(function: Callable) -> Callable:
@@ -203,8 +214,8 @@ def hinting(function: Callable) -> Callable:
             for name in (name for name in options if name not in names):
                 hint = meant(name, (own for own in names if own not in options))
                 if hint or not hands_on:
-                    must = f"{what}: arguments must be among {listed(names)}"
-                    raise TypeError(f"{must}, got {name!r}{hint}") from None
+                    rule, got = among(name, names, rule="be among", hint=hint)
+                    raise TypeError(f"{what}: arguments must {rule}, got {got}") from None
         return function(*arguments, **options)
 
     return call

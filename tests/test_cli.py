@@ -381,7 +381,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
          "--patience must be left out with sampling, which does not search, got 1"),
         (["translate", "missing", "TEXT"],
          f"must be a model directory or one of {listed(models.names())}, got 'missing'"),
-        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean 'en-de-small'?"),
+        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean 'en-de-small'? Known are "),
         (["translate", "BARE", "TEXT"],
          "BARE must hold a vocabulary for tokens and text, got neither sentencepiece.model"),
         (["translate", "BROKEN", "TEXT"], "must be a whole safetensors file"),
@@ -435,7 +435,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["evaluate", "MODEL", "--compute-type", "int88"], "got 'int88'; did you mean 'int8'?"),
         (["convert", "TEXT", "--out", "new"],
          "text.en must be a whole file written by torch.save, got a file of another"),
-        (["corpus", "--out", "new", "--only", "gitt"], ", got gitt; did you mean 'git'?"),
+        (["corpus", "--out", "new", "--only", "gitt"], "must be known, got 'gitt'; did you mean 'git'? Known are "),
     ],
 )  # fmt: skip
 def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkeypatch, capsys):
@@ -469,13 +469,16 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (["translate"], "janus-fast translate: error: the following arguments are required: MODEL"),
         (
             ["trian"],
-            "'convert', 'shortlist', 'corpus', 'info', got 'trian'; did you mean 'train'? (see janus-fast --help)",
+            "argument COMMAND: must be known, got 'trian'; did you mean 'train'? Known are 'demo', 'translate', ",
         ),
         (
             ["translate", "m", "--mode", "both"],
             "argument --mode: must be one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'both' (see ",
         ),
-        (["translate", "m", "--mode", "nra"], "got 'nra'; did you mean 'nar'?"),
+        (
+            ["translate", "m", "--mode", "nra"],
+            "argument --mode: must be known, got 'nra'; did you mean 'nar'? Known are 'ar', ",
+        ),
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),
         (["translate", "m", "--beamsize=9", "x"], "arguments: --beamsize=9 x; did you mean '--beam-size'? (see "),
         (["translate", "m", "--abacus"], "unrecognized arguments: --abacus (see janus-fast translate --help)"),

@@ -277,7 +277,7 @@ def test_calls_wait_where_the_queue_is_full(folder, most, waits):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"device": "tpu"}, "Translator: device must be one of 'cpu', 'cuda', 'auto', got 'tpu'"),
+        ({"device": "tpu"}, "Translator: device must be known, got 'tpu'; did you mean 'cpu'? Known are 'cpu', "),
         ({"device_index": 1}, "Translator: device_index must be 0 on the CPU, got 1"),
         ({"device_index": [0, 1]}, "Translator: device_index must be 0 on the CPU, got [0, 1]"),
         ({"flash_attention": True}, "Translator: flash_attention must be one of False, got True"),
@@ -286,7 +286,10 @@ def test_calls_wait_where_the_queue_is_full(folder, most, waits):
         ({"files": {"a/model.bin": b""}}, "Translator: files must have names without folders, got 'a/model.bin'"),
         ({"files": [b""]}, "Translator: files must be a dictionary of names and contents, got list"),
         ({"files": {"config.json": "{}"}}, "Translator: files must hold bytes or open files, got str for config.json"),
-        ({"compute_type": "int4"}, "Translator: compute_type must be one of 'default', 'auto'"),
+        (
+            {"compute_type": "int4"},
+            "Translator: compute_type must be known, got 'int4'; did you mean 'int8'? Known are 'default', 'auto'",
+        ),
     ],
 )
 def test_mistakes_of_construction(folder, given, message):
@@ -300,7 +303,11 @@ def test_mistakes_of_construction(folder, given, message):
     [
         ({"batch_type": "words"}, ValueError, "batch_type must be one of 'examples', 'tokens', got 'words'"),
         ({"target_prefix": [["▁ba"]]}, ValueError, "target_prefix must have one entry a source = 3, got 1"),
-        ({"beam_sice": 3}, TypeError, "translate_batch: arguments must be among"),
+        (
+            {"beam_sice": 3},
+            TypeError,
+            "translate_batch: arguments must be known, got 'beam_sice'; did you mean 'beam_size'? Known are ",
+        ),
     ],
 )
 def test_mistakes_of_calls(translator, given, kind, message):

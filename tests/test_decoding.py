@@ -367,8 +367,11 @@ ERRORS = [
         {"min_decoding_length": 9, "max_decoding_length": 8},
         "min_decoding_length must be at most max_decoding_length = 8",
     ),
-    ({"iterations": 4}, "options of mode 'ar' must be among"),
-    ({"mode": "nar", "beam_size": 4}, "options of mode 'nar' must be among"),
+    ({"iterations": 4}, "options of mode 'ar' must be known, got 'iterations', which is one of mode 'nar'"),
+    (
+        {"mode": "nar", "beam_size": 4},
+        "options of mode 'nar' must be known, got 'beam_size', which is one of mode 'ar'",
+    ),
     ({"mode": "nar", "iterations": 0}, "iterations must be an integer of at least 1, got 0"),
     ({"mode": "nar", "length_beam": 23}, "length_beam must be at most the number of target lengths = 22, got 23"),
     ({"beam_size": 100000}, "beam_size must be at most 512, got 100000"),
@@ -440,13 +443,13 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     ({"beamsize": 4}, "got 'beamsize'; did you mean 'beam_size'?"),
     ({"max_batchsize": 4}, "got 'max_batchsize'; did you mean 'max_batch_size'?"),
     ({"max_input_len": 4}, "got 'max_input_len'; did you mean 'max_input_length'?"),
-    ({"mode": "na"}, "one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'na'; did you mean 'nar'?"),
+    ({"mode": "na"}, "mode must be known, got 'na'; did you mean 'nar'? Known are 'ar', 'nar', 'semi_nar', "),
     ({"mode": "nar", "beam_size": 4}, "got 'beam_size', which is one of mode 'ar'"),
 ])  # fmt: skip
 def test_an_unknown_option_comes_with_a_hint(options, hint):
     with pytest.raises(ValueError) as error:
         Translator(make_model()).generate([[BOS, 7, EOS]], **options)
-    assert str(error.value).endswith(hint)
+    assert hint in str(error.value)
 
 
 @pytest.mark.parametrize(("mode", "asked", "idle"), [
@@ -496,7 +499,10 @@ def test_a_batch_is_cut_where_it_would_take_much_memory(backend):
 def test_mistakes_of_construction_and_of_types():
     model = make_model()
     for options, message in [
-        ({"compute_type": "int7"}, "Translator: compute_type must be one of"),
+        (
+            {"compute_type": "int7"},
+            "Translator: compute_type must be known, got 'int7'; did you mean 'int8'? Known are 'default', ",
+        ),
         ({"device": "warp"}, "Translator: device must be 'cpu', 'cuda', 'cuda:1' or another device of torch, got"),
         ({"intra_threads": -1}, "Translator: intra_threads must be an integer of at least 0, got -1"),
         ({"inter_threads": 0}, "Translator: inter_threads must be an integer of at least 1, got 0"),

@@ -78,7 +78,7 @@ def close(results, others, tolerance):
 def test_the_engine_decodes_as_torch_does(model, case):
     options = CASES[case]
     if options.get("mode") == "nar" and not model.config.two_stream:
-        with pytest.raises(ValueError, match="mode must be left to right with an ordinary Transformer"):
+        with pytest.raises(ValueError, match="mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer"):
             of(model).generate(make_sources(1), **options)
         return
     if options.get("order") and model.config.predictable_mask:

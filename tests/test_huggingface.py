@@ -181,7 +181,9 @@ def test_our_decoders_decode_in_generate(directory):
     wanted = translator.generate(sources, [[7]] * len(sources), beam_size=1, max_decoding_length=18)
     assert words(begun) == [r.hypotheses[0] for r in wanted]
     if not translator.config.two_stream:
-        with pytest.raises(ValueError, match="^mode must be left to right with an ordinary Transformer"):
+        with pytest.raises(
+            ValueError, match="^mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer"
+        ):
             model.generate(**inputs, custom_generate=hugging.mask_predict)
         return
     options = {"iterations": 3, "length_beam": 4}

@@ -239,7 +239,7 @@ def test_the_command_converts_what_it_is_given(directory, tmp_path, capsys):
     assert cli.main(["convert", str(directory), "--out", str(tmp_path / "new"), "--source-dict", "x"]) == 2
     assert "--source-dict must be left out with a model directory" in capsys.readouterr().err
     assert cli.main(["translate", str(out), str(tmp_path / "text"), "--mode", "nar"]) == 2
-    assert "mode must be left to right with an ordinary Transformer" in capsys.readouterr().err
+    assert "mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

@@ -292,7 +292,7 @@ def test_drafts_are_said_where_modes_are_explained():
         ({"draft_length": 513}, "draft_length must be at most 512, got 513"),
         ({"draft_threshold": 1.5}, r"draft_threshold must be a finite number in \[0, 1\], got 1.5"),
         ({"drafter": "nobody"}, "drafter must be one of .*'auto', 'model', 'source', 'none'.*, got 'nobody'"),
-        ({"beam_size": 2}, "must be among .*, got 'beam_size', which is one of mode 'ar'"),
+        ({"beam_size": 2}, "must be known, got 'beam_size', which is one of mode 'ar'. Known are 'length_penalty', "),
         ({"min_decoding_length": 30}, "min_decoding_length must be at most the model's longest output = 23, got 30"),
     ],
 )  # fmt: skip

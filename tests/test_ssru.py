@@ -185,7 +185,7 @@ def test_what_is_refused(tmp_path):
          lambda: JanusConfig(8, 8, two_stream=False, decoder_autoreg="rnn")),
         ("JanusConfig: two_stream must be False with decoder_autoreg 'ssru', which has one, got True",
          lambda: JanusConfig(8, 8, decoder_autoreg="ssru")),
-        ("mode must be left to right with an ordinary Transformer",
+        ("mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer",
          lambda: Translator(model).generate(source, mode="nar")),
         ("drafter must be 'source', 'none' or 'auto' with an ordinary Transformer",
          lambda: Translator(model).generate(source, mode="speculative", drafter="model")),

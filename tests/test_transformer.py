@@ -200,10 +200,11 @@ def test_one_stream_models_survive_saving(tmp_path):
 def test_one_stream_models_decode_left_to_right_alone():
     model = make()
     with pytest.raises(
-        ValueError, match="mode must be left to right with an ordinary Transformer, which predicts no lengths, got"
+        ValueError,
+        match="mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer, which predicts no lengths, got",
     ):
         Translator(model).generate([[BOS, 7, EOS]], mode="nar")
-    with pytest.raises(ValueError, match="mode must be left to right with an ordinary Transformer"):
+    with pytest.raises(ValueError, match="mode must be 'ar', 'speculative' or 'auto' with an ordinary Transformer"):
         reference.mask_predict(model, [[BOS, 7, EOS]], NonAutoregressiveOptions())
     for name in ("janus", "cmlm"):
         with pytest.raises(ValueError, match=r'objective: streams must be \("ar",\) for a one-stream model, got'):

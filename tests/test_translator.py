@@ -271,11 +271,10 @@ def test_what_is_no_list_is_not_taken_letter_by_letter(translator, method, argum
 
 KEYWORDS = [
     ("score", {"texts": ["w7"], "target": ["w8"]},
-     "score: arguments must be among 'texts', 'targets', 'max_batch_size', 'batch_type', got 'target'; did you mean "
-     "'targets'?"),
+     "score: arguments must be known, got 'target'; did you mean 'targets'? Known are 'texts', 'targets', "),
     ("score", {"texts": ["w7"], "targets": ["w8"], "beam_size": 1}, "'batch_type', got 'beam_size'"),
     ("score_batch", {"sources": [["w7"]], "target": [["w8"]]}, "got 'sources'; did you mean 'source'?"),
-    ("translate", {"text": ["w7"]}, "must be among 'texts', 'mode', got 'text'; did you mean 'texts'?"),
+    ("translate", {"text": ["w7"]}, "must be known, got 'text'; did you mean 'texts'? Known are 'texts', 'mode'"),
     ("translate", {"beam_size": 3}, "translate() missing 1 required positional argument: 'texts'"),
     ("translate_batch", {"sources": [["w7"]], "beam_size": 3}, "got 'sources'; did you mean 'source'?"),
     ("translate_iterable", {"text": ["w7"]}, "got 'text'; did you mean 'texts'?"),
@@ -288,17 +287,20 @@ KEYWORDS = [
 def test_a_keyword_of_no_argument_comes_with_what_is_meant(translator, method, options, message):
     with pytest.raises(TypeError) as error:
         getattr(translator, method)(**options)
-    assert str(error.value).endswith(message)
+    assert message in str(error.value)
 
 
 def test_what_is_meant_by_a_keyword_or_value_of_the_constructor():
     for options, message in [
-        ({"compute": "int8"}, "'backend', 'vocabularies', got 'compute'; did you mean 'compute_type'?"),
-        ({"backend": "pytorch"}, "'engine', 'cuda', 'torch', got 'pytorch'; did you mean 'torch'?"),
+        (
+            {"compute": "int8"},
+            "arguments must be known, got 'compute'; did you mean 'compute_type'? Known are 'model', ",
+        ),
+        ({"backend": "pytorch"}, "backend must be known, got 'pytorch'; did you mean 'torch'? Known are 'auto', "),
     ]:
         with pytest.raises((TypeError, ValueError)) as error:
             Translator("en-de-small", **options)
-        assert str(error.value).endswith(message)
+        assert message in str(error.value)
 
 
 def test_a_vocabulary_takes_lists_and_text(translator):

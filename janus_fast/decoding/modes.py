@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..inputs import OptionError, choice, listed, meant
+from ..inputs import OptionError, among, choice, meant
 from .options import (
     AutoOptions,
     AutoregressiveOptions,
@@ -106,8 +106,9 @@ def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ())
         if name not in known:
             hint = meant(name, [*known, *arguments])
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
-                hint = f", which is one of mode {' and '.join(others)}"
-            raise ValueError(f"options of mode {mode!r} must be among {listed(known)}, got {name!r}{hint}")
+                hint = f", which is one of mode {' and '.join(others)}."
+            rule, got = among(name, known, rule="be among", hint=hint)
+            raise ValueError(f"options of mode {mode!r} must {rule}, got {got}")
     options = MODES[mode].options(**given)
     fields = MODES[mode].fields
     refuse_idle(options, {name: given[name] for name in given if getattr(options, name) != fields[name].default})

@@ -478,9 +478,8 @@ class NonAutoregressiveOptions(DecodingOptions):
     def longest(self, config: "JanusConfig") -> int:
         """The longest canvas, ``bos`` and ``eos`` included, that the model has positions and a length class for."""
         if not config.two_stream:
-            raise OptionError(
-                "mode", "be left to right with an ordinary Transformer, which predicts no lengths", "'nar'"
-            )
+            words = "be 'ar', 'speculative' or 'auto' with an ordinary Transformer, which predicts no lengths"
+            raise OptionError("mode", words, "'nar'")
         if self.order != "parallel" and config.predictable_mask:
             raise OptionError("order", "be 'parallel' with a model whose mask is a word", repr(self.order))
         if self.order == "parallel" and config.permuted:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from janus_fast.inputs import choice, listed, meant
+from janus_fast.inputs import among, choice
 from janus_fast.ops import _check, _native, _triton
 
 library = torch.library.Library("janus_fast", "FRAGMENT")
@@ -130,9 +130,8 @@ class Operation:
                 if self.refusal(candidate, *arguments) is None:
                     return candidate
         if backend not in candidates:
-            known = ("auto", *candidates)
-            rule = f"be one of {listed(known)} on {arguments[0].device.type}"
-            raise ValueError(f"{self.name}: backend must {rule}, got {backend!r}{meant(backend, known)}")
+            rule, got = among(backend, ("auto", *candidates), f" on {arguments[0].device.type}")
+            raise ValueError(f"{self.name}: backend must {rule}, got {got}")
         if (reason := self.refusal(backend, *arguments)) is not None:
             raise NotImplementedError(f"{self.name}: backend must be able to run this call, got {backend!r}: {reason}")
         return backend

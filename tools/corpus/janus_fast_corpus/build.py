@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from janus_fast.data import test_set, test_set_pairs
-from janus_fast.inputs import choice, meant
+from janus_fast.inputs import among, choice
 
 from .clean import clean_text, has_placeholder, is_sentence_like, refusal, sentence_pairs
 from .packages import PackageStore
@@ -183,8 +183,8 @@ def _chosen_sources(pair: str, permissive_only: bool, only: Iterable[str] | None
     chosen = list(only)
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        hint = meant(unknown[0], known)
-        raise ValueError(f"corpus: only must name sources among {', '.join(known)}, got {', '.join(unknown)}{hint}")
+        rule, got = among(unknown[0], known, rule="name sources among")
+        raise ValueError(f"corpus: only must {rule}, got {got}")
     return [source for source in sources if source.name in chosen]
 
 

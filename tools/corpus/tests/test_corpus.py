@@ -334,8 +334,8 @@ def test_no_debian(tools, tmp_path, monkeypatch):
             dict(pair="en-xx"),
             "corpus: pair must be one of 'en-de', 'en-fr', 'en-es', got 'en-xx'",
         ),
-        (dict(only=["nosuch"]), "corpus: only must name sources among .*, got nosuch"),
-        (dict(only=["git"], permissive_only=True), "corpus: only must name sources among .*, got git"),
+        (dict(only=["nosuch"]), "corpus: only must name sources among .*, got 'nosuch'"),
+        (dict(only=["git"], permissive_only=True), "corpus: only must name sources among .*, got 'git'"),
         (dict(test_pairs=0), "corpus: test_pairs must be at least 1, got 0"),
     ],
 )
