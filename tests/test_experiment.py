@@ -272,10 +272,27 @@ def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
             "must change something in an arm of cmlm, got --alpha",
         ),
         (["--arms", "janus", "--", "--mask-random=0"], "must change something in an arm of janus, got --mask-random=0"),
+        (["--arms", "cmlm", "--", "--learning-rat", "1", "--foo", "1"], "unrecognized arguments: --foo 1"),
+        (["--arms", "cmlm", "--", "--learning-rate", "fast"], "--learning-rate: must be a number, got 'fast'"),
+        (
+            ["--arms", "cmlm", "janus", "--", "--learning-rate", "-1"],
+            "options behind -- must suit arm cmlm: train: --learning-rate must be ",
+        ),
+        (
+            ["--arms", "cmlm", "--", "--d-model", "17"],
+            "must suit arm cmlm: JanusConfig: --d-model must be a multiple of --attention-heads = 4, got 17",
+        ),
+        (["--arms", "cmlm", "--", "--dictionary", "no"], "--dictionary"),
+        (
+            ["--arms", "transformer", "cmlm", "--", "--suffix-share", "2"],
+            "options behind -- must suit arm cmlm: train: --suffix-share must be ",
+        ),
         (["--data", "nowhere"], "must have train.en, train.de, valid.en, valid.de, got nowhere without train.en"),
     ],
 )
 def test_what_the_experiment_cannot_run_is_refused(call, options, message, capsys):
+    end = options.index("--") if "--" in options else len(options)
     with pytest.raises(SystemExit) as leaving:
-        call(*options, rest=[])
+        call(*options[:end], rest=options[end + 1 :])
     assert leaving.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+    assert not call.runs.parent.exists()

@@ -33,7 +33,8 @@ def call(tmp_path):
         status = systems.main([*places, "--updates", "2", "--metric", "distinct", "chrf", *options, "--", *TINY, *rest])
         return status, json.loads((results / f"{NAME}.json").read_text()) if results.exists() else None
 
-    call.monolingual, call.results = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"], results
+    call.monolingual = ["--monolingual", str(data / "mono"), "--pretraining-updates", "3"]
+    call.results, call.out = results, tmp_path / "out"
     return call
 
 
@@ -116,3 +117,14 @@ def test_what_cannot_be_compared_is_refused(call, options, message, capsys):
     with pytest.raises(SystemExit) as leaving:
         call(*options)
     assert leaving.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+
+
+def test_options_that_no_training_takes_are_refused_before_anything_is_written(call, capsys):
+    for arm, rest, message in (
+        ("cmlm", ["--learning-rate", "-1"], "options behind -- must suit arm cmlm: train: --learning-rate must be "),
+        ("bart-pretraining", ["--mask-ratio", "2"], "must suit arm bart-pretraining: train: --mask-ratio must be "),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            call("--arms", arm, *call.monolingual, rest=rest)
+        assert leaving.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+        assert not call.out.exists()

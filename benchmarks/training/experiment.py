@@ -57,10 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     def make(arm: str, seed: int) -> Run:
         own, folder = ARMS[arm], arguments.out / f"seed-{seed}"
-        pace = 1 if arguments.same_updates else own.pace
-        updates = arguments.updates * pace
-        words = [*SIZES.split(), *schedule(updates, arguments.validations * pace), *arguments.rest]
-        options = [*effective([*words, *own.options.split()], own), "--seed", str(seed)]
+        updates, options = arguments.updates * _pace(own, arguments), [*_options(own, arguments), "--seed", str(seed)]
         first, decodes = own.begins_with and folder / own.begins_with, runs.trained_for(own, DECODES)
         return Run(arm, seed, folder / arm, files, options, checksums, updates, decodes, test, first, say)
 
@@ -69,6 +66,17 @@ def _run(arguments: argparse.Namespace) -> int:
         experiment_report.write(arguments.name, results, arguments.results)
 
     return runs.carry_out(make, ARMS, arguments, experiment_report.line, write)
+
+
+def _pace(arm: Arm, arguments: argparse.Namespace) -> int:
+    return 1 if arguments.same_updates else arm.pace
+
+
+def _options(arm: Arm, arguments: argparse.Namespace) -> list[str]:
+    """Those of ``janus-fast train`` in an arm, but for the seed."""
+    pace = _pace(arm, arguments)
+    own = schedule(arguments.updates * pace, arguments.validations * pace)
+    return effective([*SIZES.split(), *own, *arguments.rest, *arm.options.split()], arm)
 
 
 def _compare(records: list[dict]) -> None:
@@ -96,5 +104,5 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--same-updates", action="store_true", help="of every arm, whatever its pace")
     arguments = runs.parse(parser, argv, ARMS)
-    runs.check_used(parser, arguments, ARMS)
+    runs.check_rest(parser, arguments, ARMS, _options)
     return arguments

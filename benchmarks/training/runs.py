@@ -25,6 +25,7 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.training import side_by_side
 from benchmarks.training.side_by_side import Job
 from janus_fast import Translator, cli, engine, evaluate, load, save
+from janus_fast.commands import train
 from janus_fast.directory import FILES, WEIGHTS
 from janus_fast.inputs import flag
 from janus_fast.objectives import OBJECTIVES
@@ -32,6 +33,7 @@ from janus_fast.replacing import replacing
 from janus_fast.text.lines import as_line
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
+from janus_fast.training.code_switching import read_dictionary
 from janus_fast.training.corruption import CorruptionOptions
 from janus_fast.training.options import TrainingOptions, without_effect
 
@@ -407,9 +409,24 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], arms: dict[str, Arm]
     return arguments
 
 
-def check_used(parser: argparse.ArgumentParser, arguments: argparse.Namespace, arms: dict[str, Arm]) -> None:
-    """Refuses options behind ``--`` that change nothing in any of the arms that are chosen."""
+def check_rest(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, arms: dict[str, Arm],
+    options_of: Callable[[Arm, argparse.Namespace], list[str]],
+) -> None:  # fmt: skip
+    """Refuses options behind ``--`` that ``janus-fast train`` would refuse in an arm that is chosen, whose options are
+    ``options_of`` it, and such as change nothing in any of them."""
     chosen = [arms[name] for name in arguments.arms]
+    command = ["train", "--out", str(arguments.out), "--device", arguments.device]
+    cli.parse([*command, *arguments.rest])  # ends with an error for what it does not know
     used = [word for arm in chosen for word in effective([*arguments.rest, *arm.options.split()], arm)]
     if idle := next((word for word in arguments.rest if word.startswith("--") and word not in used), None):
         parser.error(f"options behind -- must change something in an arm of {', '.join(arguments.arms)}, got {idle}")
+    for name, arm in zip(arguments.arms, chosen, strict=True):
+        text = ["--monolingual" if arm.monolingual else "--data", arguments.data]
+        own = cli.parse([*command, *text, *options_of(arm, arguments)])
+        try:
+            if own.dictionary:
+                read_dictionary(own.dictionary)
+            train.settings_of(own, torch.get_num_threads())
+        except cli.MISTAKES as error:
+            parser.error(f"options behind -- must suit arm {name}: {cli.one_line(error, vars(own))}")

@@ -58,9 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     def make(arm: str, seed: int) -> Run:
         own, folder = ARMS[arm], arguments.out / f"seed-{seed}"
-        updates = arguments.pretraining_updates or arguments.updates if own.monolingual else arguments.updates
-        words = [*SIZES.split(), *schedule(updates, arguments.validations), *arguments.rest]
-        options = [*effective([*words, *own.options.split()], own), "--seed", str(seed)]
+        updates, options = _updates(own, arguments), [*_options(own, arguments), "--seed", str(seed)]
         first, decodes = own.begins_with and folder / own.begins_with, runs.trained_for(own, DECODES)
         files, sums = parallel, checksums
         if own.monolingual:
@@ -82,6 +80,16 @@ def _test(arguments: argparse.Namespace, files: list[Path]) -> runs.Test:
     sources, references = (side[: arguments.limit] for side in sides)
     of = {"limit": arguments.limit, "threads": arguments.threads, "text": sums, "metrics": list(arguments.metric)}
     return runs.Test(sources, references, tuple(arguments.metric), arguments.threads, of)
+
+
+def _updates(arm: Arm, arguments: argparse.Namespace) -> int:
+    return arguments.pretraining_updates or arguments.updates if arm.monolingual else arguments.updates
+
+
+def _options(arm: Arm, arguments: argparse.Namespace) -> list[str]:
+    """Those of ``janus-fast train`` in an arm, but for the seed."""
+    own = schedule(_updates(arm, arguments), arguments.validations)
+    return effective([*SIZES.split(), *own, *arguments.rest, *arm.options.split()], arm)
 
 
 def _pretrains(arm: Arm) -> bool:
@@ -110,7 +118,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--monolingual must name the text to pre-train on, got none for {named[0]}")
     if arguments.monolingual and not arguments.monolingual.is_file():
         parser.error(f"--monolingual must be a file, got {arguments.monolingual}")
-    runs.check_used(parser, arguments, ARMS)
+    runs.check_rest(parser, arguments, ARMS, _options)
     if not Path(arguments.data, f"test.{arguments.pair.split('-')[0]}").is_file():
         if arguments.pair not in test_set_pairs():
             parser.error(f"--data must have test text for --pair {arguments.pair}, got {arguments.data} without")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..holding import holding
-from ..inputs import check_input, flag
+from ..inputs import OptionError, check_input, flag
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
 from ..training.metrics import METRICS
@@ -69,19 +69,41 @@ def run(arguments: argparse.Namespace) -> int:
         return _run(arguments, processes, held)
 
 
+def settings_of(
+    arguments: argparse.Namespace, threads: int, before: dict | None = None, init: JanusConfig | None = None
+) -> tuple[dict, dict, JanusConfig]:
+    """Of the model and of the training, found to be right, and a configuration, but for the vocabulary's size.
+
+    ``before`` and ``init`` as in ``_settings``. Nothing that is checked here depends on the text or the vocabulary.
+    """
+    from ..objectives import OBJECTIVES
+    from ..training.options import TrainingOptions, check_text
+    from ..training.trainer import objective_of
+
+    model = _settings.model_settings(arguments, before, init)
+    training = _settings.training_settings(arguments, before, threads, model["d_model"])
+    options = TrainingOptions(**training)
+    check_text(options, bool(arguments.monolingual), _settings.given(arguments, _settings.TRAINING))
+    config = init or JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
+    takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
+    if not config.two_stream and options.objective not in takers:
+        words = f"be {' or '.join(takers)} for a model of one stream"
+        raise OptionError("--objective", words, options.objective)
+    objective_of(options, config)  # refuses what does not suit
+    return model, training, config
+
+
 def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     import torch
 
     from .. import checkpoint, installation
-    from ..inputs import OptionError
     from ..model import JanusModel
-    from ..objectives import OBJECTIVES
     from ..training.checkpoints import latest_checkpoint
     from ..training.code_switching import CodeSwitching
     from ..training.corruption import Corruption
     from ..training.data import ParallelData, aligned_lines
-    from ..training.options import TrainingOptions, check_processes, check_text
-    from ..training.trainer import Trainer, objective_of
+    from ..training.options import TrainingOptions, check_processes
+    from ..training.trainer import Trainer
 
     # What the user can have got wrong comes before anything that takes long, as far as it needs no vocabulary.
     out, files = Path(arguments.out), text_files(arguments)
@@ -100,21 +122,12 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
         if files[source]:
             aligned_lines(files[source], files[target])
     init = init_model(arguments) if arguments.init and not before else None
-    model = _settings.model_settings(arguments, before, init.config if init else None)
     threads = torch.get_num_threads() * processes.count
-    training = _settings.training_settings(arguments, before, threads, model["d_model"])
+    model, training, config = settings_of(arguments, threads, before, init.config if init else None)
     options = TrainingOptions(**training)
     check_processes(options, processes)
-    check_text(options, bool(arguments.monolingual), _settings.given(arguments, _settings.TRAINING))
     words = options.dictionary and _dictionary(options.dictionary, before, out)
     processes.require_same("--dictionary", words, "be the same on all machines")
-    # the vocabulary's size, which nothing that is checked here depends on, is not known yet
-    config = init.config if init else JanusConfig(DEFAULT_SIZE, DEFAULT_SIZE, **model)
-    takers = [name for name, kind in OBJECTIVES.items() if kind.takes_one_stream]
-    if not config.two_stream and options.objective not in takers:
-        words = f"be {' or '.join(takers)} for a model of one stream"
-        raise OptionError("--objective", words, options.objective)
-    objective_of(options, config)  # refuses what does not suit
 
     if before:
         config, vocabularies = read_config(latest_checkpoint(out)), read_vocabularies(out)
