@@ -261,10 +261,15 @@ class JanusConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"JanusConfig: {origin} must hold known keys only, got {unknown}")
+        return cls.of_file(origin, **values)
+
+    @classmethod
+    def of_file(cls, origin: str | Path, **values) -> "JanusConfig":
+        """That of ``values`` which come from the file ``origin``, as a ValueError about them says."""
         try:
             return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"JanusConfig: {origin}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"JanusConfig: {origin}: {str(error).removeprefix('JanusConfig: ')}") from None
 
 
 def written(values: dict) -> dict:

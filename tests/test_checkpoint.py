@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_fast import checkpoint, parameters
+from janus_fast import Translator, checkpoint, parameters
 from janus_fast.config import JanusConfig
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
@@ -256,6 +256,24 @@ def test_configurations_that_are_refused(saved, changes, message):
     (saved / "config.json").write_text(json.dumps({**values, **changes}))
     with pytest.raises(ValueError, match=message):
         checkpoint.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"streams_ahead": 8}, "streams_ahead must be at most 7, got 8"),
+        ({"activation": "rely"}, "activation must be known, got 'rely'; did you mean 'relu'? Known are "),
+        ({"attention_heads": 3}, "d_model must be a multiple of attention_heads = 3, got 8"),
+        ({"pad_token_id": 99}, "pad_token_id must be an integer in [0, target_vocab_size = 11), got 99"),
+    ],
+)
+def test_a_value_of_a_configuration_comes_with_its_file(saved, changes, message):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**values, **changes}))
+    for read in (checkpoint.load, Translator):
+        with pytest.raises(ValueError) as error:
+            read(saved)
+        assert str(error.value).startswith(f"JanusConfig: {saved}/config.json: {message}")
 
 
 def test_a_table_that_no_memory_holds(tmp_path):

@@ -47,7 +47,8 @@ def assemble(
     learned = alike("a table of positions", "embed_positions.weight")
     sizes = [len(state[name]) for name in POSITIONS] if learned else [max_positions] * 2
     tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
-    config = JanusConfig(
+    config = JanusConfig.of_file(
+        origin,
         source_vocab_size=len(state[EMBEDDINGS[0]]),
         target_vocab_size=len(state[EMBEDDINGS[1]]),
         d_model=state[EMBEDDINGS[1]].shape[1],

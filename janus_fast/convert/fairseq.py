@@ -235,7 +235,8 @@ def _convert(
 
     vocab_sizes = [size(name, 0) for name in EMBEDDINGS]
     tied = [torch.equal(state[EMBEDDINGS[1]], state[name]) for name in EMBEDDINGS]
-    config = JanusConfig(
+    config = JanusConfig.of_file(
+        origin,
         source_vocab_size=vocab_sizes[0],
         target_vocab_size=vocab_sizes[1],
         d_model=size(EMBEDDINGS[1], 1),
