@@ -15,6 +15,7 @@ from test_training import make_config, make_data, make_model
 
 from janus_fast import Vocabulary, cli, directory, models
 from janus_fast.objectives import OBJECTIVES
+from janus_fast.training import code_switching
 from janus_fast.training.code_switching import CodeSwitching, read_dictionary
 from janus_fast.training.data import BatchStream
 
@@ -34,7 +35,7 @@ def file(tmp_path):
 
 def make(file, share=1.0, monolingual=False, vocabulary=VOCABULARY, **config):
     options = SimpleNamespace(dictionary=file, switch_ratio=share)
-    return CodeSwitching(options, make_config(**config), vocabulary, monolingual)
+    return CodeSwitching(options, read_dictionary(options.dictionary), make_config(**config), vocabulary, monolingual)
 
 
 def ids(text, vocabulary=VOCABULARY):
@@ -193,6 +194,15 @@ def test_batches_depend_on_their_number_and_shares_are_of_one_batch(file):
     shares = [batches(0, (rank, 2)) for rank in range(2)]
     for (_, source, _), parts in zip(every, zip(*shares, strict=True), strict=True):
         assert sorted(sum((part[1] for part in parts), [])) == sorted(source)
+
+
+def test_a_run_reads_its_dictionary_once(parallel, tmp_path, monkeypatch, capsys):
+    words, found = tmp_path / "words", []
+    words.write_text("the der die\na ein eine\nof von aus\nand und sowie\n")
+    monkeypatch.setattr(code_switching, "read_dictionary", lambda file: found.append(file) or read_dictionary(file))
+    options = ["--objective", "cemat", "--dictionary", words, "--max-updates", 1, "--out", tmp_path / "out"]
+    run("train", "--data", parallel, *SIZES, *SCHEDULE, *options)
+    assert found == [str(words)]
 
 
 def test_a_run_goes_on_with_its_dictionary(parallel, tmp_path, capsys):

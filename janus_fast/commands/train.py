@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     model, training, config = settings_of(arguments, threads, before, init.config if init else None)
     options = TrainingOptions(**training)
     check_processes(options, processes)
-    words = options.dictionary and _dictionary(options.dictionary, before, out)
+    dictionary, words = _dictionary(options.dictionary, before, out) if options.dictionary else (None, None)
     processes.require_same("--dictionary", words, "be the same on all machines")
 
     if before:
@@ -141,7 +141,7 @@ def _run(arguments: argparse.Namespace, processes, held: ExitStack) -> int:
     if init:
         checkpoint.load_unique_state(model, checkpoint.read_state(init.weights, config), init.weights)
     corruption = Corruption(options, config, vocabularies[1].tokens) if arguments.monolingual else None
-    switching = CodeSwitching(options, config, vocabularies[1], bool(corruption)) if options.dictionary else None
+    switching = CodeSwitching(options, dictionary, config, vocabularies[1], bool(corruption)) if dictionary else None
     data = ParallelData.read(files["source"], files["target"], vocabularies, config, corruption, switching)
     if switching:
         switching.check(data.sources, data.targets)
@@ -233,16 +233,15 @@ def _say_what_is_there(model, data, vocabularies, options, threads: int | None) 
     say(f"batches of {options.max_tokens:,} tokens{why}")
 
 
-def _dictionary(file: str, before: dict | None, out: Path) -> str:
-    """The checksum of the file, which is one that a run can begin or go on with."""
+def _dictionary(file: str, before: dict | None, out: Path) -> tuple[dict[str, list[str]], str]:
+    """The translations by word, and the checksum, of a file that a run can begin or go on with."""
     from ..training.code_switching import read_dictionary
 
-    check_input("--dictionary", file)
-    read_dictionary(file)
-    words = checksum(Path(file))
+    check_input("--dictionary", file, regular=True)
+    dictionary, words = read_dictionary(file), checksum(Path(file))
     if before and before["dictionary"] != words:
         raise ValueError(f"--dictionary must hold the words that the run in {out} began with; it has changed")
-    return words
+    return dictionary, words
 
 
 def _validation(arguments, files, vocabularies, config, corruption, switching):

@@ -1,5 +1,6 @@
 """Aligned code-switching: source words become other translations, and what the target says for them is masked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,18 @@ class CodeSwitching:
     where they are, without a space if there was none.
 
     Args:
-        options: ``dictionary``, the name of a file that :func:`read_dictionary` reads, and ``switch_ratio``.
+        options: ``dictionary``, the name of a file, and ``switch_ratio``.
+        dictionary: what :func:`read_dictionary` reads of that.
         config: of the model, both sides of which have one vocabulary.
         vocabulary: which that is.
         monolingual: whether both sides of the text are of one language.
     Source: ``replace_para_word`` and ``replace_mono_word`` of the authors' code.
     """
 
-    def __init__(self, options, config: JanusConfig, vocabulary: Vocabulary, monolingual: bool):
+    def __init__(
+        self, options, dictionary: Mapping[str, list[str]], config: JanusConfig, vocabulary: Vocabulary,
+        monolingual: bool,
+    ):  # fmt: skip
         self.file, self.share = options.dictionary, options.switch_ratio
         self.config, self.monolingual = config, monolingual
         special = {config.bos_token_id, config.pad_token_id, config.eos_token_id, config.mask_token_id}
@@ -55,7 +60,7 @@ class CodeSwitching:
         # By word and translation: its tokens, and those that it has beside a mark, without a space between.
         self.translations = {
             word: {other.casefold(): tuple(map(vocabulary.ids, _written(vocabulary, other))) for other in others}
-            for word, others in read_dictionary(options.dictionary).items()
+            for word, others in dictionary.items()
         }
 
     def __call__(
