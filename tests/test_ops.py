@@ -69,10 +69,11 @@ def test_linear_topk_is_torchs():
 # Independence
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 13, 97, 200])
-def test_projected_rows_do_not_depend_on_each_other(rows, isa):
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 13, 17, 97, 200])
+@pytest.mark.parametrize("dtype, channels", [(torch.float32, 70), (torch.bfloat16, 64), (torch.bfloat16, 70)])
+def test_projected_rows_do_not_depend_on_each_other(dtype, channels, rows, isa):
     torch.manual_seed(rows)
-    hidden, weight, bias = torch.randn(200, 70), torch.randn(1100, 70), torch.randn(1100)
+    hidden, weight, bias = (torch.randn(*s).to(dtype) for s in ((200, channels), (1100, channels), (1100,)))
     together = ops.linear_topk(hidden, weight, bias, k=4)
     apart = ops.linear_topk(hidden[:rows], weight, bias, k=4)
     assert all(torch.equal(a[:rows], b) for a, b in zip(together, apart, strict=True))

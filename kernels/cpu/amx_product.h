@@ -9,9 +9,9 @@
 namespace janus_fast {
 namespace JANUS_ISA {
 
-// out (+)= A B of 32 rows, or of 16, and 32 columns, over `blocks` times 16 groups. `a` and `out` step in elements from
-// row to row, the panel by kLine bytes from group to group.
-template <bool kTwo, int64_t kLine>
+// out (+)= A B of 32 rows, or of 16, and 32 columns, or of the first 16, over `blocks` times 16 groups. `a` and `out`
+// step in elements from row to row, the panel by kLine bytes from group to group.
+template <bool kTwo, int64_t kLine, bool kWide = true>
 JANUS_INLINE void product_tiles(const BFloat16* a, int64_t stride, const BFloat16* panel, int64_t blocks, float* out,
                                 int64_t out_stride, bool add) {
   const int64_t pitch = stride * static_cast<int64_t>(sizeof(BFloat16));
@@ -19,11 +19,9 @@ JANUS_INLINE void product_tiles(const BFloat16* a, int64_t stride, const BFloat1
   float* below = out + kTileHeight * out_stride;
   if (add) {
     _tile_loadd(0, out, out_pitch);
-    _tile_loadd(1, out + 16, out_pitch);
-    if constexpr (kTwo) {
-      _tile_loadd(2, below, out_pitch);
-      _tile_loadd(3, below + 16, out_pitch);
-    }
+    if constexpr (kWide) _tile_loadd(1, out + 16, out_pitch);
+    if constexpr (kTwo) _tile_loadd(2, below, out_pitch);
+    if constexpr (kTwo && kWide) _tile_loadd(3, below + 16, out_pitch);
   } else {
     _tile_zero(0);
     _tile_zero(1);
@@ -36,20 +34,20 @@ JANUS_INLINE void product_tiles(const BFloat16* a, int64_t stride, const BFloat1
     _tile_loadd(4, rows, pitch);
     _tile_loadd(6, columns, kLine);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, columns + 64, kLine);
-    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kWide) {
+      _tile_loadd(7, columns + 64, kLine);
+      _tile_dpbf16ps(1, 4, 7);
+    }
     if constexpr (kTwo) {
       _tile_loadd(5, rows + kTileHeight * pitch, pitch);
       _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
     }
   }
   _tile_stored(0, out, out_pitch);
-  _tile_stored(1, out + 16, out_pitch);
-  if constexpr (kTwo) {
-    _tile_stored(2, below, out_pitch);
-    _tile_stored(3, below + 16, out_pitch);
-  }
+  if constexpr (kWide) _tile_stored(1, out + 16, out_pitch);
+  if constexpr (kTwo) _tile_stored(2, below, out_pitch);
+  if constexpr (kTwo && kWide) _tile_stored(3, below + 16, out_pitch);
 }
 
 // Rows [rows / 16 * 16] of out (+)= A B for one panel of kVectors vectors, and `blocks` times 16 groups.

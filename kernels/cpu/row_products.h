@@ -91,7 +91,7 @@ class RowProducts {
     }
   }
 
-  // Writes up to eight columns of sums more than there are outputs.
+  // Writes up to seven columns of sums more than there are outputs.
   void multiply(const RowFactors<T>& x, int64_t row, int64_t rows, const T* weight, int64_t weight_stride,
                 int64_t outputs, float* sums, int64_t stride) const {
     linear_tiles<T>(rows, x.data + row * x.stride, x.stride, weight, weight_stride, outputs, x.channels, sums, stride);
@@ -109,28 +109,13 @@ class RowProducts<BFloat16> {
     for (int64_t row = begin; row < end; row += kRows) use(row, smaller(kRows, end - row));
   }
 
-  // `row` is a multiple of kRows. Writes kRows rows of sums, and a multiple of kOutputs columns.
-  void multiply(const RowFactors<BFloat16>& x, int64_t row, int64_t, const BFloat16* weight, int64_t weight_stride,
+  // `row` is a multiple of kRows. Writes up to kRows rows of sums, and a multiple of kOutputs columns.
+  void multiply(const RowFactors<BFloat16>& x, int64_t row, int64_t rows, const BFloat16* weight, int64_t weight_stride,
                 int64_t outputs, float* sums, int64_t stride) const {
-    const int64_t channels = x.channels;
-    const BFloat16* panel = x.packed + row * round_up(channels, kDepth);
-    alignas(64) float tile[kOutputs * kRows];
-    for (int64_t first = 0; first < outputs; first += kOutputs, weight += kOutputs * weight_stride) {
-      const int64_t count = smaller(outputs - first, kOutputs), whole = count == kOutputs ? channels / kDepth : 0;
-      product_tiles<true, kLine>(weight, weight_stride, panel, whole, tile, kRows, false);
-      for (int64_t c = whole * kDepth; c < channels; c += kDepth) {  // what fills no tile
-        alignas(64) BFloat16 part[kOutputs * kDepth] = {};
-        for (int64_t i = 0; i < count; i++)
-          __builtin_memcpy(part + i * kDepth, weight + i * weight_stride + c,
-                           smaller(kDepth, channels - c) * sizeof(BFloat16));
-        __asm__ volatile("" ::"r"(part) : "memory");  // loads of tiles do not say that they read it
-        product_tiles<true, kLine>(part, kDepth, panel + c * kRows, 1, tile, kRows, true);
-      }
-      for (int64_t j = 0; j < kOutputs; j += kTileLanes)
-        for (int64_t i = 0; i < kRows; i += kTileLanes)
-          transpose_words(tile + j * kRows + i, kRows * sizeof(float), sums + i * stride + first + j,
-                          stride * sizeof(float));
-    }
+    if (rows > kTileLanes)
+      multiply_columns<true>(x, row, weight, weight_stride, outputs, sums, stride);
+    else
+      multiply_columns<false>(x, row, weight, weight_stride, outputs, sums, stride);
   }
 
   // Packs panels [begin, end) of rows.
@@ -139,8 +124,8 @@ class RowProducts<BFloat16> {
       for (int64_t c = 0; c < x.channels; c += kDepth)
         for (int64_t i = panel * kRows; i < (panel + 1) * kRows; i += kTileHeight) {
           BFloat16* tile = to + panel * kRows * round_up(x.channels, kDepth) + c * kRows + i % kRows * 2;
-          const BFloat16* from = x.data + i * x.stride + c;
-          const int64_t count = smaller(rows - i, kTileHeight), depth = smaller(x.channels - c, kDepth);
+          const int64_t count = larger(smaller(rows - i, kTileHeight), 0), depth = smaller(x.channels - c, kDepth);
+          const BFloat16* from = x.data + smaller(i, rows) * x.stride + c;
           if (count == kTileHeight && depth == kDepth) {
             transpose_words(from, x.stride * sizeof(BFloat16), tile, kLine);
             continue;
@@ -153,6 +138,35 @@ class RowProducts<BFloat16> {
   }
 
  private:
+  // Of a panel's 32 rows, or of the first 16.
+  template <bool kWide>
+  static void multiply_columns(const RowFactors<BFloat16>& x, int64_t row, const BFloat16* weight,
+                               int64_t weight_stride, int64_t outputs, float* sums, int64_t stride) {
+    const int64_t channels = x.channels;
+    const BFloat16* panel = x.packed + row * round_up(channels, kDepth);
+    alignas(64) float tile[kOutputs * kRows];
+    for (int64_t first = 0; first < outputs; first += kOutputs, weight += kOutputs * weight_stride) {
+      const int64_t count = smaller(outputs - first, kOutputs), whole = count == kOutputs ? channels / kDepth : 0;
+      // Loads of tiles step from row to row, which no prefetcher of the processor foresees.
+      if constexpr (!kWide)
+        for (int64_t i = kOutputs; i < smaller(outputs - first, 2 * kOutputs); i++)
+          for (int64_t c = 0; c < channels; c += kDepth) __builtin_prefetch(weight + i * weight_stride + c, 0, 2);
+      product_tiles<true, kLine, kWide>(weight, weight_stride, panel, whole, tile, kRows, false);
+      for (int64_t c = whole * kDepth; c < channels; c += kDepth) {  // what fills no tile
+        alignas(64) BFloat16 part[kOutputs * kDepth] = {};
+        for (int64_t i = 0; i < count; i++)
+          __builtin_memcpy(part + i * kDepth, weight + i * weight_stride + c,
+                           smaller(kDepth, channels - c) * sizeof(BFloat16));
+        __asm__ volatile("" ::"r"(part) : "memory");  // loads of tiles do not say that they read it
+        product_tiles<true, kLine, kWide>(part, kDepth, panel + c * kRows, 1, tile, kRows, true);
+      }
+      for (int64_t j = 0; j < kOutputs; j += kTileLanes)
+        for (int64_t i = 0; i < (kWide ? kRows : kTileLanes); i += kTileLanes)
+          transpose_words(tile + j * kRows + i, kRows * sizeof(float), sums + i * stride + first + j,
+                          stride * sizeof(float));
+    }
+  }
+
   static constexpr int64_t kOutputs = 2 * kTileHeight, kDepth = kPackedChannels;  // of tiles at once
   static constexpr int64_t kLine = kRows * 2 * sizeof(BFloat16);                  // bytes of a group of a panel
 
