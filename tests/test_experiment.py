@@ -267,6 +267,10 @@ def test_a_run_that_fails_leaves_the_others_their_turn(call, work, monkeypatch):
     ("options", "message"),
     [
         (["--arms", "cmlm", "--", "--seed", "3"], "options behind -- must be other than --data, --out, --device, "),
+        *(
+            (["--arms", "cmlm", "--", "--keep", "3", word, "/x"], f"--detach, --nar-weight, --encoder-passes, got {word}")
+            for word in ("--source", "--target", "--valid-source", "--valid-target", "--valid-monolingual", "--sourc")
+        ),
         (
             ["--arms", "cmlm", "--", "--keep", "3", "--alpha", "2"],
             "must change something in an arm of cmlm, got --alpha",

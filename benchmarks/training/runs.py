@@ -65,8 +65,8 @@ SIZES = """--recipe paper --average always
     --max-tokens 1024 --learning-rate 6e-4 --weight-decay 0.01 --keep 5"""
 FIXED = (
     "--data", "--out", "--device", "--pair", "--recipe", "--average", "--init", "--normalization", "--vocabulary",
-    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary", "--monolingual",
-    "--valid-monolingual",
+    "--vocabulary-size", "--max-updates", "--masking", "--seed", "--with-auxiliary", "--source", "--target",
+    "--valid-source", "--valid-target", "--monolingual", "--valid-monolingual",
 )  # fmt: skip
 
 
@@ -398,7 +398,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str], arms: dict[str, Arm]
         parser.error("--minutes must come with --jobs of 2 or more")
     own = dict.fromkeys(word for arm in arms.values() for word in arm.options.split() if word.startswith("--"))
     fixed = list(dict.fromkeys((*FIXED, *own)))
-    if clash := next((word for word in arguments.rest if word.split("=")[0] in fixed), None):
+    names = ((word, word.partition("=")[0]) for word in arguments.rest if word.startswith("--"))
+    if clash := next((word for word, name in names if any(option.startswith(name) for option in fixed)), None):
         parser.error(f"options behind -- must be other than {', '.join(fixed)}, got {clash}")
     languages = getattr(arguments, "pair", "en-de").split("-")
     names = [f"{part}.{language}" for part in ("train", "valid") for language in languages]
