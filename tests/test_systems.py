@@ -123,8 +123,12 @@ def test_options_that_no_training_takes_are_refused_before_anything_is_written(c
     for arm, rest, message in (
         ("cmlm", ["--learning-rate", "-1"], "options behind -- must suit arm cmlm: train: --learning-rate must be "),
         ("bart-pretraining", ["--mask-ratio", "2"], "must suit arm bart-pretraining: train: --mask-ratio must be "),
-    ):
+        (
+            "cemat", ["--dictionary", "no"],
+            "systems: error: options behind -- must suit arm cemat: --dictionary must be a file that exists, got no\n",
+        ),
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as leaving:
             call("--arms", arm, *call.monolingual, rest=rest)
-        assert leaving.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+        assert leaving.value.code == 2 and message in capsys.readouterr().err
         assert not call.out.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import JanusConfig
 from ..directory import WEIGHTS, read_config, read_vocabularies
 from ..holding import holding
-from ..inputs import OptionError, check_input, flag
+from ..inputs import OptionError, flag
 from ..text.lines import lines_of
 from ..text.vocabulary import DEFAULT_SIZE, NORMALIZATIONS
 from ..training.metrics import METRICS
@@ -237,7 +237,6 @@ def _dictionary(file: str, before: dict | None, out: Path) -> tuple[dict[str, li
     """The translations by word, and the checksum, of a file that a run can begin or go on with."""
     from ..training.code_switching import read_dictionary
 
-    check_input("--dictionary", file, regular=True)
     dictionary, words = read_dictionary(file), checksum(Path(file))
     if before and before["dictionary"] != words:
         raise ValueError(f"--dictionary must hold the words that the run in {out} began with; it has changed")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import JanusConfig
-from ..inputs import OptionError
+from ..inputs import OptionError, check_input
 from ..packing import pack
 from ..text import Vocabulary
 from ..text.lines import lines_of
@@ -171,8 +171,10 @@ def read_dictionary(path: str | Path) -> dict[str, list[str]]:
     holds no space. Lines of white space are passed over. So the dictionaries of MUSE are written.
 
     Raises:
+        OSError: ``path`` is not there, is no file that can be read again, or cannot be read.
         ValueError: a line of one word, a space in a word, or a file without words.
     """
+    check_input("--dictionary", path, regular=True)
     found: dict[str, dict[str, None]] = {}
     for number, line in enumerate(lines_of(path), 1):
         words = [word.strip() for word in line.split("\t")] if "\t" in line.strip() else line.split()
