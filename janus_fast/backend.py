@@ -39,14 +39,12 @@ def choose(backend: str, device: str, compute_type: str, inter_threads: int | st
 
 def refusal(backend: str, device: str, compute_type: str, inter_threads: int | str, config: JanusConfig) -> str | None:
     """Why a backend cannot run, or None when it can."""
-    if backend == "engine" and device != "cpu":
-        return f"it runs on the CPU alone, not on {device!r}"
+    if backend == "engine":
+        return _refusal_of_engine(device, compute_type)
     if backend == "cuda" and device.partition(":")[0] != "cuda":
         return f"it runs on CUDA devices alone, not on {device!r}"
     if compute_type not in COMPUTE_TYPES[backend]:
         return f"it has no {compute_type}"
-    if backend == "engine":
-        return engine.missing()
     if backend == "cuda" and config.recurrent:
         return "it records no decoder with decoder_autoreg 'ssru'"
     if inter_threads not in (1, "auto"):
@@ -58,6 +56,21 @@ def refusal(backend: str, device: str, compute_type: str, inter_threads: int | s
 
         return missing(device, compute_type, config)
     return None
+
+
+def _refusal_of_engine(device: str, compute_type: str) -> str | None:
+    if device != "cpu":
+        return f"it runs on the CPU alone, not on {device!r}"
+    if compute_type not in COMPUTE_TYPES["engine"]:
+        return f"it has no {compute_type}"
+    return engine.missing()
+
+
+def most_at_once(backend: str, device: str, compute_type: str, intra_threads: int, inter_threads: int | str) -> int:
+    """How many batches what is asked for decodes at once, at most: one, unless the engine does."""
+    if backend not in ("auto", "engine") or _refusal_of_engine(str(device), compute_type):
+        return 1
+    return engine.most_at_once(inter_threads, intra_threads)
 
 
 def load(

@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 
 import numpy as np
 
+from . import inputs
 from .config import JanusConfig
 from .decoding import Hypothesis
 from .decoding.options import Options, untaken
@@ -55,6 +56,15 @@ def default_threads() -> int:
     return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def check_inter_threads(name: str, value) -> int | str:
+    """Batches at once, or "auto"; an OptionError for anything else."""
+    if not isinstance(value, str):
+        return inputs.integer(name, value, 1, MOST_THREADS)
+    if value != "auto":
+        raise inputs.OptionError(name, "be 'auto' or an integer of at least 1", repr(value))
+    return value
+
+
 def most_at_once(inter_threads: int | str, intra_threads: int) -> int:
     """How many batches an engine decodes at once, at most: with "auto" as many as it has threads."""
     return (intra_threads or default_threads()) if inter_threads == "auto" else inter_threads
@@ -87,7 +97,7 @@ class Engine:
         model = _engine.Model(fields, held, compute_type, self.isa)
         self.most_at_once, self._here = most_at_once(inter_threads, self.intra_threads), threading.local()
         self._decoder = _engine.Decoder(model, 1 if inter_threads == "auto" else inter_threads, self.intra_threads)
-        self._singles = None
+        self._singles, self._profiled = None, {}  # the latter: what a call that was refused had read
         if inter_threads == "auto" and self.intra_threads > 1:
             self._singles = _engine.Decoder(model, self.intra_threads, 1)
 
@@ -122,11 +132,12 @@ class Engine:
 
     def profile(self) -> dict[str, tuple[float, float]]:
         """Seconds since the last call, of all threads together, that each stage took: work, and waiting for the other
-        threads. The first call begins. A RuntimeError while something is decoded."""
-        stages: dict[str, tuple[float, float]] = {}
+        threads. The first call begins. A RuntimeError while something is decoded; the next call has all times."""
         for decoder in filter(None, (self._decoder, self._singles)):
             for stage, times in decoder.profile().items():
-                stages[stage] = tuple(map(sum, zip(stages.get(stage, (0.0, 0.0)), times, strict=True)))
+                before = self._profiled.get(stage, (0.0, 0.0))
+                self._profiled[stage] = tuple(map(sum, zip(before, times, strict=True)))
+        stages, self._profiled = self._profiled, {}
         return stages
 
     def map(self, work: Callable, batches: list) -> Iterator:

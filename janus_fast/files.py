@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from . import inputs
+from .backend import most_at_once
 from .decoding.declared import FEWEST_ROWS, MOST_ROWS
-from .engine import MOST_THREADS, most_at_once
+from .engine import MOST_THREADS, check_inter_threads
 from .reading import naming
 from .text.lines import as_line, decoded
 from .translator import Translator
@@ -133,6 +134,8 @@ def translate_files(
         OSError: a file cannot be read or written, or a process was killed.
     """
     processes = inputs.integer("translate_files: processes", processes, 1, MOST_THREADS)
+    intra_threads = inputs.integer("translate_files: intra_threads", intra_threads, 0, MOST_THREADS)
+    inter_threads = check_inter_threads("translate_files: inter_threads", inter_threads)
     source_paths = inputs.list_of("translate_files: source_paths", source_paths, "paths", "a path", (str, Path))
     output_paths = inputs.list_of("translate_files: output_paths", output_paths, "paths", "a path", (str, Path))
     if len(source_paths) != len(output_paths):
@@ -145,7 +148,8 @@ def translate_files(
         "inter_threads": inter_threads, "backend": backend,
     }  # fmt: skip
     size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
-    ahead = read_batch_size or 4 * most_at_once(inter_threads, intra_threads) * min(size, MOST_ROWS // FEWEST_ROWS)
+    at_once = most_at_once(backend, device, compute_type, intra_threads, inter_threads)
+    ahead = read_batch_size or 4 * at_once * min(size, MOST_ROWS // FEWEST_ROWS)
     options = {"max_batch_size": size, "read_batch_size": ahead, **options}
     with translating(made_by, options, processes, skip_errors) as translate:
         return write(translate, list(zip(source_paths, output_paths, strict=True)), ahead, resume, skip_errors)

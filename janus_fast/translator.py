@@ -17,7 +17,7 @@ from .decoding.alternatives import alternatives
 from .decoding.declared import FEWEST_ROWS, MOST_ROWS
 from .decoding.modes import MODES, is_trained, options_of
 from .decoding.options import untaken
-from .engine import MOST_THREADS
+from .engine import MOST_THREADS, check_inter_threads
 from .results import ScoringResult, TranslationResult, without_unknowns
 from .text import Vocabulary, VocabularyMap
 from .vocabularies import Vocabularies
@@ -40,8 +40,9 @@ class Translator:
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads. With "auto"
             ``intra_threads`` batches of a call are decoded at once, by one thread each, while there are so many, and
-            what is left over one at a time, by all threads. Results are the same. (Backends "cuda" and "torch" decode
-            one at a time.)
+            what is left over one at a time, by all threads. Results are the same. Calls of few batches that come at
+            once wait for each other, as all threads are one team; beside a call of many batches such a call makes it
+            twice ``intra_threads`` threads. (Backends "cuda" and "torch" decode one at a time.)
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
             the definition, on every device; or "auto", the first of them that can decode this model in this type here,
             as torch alone has float64; calls that "cuda" then cannot record are torch's, too. ``explain`` says which
@@ -71,11 +72,7 @@ class Translator:
         inputs.choice("Translator: compute_type", compute_type, COMPUTE_TYPES)
         inputs.choice("Translator: backend", backend, ("auto", *backends.BACKENDS))
         intra_threads = inputs.integer("Translator: intra_threads", intra_threads, 0, MOST_THREADS)
-        if not isinstance(inter_threads, str):
-            inter_threads = inputs.integer("Translator: inter_threads", inter_threads, 1, MOST_THREADS)
-        elif inter_threads != "auto":
-            words = "be 'auto' or an integer of at least 1"
-            raise inputs.OptionError("Translator: inter_threads", words, repr(inter_threads))
+        inter_threads = check_inter_threads("Translator: inter_threads", inter_threads)
         self.device, self.inter_threads = str(device), inter_threads
         self._warned: set[str] = set()
         self._name = None  # of a model that another process can load, too

@@ -357,7 +357,6 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
         (["translate", "MODEL", "TEXT", "--num-hypotheses", "2"], "--num-hypotheses must be 1 without --json, got 2"),
         (["translate", "MODEL", "TEXT", "--beam-size", "100000"], "--beam-size must be at most 512, got 100000"),
         (["translate", "MODEL", "TEXT", "--threads", "100000"], "threads must be at most 1024, got 100000"),
-        (["translate", "MODEL", "TEXT", "--inter-threads", "2000"], "--inter-threads must be at most 1024, got 2000"),
         (["translate", "MODEL", "TEXT", "--beam-size", "0"], "--beam-size must be an integer of at least 1, got 0"),
         (["translate", "MODEL", "TEXT", "--sampling-topk", "5"],
          "error: --beam-size must be 1 when --sampling-topk is not 1, got 5"),
@@ -490,6 +489,14 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         (
             ["translate", "m", "--inter-threads", "all"],
             "argument --inter-threads: must be 'auto' or an integer of at least 1, got 'all' (see ",
+        ),
+        (
+            ["translate", "m", "--inter-threads", "0"],
+            "argument --inter-threads: must be an integer of at least 1, got 0 ",
+        ),
+        (
+            ["translate", "m", "--inter-threads", "2000"],
+            "argument --inter-threads: must be at most 1024, got 2000 (see ",
         ),
         (["translate", "m", "--batch-size", str(10**30)], f"--batch-size: must be at most 1000000, got {10**30}"),
     ],

@@ -280,6 +280,22 @@ def test_profiles_are_read_between_decodes():
     assert backend.profile() == {}
 
 
+def test_no_time_is_lost_where_a_profile_is_refused(monkeypatch):
+    backend = Translator(make_model(), backend="engine", intra_threads=2, inter_threads="auto")._backend
+    assert backend.profile() == {}
+    backend.decode(make_sources(1), AutoregressiveOptions(beam_size=1), [0], None)  # by the team
+
+    class Decoding:
+        def profile(self):
+            raise RuntimeError("Decoder: profile must be read while nothing is decoded")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="^Decoder: profile must be read while "):
+        patch.setattr(backend, "_singles", Decoding())
+        backend.profile()
+    assert {"encoder: fc1", "decoder: fc1"} < backend.profile().keys()
+    assert backend.profile() == {}
+
+
 def test_two_translators_serve_many_threads():
     models = [make_model(), make_model(seed=5, normalize_before=True)]
     translators = [of(models[0], inter_threads=2), of(models[1], intra_threads=2)]

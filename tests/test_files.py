@@ -297,6 +297,38 @@ def test_what_does_not_go_together_is_refused(model, tmp_path, monkeypatch, caps
     assert read("in") == LINES[:2] and not os.path.exists("x")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"inter_threads": None}, "inter_threads must be an integer of at least 1, got None"),
+        ({"inter_threads": 1025}, "inter_threads must be at most 1024, got 1025"),
+        ({"inter_threads": "all"}, "inter_threads must be 'auto' or an integer of at least 1, got 'all'"),
+        ({"inter_threads": "auto", "intra_threads": 1.5}, "intra_threads must be an integer of at least 0, got 1.5"),
+    ],
+)
+def test_threads_that_cannot_be_are_refused(model, tmp_path, wrong, message):
+    source = written(tmp_path / "in", LINES[:1])
+    with pytest.raises(ValueError, match=f"^translate_files: {message}$"):
+        translate_files(model, [source], [tmp_path / "out"], **wrong)
+
+
+@pytest.mark.parametrize(
+    ("where", "at_once"),
+    [({}, 3), ({"backend": "engine"}, 3), ({"backend": "torch"}, 1), ({"compute_type": "float64"}, 1)],
+)
+def test_as_many_lines_are_read_as_the_backend_decodes_at_once(model, tmp_path, monkeypatch, where, at_once, capsys):
+    source, read_ahead = written(tmp_path / "in", LINES[:3]), []
+    chunks = Job.chunks
+    monkeypatch.setattr(Job, "chunks", lambda job, size: read_ahead.append(size) or chunks(job, size))
+    threads = {"intra_threads": 3, "inter_threads": "auto"}
+    translate_files(model, [source], [tmp_path / "out"], max_batch_size=2, **threads, **where, **OPTIONS)
+    Translator(model, **threads, **where).translate_file(source, tmp_path / "one", max_batch_size=2, **OPTIONS)
+    asked = [word for name, value in where.items() for word in (f"--{name.replace('_', '-')}", value)]
+    asked += ["--threads", "3", "--inter-threads", "auto", "--batch-size", "2", *GREEDY]
+    assert cli.main(["translate", str(model), str(source), *asked]) == 0
+    assert read_ahead == 3 * [4 * at_once * 2]
+
+
 def test_lines_are_numbered_here(model, tmp_path):
     source, out = written(tmp_path / "in", ["a"]), tmp_path / "out"
     out.write_text("kept\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 import argparse
 
 from ..decoding.modes import MODES, refuse_idle
-from ..inputs import flag, in_flags
+from ..inputs import OptionError, flag, in_flags
 
 TITLES = "; ".join(f"{name}: {mode.title}" for name, mode in MODES.items())
 MOST = 1_000_000  # sentences of a batch, threads, ...
@@ -93,9 +93,13 @@ def made_by(arguments: argparse.Namespace) -> dict:
 
 
 def batches_at_once(text: str) -> int | str:
-    if text != "auto" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be 'auto' or an integer of at least 1, got {text!r}")
-    return text if text == "auto" else positive(text)
+    from ..engine import check_inter_threads
+
+    try:
+        return check_inter_threads("--inter-threads", int(text) if text.isdecimal() else text)
+    except OptionError as error:
+        _, rule, got = error.args
+        raise argparse.ArgumentTypeError(f"must {rule}, got {got}") from None
 
 
 def positive(text: str) -> int:

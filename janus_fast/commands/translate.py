@@ -52,19 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .. import files as texts
-    from ..engine import most_at_once
+    from ..backend import most_at_once
 
     options = _decoding.decoding_options(arguments)
     if not arguments.json and options.get("num_hypotheses", 1) > 1:
         raise ValueError(f"--num-hypotheses must be 1 without --json, got {options['num_hypotheses']}")
     files, outputs = arguments.files or [STANDARD], _outputs(arguments)
     trace = Trace(arguments, options) if arguments.trace else None
-    ahead = 4 * arguments.batch_size * most_at_once(arguments.inter_threads, arguments.threads)
+    made_by, skip = _decoding.made_by(arguments), arguments.skip_errors
+    at_once = most_at_once(**{name: value for name, value in made_by.items() if name != "model"})
+    ahead = 4 * arguments.batch_size * at_once
     options |= {"max_batch_size": arguments.batch_size, "read_batch_size": ahead}
     report, job = texts.Report(), None
     began = time.monotonic()
     with ExitStack() as stack:
-        made_by, skip = _decoding.made_by(arguments), arguments.skip_errors
         # options that are wrong are refused before a file is opened
         translate = stack.enter_context(texts.translating(made_by, options, arguments.processes, skip))
         if trace:
