@@ -221,6 +221,14 @@ def test_types_by_their_names(folder, caplog):
             ctranslate2.Translator(folder, compute_type=kind)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_is_full_is_named(translator, tmp_path):
+    source = tmp_path / "in"
+    source.write_text("".join(" ".join(line) + "\n" for line in ENDED))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'$"):
+        translator.translate_file(str(source), "/dev/full")
+
+
 def test_files_that_are_not_there(translator, tmp_path):
     there, out = tmp_path / "in", tmp_path / "out"
     there.write_text("a\n")

@@ -46,6 +46,17 @@ def test_shipped_models_have_names(tmp_path, capsys):
     assert not new.exists()
 
 
+@pytest.mark.parametrize("name", ["vmap.txt", "model.bin"])
+def test_a_part_that_is_a_folder_is_told(tmp_path, capsys, name):
+    model, out = tmp_path / "model", tmp_path / "out"
+    (model / name).mkdir(parents=True)
+    assert cli.main(["convert", str(model), "--out", str(out)]) == 2
+    assert (
+        capsys.readouterr().err == f"janus-fast: error: convert: {name} must be a file, got the folder {model}/{name}\n"
+    )
+    assert not out.exists()
+
+
 CONVERT = "janus-fast convert {} --out NEW makes a model directory of it"
 
 

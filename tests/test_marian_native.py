@@ -443,6 +443,21 @@ def test_files_that_are_refused(tmp_path):
     (directory / "model.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match="must be a whole .npz of Marian, got"):
         marian_native.load(directory)
+    np.savez(directory / "model.npz", **arrays)
+    whole = (directory / "model.npz").read_bytes()
+    first = whole.index(b"PK\x01\x02")  # what the list of the files says of the first
+    for place, value, message in (
+        (10, 1, "That compression method is not supported"),
+        (10, 8, ""),
+        (10, 12, "Invalid data stream"),
+        (10, 14, ""),
+        (8, 1, "File .* is encrypted, password required for extraction"),
+    ):
+        damaged = bytearray(whole)
+        damaged[first + place] = value
+        (directory / "model.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"^convert: .*npz must be a whole .npz of Marian, got {message}"):
+            marian_native.load(directory)
     (directory / "model.npz").unlink()
     with pytest.raises(FileNotFoundError, match="model.npz must be a file that exists"):
         marian_native.load(directory)

@@ -16,7 +16,7 @@ from janus_fast import JanusConfig, JanusModel
 from janus_fast.checkpoint import WEIGHTS, read_tensors
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.text.batching import batches_by_tokens
-from janus_fast.training.checkpoints import average, checkpoints, latest_checkpoint
+from janus_fast.training.checkpoints import average, checkpoints, latest_checkpoint, read_state
 from janus_fast.training.corruption import Corruption
 from janus_fast.training.data import BatchStream, ParallelData
 from janus_fast.training.metrics import Window
@@ -85,6 +85,26 @@ def test_the_picture_has_a_curve_for_each_loss(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["loss", "ar_nll", "bleu_ar"]
     assert quality.lines[0].get_ydata().tolist() == [12.0]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line", ['{"kind": "train", "upd', "5", '{"kind": "train", "loss": 3}'])
+def test_a_picture_of_something_else_is_refused(tmp_path, line):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"kind": "train", "update": 5, "loss": 3}\n' + line)
+    with pytest.raises(ValueError) as error:
+        read_curves(metrics)
+    rule = f"{metrics} must hold a JSON object with kind and update a line"
+    assert str(error.value) == f"plot_losses: {rule}, got {line!r} in line 2"
+
+
+def test_a_checkpoint_whose_state_is_a_folder_is_told(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    state = tmp_path / "checkpoints" / "2" / "state.json"
+    state.mkdir()
+    assert latest_checkpoint(tmp_path) == state.parent
+    with pytest.raises(IsADirectoryError, match=f"^train: state.json must be a file, got the folder {state}$"):
+        read_state(latest_checkpoint(tmp_path))
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

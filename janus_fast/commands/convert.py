@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from ..directory import FILES, MAP
-from ..inputs import check_output_folder, flag
+from ..inputs import check_output_folder, check_part, flag
 from ..replacing import replacing
 from ..weights import QUANTIZATIONS
 
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output_folder("--out", arguments.out)
     if held := [name for name in (*FILES, to_ctranslate2.WEIGHTS) if (Path(arguments.out) / name).exists()]:
         raise ValueError(f"--out must be a directory without a model, got {arguments.out}, which holds {held[0]}")
+    vmap = _map_of(arguments.checkpoint)
     model, vocabularies, stored, said = _read(arguments)
     quantization = arguments.quantization or stored
     if arguments.to == "ctranslate2":
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.to == "huggingface":
             from ..huggingface import save_pretrained as save
         save(model, arguments.out, vocabularies, quantization=quantization)
-    if (vmap := _map_of(arguments.checkpoint)) is not None:  # tokens keep their names
+    if vmap is not None:  # tokens keep their names
         with replacing(arguments.out) as temporary:
             shutil.copyfile(vmap, temporary / MAP)
     parameters = sum(p.numel() for p in model.parameters())
@@ -72,7 +73,10 @@ def _map_of(checkpoint: str) -> Path | None:
     from .. import models
 
     path = (models.locate(checkpoint) if models.is_shipped(checkpoint) else Path(checkpoint)) / MAP
-    return path if path.is_file() else None
+    if not path.exists():
+        return None
+    check_part("convert", path)
+    return path
 
 
 def _read(arguments: argparse.Namespace) -> tuple:

@@ -53,7 +53,7 @@ def walk_layer(side: str, number: int, linear: Callable[..., None], norm: Callab
 
 def recognises(directory: str | Path) -> bool:
     """Whether ``directory`` holds a model of CTranslate2."""
-    return (Path(directory) / WEIGHTS).is_file()
+    return (Path(directory) / WEIGHTS).exists()
 
 
 def load(

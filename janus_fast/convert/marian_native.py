@@ -1,8 +1,10 @@
 """Marian's own models, ``.npz`` or ``.bin`` and ``decoder.yml``, read without Marian."""
 
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ OF_RECURRENCE = {"dec-cell": ("ssru",), "layer-normalization": (False,), "transf
 NORMS = {("", "dan", ""): False, ("n", "da", "n"): True}  # pre-, postprocess, postprocess-top: norms before blocks
 ATTENTIONS = {"self": "self_attn", "context": "encoder_attn"}
 OF_ACTIVATIONS = "_QuantMultA"  # ends the name of the scale of what a matrix is multiplied with, which we measure anew
+# What a damaged .npz raises, whatever its bytes say: another method of compression, encryption.
+DAMAGE = (
+    EOFError, ValueError, KeyError, RuntimeError, OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError
+)  # fmt: skip
 LINES = re.compile(r"([\w-]+):(?: (.*))?")
 
 
@@ -137,7 +143,9 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with naming(file), open(file, "rb") as stream, np.load(stream, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not a decompressor's
+            raise
         raise ValueError(f"convert: {file} must be a whole .npz of Marian, got {error}") from None
 
 

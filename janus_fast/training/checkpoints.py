@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from .. import checkpoint
+from ..inputs import check_part
 from ..reading import read_text
 
 
 def checkpoints(directory: str | Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(directory, "checkpoints").glob("[0-9]*") if (p / "state.json").is_file())
+    return sorted(p for p in Path(directory, "checkpoints").glob("[0-9]*") if (p / "state.json").exists())
 
 
 def latest_checkpoint(directory: str | Path) -> Path | None:
@@ -20,6 +21,7 @@ def latest_checkpoint(directory: str | Path) -> Path | None:
 
 def read_state(path: Path) -> dict:
     file = path / "state.json"
+    check_part("train", file)
     text = read_text("train", file)
     try:
         return json.loads(text)

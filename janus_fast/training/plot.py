@@ -4,11 +4,13 @@ import json
 from itertools import cycle
 from pathlib import Path
 
+from ..reading import read_text
 from ..visibility_plot import COLOURS, INK
 
 NOT_LOSSES = ("update", "seconds", "tokens", "kind", "lr", "epoch", "gradient_norms", "predictions_per_second")
 SMOOTHED = "_ce"  # cross-entropies with label smoothing, which run beside the "_nll" without
 GREY = "#999999"
+SHOWN = 80  # characters of a line that is no record
 BLEU = {"bleu_ar": "o", "bleu_nar": "s"}
 
 
@@ -46,11 +48,19 @@ def plot_losses(metrics: str | Path, picture: str | Path):
 
 
 def read_curves(metrics: str | Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """(update, figure) by (kind, name); of updates that a resumed run did twice, what it wrote last."""
+    """(update, figure) by (kind, name); of updates that a resumed run did twice, what it wrote last. A ValueError for
+    a file of other lines."""
     curves: dict[tuple[str, str], dict[int, float]] = {}
-    for line in Path(metrics).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for number, line in enumerate(read_text("plot_losses", metrics).splitlines(), 1):
+        try:
+            record = json.loads(line)
+            kind, update = record["kind"], record["update"]
+        except (ValueError, KeyError, TypeError):
+            what = f"{line[:SHOWN]!r} in line {number:,}"
+            raise ValueError(
+                f"plot_losses: {metrics} must hold a JSON object with kind and update a line, got {what}"
+            ) from None
         for name, value in record.items():
             if name not in NOT_LOSSES:
-                curves.setdefault((record["kind"], name), {})[record["update"]] = value
+                curves.setdefault((kind, name), {})[update] = value
     return {curve: sorted(points.items()) for curve, points in curves.items()}

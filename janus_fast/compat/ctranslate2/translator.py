@@ -16,6 +16,7 @@ from typing import IO
 
 from ... import inputs, translator
 from ...files import started
+from ...reading import naming
 from ...results import without_unknowns
 from ...text.lines import decoded
 from .options import NAMES, OF_FILES, OF_TOKENS, TranslationOptions, taking
@@ -454,6 +455,7 @@ class Translator:
             ]
             results = self._streamed(work, streams, *limits)
             results = started(results)  # a mistake in the options must not empty an output
+            opened.enter_context(naming(output_path))
             output = opened.enter_context(open(output_path, "w", encoding="utf-8", newline="\n"))
             for result in results:
                 output.writelines(line + "\n" for line in lines(result))
