@@ -16,6 +16,7 @@ from pathlib import Path
 BATCH_TYPES = ("examples", "tokens")
 SENTENCE = "a sentence as one string"
 MOST_INTEGER = 2**31 - 1  # of what takes no memory
+FEW = 5  # choices, which a message can say before anything else
 ALIKE = 0.65  # of two names, of which one may be meant by the other
 
 
@@ -192,11 +193,12 @@ def among(
     value, choices: Iterable, where: str = "", *, rule: str = "be one of", hint: str | None = None
 ) -> tuple[str, str]:
     """The rule that ``value`` breaks, which is none of the ``choices`` ``where`` it stands, and what a message says it
-    got: with a ``hint``, by default what is ``meant``, that comes before the list, however long that is."""
+    got, with a ``hint``, by default what is ``meant``. Before a long list the hint comes first."""
     choices = list(choices)
-    if hint := meant(value, choices) if hint is None else hint:
-        return f"be known{where}", f"{value!r}{hint} Known are {listed(choices)}"
-    return f"{rule} {listed(choices)}{where}", repr(value)
+    hint = meant(value, choices) if hint is None else hint
+    if hint and len(choices) > FEW:
+        return f"be known{where}", f"{value!r}{hint}{'' if hint.endswith('?') else '.'} Known are {listed(choices)}"
+    return f"{rule} {listed(choices)}{where}", f"{value!r}{hint}"
 
 
 def hinting(function: Callable) -> Callable:

@@ -48,7 +48,7 @@ class Visibility:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_part("Visibility", field.name, getattr(self, field.name), self.query_offsets)
+            _check_tensor("Visibility", field.name, getattr(self, field.name), self.query_offsets)
         if self.key_sequences.numel() != self.query_offsets.numel() - 1:
             raise ValueError(
                 f"Visibility: key_sequences must have one entry for each of the {self.query_offsets.numel() - 1} "
@@ -96,7 +96,7 @@ class Visibility:
         """
         key_offsets = query_offsets if key_offsets is None else key_offsets
         for name, offsets in (("query_offsets", query_offsets), ("key_offsets", key_offsets)):
-            _check_part("Visibility.bidirectional", name, offsets, query_offsets)
+            _check_tensor("Visibility.bidirectional", name, offsets, query_offsets)
         if key_sequences is None:
             key_sequences = torch.arange(query_offsets.numel() - 1, dtype=torch.int32, device=query_offsets.device)
         nq, nk = int(query_offsets[-1]), int(key_offsets[-1])
@@ -435,7 +435,7 @@ class Visibility:
         return cls._content(lengths, times, torch.where(mask, swap, FOREVER), masked, ranges(masked))
 
 
-def _check_part(owner: str, name: str, value: Tensor, first: Tensor) -> None:
+def _check_tensor(owner: str, name: str, value: Tensor, first: Tensor) -> None:
     """Refuses what is no tensor of a Visibility, which lies where its ``first`` does."""
     place = f" on {first.device}" if isinstance(first, Tensor) else ""
     if not _is_dense(value) or value.dtype != torch.int32 or value.dim() != 1 or value.device != first.device:

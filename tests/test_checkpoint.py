@@ -131,7 +131,8 @@ def test_int8_on_disk(tmp_path):
 
 def test_a_quantization_that_does_not_exist(tmp_path):
     with pytest.raises(
-        ValueError, match=r"save: quantization must be known, got 'int4'; did you mean 'int8'\? Known are 'float32', "
+        ValueError,
+        match=r"save: quantization must be one of 'float32', 'bfloat16', 'int8', got 'int4'; did you mean 'int8'",
     ):
         checkpoint.save(make(), tmp_path, quantization="int4")
     assert not files(tmp_path)
@@ -262,7 +263,10 @@ def test_configurations_that_are_refused(saved, changes, message):
     ("changes", "message"),
     [
         ({"streams_ahead": 8}, "streams_ahead must be at most 7, got 8"),
-        ({"activation": "rely"}, "activation must be known, got 'rely'; did you mean 'relu'? Known are "),
+        (
+            {"activation": "rely"},
+            "activation must be one of 'relu', 'gelu', 'silu', 'gelu_new', 'quick_gelu', got 'rely'; did you",
+        ),
         ({"attention_heads": 3}, "d_model must be a multiple of attention_heads = 3, got 8"),
         ({"pad_token_id": 99}, "pad_token_id must be an integer in [0, target_vocab_size = 11), got 99"),
     ],

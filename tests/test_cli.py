@@ -380,7 +380,7 @@ def test_an_error_names_options_as_flags_and_leaves_the_value_as_it_is():
          "--patience must be left out with sampling, which does not search, got 1"),
         (["translate", "missing", "TEXT"],
          f"must be a model directory or one of {listed(models.names())}, got 'missing'"),
-        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean 'en-de-small'? Known are "),
+        (["translate", "en-de-smal", "TEXT"], "got 'en-de-smal'; did you mean 'en-de-small'?"),
         (["translate", "BARE", "TEXT"],
          "BARE must hold a vocabulary for tokens and text, got neither sentencepiece.model"),
         (["translate", "BROKEN", "TEXT"], "must be a whole safetensors file"),
@@ -476,7 +476,7 @@ def test_mistakes_get_one_line(arguments, message, model, text, tmp_path, monkey
         ),
         (
             ["translate", "m", "--mode", "nra"],
-            "argument --mode: must be known, got 'nra'; did you mean 'nar'? Known are 'ar', ",
+            "--mode: must be one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'nra'; did you mean 'nar'? ",
         ),
         (["evaluate", "m", "--backend", "cudda"], "got 'cudda'; did you mean 'cuda'?"),
         (["translate", "m", "--beamsize=9", "x"], "arguments: --beamsize=9 x; did you mean '--beam-size'? (see "),

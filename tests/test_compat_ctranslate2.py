@@ -285,7 +285,7 @@ def test_calls_wait_where_the_queue_is_full(folder, most, waits):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"device": "tpu"}, "Translator: device must be known, got 'tpu'; did you mean 'cpu'? Known are 'cpu', "),
+        ({"device": "tpu"}, "Translator: device must be one of 'cpu', 'cuda', 'auto', got 'tpu'"),
         ({"device_index": 1}, "Translator: device_index must be 0 on the CPU, got 1"),
         ({"device_index": [0, 1]}, "Translator: device_index must be 0 on the CPU, got [0, 1]"),
         ({"flash_attention": True}, "Translator: flash_attention must be one of False, got True"),

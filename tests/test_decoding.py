@@ -443,7 +443,7 @@ def test_a_mistake_gets_one_clear_error(options, message, backend):
     ({"beamsize": 4}, "got 'beamsize'; did you mean 'beam_size'?"),
     ({"max_batchsize": 4}, "got 'max_batchsize'; did you mean 'max_batch_size'?"),
     ({"max_input_len": 4}, "got 'max_input_len'; did you mean 'max_input_length'?"),
-    ({"mode": "na"}, "mode must be known, got 'na'; did you mean 'nar'? Known are 'ar', 'nar', 'semi_nar', "),
+    ({"mode": "na"}, "must be one of 'ar', 'nar', 'semi_nar', 'speculative', 'auto', got 'na'; did you mean 'nar'?"),
     ({"mode": "nar", "beam_size": 4}, "got 'beam_size', which is one of mode 'ar'"),
 ])  # fmt: skip
 def test_an_unknown_option_comes_with_a_hint(options, hint):

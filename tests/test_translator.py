@@ -271,10 +271,10 @@ def test_what_is_no_list_is_not_taken_letter_by_letter(translator, method, argum
 
 KEYWORDS = [
     ("score", {"texts": ["w7"], "target": ["w8"]},
-     "score: arguments must be known, got 'target'; did you mean 'targets'? Known are 'texts', 'targets', "),
+     "score: arguments must be among 'texts', 'targets', 'max_batch_size', 'batch_type', got 'target'; did you mean"),
     ("score", {"texts": ["w7"], "targets": ["w8"], "beam_size": 1}, "'batch_type', got 'beam_size'"),
     ("score_batch", {"sources": [["w7"]], "target": [["w8"]]}, "got 'sources'; did you mean 'source'?"),
-    ("translate", {"text": ["w7"]}, "must be known, got 'text'; did you mean 'texts'? Known are 'texts', 'mode'"),
+    ("translate", {"text": ["w7"]}, "must be among 'texts', 'mode', got 'text'; did you mean 'texts'?"),
     ("translate", {"beam_size": 3}, "translate() missing 1 required positional argument: 'texts'"),
     ("translate_batch", {"sources": [["w7"]], "beam_size": 3}, "got 'sources'; did you mean 'source'?"),
     ("translate_iterable", {"text": ["w7"]}, "got 'text'; did you mean 'texts'?"),
@@ -296,7 +296,10 @@ def test_what_is_meant_by_a_keyword_or_value_of_the_constructor():
             {"compute": "int8"},
             "arguments must be known, got 'compute'; did you mean 'compute_type'? Known are 'model', ",
         ),
-        ({"backend": "pytorch"}, "backend must be known, got 'pytorch'; did you mean 'torch'? Known are 'auto', "),
+        (
+            {"backend": "pytorch"},
+            "backend must be one of 'auto', 'engine', 'cuda', 'torch', got 'pytorch'; did you mean 'torch'?",
+        ),
     ]:
         with pytest.raises((TypeError, ValueError)) as error:
             Translator("en-de-small", **options)

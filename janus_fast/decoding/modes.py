@@ -106,7 +106,7 @@ def options_of(mode: str, given: Mapping, config, arguments: Iterable[str] = ())
         if name not in known:
             hint = meant(name, [*known, *arguments])
             if others := [repr(other) for other in MODES if name in MODES[other].fields]:
-                hint = f", which is one of mode {' and '.join(others)}."
+                hint = f", which is one of mode {' and '.join(others)}"
             rule, got = among(name, known, rule="be among", hint=hint)
             raise ValueError(f"options of mode {mode!r} must {rule}, got {got}")
     options = MODES[mode].options(**given)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .. import directory, foreign, weights
 from ..config import JanusConfig
-from ..inputs import among, listed, meant
+from ..inputs import listed, meant
 from ..text import Vocabulary
 
 _HERE = Path(__file__).parent
@@ -27,14 +27,9 @@ def locate(name_or_path: str | Path) -> Path:
         return path
     if is_shipped(name_or_path):
         return _HERE / str(name_or_path)
-    if hint := meant(name_or_path, names()):
-        rule, got = among(str(name_or_path), names(), " or a model directory", hint=hint)
-    else:
-        rule, got = (
-            f"be a model directory or one of {listed(names())}",
-            f"{str(name_or_path)!r}{foreign.described(path) or ''}",
-        )
-    raise FileNotFoundError(f"model must {rule}, got {got}")
+    hint = meant(name_or_path, names()) or foreign.described(path) or ""
+    rule = f"be a model directory or one of {listed(names())}"
+    raise FileNotFoundError(f"model must {rule}, got {str(name_or_path)!r}{hint}")
 
 
 def read(model) -> tuple[JanusConfig, dict, tuple[Vocabulary, Vocabulary] | None]:
