@@ -14,6 +14,7 @@ from test_cli_translate import GREEDY, SPECIAL, WORDS
 from test_decoding import make_model
 
 from janus_fast import Translator, Vocabulary, cli, files, save, translate_files
+from janus_fast.backend import most_at_once
 from janus_fast.files import Job, _shares, begun, translating, write
 
 LINES = [" ".join(f"w{5 + (7 * row + 3 * n) % 35}" for n in range(1 + row % 9)) for row in range(300)]
@@ -327,6 +328,7 @@ def test_as_many_lines_are_read_as_the_backend_decodes_at_once(model, tmp_path, 
     asked += ["--threads", "3", "--inter-threads", "auto", "--batch-size", "2", *GREEDY]
     assert cli.main(["translate", str(model), str(source), *asked]) == 0
     assert read_ahead == 3 * [4 * at_once * 2]
+    assert most_at_once("auto", "cuda", "default", 3, "auto") == 1
 
 
 def test_lines_are_numbered_here(model, tmp_path):
