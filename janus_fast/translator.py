@@ -40,9 +40,9 @@ class Translator:
         intra_threads: threads of one batch; 0: OMP_NUM_THREADS, or as many as there are cores, 4 at most.
         inter_threads: batches decoded at once, each by ``intra_threads`` threads. With "auto"
             ``intra_threads`` batches of a call are decoded at once, by one thread each, while there are so many, and
-            what is left over one at a time, by all threads. Results are the same. Calls of few batches that come at
-            once wait for each other, as all threads are one team; beside a call of many batches such a call makes it
-            twice ``intra_threads`` threads. (Backends "cuda" and "torch" decode one at a time.)
+            what is left over one at a time, by all threads. Results are the same. Calls of few batches from several
+            threads wait for each other, as the team is one, and a call of few beside one of many makes it twice
+            ``intra_threads`` threads. (Backends "cuda" and "torch" decode one at a time.)
         backend: "engine", the native one, on the CPU, without torch; "cuda", recorded graphs on NVIDIA GPUs; "torch",
             the definition, on every device; or "auto", the first of them that can decode this model in this type here,
             as torch alone has float64; calls that "cuda" then cannot record are torch's, too. ``explain`` says which
