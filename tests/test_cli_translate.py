@@ -145,7 +145,7 @@ def test_a_dash_is_a_standard_stream(model, source, expected, tmp_path, monkeypa
 
 @pytest.mark.parametrize("at_once", ["1", "2", "auto"])
 def test_batches_at_once_change_no_line(model, source, expected, at_once, capsys):
-    asked = [*GREEDY, "--batch-size", 1, "--threads", 2, "--inter-threads", at_once]
+    asked = [*GREEDY, "--batch-size", 1, "--intra-threads", 2, "--inter-threads", at_once]
     assert run(capsys, "translate", model, source, *asked) == expected
     shown = json.loads(run(capsys, "evaluate", model, "--source", source, "--reference", source, "--json", *asked))
     assert (shown["sentences"], shown["threads"]) == (len(LINES), 4 if at_once == "2" else 2)

@@ -38,8 +38,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_threads_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=positive, default=0, metavar="N",
-        help="threads of a batch (default: OMP_NUM_THREADS, or as many as there are cores, 4 at most)",
+        "--threads", "--intra-threads", type=count, default=0, metavar="N",
+        help="threads of a batch (default: 0, OMP_NUM_THREADS, or as many as there are cores, 4 at most)",
     )  # fmt: skip
 
 
