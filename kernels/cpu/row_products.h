@@ -147,10 +147,6 @@ class RowProducts<BFloat16> {
     alignas(64) float tile[kOutputs * kRows];
     for (int64_t first = 0; first < outputs; first += kOutputs, weight += kOutputs * weight_stride) {
       const int64_t count = smaller(outputs - first, kOutputs), whole = count == kOutputs ? channels / kDepth : 0;
-      // Loads of tiles step from row to row, which no prefetcher of the processor foresees.
-      if constexpr (!kWide)
-        for (int64_t i = kOutputs; i < smaller(outputs - first, 2 * kOutputs); i++)
-          for (int64_t c = 0; c < channels; c += kDepth) __builtin_prefetch(weight + i * weight_stride + c, 0, 2);
       product_tiles<true, kLine, kWide>(weight, weight_stride, panel, whole, tile, kRows, false);
       for (int64_t c = whole * kDepth; c < channels; c += kDepth) {  // what fills no tile
         alignas(64) BFloat16 part[kOutputs * kDepth] = {};
