@@ -24,7 +24,7 @@ static_assert(kPanelVectors == 2 && sizeof(Vec<float>) == 64);
 // Sums of two tiles of rows, the second `down` rows behind the first, with a panel: [down + 16, 32].
 template <Numeric type>
 void amx_tall(const Element<type>* x, int64_t stride, int64_t down, const Weight<type>* panel, int64_t blocks,
-              Sum<type>* sums) {
+              Ahead& ahead, Sum<type>* sums) {
   constexpr int64_t kLine = kPanelOutputs * 4;  // bytes of a group of a panel
   const char* rows = reinterpret_cast<const char*>(x);
   const char* weights = reinterpret_cast<const char*>(panel);
@@ -34,6 +34,7 @@ void amx_tall(const Element<type>* x, int64_t stride, int64_t down, const Weight
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t block = 0; block < blocks; block++, rows += 64, weights += kTileGroups * kLine) {
+    ahead.fetch();
     _tile_loadd(6, weights, kLine);
     _tile_loadd(4, rows, pitch);
     JANUS_TILE_ADD(0, 4, 6);
@@ -52,7 +53,7 @@ void amx_tall(const Element<type>* x, int64_t stride, int64_t down, const Weight
 // Sums of one tile of rows with `panel_count` panels, one or two: [height, channels].
 template <Numeric type>
 void amx_wide(const Element<type>* x, int64_t stride, const Weight<type>* panel, int64_t panel_size,
-              int64_t panel_count, int64_t blocks, Sum<type>* sums) {
+              int64_t panel_count, int64_t blocks, Ahead& ahead, Sum<type>* sums) {
   constexpr int64_t kLine = kPanelOutputs * 4;
   const char* rows = reinterpret_cast<const char*>(x);
   const char* weights = reinterpret_cast<const char*>(panel);
@@ -63,6 +64,7 @@ void amx_wide(const Element<type>* x, int64_t stride, const Weight<type>* panel,
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t block = 0; block < blocks; block++, rows += 64, weights += kTileGroups * kLine) {
+    ahead.fetch();
     _tile_loadd(4, rows, pitch);
     _tile_loadd(5, weights, kLine);
     JANUS_TILE_ADD(0, 4, 5);
@@ -108,42 +110,52 @@ constexpr bool amx_takes(int64_t rows) {
   return type == Numeric::kBFloat16 || (type == Numeric::kInt8 && rows >= 12);
 }
 
-// As vector_tiles. Two tiles of rows stay in the first-level cache while some panels pass, which stay in the second.
+// As vector_tiles. Few rows stay in the second-level cache while the panels pass one by one, and ask for the next. Of
+// many, two tiles stay in the first while some panels pass, which stay in the second: so their output is written in
+// longer pieces.
 template <Numeric type, typename F>
 JANUS_INLINE void amx_tiles(const Operand& x, int64_t row_begin, int64_t row_end, const Matrix& weight,
                             int64_t panel_begin, int64_t panel_end, const F& finish) {
   if (row_begin == row_end) return;  // there are no tiles of no height
-  constexpr int64_t kPassingBytes = 512 * 1024;
+  constexpr int64_t kPassingBytes = 512 * 1024, kFew = 256, kTall = 2 * kTileHeight;
   const int64_t groups = round_up(weight.inputs, kGroup<type>) / kGroup<type>, blocks = groups / kTileGroups;
   const int64_t panel_size = groups * kGroup<type> * kPanelOutputs, rest = blocks * kTileGroups;
-  const int64_t passing = larger(kPassingBytes / (panel_size * static_cast<int64_t>(sizeof(Weight<type>))) / 2, 1) * 2;
-  const int64_t height = smaller(row_end - row_begin, kTileHeight);
-  const auto* rows = static_cast<const Element<type>*>(x.data);
+  const int64_t panel_bytes = panel_size * static_cast<int64_t>(sizeof(Weight<type>));
+  const auto* rows_of_x = static_cast<const Element<type>*>(x.data);
   const auto* panels = static_cast<const Weight<type>*>(weight.panels);
+  const int64_t height = smaller(row_end - row_begin, kTileHeight);
+  const int64_t pairs = (row_end - row_begin + kTileHeight - 1) / kTall, odd_row = row_begin + pairs * kTall;
+  const bool odd = odd_row < row_end, few = row_end - row_begin <= kFew;
+  const int64_t passing = few ? 1 + odd : larger(kPassingBytes / panel_bytes / 2, 1) * 2;
   const TileRegisters registers(height);
-  alignas(64) Sum<type> sums[2 * kTileHeight * kPanelOutputs];
+  alignas(64) Sum<type> sums[kTall * kPanelOutputs];
   for (int64_t first = panel_begin; first < panel_end; first += passing) {
-    const int64_t last = smaller(first + passing, panel_end);
-    int64_t row = row_begin;
-    for (; row + kTileHeight < row_end; row += 2 * kTileHeight) {
+    const int64_t last = smaller(first + passing, panel_end), bytes = (last - first) * panel_bytes;
+    // Each tile asks for its share of the next panels, a single one for what it needs soon. Where two panels stream at
+    // once, the processor itself reads ahead best.
+    const int64_t steps = (pairs * (last - first) + odd) * blocks;
+    Ahead ahead = {static_cast<const char*>(weight.panels) + first * panel_bytes +
+                       (pairs == 1 && !odd ? Ahead::kDistance / 2 : bytes),
+                   few && pairs * steps > 0 ? (bytes / Ahead::kLine + steps - 1) / steps : 0};
+    for (int64_t row = row_begin; row < smaller(odd_row, row_end); row += kTall) {
       const int64_t down = smaller(row + kTileHeight, row_end - kTileHeight) - row;
+      const auto* rows = rows_of_x + row * x.stride;
       for (int64_t panel = first; panel < last; panel++) {
         const auto* w = panels + panel * panel_size;
-        amx_tall<type>(rows + row * x.stride, x.stride, down, w, blocks, sums);
-        if (rest < groups)
-          amx_rest<type>(rows + row * x.stride, x.stride, down + kTileHeight, w, 1, rest, groups, sums);
+        amx_tall<type>(rows, x.stride, down, w, blocks, ahead, sums);
+        if (rest < groups) amx_rest<type>(rows, x.stride, down + kTileHeight, w, 1, rest, groups, sums);
         finish(row, down + kTileHeight, panel * kPanelOutputs, kPanelOutputs, sums);
       }
     }
-    if (row >= row_end) continue;
     const int64_t start = row_end - height;
-    for (int64_t panel = first; panel < last; panel += 2) {
+    const auto* rows = rows_of_x + start * x.stride;
+    for (int64_t panel = first; panel < last && odd; panel += 2) {
       const int64_t count = smaller(last - panel, 2);
       const auto* w = panels + panel * panel_size;
-      amx_wide<type>(rows + start * x.stride, x.stride, w, panel_size, count, blocks, sums);
-      if (rest < groups) amx_rest<type>(rows + start * x.stride, x.stride, height, w, count, rest, groups, sums);
-      finish(row, row_end - row, panel * kPanelOutputs, count * kPanelOutputs,
-             sums + (row - start) * count * kPanelOutputs);
+      amx_wide<type>(rows, x.stride, w, panel_size, count, blocks, ahead, sums);
+      if (rest < groups) amx_rest<type>(rows, x.stride, height, w, count, rest, groups, sums);
+      finish(odd_row, row_end - odd_row, panel * kPanelOutputs, count * kPanelOutputs,
+             sums + (odd_row - start) * count * kPanelOutputs);
     }
   }
 }

@@ -15,29 +15,30 @@ inline size_t linear_topk_scratch() { return kRowChunk * kPanel; }
 // are first_token + index. The list may hold some already, of lower tokens.
 JANUS_INLINE void best_of(const float* values, int64_t count, int32_t first_token, int64_t k, float* best,
                           int32_t* tokens, int64_t held = 0) {
-  constexpr int64_t kWidth = 4 * kLanes<float>;
+  constexpr int64_t lanes = kLanes<float>, kWidth = 4 * lanes;
+  const auto enter = [&](int64_t j) __attribute__((always_inline)) {
+    const float value = values[j] == values[j] ? values[j] : -INFINITY;
+    if (held == k && !(value > best[k - 1])) return;
+    int64_t place = held < k ? held++ : k - 1;
+    for (; place > 0 && value > best[place - 1]; place--) {
+      best[place] = best[place - 1];
+      tokens[place] = tokens[place - 1];
+    }
+    best[place] = value;
+    tokens[place] = first_token + static_cast<int32_t>(j);
+  };
   for (int64_t j = 0; j < count;) {
-    if (held == k && j + kWidth <= count) {  // skip what cannot enter, four vectors at a time
-      const float threshold = best[k - 1];
-      if (!any((load(values + j) > threshold) | (load(values + j + kLanes<float>) > threshold) |
-               (load(values + j + 2 * kLanes<float>) > threshold) |
-               (load(values + j + 3 * kLanes<float>) > threshold))) {
-        j += kWidth;
-        continue;
-      }
+    if (held < k || j + kWidth > count) {
+      enter(j++);
+      continue;
     }
-    const int64_t end = smaller(held == k ? j + kWidth : j + 1, count);
-    for (; j < end; j++) {
-      const float value = values[j] == values[j] ? values[j] : -INFINITY;
-      if (held == k && !(value > best[k - 1])) continue;
-      int64_t place = held < k ? held++ : k - 1;
-      for (; place > 0 && value > best[place - 1]; place--) {
-        best[place] = best[place - 1];
-        tokens[place] = tokens[place - 1];
-      }
-      best[place] = value;
-      tokens[place] = first_token + static_cast<int32_t>(j);
-    }
+    // What cannot enter is skipped, four vectors at a time.
+    IntVec<float> above[4];
+    for (int i = 0; i < 4; i++) above[i] = load(values + j + i * lanes) > best[k - 1];
+    if (any(above[0] | above[1] | above[2] | above[3]))
+      for (int i = 0; i < 4; i++)
+        for (uint32_t some = lanes_set(above[i]); some; some &= some - 1) enter(j + i * lanes + __builtin_ctz(some));
+    j += kWidth;
   }
 }
 

@@ -141,20 +141,21 @@ JANUS_INLINE IntVec<float> nearest(Vec<float> x) {
 #endif
 }
 
-// Whether a comparison holds in any lane.
-JANUS_INLINE bool any(IntVec<float> mask) {
+// The lanes in which a comparison holds, the first in the lowest bit.
+JANUS_INLINE uint32_t lanes_set(IntVec<float> mask) {
 #if defined(__x86_64__) && JANUS_VECTOR_BYTES == 64
-  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask));
 #elif defined(__x86_64__) && JANUS_VECTOR_BYTES == 32
-  return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0;
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
 #elif defined(__x86_64__)
-  return _mm_movemask_ps(reinterpret_cast<__m128>(mask)) != 0;
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
 #else
-  int32_t set = 0;
-  for (int i = 0; i < kLanes<float>; i++) set |= mask[i];
-  return set != 0;
+  uint32_t set = 0;
+  for (int i = 0; i < kLanes<float>; i++) set |= static_cast<uint32_t>(mask[i] != 0) << i;
+  return set;
 #endif
 }
+JANUS_INLINE bool any(IntVec<float> mask) { return lanes_set(mask) != 0; }
 
 // Adds the upper half to the lower until four lanes are left.
 JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 4>::type v) { return v; }

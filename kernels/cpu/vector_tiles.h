@@ -118,6 +118,10 @@ struct Ahead {
   static constexpr int64_t kStep = 16, kDistance = 8192, kLine = 64;
   const char* data;
   int64_t lines;
+  JANUS_INLINE void fetch() {
+    for (int64_t i = 0; i < lines; i++) __builtin_prefetch(data + i * kLine);
+    data += lines * kLine;
+  }
 };
 
 // sums[i][c] = x[i] . channel c, for M rows and the channels of P neighbouring panels.
@@ -129,8 +133,7 @@ void multiply_tile(const Element<type>* x, int64_t stride, const Weight<type>* p
   constexpr int64_t kWeights = kLanes<float> * kGroup<type>;  // of a vector
   typename Kernel::Sums sums[M][kVectors] = {};
   for (int64_t begin = 0; begin < groups; begin += Ahead::kStep) {
-    for (int64_t i = 0; i < ahead.lines; i++) __builtin_prefetch(ahead.data + i * Ahead::kLine);
-    ahead.data += ahead.lines * Ahead::kLine;
+    ahead.fetch();
     for (int64_t g = begin; g < smaller(begin + Ahead::kStep, groups); g++) {
       decltype(Kernel::weights(panels)) columns[kVectors];
 #pragma GCC unroll 16

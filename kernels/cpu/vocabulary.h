@@ -11,7 +11,12 @@ namespace janus_fast {
 namespace JANUS_ISA {
 
 constexpr int64_t kVocabularyGroup = 256;
-constexpr int64_t kLogitRows = 44;  // rows of a tile of logits, which lies on the stack
+// Rows of a tile of logits, which lies on the stack: whole tiles of the product.
+#ifdef __AMX_TILE__
+constexpr int64_t kLogitRows = 64;
+#else
+constexpr int64_t kLogitRows = 44;
+#endif
 
 // A list's length. Longer ones are not carried on: inserting would take longer than merging.
 JANUS_INLINE int64_t list_length(int64_t k) { return smaller(k, kVocabularyGroup); }
