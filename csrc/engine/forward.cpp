@@ -26,7 +26,6 @@ void Forward::reserve(int64_t rows, int64_t max_keys, int64_t all_keys) {
   workspace.y.grow(rows * width_);
   workspace.attended.grow(rows * width_);
   workspace.wide.grow(rows * wide);
-  workspace.lse.grow(rows * config.attention_heads);
   workspace.operand.grow(rows * padded(std::max(width_, ffn)) * 4);
   workspace.second.grow(rows * padded(ffn) * 2);
   workspace.scales.grow(rows);
@@ -155,7 +154,6 @@ void Forward::attend_to(const AttentionKernels<float, TK>& kernels, const char* 
   call.size = size;
   call.scale = 1 / std::sqrt(static_cast<float>(size));
   call.output = workspace.attended.data();
-  call.lse = workspace.lse.data();
   call.key_scales = keys.key_scales, call.value_scales = keys.value_scales, call.scale_stride = keys.head_stride / size;
   share(stage, queries.sequences * heads,
         [&](int64_t begin, int64_t end, int part) { kernels.fwd(call, begin, end, scratch(part)); });

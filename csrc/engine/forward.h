@@ -57,7 +57,7 @@ typedef std::function<void(size_t layer, const Queries& queries)> SelfAttention;
 
 // What a worker keeps between calls. Rows of the decoder's input and of its tokens are the caller's.
 struct Workspace {
-  Buffer<float> x, y, wide, attended, lse, scales, scratch;
+  Buffer<float> x, y, wide, attended, scales, scratch;
   Buffer<float> last, last_scales;  // of the rows that leave the last layer
   Buffer<char> operand, last_operand, second;
   Buffer<float> encoded;

@@ -71,10 +71,13 @@ size_t attention_fwd_scratch(int64_t max_keys, int64_t size) {
   return kQueryBlock * stride + kQueryBlock * size + 2 * stride;  // scores, output, intervals
 }
 
-// What turns a row's exponentials into weights, and its log-sum-exp; 0 and minus infinity when it sees no key.
+// Of a row: whether it sees a key, its largest score, and the sum of the exponentials of the differences from that.
 template <typename S>
 struct Softmax {
-  S inverse_total, lse;
+  bool sees;
+  S peak, total;
+  S inverse_total() const { return sees ? 1 / total : 0; }
+  S lse() const { return sees ? peak + logarithm(total) : -static_cast<S>(INFINITY); }
 };
 
 // Scores -> exponentials of (scaled score - their maximum), in place, over the keys [begin, end).
@@ -91,8 +94,6 @@ JANUS_INLINE Softmax<S> softmax_row(S* scores, const Intervals& intervals, int64
     top = maximum<S>(s, top);
     store(scores + j, s);
   }
-  bool any = false;
-  for (int64_t i = 0; i < kLanes<S>; i++) any |= seen[i] != 0;
   S peak = maximum<S>(top);
   if (peak == -static_cast<S>(INFINITY)) peak = 0;
   Vec<S> total = {};
@@ -101,8 +102,7 @@ JANUS_INLINE Softmax<S> softmax_row(S* scores, const Intervals& intervals, int64
     store(scores + j, p);
     total += p;
   }
-  if (!any) return {0, -static_cast<S>(INFINITY)};
-  return {1 / sum<S>(total), peak + logarithm(sum<S>(total))};
+  return {any(seen), peak, sum<S>(total)};
 }
 
 // The first `count` columns of rows, times a number each. Columns behind them, to a whole vector, become anything.
@@ -143,10 +143,10 @@ void attention_fwd(const AttentionCall<T, TK>& call, int64_t task_begin, int64_t
         scale_columns<S>(scores, stride, rows, call.key_scales + first_scale, end - begin);
       S inverse_totals[kQueryBlock];
       for (int64_t i = 0; i < rows; i++) {
-        const auto row_softmax =
+        const auto softmax =
             softmax_row(scores + i * stride, intervals, begin, end, call.query_times[row + i], call.scale);
-        inverse_totals[i] = row_softmax.inverse_total;
-        call.lse[(row + i) * call.heads + head] = row_softmax.lse;
+        inverse_totals[i] = softmax.inverse_total();
+        if (call.lse) call.lse[(row + i) * call.heads + head] = softmax.lse();
       }
       if (task + 1 < task_end) {
         const int64_t next = call.key_sequences[sequence_of(task + 1)], first = call.key_offsets[next];
@@ -214,7 +214,7 @@ void attention_bwd(const AttentionCall<T>& call, int64_t task_begin, int64_t tas
             const int32_t time = call.query_times[row + i];
             // Once more from the scores: as exact as the forward pass, which a stored log-sum-exp of large scores
             // isn't.
-            const S inverse_total = softmax_row(w, intervals, begin, end, time, call.scale).inverse_total;
+            const S inverse_total = softmax_row(w, intervals, begin, end, time, call.scale).inverse_total();
             Vec<S> products = {};
             for (int64_t j = 0; j < count; j += kLanes<S>) {
               const Vec<S> p = load(w + j) * inverse_total;

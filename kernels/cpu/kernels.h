@@ -44,7 +44,7 @@ struct AttentionCall {
   const int32_t *query_offsets, *key_offsets, *key_sequences, *query_times, *visible_from, *visible_until;
   int64_t heads, size;
   Accumulator<T> scale;
-  // Forward only: [Nq, H, D] and [Nq, H].
+  // Forward only: [Nq, H, D] and, unless null, [Nq, H].
   T* output;
   Accumulator<T>* lse;
   // int8: [H, Nk], heads so far apart; behind the last is room for a vector.

@@ -156,6 +156,11 @@ JANUS_INLINE uint32_t lanes_set(IntVec<float> mask) {
 #endif
 }
 JANUS_INLINE bool any(IntVec<float> mask) { return lanes_set(mask) != 0; }
+JANUS_INLINE bool any(typename VectorOf<int64_t, kLanes<double>>::type mask) {
+  bool set = false;
+  for (int i = 0; i < kLanes<double>; i++) set |= mask[i] != 0;
+  return set;
+}
 
 // Adds the upper half to the lower until four lanes are left.
 JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 4>::type v) { return v; }
@@ -163,13 +168,26 @@ JANUS_INLINE VectorOf<float, 4>::type fold(VectorOf<float, 8>::type v) {
   return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
 }
 
+// Folds lanes upon each other, the upper half upon the lower, until one is left.
+template <typename T, int N, typename F>
+JANUS_INLINE T reduce(typename VectorOf<T, N>::type v, const F& op) {
+  if constexpr (N == 16)
+    return reduce<T, 8>(op(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                           __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
+                        op);
+  else if constexpr (N == 8)
+    return reduce<T, 4>(op(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)), op);
+  else if constexpr (N == 4) {
+    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    return op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2))[0];
+  } else {
+    return op(v, __builtin_shufflevector(v, v, 1, 0))[0];
+  }
+}
+
 template <typename T>
 JANUS_INLINE T sum(Vec<T> v) {
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int step = kLanes<T> / 2; step >= 1; step /= 2)
-    for (int i = 0; i < step; i++) lanes[i] += lanes[i + step];
-  return lanes[0];
+  return reduce<T, kLanes<T>>(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 // The sums of four vectors, written next to each other: of halves until four terms are left, then of every other one.
@@ -198,20 +216,27 @@ JANUS_INLINE void store_sums(Vec<double> a, Vec<double> b, Vec<double> c, Vec<do
   out[0] = sum<double>(a), out[1] = sum<double>(b), out[2] = sum<double>(c), out[3] = sum<double>(d);
 }
 
-template <typename T>
-JANUS_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {  // b where either is NaN
+// The larger of each two lanes; b's where either is NaN. The compiler would compare and blend.
+template <typename V>
+JANUS_INLINE V larger_lanes(V a, V b) {
+#ifdef __x86_64__
+  if constexpr (std::is_same_v<V, VectorOf<float, 16>::type>)
+    return reinterpret_cast<V>(_mm512_maskz_max_ps(0xffff, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+  if constexpr (std::is_same_v<V, VectorOf<float, 8>::type>)
+    return reinterpret_cast<V>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+  if constexpr (std::is_same_v<V, VectorOf<float, 4>::type>)
+    return reinterpret_cast<V>(_mm_max_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#endif
   return a > b ? a : b;
+}
+template <typename T>
+JANUS_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+  return larger_lanes(a, b);
 }
 // The largest of N lanes, none of them NaN.
 template <typename T, int N = kLanes<T>>
 JANUS_INLINE T maximum(typename VectorOf<T, N>::type v) {
-  if constexpr (N == 2) {
-    return v[0] > v[1] ? v[0] : v[1];
-  } else {
-    typename VectorOf<T, N / 2>::type halves[2];
-    __builtin_memcpy(halves, &v, sizeof(v));
-    return maximum<T, N / 2>(halves[0] > halves[1] ? halves[0] : halves[1]);
-  }
+  return reduce<T, N>(v, [](auto a, auto b) __attribute__((always_inline)) { return larger_lanes(a, b); });
 }
 
 // exp(x) for x <= 88, within 2 units in the last place; 0 below the smallest normal number; NaN for NaN.
