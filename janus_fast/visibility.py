@@ -445,12 +445,14 @@ def _check_tensor(owner: str, name: str, value: Tensor, first: Tensor) -> None:
 
 
 def _is_dense(value) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
 def _shown(value) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
+    if value.is_nested:  # whose shape is none
+        return "a nested tensor"
     layout = "" if _is_dense(value) else f"{value.layout} of "
     return f"{layout}{value.dtype} {list(value.shape)} on {value.device}"
 
@@ -459,13 +461,17 @@ def _integers(
     builder: str, name: str, value: Tensor, at_least: int = 0, shape_of: tuple[str, Tensor] | None = None
 ) -> Tensor:
     """A builder's argument as an int64 tensor, or a ValueError that says what is wrong with it."""
-    tensor = torch.as_tensor(value, dtype=torch.int64 if isinstance(value, list) and not value else None)
+    rule = f"Visibility.{builder}: {name} must be a 1-D tensor of integers"
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.int64 if isinstance(value, (list, tuple)) and not value else None)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{rule}, got {value!r}") from None
     if (
         not _is_dense(tensor)
         or tensor.dim() != 1
         or tensor.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
     ):
-        raise ValueError(f"Visibility.{builder}: {name} must be a 1-D tensor of integers, got {_shown(tensor)}")
+        raise ValueError(f"{rule}, got {_shown(tensor)}")
     if shape_of is not None and tensor.shape != shape_of[1].shape:
         raise ValueError(
             f"Visibility.{builder}: {name} must have one entry for each of the {shape_of[1].numel()} {shape_of[0]}, "
@@ -488,6 +494,6 @@ def _refuse_longer(builder: str, name: str, value: Tensor, lengths: Tensor) -> N
 def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, list[int]]:
     """Lengths [S]; and by how many rows each of the streams is shorter."""
     lengths = _integers(builder, "lengths", lengths)
-    if not isinstance(streams, int) or streams < 1:
+    if not isinstance(streams, int) or isinstance(streams, bool) or streams < 1:
         raise ValueError(f"Visibility.{builder}: streams must be an integer of at least 1, got {streams!r}")
     return lengths, [*range(streams)]

@@ -1,5 +1,6 @@
 """Operations: what the definitions agree with, independence of rows, gradients, compilation, backends, errors."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -326,11 +328,16 @@ def test_instruction_set_from_the_environment():
 Q, K = torch.zeros(4, 2, 8), torch.zeros(4, 2, 8)
 V4 = Visibility.bidirectional(offsets(4))
 H, W = torch.zeros(3, 8), torch.zeros(10, 8)
+ID = torch.ones(3, dtype=torch.int64)
 
 
 def lengths(encoded=H, where=None, weight=W, **options):
     where = offsets(3) if where is None else where
     return ops.predict_lengths(encoded, where, weight, **{"beam": 2, "max_length": 9, **options})
+
+
+def loss(**options):
+    return ops.joint_loss({"a": H, "b": H}, W, {"a": ID, "b": ID}, **options)
 
 
 ERRORS = {
@@ -473,18 +480,41 @@ ERRORS = {
         lambda: lengths(where=offsets(3).long()), TypeError,
         "predict_lengths: offsets must be torch.int32, got torch.int64",
     ),
+    "state of a beam": (
+        lambda: ops.beam_step(H, ID, [H], eos=2), TypeError,
+        "beam_step: state must be a janus_fast.reference.BeamState, as BeamState.new makes it, got list",
+    ),
+    "weights that are no dict": (
+        lambda: loss(cross_entropy=[1.0]), TypeError,
+        "joint_loss: cross_entropy must be a dict from streams to weights, got list",
+    ),
+    "a weight that is no number": (
+        lambda: loss(cross_entropy={"a": "1"}), TypeError,
+        "joint_loss: cross_entropy['a'] must be a number, got '1'",
+    ),
+    "a weight that is not finite": (
+        lambda: loss(divergence={("a", "b"): float("inf")}), ValueError,
+        "joint_loss: divergence[('a', 'b')] must be a finite number, got inf",
+    ),
+    "a divergence of one stream": (
+        lambda: loss(divergence={"ab": 1.0}), TypeError,
+        "joint_loss: divergence must be a dict from pairs of streams to weights, got the key 'ab'",
+    ),
+    "teachers that are no dict": (
+        lambda: loss(detach=["a"]), TypeError,
+        "joint_loss: detach must be a dict from pairs of streams to one of both, got list",
+    ),
 }  # fmt: skip
 
 
-def beam_step(log_probs, ids, **state):
-    ops.beam_step(log_probs, ids, BeamState(**state), eos=2)
+def beam_step(log_probs, ids, eos=2, **state):
+    ops.beam_step(log_probs, ids, BeamState(**state), eos=eos)
 
 
-def joint_loss(ar, nar, weight, ar_targets, nar_targets, ar_masked):
-    ops.joint_loss({"ar": ar, "nar": nar}, weight, {"ar": ar_targets, "nar": nar_targets}, ar_masked)
+def joint_loss(ar, nar, weight, ar_targets, nar_targets, ar_masked, **options):
+    ops.joint_loss({"ar": ar, "nar": nar}, weight, {"ar": ar_targets, "nar": nar_targets}, ar_masked, **options)
 
 
-ID = torch.ones(3, dtype=torch.int64)
 TENSORS = {  # every operation, with its arguments that are tensors by name; joint_loss calls its own otherwise
     "add_layer_norm": (ops.add_layer_norm, {"x": H, "residual": H, "weight": H[0], "bias": H[0]}),
     "attention": (partial(ops.attention, visibility=V4), {"query": Q, "key": K, "value": K}),
@@ -523,6 +553,7 @@ def test_every_operation_is_tried_with_tensors_that_are_none():
     assert set(TENSORS) == {*_operation.OPERATIONS, "Visibility"}
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name, argument", [(name, argument) for name, (_, own) in TENSORS.items() for argument in own])
 def test_what_is_no_dense_tensor_of_the_device_is_named(name, argument):
     call, tensors = TENSORS[name]
@@ -531,6 +562,7 @@ def test_what_is_no_dense_tensor_of_the_device_is_named(name, argument):
     for wrong, rule in (
         (tensors[argument].to_sparse(), r"(dense|1-D int32) tensor.*, got (one of layout )?torch\.sparse_coo"),
         (tensors[argument].tolist(), r"(1-D int32 )?tensor.*, got (list|int)$"),
+        (torch.nested.nested_tensor([ID]), r"(dense|1-D int32) tensor.*, got a nested (one|tensor)$"),
     ):
         with pytest.raises((TypeError, ValueError), match=rf"^{name}: {re.escape(shown)} must be a {rule}"):
             call(**{**tensors, argument: wrong})
@@ -538,6 +570,60 @@ def test_what_is_no_dense_tensor_of_the_device_is_named(name, argument):
         ValueError, match=rf"^{name}: .* must be (on the device|a 1-D int32 tensor on) .*, got .*(cpu|meta)$"
     ):
         call(**{**tensors, argument: tensors[argument].to("meta")})
+
+
+NUMBERS = {  # every argument that is no tensor but a number: its kind, and a value out of its range
+    ("add_layer_norm", "eps"): (float, -1.0, "at least 0"),
+    ("attention", "scale"): (float, float("inf"), "a finite number"),
+    ("beam_step", "eos"): (int, -1, "in [0, 2147483647]"),
+    ("dropout_add", "p"): (float, 1.0, "in [0, 1)"),
+    ("joint_loss", "label_smoothing"): (float, 2, "in [0, 1]"),
+    ("linear_topk", "k"): (int, 0, "in [1, V = 10]"),
+    ("predict_lengths", "beam"): (int, 0, "in [1, 8], the number of lengths from min_length = 2 to max_length = 9"),
+    ("predict_lengths", "min_length"): (int, -1, "in [0, max_length = 9]"),
+    ("predict_lengths", "max_length"): (int, 10, "below the number of length classes, 10"),
+    ("update_mask", "ratio"): (float, -0.5, "in [0, 1]"),
+    ("update_mask", "mask_token"): (int, -1, "in [0, 2147483647]"),
+    ("update_mask", "adaptive"): (bool, 1, "True or False"),
+    ("update_mask", "static"): (bool, 1, "True or False"),
+}
+
+
+def test_every_operation_is_tried_with_numbers_that_are_none():
+    signatures = {name: inspect.signature(vars(ops)[name]).parameters for name in _operation.OPERATIONS}
+    kinds = {
+        (name, own.name): own.annotation for name, arguments in signatures.items() for own in arguments.values()
+        if own.annotation in (int, float, float | None, bool)
+    }  # fmt: skip
+    kinds["attention", "scale"] = float  # or None
+    assert kinds == {key: kind for key, (kind, *_) in NUMBERS.items()}
+
+
+@pytest.mark.parametrize("name, argument", NUMBERS)
+def test_numbers_of_another_kind_or_out_of_range_are_named(name, argument):
+    call, tensors = TENSORS[name]
+    kind, outside, rule = NUMBERS[name, argument]
+    what = {int: "an integer", float: "a number", bool: "True or False"}[kind]
+    for wrong in ("1", torch.ones(()), [1], *([1.0, True] if kind is int else [True] if kind is float else [])):
+        with pytest.raises(TypeError, match=f"^{name}: {argument} must be {what}, got ") as caught:
+            call(**tensors, **{argument: wrong})
+        assert str(caught.value).endswith("got a tensor []" if isinstance(wrong, torch.Tensor) else f"got {wrong!r}")
+    if kind is float:
+        with pytest.raises(ValueError, match=f"^{name}: {argument} must be a finite number, got nan$"):
+            call(**tensors, **{argument: float("nan")})
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call(**tensors, **{argument: outside})
+    assert str(caught.value) == f"{name}: {argument} must be {rule}, got {outside}"
+
+
+def test_numpy_s_numbers_are_numbers():
+    for (name, argument), value in {
+        ("add_layer_norm", "eps"): np.float32(1e-5), ("attention", "scale"): np.float64(0.5),
+        ("beam_step", "eos"): np.int64(2), ("linear_topk", "k"): np.int32(2), ("dropout_add", "p"): np.float32(0.5),
+        ("predict_lengths", "max_length"): np.uint8(9), ("update_mask", "ratio"): np.float32(0.5),
+    }.items():  # fmt: skip
+        call, tensors = TENSORS[name]
+        call(**{other: tensor.clone() for other, tensor in tensors.items()}, **{argument: value})
 
 
 @pytest.mark.parametrize(

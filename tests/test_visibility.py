@@ -358,6 +358,15 @@ def _int32(*values):
             lambda: Visibility.causal([2.0]),
             "Visibility.causal: lengths must be a 1-D tensor of integers, got torch.float32 [1] on cpu",
         ),
+        (lambda: Visibility.causal("ab"), "Visibility.causal: lengths must be a 1-D tensor of integers, got 'ab'"),
+        (
+            lambda: Visibility.janus([2], [None]),
+            "Visibility.janus: masked must be a 1-D tensor of integers, got [None]",
+        ),
+        (
+            lambda: Visibility.prophetnet([3], True),
+            "Visibility.prophetnet: streams must be an integer of at least 1, got True",
+        ),
         (
             lambda: Visibility.autoregressive(torch.tensor([[2]])),
             "Visibility.autoregressive: lengths must be a 1-D tensor of integers, got torch.int64 [1, 1] on cpu",

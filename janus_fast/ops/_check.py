@@ -1,8 +1,14 @@
 """The checks that every front page makes, with one form of message: ``{op}: {argument} must {rule}, got {value}``;
 and what autocast does to arguments."""
 
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
+
+from janus_fast.inputs import MOST_INTEGER
 
 # Devices that have autocast; asked once, since torch.compile of torch 2.11 cannot look into the question.
 AUTOCAST = frozenset(d for d in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(d))
@@ -13,6 +19,47 @@ def tensor(op: str, argument: str, value) -> None:
         raise TypeError(f"{op}: {argument} must be a tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
         raise TypeError(f"{op}: {argument} must be a dense tensor, got one of layout {value.layout}")
+    if value.is_nested:
+        raise TypeError(f"{op}: {argument} must be a dense tensor, got a nested one")
+
+
+def integers(op: str, **arguments) -> None:
+    """Whole numbers, of which True and False are none; of the types, Python's own stands first, as it is found soonest."""
+    for argument, value in arguments.items():
+        if not isinstance(value, (int, Integral, torch.SymInt)) or isinstance(value, bool):
+            raise TypeError(f"{op}: {argument} must be an integer, got {_shown(value)}")
+
+
+def token(op: str, argument: str, value) -> None:
+    """The id of a token, which vocabularies count in int32."""
+    integers(op, **{argument: value})
+    if not 0 <= value <= MOST_INTEGER:
+        raise ValueError(f"{op}: {argument} must be in [0, {MOST_INTEGER}], got {value}")
+
+
+def numbers(op: str, **arguments) -> None:
+    """Finite numbers."""
+    for argument, value in arguments.items():
+        if not isinstance(value, (float, Real, torch.SymInt, torch.SymFloat)) or isinstance(value, bool):
+            raise TypeError(f"{op}: {argument} must be a number, got {_shown(value)}")
+        if not -math.inf < value < math.inf:
+            raise ValueError(f"{op}: {argument} must be a finite number, got {value}")
+
+
+def switches(op: str, **arguments) -> None:
+    for argument, value in arguments.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{op}: {argument} must be True or False, got {_shown(value)}")
+
+
+def mapping(op: str, argument: str, value, what: str) -> None:
+    if not isinstance(value, Mapping):
+        got = _shown(value) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{op}: {argument} must be a dict from {what}, got {got}")
+
+
+def _shown(value) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def floating(op: str, argument: str, value: Tensor) -> None:

@@ -23,19 +23,22 @@ def add_layer_norm(
             4,096.
         residual: shape, device and dtype of ``x``, or float32 where ``x`` has fewer bits.
         weight, bias: [C], on the device of ``x``, in the dtype of ``residual``.
-        eps: added to the variance.
+        eps: added to the variance, at least 0.
         backend: "auto" or one of ``janus_fast.backends("add_layer_norm", device)``. On the CPU it is the definition: a
             kernel of our own gained nothing over it.
     Returns:
         [N, C] in the dtype of ``residual``; in Triton sums and statistics are float32. Differentiable in all four
         tensors, in Triton once; gradients have one order of summation.
     Raises:
-        ValueError: shapes or devices differ.
-        TypeError: dtypes do not fit, or a tensor is sparse.
+        ValueError: shapes or devices differ, or eps is out of range.
+        TypeError: dtypes do not fit, a tensor is sparse, or eps is no number.
         NotImplementedError: the named backend cannot run this call.
     Source: Ba et al. 2016, "Layer Normalization"; post-norm as in Vaswani et al. 2017, section 3.1.
     """
     op = "add_layer_norm"
+    _check.numbers(op, eps=eps)
+    if eps < 0:
+        raise ValueError(f"{op}: eps must be at least 0, got {eps}")
     _check.matrix(op, "x", x)
     _check.matrix(op, "residual", residual, x.shape[1])
     if residual.shape != x.shape:

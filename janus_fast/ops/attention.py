@@ -27,15 +27,15 @@ def attention(
         key: [Nk, H, D], dtype and device of ``query``.
         value: [Nk, H, D], dtype and device of ``query``. Under autocast all three are taken in its dtype.
         visibility: which query rows see which key rows. Several query sequences may name the same key sequence.
-        scale: factor of the scores; D ** -0.5 by default.
+        scale: factor of the scores, a finite number; D ** -0.5 by default.
         backend: "auto" or one of ``janus_fast.backends("attention", device)``.
     Returns:
         [Nq, H, D] in the dtype of ``query``, accumulated in float32 (float64 for float64). Differentiable in
         ``query``, ``key`` and ``value``; the gradients are the same to the bit whatever the number of threads. Kernels
         have first derivatives alone; ``backend="reference"`` has all.
     Raises:
-        ValueError: shapes or devices differ.
-        TypeError: dtypes differ, or a tensor is sparse.
+        ValueError: shapes or devices differ, or scale is not finite.
+        TypeError: dtypes differ, a tensor is sparse, or scale is no number.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: offsets of ``visibility`` that do not fit the rows.
     """
@@ -73,6 +73,8 @@ def attention(
             f"attention: visibility must be on the device of query, {query.device}, got {v.query_offsets.device}"
         )
     integers = (v.query_offsets, v.key_offsets, v.key_sequences, v.query_times, v.visible_from, v.visible_until)
+    if scale is not None:
+        _check.numbers(op, scale=scale)
     scale = size**-0.5 if scale is None else float(scale)
     return operation.run(operation.choose(backend, query, key, value), query, key, value, *integers, scale)[0]
 

@@ -30,17 +30,21 @@ def beam_step(log_probs: Tensor, ids: Tensor, state: BeamState, *, eos: int, bac
         ids: [S, B, K] int64, tokens, below 2 ** 31: all of an id is compared with ``eos``, but the histories keep its
             lower 32 bits.
         state: a ``janus_fast.reference.BeamState``, whose fields say what they hold, from ``BeamState.new``.
-        eos: the token that ends a hypothesis.
+        eos: the token that ends a hypothesis, from 0 to 2 ** 31 - 1.
         backend: "auto" or one of ``janus_fast.backends("beam_step", device)``.
     Raises:
-        ValueError: shapes or devices differ, or a field is not contiguous.
-        TypeError: wrong dtype, or a tensor is sparse.
+        ValueError: shapes or devices differ, a field is not contiguous, or eos is out of range.
+        TypeError: wrong dtype, a tensor is sparse, ``state`` is something else, or eos is no integer.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError (native): what the state holds is out of range, on the CPU. On a GPU nothing outside the state is
             written then, but what the sentence holds is undefined.
     """
     op = "beam_step"
     _check.floating(op, "log_probs", log_probs)
+    if not isinstance(state, BeamState):
+        what = "a janus_fast.reference.BeamState, as BeamState.new makes it"
+        raise TypeError(f"{op}: state must be {what}, got {type(state).__name__}")
+    _check.token(op, "eos", eos)
     for name, tensor in (("ids", ids), *state._asdict().items()):
         _check.tensor(op, name, tensor)
     if log_probs.ndim != 3:

@@ -33,12 +33,13 @@ def dropout_add(
         in ``x`` and ``residual``, as often as you like: ``x`` gets dropout of the gradient, the same mask drawn again.
     Raises:
         ValueError: shapes or devices differ, or p is out of range.
-        TypeError: dtypes do not fit, or a tensor is sparse.
+        TypeError: dtypes do not fit, a tensor is sparse, or p is no number.
         NotImplementedError: the named backend cannot run this call.
     Source: Srivastava et al. 2014; the generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
     op = "dropout_add"
     _check.floating(op, "x", x)
+    _check.numbers(op, p=p)
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{op}: p must be in [0, 1), got {p}")
     if residual is not None:

@@ -46,10 +46,10 @@ def joint_loss(
         ar_masked: [N_nar] int64, the ``ar`` row of each ``nar`` row, none twice; needed where a divergence names
             ``ar``, left alone where there is none. Or by stream the rows of it that divergences compare: all of a
             stream that is not named.
-        cross_entropy, divergence: weights of the terms; the defaults are the original's, cut to the streams given, and
-            1 for cross-entropies of other streams.
+        cross_entropy, divergence: weights of the terms, finite numbers; the defaults are the original's, cut to the
+            streams given, and 1 for cross-entropies of other streams.
         detach: for a pair of ``divergence``, the stream that its gradient must not reach, as a teacher.
-        label_smoothing: the weight of the uniform distribution.
+        label_smoothing: the weight of the uniform distribution, in [0, 1].
         backend: "auto" or one of ``janus_fast.backends("joint_loss", device)``.
     Returns:
         The total, accumulated in float32 or better, differentiable in ``hidden`` and ``weight`` (kernels once,
@@ -58,22 +58,32 @@ def joint_loss(
         whatever the number of threads.
     Raises:
         ValueError: a term names a stream that ``hidden`` lacks, targets do not match rows, ``ar_masked`` is missing;
-            there are more streams than eight, or more tied ones than three.
-        TypeError: dtypes differ, or a tensor is sparse.
+            there are more streams than eight, or more tied ones than three, or a number is out of range.
+        TypeError: dtypes differ, a tensor is sparse, or a number is none.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError: targets that are no tokens, or ``ar_masked`` that are no rows; on a GPU when it comes to it, for
             nothing waits for it.
     Source: JANUS (EMNLP 2022), equations of the joint objective; weights as in the authors' code.
     """
-    for name, streams, what in (("hidden", hidden, "[N, C] rows, not logits"), ("targets", targets, "[N] tokens")):
-        if not isinstance(streams, Mapping):
-            got = f"a tensor {list(streams.shape)}" if isinstance(streams, Tensor) else type(streams).__name__
-            raise TypeError(f"joint_loss: {name} must be a dict from streams to {what}, got {got}")
+    op = "joint_loss"
+    _check.mapping(op, "hidden", hidden, "streams to [N, C] rows, not logits")
+    _check.mapping(op, "targets", targets, "streams to [N] tokens")
     if cross_entropy is None:
         cross_entropy = {s: CROSS_ENTROPY.get(s, 1.0) for s in hidden}
     if divergence is None:
         divergence = {pair: w for pair, w in DIVERGENCE.items() if all(s in hidden for s in pair)}
-    detach, streams = detach or {}, list(hidden)
+    detach, streams = {} if detach is None else detach, list(hidden)
+    _check.mapping(op, "cross_entropy", cross_entropy, "streams to weights")
+    for name, terms, what in (("divergence", divergence, "weights"), ("detach", detach, "one of both")):
+        _check.mapping(op, name, terms, f"pairs of streams to {what}")
+        for pair in terms:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(f"{op}: {name} must be a dict from pairs of streams to {what}, got the key {pair!r}")
+    for name, terms in (("cross_entropy", cross_entropy), ("divergence", divergence)):
+        _check.numbers(op, **{f"{name}[{key!r}]": own for key, own in terms.items()})
+    _check.numbers(op, label_smoothing=label_smoothing)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
     if isinstance(ar_masked, Tensor):
         masked = {"ar": ar_masked} if "ar" in hidden else {}  # as in calls that leave the stream out
     elif ar_masked is None or isinstance(ar_masked, Mapping):

@@ -25,7 +25,7 @@ def linear_topk(
             is at least 1. Under autocast all three are taken in its dtype.
         weight: [V, C], dtype and device of ``hidden``.
         bias: [V], dtype and device of ``hidden``; minus infinity forbids a token.
-        k: how many tokens, from 1 to V; Triton takes up to 32.
+        k: how many tokens, an integer from 1 to V; Triton takes up to 32.
         backend: "auto" or one of ``janus_fast.backends("linear_topk", device)``.
     Returns:
         tokens [N, k] int64 (among equals the lowest first) and log_probs [N, k] float32, accumulated in float32;
@@ -34,10 +34,11 @@ def linear_topk(
         arguments, as often as you like; its backward pass is in plain torch, with the logits in memory.
     Raises:
         ValueError: shapes or devices differ, or k is out of range.
-        TypeError: dtypes differ, or a tensor is sparse.
+        TypeError: dtypes differ, a tensor is sparse, or k is no integer.
         NotImplementedError: the named backend cannot run this call.
     """
     hidden, weight, bias = check("linear_topk", hidden, weight, bias)
+    _check.integers("linear_topk", k=k)
     if not 1 <= k <= weight.shape[0]:
         raise ValueError(f"linear_topk: k must be in [1, V = {weight.shape[0]}], got {k}")
     arguments = hidden, weight, bias, k

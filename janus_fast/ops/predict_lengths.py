@@ -32,16 +32,16 @@ def predict_lengths(
             autocast both factors are taken in its dtype.
         offsets: [S + 1] int32, where each source begins.
         weight: [L, C], dtype and device of ``encoded``; row l scores the length l, ``bos`` and ``eos`` included.
-        beam: lengths for each source, at most max_length - min_length + 1.
+        beam: lengths for each source, from 1 to max_length - min_length + 1.
         candidates: "window" (around the best length, as the original does) or "topk".
-        min_length, max_length: the range of lengths, 0 <= min_length <= max_length < L.
+        min_length, max_length: the range of lengths, integers, 0 <= min_length <= max_length < L.
         backend: "auto" or one of ``janus_fast.backends("predict_lengths", device)``.
     Returns:
         lengths [S, beam] int64 and log_probs [S, beam] float32, differentiable in ``encoded`` and ``weight``, as often
         as you like; the backward pass is in plain torch.
     Raises:
         ValueError: shapes or devices differ, or a number is out of range.
-        TypeError: dtypes differ, or a tensor is sparse.
+        TypeError: dtypes differ, a tensor is sparse, or a number is no integer.
         NotImplementedError: the named backend cannot run this call.
     Source: JANUS (EMNLP 2022), after Mask-Predict (EMNLP 2019).
     """
@@ -53,6 +53,7 @@ def predict_lengths(
     _check.offsets(op, "offsets", offsets)
     _check.same(op, ("encoded", encoded), ("offsets", offsets), dtype=False)
     choice(f"{op}: candidates", candidates, CANDIDATES)
+    _check.integers(op, beam=beam, min_length=min_length, max_length=max_length)
     if not 0 <= min_length <= max_length:
         raise ValueError(f"{op}: min_length must be in [0, max_length = {max_length}], got {min_length}")
     if max_length >= weight.shape[0]:

@@ -53,7 +53,7 @@ def update_mask(
         predicted_scores: [M] float32, its log-probabilities.
         offsets: [S + 1] int32, where each canvas begins.
         ratio: share of the tokens to mask again, in [0, 1].
-        mask_token: the mask token's id.
+        mask_token: the mask token's id, from 0 to 2 ** 31 - 1.
         row_offsets: [S + 1] int32, where in ``rows`` those of each canvas begin. What lies behind the last ones does
             not count, and a canvas without rows is done: it is masked no more. Default: all count, no canvas is done.
         adaptive: whether canvases settle.
@@ -63,8 +63,8 @@ def update_mask(
     Returns:
         tokens [N] int64, scores [N] float32, next rows [M2] int64 ascending, changed [S] bool; or :class:`Canvases`.
     Raises:
-        ValueError: shapes or devices differ, or ratio is out of range.
-        TypeError: wrong dtype, or a tensor is sparse.
+        ValueError: shapes or devices differ, or ratio or mask_token is out of range.
+        TypeError: wrong dtype, a tensor is sparse, or an option is of another type.
         NotImplementedError: the named backend cannot run this call.
         RuntimeError (native): rows or offsets out of order or out of range.
     Source: Mask-Predict (EMNLP 2019).
@@ -83,8 +83,11 @@ def update_mask(
     if row_offsets is not None:
         _check.vector(op, "row_offsets", row_offsets, offsets.shape[0], torch.int32)
         _check.same(op, ("tokens", tokens), ("row_offsets", row_offsets), dtype=False)
+    _check.numbers(op, ratio=ratio)
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"{op}: ratio must be in [0, 1], got {ratio}")
+    _check.token(op, "mask_token", mask_token)
+    _check.switches(op, adaptive=adaptive, static=static)
     arguments = (tokens, scores, rows, predicted_tokens, predicted_scores, offsets)
     chosen = operation.choose(backend, scores, predicted_scores)
     results = Canvases(*operation.run(chosen, *arguments, ratio, mask_token, row_offsets, adaptive))
