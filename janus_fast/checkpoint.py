@@ -11,7 +11,7 @@ from torch import nn
 from . import parameters, weights
 from .config import JanusConfig
 from .directory import CONFIG, OF_VOCABULARIES, WEIGHTS, read_config, read_vocabularies, write_vocabularies
-from .inputs import check_part, choice
+from .inputs import check_output_folder, check_part, choice, list_of
 from .model import JanusModel, Positions
 from .reading import naming
 from .replacing import replacing
@@ -130,11 +130,17 @@ def save(model: JanusModel, directory: str | Path, vocabularies=None, *, quantiz
             which. None stores the model's own type.
     Raises:
         OSError: something cannot be written.
-        TypeError: ``model`` is something else.
-        ValueError: an unknown quantization, or weights that are not finite.
+        TypeError: ``model``, ``directory`` or ``vocabularies`` is something else.
+        ValueError: ``directory`` is a file or write-protected, other than two vocabularies, an unknown quantization, or
+            weights that are not finite.
     """
     if not isinstance(model, JanusModel):
         raise TypeError(f"save: model must be a janus_fast.JanusModel, got {type(model).__name__}")
+    check_output_folder("save: directory", directory)
+    if vocabularies is not None:
+        vocabularies = list_of("save: vocabularies", vocabularies, "vocabularies", "a Vocabulary", Vocabulary)
+        if len(vocabularies) != 2:
+            raise ValueError(f"save: vocabularies must be that of sources and that of targets, got {len(vocabularies)}")
     if quantization is not None:
         choice("save: quantization", quantization, weights.QUANTIZATIONS)
     removed = [WEIGHTS] if vocabularies is None else [WEIGHTS, *OF_VOCABULARIES]

@@ -143,6 +143,8 @@ def translate_files(
             f"translate_files: output_paths must have one entry a source = {len(source_paths)}, got {len(output_paths)}"
         )
     check_pairs("translate_files: output_paths", source_paths, output_paths)
+    for name, value in (("resume", resume), ("skip_errors", skip_errors)):
+        inputs.choice(f"translate_files: {name}", value, (True, False))
     made_by = {
         "model": model, "device": device, "compute_type": compute_type, "intra_threads": intra_threads,
         "inter_threads": inter_threads, "backend": backend,

@@ -42,15 +42,21 @@ def _directory(path: Path) -> str | None:
             f"families that are converted: {listed(HUGGING_FACE)}"
         )
     for folder in (path, path / "model"):  # an Argos package has one
-        if (folder / CTRANSLATE2).is_file():
+        if (file := folder / CTRANSLATE2).is_file():
             return _converted("a model of CTranslate2", folder)
-    if (path / "decoder.yml").is_file() or any(path.glob("*.npz")):
+        if file.is_dir():
+            return f"; for a model of CTranslate2 {file} must be a file, and is a folder"
+    if (path / "decoder.yml").is_file() or _files(path, "*.npz"):
         return _converted("a model of Marian", path)
-    if any(path.glob("*.spm")) and any(path.glob("*.bin")):
+    if _files(path, "*.spm") and _files(path, "*.bin"):
         return _converted("a model of Marian", path)
-    if checkpoints := sorted(path.glob("*.pt")):
+    if checkpoints := _files(path, "*.pt"):
         return _checkpoint(next((file for file in checkpoints if "best" in file.name), checkpoints[0]))
     return None
+
+
+def _files(path: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in path.glob(pattern) if file.is_file())
 
 
 def _file(path: Path) -> str | None:

@@ -223,11 +223,21 @@ def hinting(function: Callable) -> Callable:
     return call
 
 
+def path(name: str, value) -> str | os.PathLike:
+    """A check: what a file can be called."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {type(value).__name__}")
+    if "\0" in str(value):
+        raise ValueError(f"{name} must be a path, which holds no NUL, got {str(value)!r}")
+    return value
+
+
 def check_input(name: str, file: str | Path, *, regular: bool = False) -> None:
     """Refuses a file that is not there or cannot be read, before it is read; a pipe is one unless ``regular``."""
+    path(name, file)
     try:
         mode = os.stat(file).st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{name} must be a file that exists, got {file}") from None
     except OSError as error:  # as of a folder that may not be searched
         raise type(error)(f"{name} must be a file that can be read, got {file}: {error.strerror}") from None
@@ -246,21 +256,21 @@ def check_part(owner: str, file: str | Path) -> None:
 
 def check_output(name: str, file: str | Path, **read: str | Path) -> None:
     """Refuses a file that cannot be written, or is one of those that are ``read``, before it is written."""
-    folder = Path(file).parent
+    folder = Path(path(name, file)).parent
     if not folder.is_dir():
         raise ValueError(f"{name} must be in a folder that exists, got {file}: there is no folder {folder}")
     if Path(file).is_dir():
         raise ValueError(f"{name} must be a file, got the folder {file}")
     if not os.access(file if os.path.exists(file) else folder, os.W_OK):
         raise ValueError(f"{name} must be a file that can be written, got {file}")
-    for other, path in read.items():
-        if os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file):
+    for other, source in read.items():
+        if os.path.exists(source) and os.path.exists(file) and os.path.samefile(source, file):
             raise ValueError(f"{name} must be another file than {other}, got {file}")
 
 
 def check_output_folder(name: str, folder: str | Path) -> None:
     """Refuses a folder that cannot be made or written to, before it is."""
-    there = Path(folder)
+    there = Path(path(name, folder))
     while not os.path.lexists(there):
         there = there.parent
     if not there.is_dir():

@@ -301,6 +301,7 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
+        inputs.function_or_none("on_batch", on_batch)
         if inputs.choice("return_alternatives", return_alternatives, (True, False)):
             least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
             options |= {
@@ -405,6 +406,8 @@ class Translator:
 
         inputs.check_input("translate_file: source_path", source_path)
         inputs.check_output("translate_file: output_path", output_path, source_path=source_path)
+        for name, value in (("resume", resume), ("skip_errors", skip_errors)):
+            inputs.choice(f"translate_file: {name}", value, (True, False))
         max_batch_size = inputs.batch_limit(max_batch_size, options.get("batch_type", "examples"), 32)
         ahead = read_batch_size or 4 * self._backend.most_at_once * min(max_batch_size, MOST_ROWS // FEWEST_ROWS)
         options |= {"max_batch_size": max_batch_size, "read_batch_size": ahead}
@@ -443,8 +446,6 @@ class Translator:
         """
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
         source, target = inputs.token_lists("source", source), inputs.token_lists("target", target)
-        if len(source) != len(target):
-            raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")
         sides = (
             [self.config.source_ids(self.source_vocabulary.ids(tokens)) for tokens in source],
             [self.config.target_ids(self.target_vocabulary.ids(tokens)) for tokens in target],
@@ -462,8 +463,10 @@ class Translator:
             target, "target", self.config.target_vocab_size, self.config.max_target_positions,
         )  # fmt: skip
         for side, name, size, limit in limits:
-            for number, ids in enumerate(side):
+            for number, ids in enumerate(inputs.list_of(name, side, "id lists", "a list of ids")):
                 inputs.ids(name, number, ids, size, limit)
+        if len(source) != len(target):
+            raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")
         self._warn_unless_trained("ar")
         results: list[list[float] | None] = [None] * len(source)
         lengths = [max(map(len, pair)) for pair in zip(source, target, strict=True)]

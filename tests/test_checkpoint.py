@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from janus_fast import Translator, checkpoint, parameters
+from janus_fast import Translator, checkpoint, load, parameters
 from janus_fast.config import JanusConfig
 from janus_fast.model import JanusModel
 from janus_fast.text import Vocabulary
@@ -182,7 +182,25 @@ def test_loading_draws_nothing_and_gives_what_building_gives(tmp_path, positions
 def test_what_is_no_model_is_not_saved(tmp_path):
     with pytest.raises(TypeError, match="^save: model must be a janus_fast.JanusModel, got NoneType$"):
         checkpoint.save(None, tmp_path / "new")
+    with pytest.raises(TypeError, match="^save: vocabularies 0 must be a Vocabulary, got str$"):
+        checkpoint.save(make(), tmp_path / "new", ["a", "b"])
+    with pytest.raises(ValueError, match="^save: vocabularies must be that of sources and that of targets, got 1$"):
+        checkpoint.save(make(), tmp_path / "new", [vocabulary("a")])
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_directory_is_not_saved_to(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    for given in (file, file / "model"):
+        with pytest.raises(ValueError, match=f"^save: directory must be a directory, got {given}: {file} is a file$"):
+            checkpoint.save(make(), given)
+    assert file.read_text() == "text"
+    for given, kind in ((None, "NoneType"), (3, "int")):
+        with pytest.raises(TypeError, match=f"^save: directory must be a path, got {kind}$"):
+            checkpoint.save(make(), given)
+        with pytest.raises(TypeError, match=f"^model must be a path, got {kind}$"):
+            load(given)
 
 
 def test_missing_files(saved):

@@ -55,6 +55,9 @@ def test_a_part_that_is_a_folder_is_told(tmp_path, capsys, name):
         capsys.readouterr().err == f"janus-fast: error: convert: {name} must be a file, got the folder {model}/{name}\n"
     )
     assert not out.exists()
+    if name == "model.bin":
+        with pytest.raises(FileNotFoundError, match=f"; for a model of CTranslate2 {model}/{name} must be a file, and"):
+            Translator(model)
 
 
 CONVERT = "janus-fast convert {} --out NEW makes a model directory of it"

@@ -210,6 +210,23 @@ def test_the_median_pace_leaves_out_what_stopped_a_training(tmp_path):
     assert run.training()["seconds_at_median_pace"] == 3010
 
 
+def test_files_of_a_run_that_hold_something_else_are_named(tmp_path):
+    run = runs.Run("cmlm", 1, tmp_path, [], [], {}, 125, {}, test=None)
+    (tmp_path / "model.safetensors").touch()
+    metrics, training = tmp_path / "metrics.jsonl", tmp_path / "training.json"
+    for line in ("{", '{"kind": "train", "update": 1}', "[]"):
+        metrics.write_text('{"kind": "valid", "update": 1, "seconds": 2.0}\n' + line)
+        rule = "must hold a JSON object with kind and update and seconds a line"
+        for read in (run.curve, run._pace):
+            with pytest.raises(ValueError) as caught:
+                read()
+            assert str(caught.value) == f"cmlm, seed 1: {metrics} {rule}, got {line!r} in line 2"
+    for text in ("{", "[]"):
+        training.write_text(text)
+        with pytest.raises(ValueError, match=f"^cmlm, seed 1: {training} must hold a JSON object, got something else$"):
+            run.training()
+
+
 def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):
     rest = [*TINY, "--log-interval", "1", "--max-minutes", "1e-6"]
     assert call("--arms", "cmlm", rest=rest) == (1, None) and work == {"updates": 1, "evaluations": 0}

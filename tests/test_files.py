@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli_translate import GREEDY, SPECIAL, WORDS
+from test_cli_translate import GREEDY, SKIPS, SPECIAL, WORDS
 from test_decoding import make_model
 
 from janus_fast import Translator, Vocabulary, cli, files, save, translate_files
@@ -136,10 +136,14 @@ def test_a_first_line_that_is_too_long_is_named(model, tmp_path, capsys):
     good, bad = written(tmp_path / "good", LINES[:3]), written(tmp_path / "bad", ["w8 " * 40, *LINES[:2]])
     rule = "must have at most 32 tokens, bos and eos included, got 42; --max-input-length 30 cuts such lines"
     assert cli.main(["translate", model, bad, *GREEDY]) != 0
-    assert f"line 1 {rule}" in capsys.readouterr().err
+    assert f"error: line 1 {rule}{SKIPS}\n" in capsys.readouterr().err
     assert cli.main(["translate", model, good, bad, "--output-dir", str(tmp_path / "out"), *GREEDY]) != 0
-    assert f"bad, line 1 {rule}" in capsys.readouterr().err
+    assert f"bad, line 1 {rule}{SKIPS}\n" in capsys.readouterr().err
     assert len(read(tmp_path / "out" / "good")) == 3
+    Path(bad).write_bytes(b"w8\n\xff\n")
+    assert cli.main(["translate", model, good, bad, "--output-dir", str(tmp_path / "out"), *GREEDY]) != 0
+    said = f"{bad} must be UTF-8 text, got byte 0xff in line 2{SKIPS}\n"
+    assert said in capsys.readouterr().err and len(read(tmp_path / "out" / "bad")) == 1
 
 
 def test_lines_that_cannot_be_translated_are_passed_over_on_request(model, expected, tmp_path, monkeypatch, capsys):
@@ -280,7 +284,10 @@ def wait_for(condition, seconds=30):
         (["in", "--resume"], "--resume must go with --output FILE or --output-dir, got standard output"),
         (["in", "-o", "x", "--output-dir", "out"], "--output-dir must be given without --output, got x"),
         (["--output-dir", "out"], "--output-dir must go with files that have names, got standard input"),
-        (["in", "other/in", "--output-dir", "out"], "--output-dir must each be another file than sources and outputs"),
+        (
+            ["in", "other/in", "--output-dir", "out"],
+            "--output-dir must go with files of different names, got in and other/in",
+        ),
         (["in", "--output-dir", "."], "--output-dir must each be another file than sources and outputs"),
         (["in", "--processes", "0"], "argument --processes: must be at least 1, got 0"),
         (["in", "-o", "x", "--processes", "2", "--beam-size", "0"], "--beam-size must be an integer of at least 1"),

@@ -29,12 +29,14 @@ from janus_fast.commands import train
 from janus_fast.directory import FILES, WEIGHTS
 from janus_fast.inputs import flag
 from janus_fast.objectives import OBJECTIVES
+from janus_fast.reading import read_text
 from janus_fast.replacing import replacing
 from janus_fast.text.lines import as_line
 from janus_fast.text.vocabulary import DEFAULT_SIZE, Vocabulary
 from janus_fast.training.checkpoints import latest_checkpoint, read_state
 from janus_fast.training.code_switching import read_dictionary
 from janus_fast.training.corruption import CorruptionOptions
+from janus_fast.training.metrics import METRICS, read_records
 from janus_fast.training.options import TrainingOptions, without_effect
 
 
@@ -153,9 +155,7 @@ class Run:
 
     def _pace(self) -> float:
         """Seconds an update, the median over all log lines; 0 where there are too few to tell."""
-        path = self.directory / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-        pairs = pairwise(line for line in lines if line["kind"] == "train")
+        pairs = pairwise(self._logged("train"))
         # A training that was cut off and goes on from its last checkpoint logs the updates since then again.
         forward = [(a, b) for a, b in pairs if b["update"] > a["update"]]
         paces = [(b["seconds"] - a["seconds"]) / (b["update"] - a["update"]) for a, b in forward]
@@ -163,9 +163,13 @@ class Run:
 
     def curve(self) -> list[dict]:
         """Its validations: the tokens seen until then, and what was measured."""
-        path = self.directory / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-        return [{name: line[name] for name in CURVE if name in line} for line in lines if line["kind"] == "valid"]
+        return [{name: line[name] for name in CURVE if name in line} for line in self._logged("valid")]
+
+    def _logged(self, kind: str) -> list[dict]:
+        """What the training logged of this kind; nothing before it begins."""
+        path = self.directory / METRICS
+        records = read_records(self.name, path, "kind", "update", "seconds") if path.is_file() else []
+        return [record for record in records if record["kind"] == kind]
 
     def evaluations(self) -> dict[str, dict]:
         """The records of the decodes that are done, of the model that is there."""
@@ -223,8 +227,11 @@ class Run:
 
     def _stored(self, name: str, of: dict) -> dict | None:
         path = self.directory / f"{name}.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return record if record.get("of") == of else None
+        try:
+            record = json.loads(read_text(self.name, path)) if path.is_file() else {}
+            return record if record.get("of") == of else None
+        except (json.JSONDecodeError, AttributeError):
+            raise ValueError(f"{self.name}: {path} must hold a JSON object, got something else") from None
 
     def _store(self, name: str, record: dict) -> None:
         with replacing(self.directory) as folder:
@@ -306,7 +313,7 @@ def _keep(runs: list[Run], directory: Path) -> None:
             folder = directory / run.directory.parent.name / run.arm
             model, vocabularies = load(run.directory)
             save(model, folder, vocabularies, quantization="int8")
-            for path in (*run.directory.glob("*.json"), run.directory / "metrics.jsonl"):
+            for path in (*run.directory.glob("*.json"), run.directory / METRICS):
                 if path.is_file() and path.name not in FILES:  # which have those of the weights in int8
                     shutil.copy(path, folder)
 

@@ -82,14 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             for job, first, results in translate(jobs, ahead):
                 number = first
+                if not skip:
+                    results = _explained(results, first, job.name if outputs[1:] else None)
                 results = texts.started(results)  # which may find the first line too long
                 with naming(job.output or "standard output"), _written(job.output) as written:
                     for source, result in results:
                         job.cut(written)
                         number += 1
                         if isinstance(result, Exception):
-                            what = f"line {number:,}" if outputs[1:] == [] else f"{job.name}, line {number:,}"
-                            why = _told(result, what)
+                            why = _told(result, number, job.name if outputs[1:] else None)
                             report.skipped.append((job.name, number, why))
                             bar.write(f"janus-fast: passed over: {why}", file=sys.stderr)
                         elif trace:
@@ -104,16 +105,27 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.set_postfix_str(f"{report.megabytes_per_minute:.2f} MB/minute", refresh=False)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the first {report.lines:,} translations are written") from None
-        except TooLong as error:
-            what = f"line {number + 1:,}" if len(jobs) == 1 else f"{job.name}, line {number + 1:,}"
-            raise ValueError(_told(error, what)) from None
     if arguments.output_dir or arguments.processes > 1 or skip:
         print(f"janus-fast: {report}", file=sys.stderr)
     return 0
 
 
-def _told(error: Exception, what: str) -> str:
-    """What is wrong with a line, in terms of the command."""
+def _explained(results: Iterator, number: int, file: str | None) -> Iterator:
+    """``results`` of lines behind the first ``number``; an error that ends them says how to go on without its line."""
+    from ..files import FAULTS
+
+    try:
+        for result in results:
+            number += 1
+            yield result
+    except FAULTS as error:
+        why = _told(error, number + 1, file) if isinstance(error, TooLong) else error
+        raise ValueError(f"{why}; --skip-errors passes over such lines") from None
+
+
+def _told(error: Exception, number: int, file: str | None) -> str:
+    """What is wrong with a line, in terms of the command; ``file`` where there are several outputs."""
+    what = f"{file}, line {number:,}" if file else f"line {number:,}"
     if isinstance(error, TooLong):
         return error.named(what, "--max-input-length {} cuts such lines")
     return f"{what}: {error}"
@@ -134,9 +146,14 @@ def _outputs(arguments: argparse.Namespace) -> list[str | None]:
         raise ValueError(f"--output-dir must be given without --output, got {arguments.output}")
     if STANDARD in files:
         raise ValueError("--output-dir must go with files that have names, got standard input")
+    names: dict[str, str] = {}
+    for file in files:
+        if (name := os.path.basename(file)) in names:
+            raise ValueError(f"--output-dir must go with files of different names, got {names[name]} and {file}")
+        names[name] = file
     check_output_folder("--output-dir", folder)
     os.makedirs(folder, exist_ok=True)
-    outputs = [os.path.join(folder, os.path.basename(file)) for file in files]
+    outputs = [os.path.join(folder, name) for name in names]
     from ..files import check_pairs
 
     check_pairs("--output-dir", files, outputs)

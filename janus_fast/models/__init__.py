@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .. import directory, foreign, weights
+from .. import directory, foreign, inputs, weights
 from ..config import JanusConfig
 from ..inputs import listed, meant
 from ..text import Vocabulary
@@ -22,7 +22,7 @@ def is_shipped(name_or_path: str | Path) -> bool:
 
 def locate(name_or_path: str | Path) -> Path:
     """The directory of a shipped model, or of one on disk. A directory on disk wins over a shipped name."""
-    path = Path(name_or_path)
+    path = Path(inputs.path("model", name_or_path))
     if path.is_dir():
         return path
     if is_shipped(name_or_path):

@@ -24,7 +24,7 @@ def tensor(op: str, argument: str, value) -> None:
 
 
 def integers(op: str, **arguments) -> None:
-    """Whole numbers, of which True and False are none; of the types, Python's own stands first, as it is found soonest."""
+    """Whole numbers; True and False are none. Python's own type stands first, for it is found soonest."""
     for argument, value in arguments.items():
         if not isinstance(value, (int, Integral, torch.SymInt)) or isinstance(value, bool):
             raise TypeError(f"{op}: {argument} must be an integer, got {_shown(value)}")

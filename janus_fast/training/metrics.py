@@ -6,11 +6,25 @@ from pathlib import Path
 
 import torch
 
-from ..reading import read_bytes
+from ..reading import read_bytes, read_text
 from ..replacing import replacing
 from .processes import Processes
 
 METRICS = "metrics.jsonl"
+SHOWN = 80  # characters of a line that is no record
+
+
+def read_records(owner: str, metrics: str | Path, *fields: str) -> list[dict]:
+    """What a run wrote down, a record a line; a ValueError of ``owner`` for a line without one of ``fields``."""
+    records = []
+    for number, line in enumerate(read_text(owner, metrics).splitlines(), 1):
+        try:
+            record = json.loads(line)
+            records.append({name: record[name] for name in fields} | record)
+        except (ValueError, KeyError, TypeError):
+            rule = f"hold a JSON object with {' and '.join(fields)} a line"
+            raise ValueError(f"{owner}: {metrics} must {rule}, got {line[:SHOWN]!r} in line {number:,}") from None
+    return records
 
 
 def drop_records_behind(directory: Path, update: int) -> None:

@@ -1,16 +1,14 @@
 """The losses of a run as a picture."""
 
-import json
 from itertools import cycle
 from pathlib import Path
 
-from ..reading import read_text
 from ..visibility_plot import COLOURS, INK
+from .metrics import read_records
 
 NOT_LOSSES = ("update", "seconds", "tokens", "kind", "lr", "epoch", "gradient_norms", "predictions_per_second")
 SMOOTHED = "_ce"  # cross-entropies with label smoothing, which run beside the "_nll" without
 GREY = "#999999"
-SHOWN = 80  # characters of a line that is no record
 BLEU = {"bleu_ar": "o", "bleu_nar": "s"}
 
 
@@ -51,16 +49,8 @@ def read_curves(metrics: str | Path) -> dict[tuple[str, str], list[tuple[int, fl
     """(update, figure) by (kind, name); of updates that a resumed run did twice, what it wrote last. A ValueError for
     a file of other lines."""
     curves: dict[tuple[str, str], dict[int, float]] = {}
-    for number, line in enumerate(read_text("plot_losses", metrics).splitlines(), 1):
-        try:
-            record = json.loads(line)
-            kind, update = record["kind"], record["update"]
-        except (ValueError, KeyError, TypeError):
-            what = f"{line[:SHOWN]!r} in line {number:,}"
-            raise ValueError(
-                f"plot_losses: {metrics} must hold a JSON object with kind and update a line, got {what}"
-            ) from None
+    for record in read_records("plot_losses", metrics, "kind", "update"):
         for name, value in record.items():
             if name not in NOT_LOSSES:
-                curves.setdefault((kind, name), {})[update] = value
+                curves.setdefault((record["kind"], name), {})[record["update"]] = value
     return {curve: sorted(points.items()) for curve, points in curves.items()}
