@@ -174,8 +174,13 @@ class Translator:
 
     @inputs.hinting
     def translate(self, texts: list[str], *, mode: str = "ar", **options) -> list[TranslationResult]:
-        """Raw sentences in, hypotheses as text out. Options as in ``translate_batch``, ``target_prefix`` and ``draft``
-        as text."""
+        """Raw sentences in, hypotheses as text out.
+
+        Args:
+            texts: the sentences.
+            mode: "ar", "nar", "semi_nar", "speculative" or "auto".
+            options: those of ``translate_batch``, with ``target_prefix`` and ``draft`` as text.
+        """
         texts = inputs.texts("texts", texts)
         for name in OUTPUTS:
             if (given := options.get(name)) is not None:
@@ -216,7 +221,7 @@ class Translator:
                 one that is too long for the model is an error.
             replace_unknowns: unknown tokens of outputs become the token of the source that they looked at most (mode
                 "ar", as ``return_attention``).
-            options: as in ``generate``.
+            options: those of ``generate``.
         """
         if inputs.choice("replace_unknowns", replace_unknowns, (True, False)):
             asked = options.pop("return_attention", False)
@@ -285,8 +290,8 @@ class Translator:
             target_prefix: for each source the ids, and no others, that outputs must begin with (all modes but "nar").
             draft: for each source ids that its output may be (modes "speculative" and "auto").
             mode: "ar", "nar", "semi_nar", "speculative" or "auto".
-            max_batch_size: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens"; fewer where that
-                would take much memory, as of 4,096 hypotheses or 131,072 tokens.
+            max_batch_size, batch_type: sources decoded at once, counted in "examples" (0: 64 of them) or "tokens";
+                fewer where that would take much memory, as of 4,096 hypotheses or 131,072 tokens.
             return_scores: whether results have ``scores``.
             first_number: the number of the first source, in error messages and for the random numbers of sampling;
                 what somebody passes who cuts a stream into several calls.
@@ -372,10 +377,16 @@ class Translator:
     ) -> Iterator[TranslationResult]:  # fmt: skip
         """Translates a stream of sentences lazily, in order.
 
-        ``read_batch_size`` sentences (16 batches a worker) are read ahead at most, and sorted into batches of similar
-        lengths. Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
-        translated; then the error is raised. Wrong options are refused at once. ``first_number`` is that of
-        ``generate``.
+        Of a stream that breaks off with an error, or holds a sentence that is too long, what comes before is
+        translated; then the error is raised. Wrong options are refused at once.
+
+        Args:
+            texts: the sentences.
+            max_batch_size, batch_type, first_number: as in ``generate``.
+            read_batch_size: sentences read ahead at most, and sorted into batches of similar lengths; 0: 16 batches a
+                worker.
+            max_input_length: as in ``translate_batch``.
+            options: those of ``translate_batch``, but ``target_prefix`` and ``draft``.
         """
         for name in OUTPUTS:
             if name in options:
@@ -396,11 +407,18 @@ class Translator:
     ) -> int:  # fmt: skip
         """Translates a text file line by line; returns the number of lines.
 
-        Lines are written when they and the ``read_batch_size`` (4 batches a worker) read with them are finished: what
-        is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
-        (``str.splitlines``) becomes a space. ``max_input_length`` as in ``translate_batch``. With ``resume`` it goes on
-        behind the whole lines that the output holds. With ``skip_errors`` a line that is too long, is no UTF-8 or fails
-        becomes an empty one, with a warning. ``janus_fast.translate_files`` is for many files and several processes.
+        What is written when the run is interrupted stays. A translation is one line: what ends a line to some reader
+        (``str.splitlines``) becomes a space. ``janus_fast.translate_files`` is for many files and several processes.
+
+        Args:
+            source_path: UTF-8 text, one sentence a line.
+            output_path: where the translations go, one a line.
+            max_batch_size: as in ``generate``.
+            read_batch_size: lines read at once, which are written when all of them are finished; 0: 4 batches a worker.
+            resume: goes on behind the whole lines that the output holds.
+            skip_errors: a line that is too long, is no UTF-8 or fails becomes an empty one, with a warning; without, it
+                ends the call.
+            options: those of ``translate_iterable``, but ``first_number``.
         """
         from . import files
 
@@ -421,7 +439,13 @@ class Translator:
     def score(
         self, texts: list[str], targets: list[str], *, max_batch_size: int = 0, batch_type: str = "examples"
     ) -> list[ScoringResult]:
-        """``score_batch`` of text: how likely each of ``targets`` is as a translation of its text."""
+        """``score_batch`` of text: how likely each translation is.
+
+        Args:
+            texts: the sentences.
+            targets: the translation of each.
+            max_batch_size, batch_type: as in ``score_batch``.
+        """
         texts, targets = inputs.texts("texts", texts), inputs.texts("targets", targets)
         if len(texts) != len(targets):
             raise ValueError(f"targets must have one entry a text = {len(texts)}, got {len(targets)}")
@@ -440,7 +464,7 @@ class Translator:
         Args:
             source: tokens of each source.
             target: tokens of the translation of each.
-            max_batch_size: pairs scored at once, counted in "examples" (0: 64 of them) or "tokens".
+            max_batch_size, batch_type: pairs scored at once, counted in "examples" (0: 64 of them) or "tokens".
         Raises:
             ValueError: not as many targets as sources, or one that is too long for the model.
         """
