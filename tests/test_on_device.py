@@ -308,11 +308,11 @@ def programs(monkeypatch):
     with torch.no_grad(), torch.device("meta"):
         decoder = on_device.Decoder(FusedModel(JanusModel(config).eval().requires_grad_(False)), Host())
         refinement, _ = decoder.refinement((4, 80), 256, NonAutoregressiveOptions(4, 3, rerank=True))
-        search, begin, step = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
+        search, *parts = decoder.search((4, 80), AutoregressiveOptions(3, max_decoding_length=20))
         with StaysOnTheDevice():
             yield {
                 "refinement": (refinement, refinement.run),
-                "search": (search, lambda: search.run(Host(), begin, search.step, AutoregressiveOptions())),
+                "search": (search, lambda: search.run(Host(), *parts, AutoregressiveOptions())),
             }
 
 

@@ -114,6 +114,10 @@ class BeamSearch:
         self.position += 1
         return self.model.step(x, seen[0], self.cross_keys, self.caches, places, seen[1])
 
+    def end(self) -> None:
+        """The step behind the longest output, of which the end alone is chosen."""
+        self.step(self.longest, last=True)
+
     def step(self, number: int | None = None, last: bool = False) -> None:
         """Feeds every hypothesis' last token and chooses the next ones; in the ``last`` step the end alone.
 
@@ -142,8 +146,10 @@ class BeamSearch:
         wrote = self.state.slots[:, 1 : steps + 1].long()  # the row of which each token was chosen
         return self.state.history_tokens[:, :steps].gather(2, wrote).transpose(1, 2).flatten(0, 1)
 
-    def run(self, runtime: Eager, begin: Callable, step: Callable, options: AutoregressiveOptions) -> None:
-        """All steps of a search, by ``begin`` and ``step`` as ``runtime`` recorded them.
+    def run(
+        self, runtime: Eager, begin: Callable, step: Callable, end: Callable, options: AutoregressiveOptions
+    ) -> None:
+        """All steps of a search, by ``begin``, ``step`` and ``end`` as ``runtime`` recorded them.
 
         The host knows how many steps it has asked for, and hears of finished sentences when it has asked for more;
         where nothing is recorded, it looks at every step, and what is done is computed no more.
@@ -167,7 +173,7 @@ class BeamSearch:
                     return
                 look = runtime.download(self.state.remaining)
         if options.forced_eos:
-            self.step(self.longest, last=True)
+            end()
 
     def _cut_off(self, sentence: int, lengths: list, tokens: list, totals: list, scores: list, count: list) -> None:
         """At the longest, of the best hypotheses those that have not ended are finished, too."""

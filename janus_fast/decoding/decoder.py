@@ -109,9 +109,9 @@ class Decoder:
             return reference.beam_search(self.model.model, sources, options, prefixes, words)
         held, allowed = self._held(sources), allowed_tokens(self.model.model, words)
         key = options.algorithm, held, *recorded(options, self.model.config)
-        search, begin, step = self._program(key, lambda: self.search(held, options, numbers, prefixes, allowed))
+        search, *parts = self._program(key, lambda: self.search(held, options, numbers, prefixes, allowed))
         search.sources.load(sources, self.runtime)
-        search.run(self.runtime, begin, step, options)
+        search.run(self.runtime, *parts, options)
         return search.results(len(sources), options, self.runtime)
 
     @torch.inference_mode()
@@ -149,14 +149,14 @@ class Decoder:
 
     def search(
         self, held: tuple[int, int], options: AutoregressiveOptions, *more
-    ) -> tuple[BeamSearch, Callable, Callable]:
-        """For so many sources and rows of sources: a search, and its recorded ``begin`` and ``step``."""
+    ) -> tuple[BeamSearch, Callable, Callable, Callable]:
+        """For so many sources and rows of sources: a search, and its recorded ``begin``, ``step`` and ``end``."""
         positions = options.longest(self.model.config) + 1
         if not self.runtime.recorded:
             positions = min(positions, FIRST_POSITIONS)
         caches = self._caches_of(held[0] * options.kept, positions)
         search = BeamSearch(self.model, Sources(self.model.model, *held), options, caches, *more)
-        return search, self.runtime.record(search.begin), self.runtime.record(search.step)
+        return search, *map(self.runtime.record, (search.begin, search.step, search.end))
 
     def speculation(
         self, held: tuple[int, int], options: SpeculativeOptions, *more

@@ -65,7 +65,7 @@ def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
     """The operators before the first step of a beam search, and those of a step."""
     with FakeTensorMode(), torch.no_grad():
         options = AutoregressiveOptions(beams, max_decoding_length=100)
-        _, begin, step = _decoder(config).search((32, 640), options)
+        _, begin, step, _ = _decoder(config).search((32, 640), options)
         return launches_of(begin), launches_of(step)
 
 
