@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "kernels/cpu/kernels.h"
+#include "kernels/activation.h"
 
 namespace janus_fast {
 

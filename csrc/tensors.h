@@ -8,6 +8,9 @@
 
 #include <sstream>
 #include <stdexcept>
+#include <string>
+
+#include "csrc/activations.h"
 
 namespace janus_fast {
 
@@ -25,6 +28,12 @@ template <typename... Args>
   do {                                   \
     if (!(condition)) fail(__VA_ARGS__); \
   } while (0)
+
+inline Activation activation_of(const char* op, const std::string& name) {
+  for (const auto& [known, activation] : kActivations)
+    if (name == known) return activation;
+  fail(op, ": activation must be one of its documented names, got ", name);
+}
 
 inline void check_rows(const Tensor& tensor, const char* op, const char* name, int64_t dim) {
   JANUS_CHECK(tensor.dim() == dim, op, ": ", name, " must have ", dim, " dimensions, got ", tensor.dim());

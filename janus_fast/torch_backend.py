@@ -79,7 +79,9 @@ class TorchBackend:
         self._name, self._threads, self.insists = device, intra_threads, insists
         with self._decoding():
             self.model = self._model(config, arrays, device, compute_type)
-            fused = FusedModel(self.model)
+            # not measured yet: docs/gpu-kernels.md
+            whole_steps = records and os.environ.get("JANUS_FAST_WHOLE_STEPS", "0") not in ("", "0")
+            fused = FusedModel(self.model, whole_steps)
             self._decoder, self._recorded = Decoder(fused, Eager()), None
             if records:
                 self._lock, self._device = threading.Lock(), self.model.output_weight.device

@@ -18,6 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from janus_fast.reference.decoder_step import hidden_of
+from janus_fast.reference.linear_activation import ACTIVATIONS
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
 FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
@@ -199,6 +202,20 @@ def attention(run, query, key, value, query_offsets, key_offsets, key_sequences,
         *query.shape[1:], scale, query.dtype == torch.bfloat16, warps_per_head, chunk, output, lse,
     )  # fmt: skip
     return output, lse
+
+
+def decoder_step(run, x, caches, places, cross_keys, parameters, *rest):
+    """Writes keys and values in place."""
+    integers, (activation, before, eps, *tiles) = rest[:12], rest[12:]
+    (rows, channels), (layers, keys, _, heads, size) = x.shape, caches.shape
+    hidden, output = hidden_of(parameters.shape[1], channels), torch.empty_like(x)
+    sequences = [n for own in (integers[:6], integers[6:]) for n in (own[2].numel(), own[1].numel() - 1)]
+    run(
+        "decoder_step", x, caches, places, cross_keys, parameters, *integers, rows, places.numel(), layers, heads, size,
+        hidden, keys, cross_keys.shape[1], *sequences, *cross_keys.stride()[:2], list(ACTIVATIONS).index(activation),
+        before, eps, x.dtype == torch.bfloat16, *(tiles or (0, 0)), torch.empty(rows * (3 * channels + hidden)), output,
+    )  # fmt: skip
+    return output
 
 
 def beam_step(run, log_probs, ids, eos, *state):

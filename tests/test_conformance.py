@@ -32,7 +32,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the Triton kernels
 # several of everything, and those that the kernel chooses are one.
 TILES: dict[str, list[dict]] = {"attention": [{"BLOCK_M": 16, "BLOCK_N": 16}], "dropout_add": [{"blocks": 16}]}
 # The same of each CUDA kernel, and the order of threads: 0 is in order.
-CUDA_TILES = {"attention": [(0, 0), (2, 32), (1, 32), (4, 96)]}
+CUDA_TILES = {"attention": [(0, 0), (2, 32), (1, 32), (4, 96)], "decoder_step": [(0, 0), (1, 32), (5, 96)]}
 SEEDS = (0, 1, 2, 3)
 LARGE = 100_000  # elements of a sample that has several of the kernel's own tiles
 

@@ -14,6 +14,8 @@ BUDGETS = {
     "predict_lengths_kernel<float>": (64, 384),
     "predict_lengths_kernel<__nv_bfloat16>": (64, 384),
     "beam_step_kernel": (64, 2048),
+    "decoder_step_kernel<float>": (128, 0),
+    "decoder_step_kernel<__nv_bfloat16>": (128, 0),
     **{f"attention_kernel<{t}, 32>": (128, 0) for t in ("__half", "__nv_bfloat16")},
     **{f"attention_kernel<{t}, 64>": (168, 0) for t in ("__half", "__nv_bfloat16")},
     **{f"attention_kernel<{t}, 96>": (192, 0) for t in ("__half", "__nv_bfloat16")},

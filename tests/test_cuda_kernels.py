@@ -1,5 +1,7 @@
 """The CUDA kernels, run on the CPU by the emulator of tests/simt: what the conformance suite does not ask."""
 
+from math import prod
+
 import emulated
 import pytest
 import torch
@@ -7,6 +9,7 @@ from gpu import cubins
 
 from benchmarks.budget import allowed, error, in_fixed_order, largest
 from janus_fast import ops, reference
+from janus_fast.reference.decoder_step import shapes
 
 pytestmark = [
     pytest.mark.gpu,
@@ -68,7 +71,7 @@ def test_attention_is_the_definition(label, dtype, run):
 
 
 LAUNCHED = [
-    "update_mask_kernel", "predict_lengths_kernel<float>", "beam_step_kernel",
+    "update_mask_kernel", "predict_lengths_kernel<float>", "beam_step_kernel", "decoder_step_kernel<float>",
     *(f"attention_kernel<__nv_bfloat16, {size}>" for size in (32, 64, 96, 128)),
 ]  # fmt: skip
 
@@ -76,7 +79,7 @@ LAUNCHED = [
 @pytest.mark.parametrize("kernel", LAUNCHED)
 def test_launches_are_of_the_sizes_that_the_documentation_s_table_is_made_for(kernel):
     run, (name, _, size) = emulated.Emulator(), kernel.rstrip(">").partition("_kernel")
-    rows, heads, channels, classes, beams, choices = cubins.SHAPE
+    rows, heads, channels, hidden, classes, beams, choices = cubins.SHAPE
     if name == "attention":
         query = torch.zeros(2 * rows, heads, int(size.split(",")[1]), dtype=torch.bfloat16)
         offsets, times = torch.tensor([0, rows, 2 * rows]).int(), torch.zeros(2 * rows).int()
@@ -87,6 +90,23 @@ def test_launches_are_of_the_sizes_that_the_documentation_s_table_is_made_for(ke
     elif name == "beam_step":
         state = reference.BeamState.new(1, 10, beams)
         emulated.beam_step(run, torch.zeros(1, beams, choices), torch.full((1, beams, choices), 3), 2, *state)
+    elif name == "decoder_step":
+        caches, one, none = (
+            torch.zeros(1, rows, 2, heads, channels // heads),
+            torch.tensor([0, 1]).int(),
+            torch.zeros(1),
+        )
+        seen = (
+            one,
+            torch.tensor([0, rows]).int(),
+            none.int(),
+            none.int(),
+            torch.zeros(rows).int(),
+            torch.ones(rows).int(),
+        )
+        parameters = torch.zeros(1, sum(map(prod, shapes(channels, hidden))))
+        given = torch.zeros(1, channels), caches, torch.zeros(1).long(), caches.clone(), parameters, *seen, *seen
+        emulated.decoder_step(run, *given, "relu", False, 1e-5)
     else:
         emulated.update_mask(run, *dict(ops.OPERATIONS["update_mask"].samples())["half"])
     threads, shared = emulated.launched()

@@ -37,11 +37,13 @@ def predict_lengths(record):
         emulated.predict_lengths(record, *SAMPLES["predict_lengths"][label])
 
 
+def bfloat16(arguments) -> list:
+    return [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+
+
 def attention(record):
     for label, tiles in (("intervals", (0, 0)), ("causal", (2, 32)), ("strided", (4, 64)), ("sees_nothing", (1, 32))):
-        arguments = SAMPLES["attention"][label]
-        arguments = [a.bfloat16() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-        emulated.attention(record, *arguments, *tiles)
+        emulated.attention(record, *bfloat16(SAMPLES["attention"][label]), *tiles)
 
 
 def beam_step(record):
@@ -49,11 +51,17 @@ def beam_step(record):
         emulated.beam_step(record, *(a.clone() if isinstance(a, Tensor) else a for a in SAMPLES["beam_step"][label]))
 
 
+def decoder_step(record):
+    for label in ("odd_sizes", "query_rows", "norms_before", "sees_nothing"):
+        emulated.decoder_step(record, *bfloat16(SAMPLES["decoder_step"][label]), 3, 64)
+
+
 CALLS = {
     "update_mask": update_mask,
     "predict_lengths": predict_lengths,
     "attention": attention,
     "beam_step": beam_step,
+    "decoder_step": decoder_step,
 }
 
 
@@ -174,6 +182,35 @@ PLANTED = [  # launcher, header, what is there, what the bug makes of it, the ch
     ),
     pytest.param(
         "beam_step", "beam_step.cuh", "&& other < c)", "&& other > c)", ["in order"], id="beam_step-ties-reversed",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh",
+        "      grid_barrier();  // they are there\n", "", ["random orders", "thread"],
+        id="decoder_step-blocks-do-not-wait-for-keys",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh",
+        "      grid_barrier();  // and so is the sum\n", "", ["random orders", "thread"],
+        id="decoder_step-blocks-do-not-wait-for-sums",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh",
+        "shared.x[i] = from[i];\n  __syncthreads();\n", "shared.x[i] = from[i];\n", ["random orders", "thread"],
+        id="decoder_step-no-barrier-behind-rows",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh",
+        "  __syncthreads();  // and nobody reads the query any more\n", "", ["random orders", "thread"],
+        id="decoder_step-no-barrier-behind-parts",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh", "time >= seen.visible_until", "time > seen.visible_until", ["in order"],
+        id="decoder_step-interval-closed",
+    ),
+    pytest.param(
+        "decoder_step", "decoder_step.cuh", "i < rows * channels; i += threads) shared.x[i] = from[i];",
+        "i <= rows * channels; i += threads) shared.x[i] = from[i];", ["address"],
+        id="decoder_step-one-channel-too-many",
     ),
 ]  # fmt: skip
 

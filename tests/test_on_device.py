@@ -16,7 +16,7 @@ from test_decoding import make_model, make_sources, rounding_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus_fast import JanusConfig, JanusModel, Translator, ops, torch_backend
-from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, beam_search
+from janus_fast.decoding import AutoregressiveOptions, NonAutoregressiveOptions, SpeculativeOptions, beam_search
 from janus_fast.decoding import decoder as on_device
 from janus_fast.decoding.fused import FusedModel
 from janus_fast.decoding.modes import MODES
@@ -123,6 +123,48 @@ def test_an_ordinary_transformer_is_searched(label):
     options = options_of("ar", label)
     for sources in batches():
         assert_same(recorded.decode(sources, options), eager.decode(sources, options), 2e-6)
+
+
+WHOLE = {  # searches, and how many of their batches have few enough rows for one operation
+    "post-norm": ({"two_stream": False}, AutoregressiveOptions(beam_size=1, max_decoding_length=9), 3),
+    "pre-norm": (
+        {"two_stream": False, **MODELS["pre-norm"]},
+        AutoregressiveOptions(beam_size=2, max_decoding_length=9),
+        2,
+    ),
+    "two streams": ({}, AutoregressiveOptions(beam_size=1, max_decoding_length=9), 2),
+    "drafts": ({}, SpeculativeOptions(max_decoding_length=9, draft_length=1), 1),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_steps_decode_what_layers_do(name, monkeypatch):
+    changes, options, few = WHOLE[name]
+    model = make_model(d_model=64, **changes).double().requires_grad_(False)  # heads of 16
+    (layers, _), steps = decoders(model), []
+    expected = [layers.decode(sources, options) for sources in batches()]
+    whole = on_device.Decoder(FusedModel(model, whole_steps=True), Recorded())
+    run = ops.decoder_step
+    monkeypatch.setattr(ops, "decoder_step", lambda *given, **options: steps.append(given) or run(*given, **options))
+    ran = []
+    for sources, results in zip(batches(), expected, strict=True):
+        before = len(steps)
+        assert_same(whole.decode(sources, options), results, 2e-6)
+        ran.append(len(steps) > before)
+    assert sum(ran) == few
+
+
+def test_whole_steps_hold_no_parameter_twice():
+    model = make_model(d_model=64).requires_grad_(False)
+    expected = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    fused = FusedModel(model, whole_steps=True)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    own = {p.untyped_storage().data_ptr() for p in model.decoder.layers[1].self_attn.out_proj.parameters()}
+    assert own == {fused.packed.untyped_storage().data_ptr()}
+    assert {p.untyped_storage().data_ptr() for p in fused.projections[model.decoder.layers[1]]} == own
+    sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
+    assert sum(sizes.values()) == sum(p.nbytes for p in model.parameters())
 
 
 def test_canvases_that_find_no_room_are_given_more(monkeypatch):
@@ -365,16 +407,31 @@ def test_a_planted_wait_is_found(planted, name, programs, monkeypatch):
 # ------------------------------------------------------------------------------------------------------ launches
 
 
-def test_launches_of_a_pass_are_those_of_the_documentation():
+def documented_launches(title):
+    """A section of the documentation, and the operators that its table counts."""
     text = (emulated.ROOT / "docs/gpu-kernels.md").read_text()
-    table = text.split("## Launches of a refinement pass")[1].split("\n## ")[0]
+    table = text.split(f"## {title}\n")[1].split("\n## ")[0]
     documented = Counter()
     for count, operators in re.findall(r"^\| (\d+) \| (`.*?`) \|", table, re.M):
         names = re.findall(r"`(\w+)`", operators)
         documented.update(dict.fromkeys(names, int(count) // len(names)))
+    return table, documented
+
+
+def test_launches_of_a_pass_are_those_of_the_documentation():
+    table, documented = documented_launches("Launches of a refinement pass")
     assert documented == launches.refinement()[1]
     assert f"That is {documented.total()}." in table
     assert f"A step of a search has {launches.search()[1].total()}" in table
+
+
+def test_launches_of_a_greedy_step_are_those_of_the_documentation():
+    table, documented = documented_launches("Launches of a step of greedy search")
+    begin, step = launches.search(1, 1, two_stream=False)
+    assert documented == step
+    assert f"That is {documented.total()};" in table and f"the beginning ({begin.total()} operators)" in table
+    whole = launches.search(1, 1, whole_steps=True, two_stream=False)[1]
+    assert f"a step then has {whole.total()} operators" in table and whole["decoder_step"] == 1
 
 
 def test_launches_of_a_pass_do_not_depend_on_settings_but_layers():
@@ -430,3 +487,33 @@ def test_programs_are_recorded_again_when_all_have_been_forgotten(monkeypatch):
         options = options_of(mode, label)
         (sources,) = batches(1)
         assert_same(recorded.decode(sources, options), eager.decode(sources, options), 0.0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_steps_are_recorded(name, dtype):
+    """And in float32 decode what layers do."""
+    changes, options, _ = WHOLE[name]
+    model = make_model(d_model=64, **changes)
+    tolerance = 4 * rounding_error(model, "float32") + 2e-6
+    model = model.to("cuda", dtype).requires_grad_(False)
+    layers = on_device.Decoder(FusedModel(model), Eager())
+    expected = [layers.decode(sources, options) for sources in batches()]
+    fused, runtimes = FusedModel(model, whole_steps=True), (Graphs(torch.device("cuda")), Recorded())
+    recorded, eager = (on_device.Decoder(fused, runtime) for runtime in runtimes)
+    for sources, by_layers in zip(batches() * 2, expected * 2, strict=True):
+        assert_same(results := recorded.decode(sources, options), eager.decode(sources, options), 0.0)
+        if dtype == torch.float32:
+            assert_same(results, by_layers, tolerance)
+
+
+@needs_gpu
+def test_whole_steps_are_asked_for_by_the_environment(monkeypatch):
+    model = make_model(d_model=64, two_stream=False)
+    (sources,) = batches(1)
+    decode = lambda: Translator(model, device="cuda", backend="cuda").generate(sources, beam_size=1)  # noqa: E731
+    expected, steps, run = decode(), [], ops.decoder_step
+    monkeypatch.setattr(ops, "decoder_step", lambda *given, **options: steps.append(given) or run(*given, **options))
+    monkeypatch.setenv("JANUS_FAST_WHOLE_STEPS", "1")
+    assert [r.hypotheses for r in decode()] == [r.hypotheses for r in expected] and steps

@@ -511,16 +511,24 @@ def beam_step(log_probs, ids, eos=2, **state):
     ops.beam_step(log_probs, ids, BeamState(**state), eos=eos)
 
 
+def decoder_step(**given):
+    ops.decoder_step(**given, visibility=STEP_SEES, cross_visibility=STEP_SEES_SOURCES)
+
+
 def joint_loss(ar, nar, weight, ar_targets, nar_targets, ar_masked, **options):
     ops.joint_loss({"ar": ar, "nar": nar}, weight, {"ar": ar_targets, "nar": nar_targets}, ar_masked, **options)
 
 
+*STEP, activation, before, eps = dict(ops.OPERATIONS["decoder_step"].samples())["one_layer"]
+STEP_SEES, STEP_SEES_SOURCES = Visibility(*STEP[5:11]), Visibility(*STEP[11:])
+STEP = dict(zip(("x", "caches", "places", "cross_keys", "parameters"), STEP, strict=False))
 TENSORS = {  # every operation, with its arguments that are tensors by name; joint_loss calls its own otherwise
     "add_layer_norm": (ops.add_layer_norm, {"x": H, "residual": H, "weight": H[0], "bias": H[0]}),
     "attention": (partial(ops.attention, visibility=V4), {"query": Q, "key": K, "value": K}),
     "beam_step": (
         beam_step, {"log_probs": torch.zeros(2, 3, 4), "ids": ID.new_zeros(2, 3, 4), **BeamState.new(2, 5, 3)._asdict()}
     ),
+    "decoder_step": (decoder_step, STEP),
     "dropout_add": (partial(ops.dropout_add, p=0.1), {"x": H, "residual": H, "seed": ID[0]}),
     "joint_loss": (
         joint_loss,
@@ -576,6 +584,8 @@ NUMBERS = {  # every argument that is no tensor but a number: its kind, and a va
     ("add_layer_norm", "eps"): (float, -1.0, "at least 0"),
     ("attention", "scale"): (float, float("inf"), "a finite number"),
     ("beam_step", "eos"): (int, -1, "in [0, 2147483647]"),
+    ("decoder_step", "normalize_before"): (bool, 1, "True or False"),
+    ("decoder_step", "eps"): (float, -1.0, "at least 0"),
     ("dropout_add", "p"): (float, 1.0, "in [0, 1)"),
     ("joint_loss", "label_smoothing"): (float, 2, "in [0, 1]"),
     ("linear_topk", "k"): (int, 0, "in [1, V = 10]"),
@@ -630,8 +640,8 @@ def test_numpy_s_numbers_are_numbers():
     "name, argument, letter",
     [
         ("add_layer_norm", "x", "C"), ("attention", "query", "D"), ("beam_step", "log_probs", "K"),
-        ("joint_loss", "weight", "C"), ("linear_activation", "x", "C"), ("linear_argmax", "hidden", "C"),
-        ("linear_topk", "hidden", "C"), ("predict_lengths", "encoded", "C"),
+        ("decoder_step", "x", "C"), ("joint_loss", "weight", "C"), ("linear_activation", "x", "C"),
+        ("linear_argmax", "hidden", "C"), ("linear_topk", "hidden", "C"), ("predict_lengths", "encoded", "C"),
     ],
 )  # fmt: skip
 def test_what_has_no_channels_is_named(name, argument, letter):
@@ -640,6 +650,25 @@ def test_what_has_no_channels_is_named(name, argument, letter):
     with pytest.raises(ValueError) as caught:
         call(**{**tensors, argument: wrong})
     assert str(caught.value) == f"{name}: {argument} must have {letter} of at least 1, got shape {list(wrong.shape)}"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: {"caches": s["caches"].unsqueeze(0)}, r"caches must have shape \[L, Nk, 2, H, D\] with H \* D = 32"),
+        (lambda s: {"caches": s["caches"].mT.contiguous().mT}, "caches must be contiguous, got strides"),
+        (lambda s: {"cross_keys": torch.cat([s["cross_keys"]] * 2)}, r"cross_keys must have shape \[1, Ns, 2, 2, 16"),
+        (lambda s: {"cross_keys": s["cross_keys"].mT.contiguous().mT}, r"cross_keys\[0, 0\] must be contiguous"),
+        (lambda s: {"parameters": s["parameters"][:, 1:]}, r"parameters must have shape \[1, 6 C\^2 .*, got \[1, 9"),
+        (lambda s: {"places": s["places"].repeat(2)}, "places must have at most the rows of x, 2, got 4"),
+        (lambda s: {"x": s["x"][:1]}, "places must have at most the rows of x, 1, got 2"),
+        (lambda s: {"caches": s["caches"][:, 1:]}, "visibility must be of 2 queries and 22 keys, got 2 and 23"),
+        (lambda s: {"activation": "tanh"}, "activation must be one of"),
+    ],
+)  # fmt: skip
+def test_a_step_says_what_does_not_fit(change, message):
+    with pytest.raises(ValueError, match=f"^decoder_step: {message}"):
+        decoder_step(**{**STEP, **change(STEP)})
 
 
 @pytest.mark.parametrize("case", ERRORS)

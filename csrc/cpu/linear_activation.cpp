@@ -2,19 +2,12 @@
 #include <optional>
 #include <string>
 
-#include "csrc/activations.h"
 #include "csrc/cpu/launch.h"
 
 namespace janus_fast {
 namespace {
 
 constexpr const char* kOp = "linear_activation";
-
-Activation activation_of(const std::string& name) {
-  for (const auto& [known, activation] : kActivations)
-    if (name == known) return activation;
-  fail(kOp, ": activation must be one of its documented names, got ", name);
-}
 
 template <typename T>
 void launch(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, Activation activation,
@@ -43,7 +36,7 @@ Tensor linear_activation_cpu(const Tensor& x, const Tensor& weight, std::optiona
   if (bias) check_vector(*bias, kOp, "bias", x.scalar_type(), weight.size(0));
   Tensor output = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
   with_type<float, BFloat16>(x, kOp, "x must be float32 or bfloat16", [&](auto type) {
-    launch<decltype(type)>(x, weight, bias, activation_of(activation), output);
+    launch<decltype(type)>(x, weight, bias, activation_of(kOp, activation), output);
   });
   return output;
 }

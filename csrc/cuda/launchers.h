@@ -37,4 +37,20 @@ int janus_fast_attention(const void* query, const void* key, const void* value, 
 // kernels/cuda/beam_step.cuh: at most kMostBeams beams, and kMostCandidates candidates of a sentence.
 int janus_fast_beam_step(const float* log_probs, const int64_t* ids, int64_t sentences, int64_t beams, int64_t choices,
                          int64_t most_steps, int64_t eos, JANUS_BEAM_STATE(JANUS_BEAM_PARAMETER) void* stream);
+
+// kernels/cuda/decoder_step.cuh, on float32 or bfloat16: at most kStepRows rows, which with what they pass through fit
+// shared memory. Head sizes are multiples of 16 up to 128, `hidden` is one of 8. blocks and threads are chosen where
+// they are 0. `work` is [rows * (3 * heads * size + hidden)].
+int janus_fast_decoder_step(const void* x, void* caches, const int64_t* places, const void* cross,
+                            const void* parameters, const int32_t* query_offsets, const int32_t* key_offsets,
+                            const int32_t* key_sequences, const int32_t* query_times, const int32_t* visible_from,
+                            const int32_t* visible_until, const int32_t* cross_query_offsets,
+                            const int32_t* cross_key_offsets, const int32_t* cross_key_sequences,
+                            const int32_t* cross_query_times, const int32_t* cross_visible_from,
+                            const int32_t* cross_visible_until, int64_t rows, int64_t content, int64_t layers,
+                            int64_t heads, int64_t size, int64_t hidden, int64_t keys, int64_t sources,
+                            int64_t query_sequences, int64_t key_sequence_count, int64_t cross_query_sequences,
+                            int64_t cross_key_sequence_count, int64_t cross_layer_stride, int64_t cross_row_stride,
+                            int32_t activation, bool normalize_before, float eps, bool bfloat16, int32_t blocks,
+                            int32_t threads, float* work, void* output, void* stream);
 }

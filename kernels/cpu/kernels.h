@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/activation.h"
+
 namespace janus_fast {
 
 struct BFloat16 {
@@ -68,8 +70,6 @@ struct AttentionKernels {
   void (*fwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
   void (*bwd)(const AttentionCall<T, TK>&, int64_t begin, int64_t end, Accumulator<T>* scratch);
 };
-
-enum class Activation : uint8_t { kNone, kRelu, kGelu, kSilu, kGeluNew, kQuickGelu };
 
 // Outputs and rows of a task.
 constexpr int64_t kLinearOutputs = 64, kLinearChunk = 96;

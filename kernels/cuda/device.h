@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -17,7 +18,7 @@
 #define SHARED(T, name, count)                                               \
   static T name[count]; /* blocks run one at a time, so it is the block's */ \
   [[maybe_unused]] static const bool name##_declared = simt::declare_shared(name, sizeof(name))
-#define DYNAMIC_SHARED(name) unsigned char* name = simt::machine.dynamic_shared
+#define DYNAMIC_SHARED(name) unsigned char* name = simt::machine.current->block->dynamic_shared
 #endif
 
 namespace janus_fast::cuda {
@@ -51,6 +52,17 @@ __device__ __forceinline__ float widen(__nv_bfloat16 x) {
 template <>
 __device__ __forceinline__ float widen(__half x) {
   return __half2float(x);
+}
+
+template <typename T>
+__device__ __forceinline__ T narrow(float x);
+template <>
+__device__ __forceinline__ float narrow(float x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrow(float x) {
+  return __float2bfloat16_rn(x);
 }
 
 // Two floats as the two halves of a register, the first one low.
@@ -114,6 +126,9 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
 }
 __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// Waits for all threads of a cooperative launch; what any of them wrote before, all see behind it.
+__device__ __forceinline__ void grid_barrier() { cooperative_groups::this_grid().sync(); }
+
 #else
 
 template <typename T>
@@ -130,6 +145,7 @@ inline void copy_async(void* shared, const void* global, bool valid) {
   simt::copy_async(shared, global, 16, valid ? 16 : 0);
 }
 inline void wait_copies() { simt::wait_copies(); }
+inline void grid_barrier(int line = __builtin_LINE()) { simt::grid_barrier(line); }
 
 #endif
 

@@ -46,12 +46,13 @@ class Shape(NamedTuple):
     sequence_rows: int  # of a query and of a key sequence, in the mean
     heads: int
     channels: int
+    hidden: int
     length_classes: int
     beams: int
     choices: int
 
 
-SHAPE = Shape(sequence_rows=25, heads=8, channels=512, length_classes=256, beams=5, choices=14)  # of wmt16_enro
+SHAPE = Shape(25, heads=8, channels=512, hidden=2048, length_classes=256, beams=5, choices=14)  # of wmt16_enro
 
 
 def launch_of(kernel: str) -> tuple[int, int]:
@@ -66,6 +67,8 @@ def launch_of(kernel: str) -> tuple[int, int]:
         return 16, 4 * (SHAPE.length_classes + SHAPE.channels) * 4
     if name == "beam_step":
         return 4, SHAPE.beams * SHAPE.choices * 4
+    if name == "decoder_step":  # greedy, a sentence
+        return 16, 4 * (SHAPE.hidden + 2 * 8 + 128 + 16 * (128 + 2))
     return {"update_mask": (32, 0)}[name]
 
 

@@ -61,17 +61,17 @@ def refinement(adaptive: bool = True, **config) -> tuple[Counter, Counter]:
         return before, launches_of(refinement.refine, refinement.begin().canvases, 0)
 
 
-def search(beams: int = 5, **config) -> tuple[Counter, Counter]:
+def search(beams: int = 5, sentences: int = 32, whole_steps: bool = False, **config) -> tuple[Counter, Counter]:
     """The operators before the first step of a beam search, and those of a step."""
     with FakeTensorMode(), torch.no_grad():
-        options = AutoregressiveOptions(beams, max_decoding_length=100)
-        _, begin, step, _ = _decoder(config).search((32, 640), options)
+        options = AutoregressiveOptions(beam_size=beams, max_decoding_length=100)
+        _, begin, step, _ = _decoder(config, whole_steps).search((sentences, 20 * sentences), options)
         return launches_of(begin), launches_of(step)
 
 
-def _decoder(config: dict) -> Decoder:
+def _decoder(config: dict, whole_steps: bool = False) -> Decoder:
     model = JanusModel(JanusConfig(**{**SIX_LAYERS, **config})).eval().requires_grad_(False)
-    return Decoder(FusedModel(model), Recorded())
+    return Decoder(FusedModel(model, whole_steps), Recorded())
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,7 @@
 #define __launch_bounds__(...)
 
 #define threadIdx (simt::machine.current->thread_index)
-#define blockIdx (simt::machine.block_index)
+#define blockIdx (simt::machine.current->block->index)
 #define blockDim (simt::machine.block)
 #define gridDim (simt::machine.grid)
 

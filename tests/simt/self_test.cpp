@@ -126,6 +126,26 @@ void read_unwritten(float* value) {
   *fixed = 1.0f;
 }
 
+// Every block writes, and reads what another has written.
+void pass_on(int* values, int* passed, bool wait) {
+  if (threadIdx.x == 0) values[blockIdx.x] = static_cast<int>(blockIdx.x) + 1;
+  if (wait) grid_barrier();
+  if (threadIdx.x == 1) passed[blockIdx.x] = values[(blockIdx.x + 1) % gridDim.x];
+}
+bool all_passed(bool wait) {
+  int values[4] = {}, passed[4] = {};
+  expect(simt::launch(4, 64, 16, [&] { pass_on(values, passed, wait); }, true) == 0, "a grid barrier");
+  bool all = true;
+  for (int i = 0; i < 4; i++) all &= passed[i] == (i + 1) % 4 + 1;
+  return all;
+}
+void part_grids(float*) {
+  if (blockIdx.x == 0)
+    grid_barrier();
+  else
+    grid_barrier();
+}
+
 void expect_error(int status, const std::string& words, const char* what) {
   expect(status != 0 && simt::last_error().find(words) != std::string::npos, what);
 }
@@ -135,6 +155,7 @@ void expect_error(int status, const std::string& words, const char* what) {
 int main() {
   float values[64] = {};
   unsigned ballots[2] = {};
+  bool missed = false;
   for (uint64_t seed : {0, 1, 2, 3}) {
     simt::machine.seed = seed;
     test_mma<__nv_bfloat16>("mma of bfloat16");
@@ -144,10 +165,14 @@ int main() {
     expect_error(run(32, 0, wait_for_nobody, values), "deadlock", "a shuffle of half a warp");
     expect_error(run(64, 0, part_ways, values), "divergent __syncthreads", "two places of one barrier");
     expect_error(run(32, 0, leave_a_lane_out, values), "outside its own mask", "a lane without its bit");
+    expect(all_passed(true), "what was written before a grid barrier");
+    missed |= !all_passed(false);
+    expect_error(simt::launch(2, 32, 0, [&] { part_grids(values); }, true), "divergent grid_barrier", "two places");
     for (int launch = 0; launch < 2; launch++) {
       expect(run(1, 4, read_unwritten, values) == 0, "unwritten shared memory");
       expect(values[0] != values[0] && values[1] != values[1], "unwritten shared memory is NaN");
     }
   }
+  expect(missed, "blocks run together");
   return failures != 0;
 }

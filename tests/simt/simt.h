@@ -1,7 +1,8 @@
 // Runs CUDA C++ kernels on the CPU, one fiber for each CUDA thread: the source that nvcc compiles, without a GPU.
 // It finds wrong indices, fragment layouts, barriers and bounds. It says nothing about speed and is no backend.
 //
-//   * Blocks run one after another; the threads of a block change at barriers, warp collectives and atomics.
+//   * Blocks run one after another, those of a cooperative launch together; threads change at barriers, warp
+//     collectives and atomics.
 //   * Seed 0 runs everything in order, any other seed in a random order that it fixes: blocks, threads, and how early
 //     an asynchronous copy happens. What a missing barrier breaks, some seed shows.
 //   * AddressSanitizer sees every access outside global or shared memory. ThreadSanitizer takes each fiber for a thread
@@ -9,7 +10,8 @@
 //   * Shared memory is full of NaN when a block begins.
 //   * Deadlocks, divergent barriers and collectives without all their lanes are errors.
 //
-// It does not look for races between blocks, and knows no clusters, TMA, wgmma or weak memory order.
+// It looks for races between blocks in cooperative launches alone, and knows no clusters, TMA, wgmma or weak memory
+// order.
 #pragma once
 
 #include <sys/mman.h>
@@ -88,6 +90,8 @@ struct Copy {  // asynchronous, not yet performed
   int bytes, zeros;
 };
 
+struct Block;
+
 struct Fiber {
 #ifdef __x86_64__
   void* stack_pointer = nullptr;
@@ -99,9 +103,10 @@ struct Fiber {
   size_t size = 0;
   void* fake_stack = nullptr;
   void* thread = nullptr;  // ThreadSanitizer's
-  enum State : uint8_t { kReady, kBarrier, kCollective, kDone } state = kDone;
+  enum State : uint8_t { kReady, kBarrier, kGridBarrier, kCollective, kDone } state = kDone;
+  Block* block = nullptr;
   uint3 thread_index{};
-  unsigned index = 0;
+  unsigned index = 0;  // within the block
   // Where it waits, and with which lanes.
   const char* what = "";
   int line = 0;
@@ -117,21 +122,34 @@ struct SharedArray {
   size_t bytes;
 };
 
+// Where the threads of a block, or of all blocks, wait for each other.
+struct Barrier {
+  unsigned alive = 0, arrived = 0, generation = 0;
+  int line = 0;
+  uint64_t sync[2];  // addresses for ThreadSanitizer
+};
+
+struct Block {
+  uint3 index{};
+  Fiber* fibers = nullptr;
+  Barrier barrier;
+  std::vector<uint64_t> warp_sync;  // two for each warp, in turn
+  std::vector<uint8_t> warp_turn;
+  unsigned char* dynamic_shared = nullptr;
+};
+
 struct Machine {
   dim3 grid, block;
-  uint3 block_index{};
   Fiber host;
   Fiber* current = nullptr;
-  std::vector<Fiber> fibers;
-  std::vector<unsigned> ready;
+  std::vector<Block> blocks;  // that run together
+  std::vector<Fiber> fibers;  // of each of them as many as a block has threads
+  std::vector<Fiber*> ready;
   size_t next_ready = 0;
-  unsigned threads = 0, alive = 0, arrived = 0, generation = 0;
-  int barrier_line = 0;
-  uint64_t barrier_sync[2], start_sync;  // addresses for ThreadSanitizer
-  std::vector<uint64_t> warp_sync;       // two for each warp, in turn
-  std::vector<uint8_t> warp_turn;
+  unsigned threads = 0;  // of a block
+  Barrier grid_barrier;
+  uint64_t start_sync;
   std::vector<SharedArray> shared_arrays;
-  unsigned char* dynamic_shared = nullptr;
   size_t dynamic_shared_bytes = 0;
   uint64_t seed = 0, random_state = 0;
   std::string error;
@@ -140,6 +158,7 @@ struct Machine {
 };
 inline Machine machine;
 
+constexpr int kMultiprocessors = 3;
 constexpr size_t kStackBytes = 128 << 10, kGuardBytes = 4096;
 
 inline bool randomised() { return machine.seed != 0; }
@@ -185,9 +204,9 @@ inline void jump(Fiber& from, Fiber& to, bool for_good = false) {
 }
 
 inline void yield() { jump(*machine.current, machine.host); }
-inline void wake(unsigned index) {
-  machine.fibers[index].state = Fiber::kReady;
-  machine.ready.push_back(index);
+inline void wake(Fiber& fiber) {
+  fiber.state = Fiber::kReady;
+  machine.ready.push_back(&fiber);
 }
 [[noreturn]] inline void fail(const std::string& what) {  // leaves the kernel for good
   machine.error = what;
@@ -195,7 +214,8 @@ inline void wake(unsigned index) {
 }
 inline std::string where(const Fiber& fiber) {
   const uint3 t = fiber.thread_index;
-  return "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ") at " +
+  const std::string block = machine.blocks.size() > 1 ? "block " + std::to_string(fiber.block->index.x) + ", " : "";
+  return block + "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ") at " +
          fiber.what + ", line " + std::to_string(fiber.line);
 }
 inline void wait(Fiber::State state, const char* what, int line) {
@@ -203,35 +223,42 @@ inline void wait(Fiber::State state, const char* what, int line) {
   self.state = state, self.what = what, self.line = line;
 }
 
-inline void try_barrier() {
-  if (!machine.arrived || machine.arrived < machine.alive) return;
-  machine.arrived = 0, machine.generation++;
-  for (unsigned i = 0; i < machine.threads; i++)
-    if (machine.fibers[i].state == Fiber::kBarrier) wake(i);
+// Wakes the fibers in [begin, end) that wait in this state if all that live have arrived.
+inline void try_barrier(Barrier& barrier, Fiber::State state, Fiber* begin, Fiber* end) {
+  if (!barrier.arrived || barrier.arrived < barrier.alive) return;
+  barrier.arrived = 0, barrier.generation++;
+  for (Fiber* fiber = begin; fiber < end; fiber++)
+    if (fiber->state == state) wake(*fiber);
+}
+inline void try_barriers(Block& block) {
+  try_barrier(block.barrier, Fiber::kBarrier, block.fibers, block.fibers + machine.threads);
+  Fiber* first = machine.fibers.data();
+  try_barrier(machine.grid_barrier, Fiber::kGridBarrier, first, first + machine.blocks.size() * machine.threads);
 }
 
-inline unsigned live_lanes(unsigned warp_begin) {
+inline unsigned live_lanes(const Fiber* warp, unsigned count) {
   unsigned lanes = 0;
-  for (unsigned l = 0; l < 32 && warp_begin + l < machine.threads; l++)
-    lanes |= static_cast<unsigned>(machine.fibers[warp_begin + l].state != Fiber::kDone) << l;
+  for (unsigned l = 0; l < count; l++) lanes |= static_cast<unsigned>(warp[l].state != Fiber::kDone) << l;
   return lanes;
 }
 
 // Completes a collective when all live lanes of its mask are there.
 inline void try_collective(Fiber& fiber) {
-  const unsigned begin = fiber.index / 32 * 32, live = live_lanes(begin) & fiber.mask;
+  const unsigned begin = fiber.index / 32 * 32;
+  Fiber* warp = fiber.block->fibers + begin;
+  const unsigned live = live_lanes(warp, std::min(32u, machine.threads - begin)) & fiber.mask;
   void* arguments[32] = {};
   for (unsigned l = 0; l < 32; l++) {
     if (!(live >> l & 1)) continue;
-    const Fiber& other = machine.fibers[begin + l];
+    const Fiber& other = warp[l];
     if (other.state != Fiber::kCollective || (other.mask & live) != live) return;
     if (std::strcmp(other.what, fiber.what)) fail("divergent warp collective: " + where(fiber) + "; " + where(other));
     arguments[l] = other.argument;
   }
   fiber.complete(arguments, live);
-  machine.warp_turn[begin / 32] ^= 1;
+  fiber.block->warp_turn[begin / 32] ^= 1;
   for (unsigned l = 0; l < 32; l++)
-    if (live >> l & 1) wake(begin + l);
+    if (live >> l & 1) wake(warp[l]);
 }
 
 SIMT_UNSEEN inline void fiber_main() {
@@ -246,10 +273,10 @@ SIMT_UNSEEN inline void fiber_main() {
     Fiber& self = *machine.current;
     self.copies.clear();
     self.state = Fiber::kDone;
-    machine.alive--;
-    try_barrier();
+    self.block->barrier.alive--, machine.grid_barrier.alive--;
+    try_barriers(*self.block);
     for (unsigned i = self.index / 32 * 32, end = std::min(i + 32, machine.threads); i < end; i++)
-      if (machine.fibers[i].state == Fiber::kCollective) try_collective(machine.fibers[i]);
+      if (self.block->fibers[i].state == Fiber::kCollective) try_collective(self.block->fibers[i]);
   }
   jump(*machine.current, machine.host, true);
   __builtin_trap();
@@ -290,8 +317,9 @@ inline void prepare(Fiber& fiber) {
 inline void report_deadlock() {
   machine.error = "deadlock:";
   std::vector<std::pair<std::string, int>> named;  // one thread for each place where some wait
-  for (const Fiber& fiber : machine.fibers) {
-    if (fiber.index >= machine.threads || fiber.state == Fiber::kDone) continue;
+  for (size_t i = 0; i < machine.blocks.size() * machine.threads; i++) {
+    const Fiber& fiber = machine.fibers[i];
+    if (fiber.state == Fiber::kDone) continue;
     const std::pair<std::string, int> place = {fiber.what, fiber.line};
     if (std::find(named.begin(), named.end(), place) != named.end()) continue;
     named.push_back(place);
@@ -299,28 +327,36 @@ inline void report_deadlock() {
   }
 }
 
-inline void run_block() {
+// Runs the blocks of these numbers together, each with its dynamic shared memory.
+inline void run_blocks(const uint64_t* numbers) {
   Quiet quiet;
-  const dim3& size = machine.block;
-  machine.threads = machine.alive = static_cast<unsigned>(size.count());
-  if (machine.fibers.size() < machine.threads) machine.fibers.resize(machine.threads);
-  machine.warp_sync.resize(2 * (machine.threads / 32 + 1));
-  machine.warp_turn.assign(machine.threads / 32 + 1, 0);
-  machine.arrived = 0;
+  const dim3 &size = machine.block, &grid = machine.grid;
   machine.ready.clear();
   machine.next_ready = 0;
-  std::memset(machine.dynamic_shared, 0xff, machine.dynamic_shared_bytes);
+  machine.grid_barrier.alive = static_cast<unsigned>(machine.blocks.size()) * machine.threads;
+  machine.grid_barrier.arrived = 0;
   for (const SharedArray& array : machine.shared_arrays) std::memset(array.memory, 0xff, array.bytes);
-  for (unsigned i = 0; i < machine.threads; i++) {
-    Fiber& fiber = machine.fibers[i];
-    fiber.index = i;
-    fiber.copies.clear();
-    fiber.thread_index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
-    prepare(fiber);
-    wake(i);
+  for (size_t b = 0; b < machine.blocks.size(); b++) {
+    Block& block = machine.blocks[b];
+    const uint64_t number = numbers[b];
+    block.index = {static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                   static_cast<unsigned>(number / grid.x / grid.y)};
+    block.fibers = machine.fibers.data() + b * machine.threads;
+    block.barrier.alive = machine.threads, block.barrier.arrived = 0;
+    block.warp_sync.resize(2 * (machine.threads / 32 + 1));
+    block.warp_turn.assign(machine.threads / 32 + 1, 0);
+    std::memset(block.dynamic_shared, 0xff, machine.dynamic_shared_bytes);
+    for (unsigned i = 0; i < machine.threads; i++) {
+      Fiber& fiber = block.fibers[i];
+      fiber.block = &block, fiber.index = i;
+      fiber.copies.clear();
+      fiber.thread_index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
+      prepare(fiber);
+      wake(fiber);
+    }
   }
   release(&machine.start_sync);
-  while (machine.alive && machine.error.empty()) {
+  while (machine.grid_barrier.alive && machine.error.empty()) {
     auto& ready = machine.ready;
     if (machine.next_ready == ready.size()) {
       report_deadlock();
@@ -334,7 +370,7 @@ inline void run_block() {
       const auto waiting = static_cast<uint32_t>(ready.size() - machine.next_ready);
       std::swap(ready[machine.next_ready], ready[machine.next_ready + random_below(waiting)]);
     }
-    machine.current = &machine.fibers[ready[machine.next_ready++]];
+    machine.current = ready[machine.next_ready++];
     jump(machine.host, *machine.current);
   }
   machine.current = nullptr;
@@ -346,9 +382,9 @@ inline std::string& last_error() {
   return text;
 }
 
-// 0, or 1 with the reason in last_error().
+// 0, or 1 with the reason in last_error(). The blocks of a cooperative launch run together.
 template <typename Body>
-int launch(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
+int launch(dim3 grid, dim3 block, size_t shared_bytes, Body body, bool cooperative = false) {
   last_error().clear();
   machine.error.clear();
   machine.grid = grid, machine.block = block, machine.dynamic_shared_bytes = shared_bytes;
@@ -357,9 +393,15 @@ int launch(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
     last_error() = "launch: at least one block, at most 1024 threads and 99 KiB of shared memory";
     return 1;
   }
-  void* memory = nullptr;  // of this very size: the first byte behind it is poisoned
-  if (posix_memalign(&memory, 128, std::max<size_t>(shared_bytes, 1))) return 1;
-  machine.dynamic_shared = static_cast<unsigned char*>(memory);
+  machine.threads = static_cast<unsigned>(block.count());
+  machine.blocks.resize(cooperative ? grid.count() : 1);
+  if (machine.fibers.size() < machine.blocks.size() * machine.threads)
+    machine.fibers.resize(machine.blocks.size() * machine.threads);
+  for (Block& each : machine.blocks) {
+    void* memory = nullptr;  // of this very size: the first byte behind it is poisoned
+    if (posix_memalign(&memory, 128, std::max<size_t>(shared_bytes, 1))) return 1;
+    each.dynamic_shared = static_cast<unsigned char*>(memory);
+  }
 #ifdef __SANITIZE_THREAD__
   machine.host.thread = __tsan_get_current_fiber();
 #endif
@@ -370,17 +412,12 @@ int launch(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
   if (randomised())
     for (uint64_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random_below(static_cast<uint32_t>(i))]);
   try {
-    for (uint64_t b : order) {
-      machine.block_index = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                             static_cast<unsigned>(b / grid.x / grid.y)};
-      run_block();
-      if (!machine.error.empty()) break;
-    }
+    for (size_t first = 0; first < order.size() && machine.error.empty(); first += machine.blocks.size())
+      run_blocks(order.data() + first);
   } catch (const Error& error) {
     machine.error = error.what();
   }
-  std::free(machine.dynamic_shared);
-  machine.dynamic_shared = nullptr;
+  for (Block& each : machine.blocks) std::free(each.dynamic_shared);
   last_error() = machine.error;
   return machine.error.empty() ? 0 : 1;
 }
@@ -388,6 +425,7 @@ int launch(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
 // Called where a kernel declares a static array, by the first thread that comes along.
 inline bool declare_shared(void* memory, size_t bytes) {
   Quiet quiet;
+  if (machine.blocks.size() > 1) fail("static shared memory in a cooperative launch: blocks would share it");
   machine.shared_arrays.push_back({memory, bytes});
   std::memset(memory, 0xff, bytes);
   return true;
@@ -396,29 +434,33 @@ inline bool declare_shared(void* memory, size_t bytes) {
 // --------------------------------------------------------------------------------------------- barriers and
 // collectives
 
-inline void barrier(int line) {
-  void* sync = &machine.barrier_sync[machine.generation & 1];
+inline void wait_at(Barrier& barrier, Fiber::State state, const char* what, int line) {
+  void* sync = &barrier.sync[barrier.generation & 1];
   release(sync);
   {
     Quiet quiet;
-    wait(Fiber::kBarrier, "__syncthreads", line);
-    if (!machine.arrived++)
-      machine.barrier_line = line;
-    else if (machine.barrier_line != line)
-      fail("divergent __syncthreads: " + where(*machine.current) + "; others at line " +
-           std::to_string(machine.barrier_line));
-    try_barrier();
+    wait(state, what, line);
+    if (!barrier.arrived++)
+      barrier.line = line;
+    else if (barrier.line != line)
+      fail(std::string("divergent ") + what + ": " + where(*machine.current) + "; others at line " +
+           std::to_string(barrier.line));
+    try_barriers(*machine.current->block);
     yield();
   }
   acquire(sync);
 }
+inline void barrier(int line) { wait_at(machine.current->block->barrier, Fiber::kBarrier, "__syncthreads", line); }
+// Of all blocks of a cooperative launch.
+inline void grid_barrier(int line) { wait_at(machine.grid_barrier, Fiber::kGridBarrier, "grid_barrier", line); }
 
 // Every live lane of `mask` hands in its argument; the last one to come runs function(arguments, live) for all of them.
 // As on a GPU, it orders accesses to memory only if it is __syncwarp.
 template <bool kOrdersMemory = false, typename Argument, typename Function>
 void collective(unsigned mask, const char* what, int line, Argument& argument, Function) {
   const unsigned warp = machine.current->index / 32;
-  void* sync = &machine.warp_sync[2 * warp + machine.warp_turn[warp]];
+  Block& block = *machine.current->block;
+  void* sync = &block.warp_sync[2 * warp + block.warp_turn[warp]];
   if (kOrdersMemory) release(sync);
   {
     Quiet quiet;
@@ -479,7 +521,7 @@ inline unsigned ballot(unsigned mask, bool predicate, const char* what, int line
 inline void maybe_preempt() {
   if (!randomised() || random_below(2)) return;
   Quiet quiet;
-  wake(machine.current->index);
+  wake(*machine.current);
   yield();
 }
 
