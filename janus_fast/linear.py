@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ops import OPERATIONS, _check
+from .ops import OPERATIONS, _check, isa
 from .ops._operation import in_forward_mode, in_transform, needs_gradients
 from .reference.linear_activation import ACTIVATIONS
 
@@ -67,14 +67,46 @@ def _row_by_row(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str 
     return OPERATIONS["linear_activation"].run("cpp", x, weight, bias, activation)
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` for rows [N, C], computed in ways that suit the CPU.
+def trains_in_amx(x: Tensor) -> bool:
+    """Whether layers train by our kernel: under autocast to bfloat16, where the processor has AMX.
 
-    Without gradients as ``linear`` does. With gradients in float32 that of the weight is summed up in parts of
-    ``MOST_ROWS`` rows; in bfloat16, and under autocast, rows are ``filled``.
+    Elsewhere products take so much longer than what is around them that it brings nothing.
+    """
+    return (
+        torch.is_autocast_enabled("cpu")
+        and torch.is_grad_enabled()
+        and is_plain_cpu(x)
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not (torch.compiler.is_compiling() or in_transform())
+        and isa() == "avx512_bf16_amx"
+    )
+
+
+def factor(x: Tensor) -> Tensor:
+    """Rows of several products, rounded once for all of them where our kernel trains the layers."""
+    return x.to(torch.bfloat16) if trains_in_amx(x) else x
+
+
+class Linear(nn.Linear):
+    """``activation`` of ``nn.Linear`` for rows [N, C], computed in ways that suit the CPU.
+
+    Without gradients as ``linear`` does. With gradients, and autocast to bfloat16 on a processor with AMX, that is
+    ``ops.trained_linear``. Elsewhere in float32 the gradient of the weight is summed up in parts of ``MOST_ROWS`` rows;
+    in bfloat16, and under autocast, rows are ``filled``.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str = "none") -> Tensor:
+        if activation in ("none", "relu") and self._trains_in_amx(x):
+            x = x.to(torch.bfloat16)
+            return OPERATIONS["trained_linear"].run("cpp", x, self.weight, self.bias, activation == "relu")
+        return ACTIVATIONS[activation](self._product(x))
+
+    def _trains_in_amx(self, x: Tensor) -> bool:
+        if x.ndim != 2 or self.bias is None or self.weight.dtype != torch.float32 or not trains_in_amx(x):
+            return False
+        return OPERATIONS["trained_linear"].refusal("cpp", x, self.weight, self.bias) is None
+
+    def _product(self, x: Tensor) -> Tensor:
         if x.ndim == 2 and runs_row_by_row(x, self.weight, self.bias):
             return _row_by_row(x, self.weight, self.bias)
         if x.ndim != 2 or x.device.type != "cpu" or in_transform() or in_forward_mode(x, self.weight, self.bias):

@@ -14,9 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from . import ops
 from .config import JanusConfig
-from .linear import Linear
+from .linear import Linear, factor
 from .packing import ranges
-from .reference.linear_activation import ACTIVATIONS
 from .reference.predict_lengths import mean_of_sources
 from .reference.ssru import ssru
 from .visibility import Visibility
@@ -62,7 +61,7 @@ class Layer(nn.Module):
     def __init__(self, config: JanusConfig, ffn_dim: int, recurrent: bool = False):
         super().__init__()
         self.normalize_before, self.dropout = config.normalize_before, config.dropout
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         norm = partial(nn.LayerNorm, config.d_model, config.layer_norm_eps)
         if recurrent:
             self.ssru, self.ssru_layer_norm = SSRU(config), norm()
@@ -73,7 +72,7 @@ class Layer(nn.Module):
         self.final_layer_norm = norm()
 
     def before(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
-        return norm(x) if self.normalize_before else x
+        return factor(norm(x) if self.normalize_before else x)
 
     def after(self, norm: nn.LayerNorm, residual: Tensor, x: Tensor) -> Tensor:
         if self.training and self.dropout:
@@ -85,7 +84,7 @@ class Layer(nn.Module):
         return x if self.normalize_before else norm(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.activation(self.fc1(self.before(self.final_layer_norm, x)))
+        hidden = self.fc1(self.before(self.final_layer_norm, x), self.activation)
         return self.after(self.final_layer_norm, x, self.fc2(hidden))
 
 
@@ -199,6 +198,7 @@ class Decoder(Stack):
 
     def cross_keys(self, encoded: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Cross-attention keys and values of every layer: computed once a source, used by every pass and candidate."""
+        encoded = factor(encoded)
         return [layer.encoder_attn.keys_values(encoded) for layer in self.layers]
 
     def forward(

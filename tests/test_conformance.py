@@ -135,12 +135,17 @@ def test_cuda_kernel_computes_the_definition_in_the_emulator(name, dtype, label)
         check(name, dtype, label, lambda operation, given, _: run_in(operation, call, given), gradients=False)  # noqa: B023
 
 
+def shape_of(operation, arguments: list) -> torch.Size:
+    """Of the first result."""
+    return as_tuple(operation.fake(*arguments))[0].shape
+
+
 @cache
 def expected(name: str, dtype: torch.dtype, label: str) -> tuple[list, Tensor, list[Tensor], list[float]]:
     """Arguments, gradient of the first result, true results with gradients, and what the definition errs in each."""
     operation, arguments = ops.OPERATIONS[name], cast(SAMPLES[name][label], dtype)
     exact = cast(arguments, torch.float64)
-    seed = normal(torch.Generator().manual_seed(5), *exact[0].shape).to(dtype).double()
+    seed = normal(torch.Generator().manual_seed(5), *shape_of(operation, exact)).to(dtype).double()
     truths = definition(operation, exact, seed)
     # The truth of a float64 kernel is itself rounded to float64, so there the error is float32's, scaled.
     measured = torch.float32 if dtype == torch.float64 else dtype
@@ -222,7 +227,7 @@ def test_operator_is_registered_as_torch_wants_it(name):
             if operation.gradients:
                 backward = getattr(torch.ops.janus_fast, f"{name}_bwd").default
                 torch.library.opcheck(
-                    backward, [torch.ones_like(arguments[0]), *as_tuple(kernel(*arguments)), *arguments]
+                    backward, [torch.ones(shape_of(operation, arguments)), *as_tuple(kernel(*arguments)), *arguments]
                 )
 
 
@@ -230,7 +235,7 @@ def test_operator_is_registered_as_torch_wants_it(name):
 def test_results_do_not_depend_on_threads(name):
     for label, arguments in SAMPLES[name].items():
         arguments = cast(arguments, torch.float32)
-        seed = torch.ones(arguments[0].shape)
+        seed = torch.ones(shape_of(ops.OPERATIONS[name], arguments))
         threads = torch.get_num_threads()
         results = []
         try:
@@ -247,7 +252,7 @@ def test_results_do_not_depend_on_threads(name):
 # definition in float64; the samples are small, well-scaled, and have no ties.
 
 SMALL = {"attention": "intervals", "update_mask": "half", "predict_lengths": "topk_odd_sizes"}
-FIRST_ALONE = ("attention", "joint_loss")  # on the CPU, where add_layer_norm is its definition
+FIRST_ALONE = ("attention", "joint_loss", "trained_linear")  # on the CPU, where add_layer_norm is its definition
 DERIVED = [name for name, operation in ops.OPERATIONS.items() if operation.backward is not None]
 RUNS = [(name, backend) for name in DERIVED for backend in ("auto", *ops.backends(name))]
 KERNELS = [(name, "cpp") for name in DERIVED if "cpp" in ops.backends(name)]
@@ -415,12 +420,14 @@ def test_functions_see_the_tangent_of_every_argument():
     *masks, ratio, token, _, _ = SAMPLES["update_mask"]["half"]
     hidden, weight, bias = SAMPLES["linear_argmax"]["odd_sizes"]
     *sums, shift, eps = SAMPLES["add_layer_norm"]["odd_sizes"]
+    *factors, own_bias, relu = SAMPLES["trained_linear"]["odd_sizes"]
     functions = {
         "dropout_add": (lambda t: ops.dropout_add(x, t, p=p, seed=seed), residual),
         "update_mask": (lambda t: ops.update_mask(*masks[:4], t, masks[5], ratio=ratio, mask_token=token)[1], masks[4]),
         "linear_argmax": (lambda t: ops.linear_argmax(hidden, weight, t)[1], bias),
         "linear_topk": (lambda t: ops.linear_topk(hidden, weight, t, k=3)[1], bias),
         "add_layer_norm": (lambda t: ops.add_layer_norm(*sums, t, eps), shift),
+        "trained_linear": (lambda t: ops.trained_linear(*factors, t, relu=relu), own_bias),
     }
     for name, (call, tensor) in functions.items():
         tangent = tangents(call, (tensor,))[0]

@@ -5,6 +5,7 @@ import torch
 from test_decoding import make_model, make_sources
 from torch import nn
 
+from benchmarks.budget import allowed, error, largest
 from janus_fast import Translator, linear
 from janus_fast.ops import _native
 
@@ -70,6 +71,30 @@ def test_under_autocast_products_have_few_sizes(monkeypatch, rows, dtype):
     ):  # both round once to bfloat16, behind sums of at most 513 terms
         budget = torch.finfo(torchs.dtype if dtype == torch.float64 else torch.bfloat16).eps
         torch.testing.assert_close(ours, torchs, rtol=2 * budget, atol=2 * budget)
+
+
+@pytest.mark.skipif("avx512_bf16_amx" not in _native.isas(), reason="needs a processor with AMX")
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_under_autocast_layers_train_by_our_kernel_in_amx(activation):
+    torch.manual_seed(0)
+    layer, x, gradient = linear.Linear(64, 96), torch.randn(75, 64, requires_grad=True), torch.randn(75, 96).bfloat16()
+    leaves, results = (x, *layer.parameters()), {}
+    with torch.no_grad():  # numbers of bfloat16, so that rounding switches no unit of ReLU
+        for leaf in leaves:
+            leaf.copy_(leaf.bfloat16())
+    for isa in ("avx512_bf16_amx", "avx512_bf16"):
+        with _native.use_isa(isa), torch.autocast("cpu", torch.bfloat16):
+            assert linear.factor(x).dtype == (torch.bfloat16 if isa.endswith("amx") else torch.float32)
+            y = layer(linear.factor(x), activation)
+            results[isa] = [y, *torch.autograd.grad(y, leaves, gradient)]
+    ours, torchs = results.values()
+    truth = linear.ACTIVATIONS[activation](nn.functional.linear(x.double(), *(p.double() for p in layer.parameters())))
+    truths = [truth, *torch.autograd.grad(truth, leaves, gradient.double())]
+    for own, other, true in zip(ours, torchs, truths, strict=True):
+        assert own.dtype == other.dtype
+        budget = allowed(error(other, true), largest(true), torch.bfloat16)
+        assert error(own, true) <= budget
+    assert error(ours[2], truths[2]) < error(torchs[2], truths[2])  # sums of the weight's gradient are not rounded
 
 
 def test_under_autocast_without_gradients_rows_stay_as_they_are(monkeypatch):

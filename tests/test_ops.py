@@ -456,6 +456,23 @@ ERRORS = {
         lambda: ops.linear_activation(H.clone().requires_grad_(), W, backend="cpp"), NotImplementedError,
         "linear_activation: backend must be able to run this call, got 'cpp': it computes no gradients",
     ),
+    "columns of a layer in training": (
+        lambda: ops.trained_linear(H, W[:, :6], W[:, 0]), ValueError,
+        "trained_linear: weight must have shape [O, C] = [*, 8], got [10, 6]",
+    ),
+    "dtype of a layer in training": (
+        lambda: ops.trained_linear(H, W.bfloat16(), W[:, 0].bfloat16()), TypeError,
+        "trained_linear: weight must have the dtype of x, torch.float32, or a wider float32, got torch.bfloat16",
+    ),
+    "bias of a layer in training": (
+        lambda: ops.trained_linear(H.bfloat16(), W, W[:, 0].bfloat16()), TypeError,
+        "trained_linear: bias must have the dtype of weight, torch.float32, got torch.bfloat16",
+    ),
+    "sizes of a layer in training": (
+        lambda: ops.trained_linear(H, W, W[:, 0], backend="cpp"), NotImplementedError,
+        "trained_linear: backend must be able to run this call, got 'cpp': its channels and outputs are multiples of "
+        "32, not 8 and 10",
+    ),
     "candidates": (
         lambda: lengths(candidates="best"), ValueError,
         "predict_lengths: candidates must be one of 'window', 'topk', got 'best'",
@@ -543,6 +560,7 @@ TENSORS = {  # every operation, with its arguments that are tensors by name; joi
     "predict_lengths": (
         partial(ops.predict_lengths, beam=2, max_length=9), {"encoded": H, "offsets": offsets(3), "weight": W}
     ),
+    "trained_linear": (ops.trained_linear, {"x": H, "weight": W, "bias": W[:, 0]}),
     "update_mask": (
         partial(ops.update_mask, ratio=0.5, mask_token=4),
         {
@@ -642,6 +660,7 @@ def test_numpy_s_numbers_are_numbers():
         ("add_layer_norm", "x", "C"), ("attention", "query", "D"), ("beam_step", "log_probs", "K"),
         ("decoder_step", "x", "C"), ("joint_loss", "weight", "C"), ("linear_activation", "x", "C"),
         ("linear_argmax", "hidden", "C"), ("linear_topk", "hidden", "C"), ("predict_lengths", "encoded", "C"),
+        ("trained_linear", "x", "C"),
     ],
 )  # fmt: skip
 def test_what_has_no_channels_is_named(name, argument, letter):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -433,6 +434,34 @@ def test_freed_memory_is_kept_or_returned():
     (settled, returned), (settled_again, kept), *told = (line.split() for line in done.stdout.splitlines())
     assert settled == settled_again == "True" and int(kept) < int(returned) / 4
     assert told == [["False"], ["False"]]
+
+
+FLAGS = """
+from pathlib import Path
+from janus_fast.training.memory import AHEAD, freed_memory
+
+with freed_memory(kept=True) as settled:
+    heap, flags = 0, set()
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith("[heap]")
+            begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+            heap += inside * (end - begin)
+        elif inside and line.startswith("VmFlags:"):
+            flags.add("hg" in line.split())
+    print(settled, heap > AHEAD, flags)
+"""
+
+
+def test_memory_that_is_kept_lies_in_huge_pages():
+    if (
+        not hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+        or not Path("/sys/kernel/mm/transparent_hugepage").exists()
+    ):
+        pytest.skip("needs glibc, and a Linux with transparent huge pages")
+    own = {name: v for name, v in os.environ.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", FLAGS], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "{True}"]
 
 
 def test_the_trainer_settles_what_becomes_of_freed_memory(tmp_path, monkeypatch):

@@ -144,6 +144,10 @@ def layer(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
     return ACTIVATIONS[activation](F.linear(x, weight, bias))
 
 
+def trained_linear(x: Tensor, weight: Tensor, bias: Tensor, seed: Tensor) -> Peer:
+    return Peer(with_gradients(lambda *own: F.linear(*own).relu(), [x, weight, bias], seed))
+
+
 def joint_loss(hidden: Tensor, weight: Tensor, targets: Tensor, ar_masked: Tensor, rows: list[int]):
     """Logits, losses and gradients of the original's terms and weights, by the functions that torch has for them."""
     hidden, weight = (t.detach().requires_grad_() for t in (hidden, weight))

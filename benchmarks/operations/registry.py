@@ -149,6 +149,13 @@ def cases(
     yield add_layer_norm("refinement, behind a block", rows or int(canvases.sum()))
     yield add_layer_norm("training, behind a block, with gradients", trained, gradients=True)
 
+    trained_layer = normal(trained), normal(configuration.channels, configuration.channels**-0.5), normal(1)[0]
+    seed = normal(trained)
+    yield Case(
+        "trained_linear", "training, with ReLU and gradients", (*trained_layer, True),
+        {"torch": lambda: pytorch.trained_linear(*trained_layer, seed)}, seed,
+    )  # fmt: skip
+
     def layer(label: str, x: Tensor, outputs: int, activation: str = "none") -> Case:
         own = x, normal(outputs, configuration.channels**-0.5), normal(outputs)[:, 0].contiguous(), activation
         return Case("linear_activation", label, own, torch_alone(lambda: (pytorch.layer(*own),)))

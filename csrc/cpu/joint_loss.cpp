@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kStreams = 8;  // at most, of which divergences tie kTied
 constexpr int64_t kTied = 3;
-constexpr int64_t kRounding = 16;  // columns of the widest vector
+constexpr int64_t kRounding = 32;  // columns of two of the widest vectors: with fewer AMX leaves the rest to vectors
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -119,9 +119,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const Tensor& hidden, const Tenso
       for (int64_t t = 0; t < streams; t++)
         call.pull[s][t] = streams == 1 ? 0 : weights.pull[positions->streams[s]][positions->streams[t]] / (2 * size);
     call.streams = streams;
-    const int64_t chunks = ceil_divide(size, kChunkColumns / streams / kRounding * kRounding);
+    const int64_t most_chunks = ceil_divide(size, kChunkColumns / streams / kRounding * kRounding);
+    const int64_t step = ceil_divide(ceil_divide(size, most_chunks), kRounding) * kRounding;
+    const int64_t chunks = ceil_divide(size, step);
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
-      const int64_t begin = chunk * size / chunks, end = (chunk + 1) * size / chunks;
+      const int64_t begin = chunk * step, end = std::min(begin + step, size);
       call.width = ceil_divide(end - begin, kRounding) * kRounding;
       const int64_t width = call.width, used = streams * width;
       for (int64_t column = 0; column < used; column++) {

@@ -50,12 +50,13 @@ JANUS_INLINE void product_tiles(const BFloat16* a, int64_t stride, const BFloat1
   if constexpr (kTwo && kWide) _tile_stored(3, below + 16, out_pitch);
 }
 
-// Rows [rows / 16 * 16] of out (+)= A B for one panel of kVectors vectors, and `blocks` times 16 groups.
+// Rows [rows / 16 * 16] of out (+)= A B for one panel of kVectors vectors, and `blocks` times 16 groups. The caller has
+// TileRegisters.
 template <int kVectors>
 void amx_product(const BFloat16* a, int64_t stride, int64_t rows, const BFloat16* panel, int64_t blocks, float* out,
                  int64_t out_stride, bool add) {
   static_assert(kVectors % 2 == 0);
-  const TileRegisters registers;
+  __asm__ volatile("" ::: "memory");  // loads of tiles do not say that they read what was stored before
   for (int j = 0; j < kVectors; j += 2) {
     const BFloat16* columns = panel + j * 32;
     int64_t i = 0;

@@ -86,6 +86,7 @@ template <typename T>
 void joint_loss_logits(const JointLossCall<T>& call, int64_t section_begin, int64_t section_end, void* scratch) {
   const int64_t columns = call.streams * call.width, depth = groups<T>(call.channels);
   const auto add = call.streams == 3 ? add_statistics<3> : call.streams == 2 ? add_statistics<2> : add_statistics<1>;
+  const ProductRegisters registers;
   T* copy = static_cast<T*>(scratch);
   float* tile = reinterpret_cast<float*>(copy + kVocabularyBlock * padded(call.channels));
   for (int64_t section = section_begin; section < section_end; section++) {
@@ -215,6 +216,7 @@ void joint_loss_gradients(const JointLossCall<T>& call, int64_t section_begin, i
   const auto run = call.streams == 3   ? block_gradients<T, 3>
                    : call.streams == 2 ? block_gradients<T, 2>
                                        : block_gradients<T, 1>;
+  const ProductRegisters registers;
   T* packed = static_cast<T*>(scratch);
   T* tile = packed + kVocabularyBlock * channels;
   for (int64_t section = section_begin; section < section_end; section++) {

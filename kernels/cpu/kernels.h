@@ -103,6 +103,40 @@ struct LinearActivationCall {
 template <typename T>
 using LinearActivationKernel = void (*)(const LinearActivationCall<T>&, int64_t begin, int64_t end);
 
+// Rows of a block and of a chunk of a linear layer in training.
+constexpr int64_t kTrainedRows = 32, kTrainedChunk = 512;
+
+// Channels and outputs are multiples of 32. Weights and bias are TW, T or float.
+template <typename T, typename TW>
+struct TrainedLinearCall {
+  const T* x;
+  int64_t x_stride, rows, channels;
+  const TW *weight, *bias;
+  int64_t weight_stride, outputs;
+  bool relu;
+  T* output;  // [rows, outputs]; backward only with relu, and then read
+  T* panels;  // [channels * outputs]: W packed
+  // Backward only. With relu `masked` holds a chunk of gradients, [kTrainedChunk, outputs].
+  const T* grad_output;
+  int64_t grad_stride;
+  T *masked, *packed_x;  // packed_x: [kTrainedChunk * channels]
+  T* grad_x;             // [rows, channels]
+  float *weight_sums, *bias_sums;
+};
+
+template <typename T, typename TW>
+struct TrainedLinearKernels {
+  size_t (*scratch)(const TrainedLinearCall<T, TW>&);  // bytes that one thread needs
+  // Panels [begin, end) of 64: of outputs, for the forward pass, or of channels, for the backward one.
+  void (*pack)(const TrainedLinearCall<T, TW>&, int64_t begin, int64_t end, void* scratch);
+  void (*pack_rows)(const TrainedLinearCall<T, TW>&, int64_t begin, int64_t end, void* scratch);
+  // Blocks [begin, end) of kTrainedRows rows; of gradients those of the chunk that begins at row `chunk`.
+  void (*fwd)(const TrainedLinearCall<T, TW>&, int64_t begin, int64_t end, void* scratch);
+  void (*grad_rows)(const TrainedLinearCall<T, TW>&, int64_t chunk, int64_t begin, int64_t end, void* scratch);
+  // Sections [begin, end) of 64 outputs, once the chunk's rows are done.
+  void (*grad_weight)(const TrainedLinearCall<T, TW>&, int64_t chunk, int64_t begin, int64_t end, void* scratch);
+};
+
 // The vocabulary is cut into panels of this many tokens, whatever the number of rows or threads: a row's sums have one
 // order. Each panel leaves, for every row, its maximum, its sum of exponentials and its best tokens.
 constexpr int64_t kPanel = 256;
@@ -224,6 +258,8 @@ struct KernelsOf {
   PredictLengthsKernels<T> predict_lengths;
   PackRowsKernel<T> pack_rows;
   LinearActivationKernel<T> linear_activation;
+  TrainedLinearKernels<T, T> trained_linear;
+  TrainedLinearKernels<T, float> trained_linear_float;  // of weights in float32
 };
 template <>
 struct KernelsOf<double> {

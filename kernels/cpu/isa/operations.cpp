@@ -6,6 +6,7 @@
 #include "kernels/cpu/linear_activation.h"
 #include "kernels/cpu/linear_topk.h"
 #include "kernels/cpu/predict_lengths.h"
+#include "kernels/cpu/trained_linear.h"
 
 namespace janus_fast {
 namespace JANUS_ISA {
@@ -17,6 +18,12 @@ constexpr PackRowsKernel<T> pack_rows() {
   return nullptr;
 }
 
+template <typename T, typename TW>
+constexpr TrainedLinearKernels<T, TW> trained_linear_kernels() {
+  return {trained_linear_scratch<T, TW>, trained_linear_pack<T, TW>,      trained_linear_pack_rows<T, TW>,
+          trained_linear<T, TW>,         trained_linear_grad_rows<T, TW>, trained_linear_grad_weight<T, TW>};
+}
+
 template <typename T>
 constexpr KernelsOf<T> kernels_of() {
   return {{attention_fwd_scratch<T>, attention_bwd_scratch<T>, attention_fwd<T>, attention_bwd<T>},
@@ -25,7 +32,9 @@ constexpr KernelsOf<T> kernels_of() {
            joint_loss_gradients<T>, joint_loss_reduce<T>},
           {predict_lengths_scratch, predict_lengths<T>},
           pack_rows<T>(),
-          linear_activation<T>};
+          linear_activation<T>,
+          trained_linear_kernels<T, T>(),
+          trained_linear_kernels<T, float>()};
 }
 template <>
 constexpr KernelsOf<double> kernels_of<double>() {
