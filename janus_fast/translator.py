@@ -306,7 +306,6 @@ class Translator:
             ValueError: an option out of range or of the other mode, a source longer than the position table, an id
                 outside the vocabulary.
         """
-        inputs.function_or_none("on_batch", on_batch)
         if inputs.choice("return_alternatives", return_alternatives, (True, False)):
             least = inputs.number("min_alternative_expansion_prob", min_alternative_expansion_prob, least=0, most=1)
             options |= {
@@ -322,6 +321,7 @@ class Translator:
         max_batch_size = inputs.batch_limit(max_batch_size, batch_type, 64)
         return_scores = inputs.choice("return_scores", return_scores, (True, False))
         first_number = inputs.integer("first_number", first_number, 0)
+        inputs.function_or_none("on_batch", on_batch)
         source = inputs.list_of("source", source, "id lists", "a list of ids")
         for number, ids in enumerate(source, first_number):
             inputs.ids("source", number, ids, self.config.source_vocab_size, self.config.max_source_positions)

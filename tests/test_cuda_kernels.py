@@ -1,5 +1,6 @@
 """The CUDA kernels, run on the CPU by the emulator of tests/simt: what the conformance suite does not ask."""
 
+from functools import cache
 from math import prod
 
 import emulated
@@ -59,13 +60,19 @@ ATTENTION = {
 TILES = {"chosen": (0, 0), "small_chunks": (2, 32), "head_a_warp": (1, 32), "rows_over_warps": (4, 96)}
 
 
+@cache
+def defined(label, dtype):
+    """Arguments, the true results, and torch's in ``dtype``."""
+    arguments = cast(ATTENTION[label], dtype)
+    with in_fixed_order():
+        by_torch = reference.attention(*arguments)
+    return arguments, reference.attention(*cast(arguments, torch.float64)), by_torch
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("label", ATTENTION)
 def test_attention_is_the_definition(label, dtype, run):
-    arguments = cast(ATTENTION[label], dtype)
-    truths = reference.attention(*cast(arguments, torch.float64))
-    with in_fixed_order():
-        by_torch = reference.attention(*arguments)
+    arguments, truths, by_torch = defined(label, dtype)
     for tiles in TILES.values():
         assert_within_budget(emulated.attention(run, *arguments, *tiles), truths, by_torch)
 

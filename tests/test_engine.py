@@ -93,8 +93,9 @@ def test_the_engine_decodes_as_torch_does(model, case):
     tolerance = 4 * rounding_error(model, "float32") + 2e-6
     # what torch's float32 is wrong by would come on top; but a draw may fall between it and float64
     torch_type = "float32" if options.get("sampling_topk", 1) != 1 else "float64"
-    expected = of(model, backend="torch", compute_type=torch_type).generate(sources, **options)
-    close(of(model).generate(sources, **options), expected, tolerance)
+    compared = sources[:5] if model.config.recurrent else sources  # which torch computes by the definition, one by one
+    expected = of(model, backend="torch", compute_type=torch_type).generate(compared, **options)
+    close(of(model).generate(sources, **options)[: len(compared)], expected, tolerance)
 
 
 @models("post-norm", "one stream")
@@ -167,9 +168,9 @@ def test_neither_batch_nor_threads_change_a_bit(model, compute_type, case):
     alone = of(model, compute_type=compute_type, intra_threads=1)
     expected = [alone.generate([s], first_number=n, **CASES[case])[0] for n, s in enumerate(sources)]
     for threads in (1, 2, 3):
-        for sizes in ({}, {"max_batch_size": 5}, {"max_batch_size": 20, "batch_type": "tokens"}):
-            for inter_threads in (threads % 2 + 1, "auto"):
-                together = of(model, compute_type=compute_type, intra_threads=threads, inter_threads=inter_threads)
+        for inter_threads in (threads % 2 + 1, "auto"):
+            together = of(model, compute_type=compute_type, intra_threads=threads, inter_threads=inter_threads)
+            for sizes in ({}, {"max_batch_size": 5}, {"max_batch_size": 20, "batch_type": "tokens"}):
                 assert together.generate(sources, **sizes, **CASES[case]) == expected
 
 
@@ -531,7 +532,7 @@ def test_threads_follow_ctranslate2(monkeypatch):
 
 def words() -> list[list[str]]:
     """Of the shipped model, which is not near a tie at every step, in float32."""
-    texts, translator = committed_test_set()[0][:40], Translator("en-de-small")
+    texts, translator = committed_test_set()[0][:16], Translator("en-de-small")
     options = [{"mode": "nar", "iterations": 4}, {"beam_size": 3}]
     return [result.hypotheses for o in options for result in translator.translate(texts, **o)]
 

@@ -111,7 +111,7 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_cached_steps_score_as_torchs_layers_do(translator, name):
-    sources = make_sources(translator.truth, 20, seed=3)
+    sources = make_sources(translator.truth, 8, seed=3)
     lengths = set()
     for source, result in zip(sources, translator.generate(sources, **MODES[name]), strict=True):
         for ids, scores in zip(result.hypotheses, result.token_scores, strict=True):
@@ -124,7 +124,7 @@ def test_cached_steps_score_as_torchs_layers_do(translator, name):
 
 @pytest.mark.parametrize("name", MODES)
 def test_results_do_not_depend_on_the_batch(translator, name):
-    sources = make_sources(translator.truth, 9)
+    sources = make_sources(translator.truth, 5)
     together = translator.generate(sources, **MODES[name])
     for number, (source, one) in enumerate(zip(sources, together, strict=True)):
         alone = translator.generate([source], first_number=number, **MODES[name])[0]
