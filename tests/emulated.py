@@ -23,7 +23,7 @@ from janus_fast.reference.linear_activation import ACTIVATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "simt"
-FLAGS = ["-std=c++20", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
+FLAGS = ["-std=c++20", "-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off"]
 VARIANTS = {  # of the stand-alone runner
     "plain": ["-O1"],
     "address": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],

@@ -114,7 +114,9 @@ def test_triton_kernel_computes_the_definition(name, dtype, label):
     if DEVICE == "cpu" and interpreted.missing():
         pytest.skip(interpreted.missing())
     large = max(a.numel() for a in SAMPLES[name][label] if isinstance(a, Tensor)) > LARGE
-    for tiles in [{}, *TILES.get(name, [])][: 1 if large else None]:
+    # Interpreted, which takes long, small tiles are of one type: they decide what is read, the type how it is computed.
+    own = large or DEVICE == "cpu" and dtype != torch.float32
+    for tiles in [{}, *TILES.get(name, [])][: 1 if own else None]:
         check(name, dtype, label, partial(by_triton, **tiles))
 
 

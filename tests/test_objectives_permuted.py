@@ -240,15 +240,18 @@ def test_modes_are_those_that_are_trained():
 
 @pytest.fixture(scope="module")
 def by_heart(tmp_path_factory):
-    """Trains an objective on 16 sentences, once for all tests, until its loss is near zero."""
+    """Trains an objective on a few sentences, once for all tests, until its loss is near zero."""
     kept = {}
 
     def learn(name, options):
         if (key := f"{name} {options}") not in kept:
             sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "attention_heads": 2}
-            model, data = make_model(dropout=0.0, **sizes), make_data(16)
-            settings = {"max_tokens": 200, "warmup_updates": 30, "decay_updates": 130, "label_smoothing": 0.0}
-            settings |= {"max_updates": 400, "save_interval": 400, "precision": "float32", **options}
+            # XLNet as it is learns left to right half of the time, and takes longest
+            count, updates, rate = (16, 400, 3e-3) if (name, options) == ("xlnet", {}) else (10, 240, 7e-3)
+            model, data = make_model(dropout=0.0, **sizes), make_data(count)
+            settings = {"max_tokens": 200, "warmup_updates": updates // 13, "decay_updates": updates // 3}
+            settings |= {"max_updates": updates, "save_interval": updates, "learning_rate": rate}
+            settings |= {"label_smoothing": 0.0, "precision": "float32", **options}
             trainer = Trainer(model, data, tmp_path_factory.mktemp(name), options_of(objective=name, **settings))
             trainer.train()
             kept[key] = trainer.objective, model.eval(), *ids(data)
@@ -275,8 +278,8 @@ def test_what_is_learned_by_heart_is_decoded(by_heart, name, options, decodes):
         for backend in ("torch", *([] if engine.missing() else ["engine"])):
             translator = Translator(model, backend=backend)
             together = [result.hypotheses[0] for result in translator.generate(sources, **decode)]
-            alone = [translator.generate([source], **decode)[0].hypotheses[0] for source in sources]
-            assert together == alone == wanted, (backend, decode)
+            alone = [translator.generate([source], **decode)[0].hypotheses[0] for source in sources[:3]]
+            assert together == wanted and alone == wanted[:3], (backend, decode)
 
 
 @pytest.mark.parametrize("name, options", [("xlnet", ALL_RANKS), ("mpnet", {})])
@@ -323,7 +326,7 @@ def filled(model, source, length, order):
 @pytest.mark.parametrize("order", ["easy_first", "left_to_right", "right_to_left"])
 @torch.no_grad()
 def test_a_model_of_permuted_prediction_is_filled_by_its_queries(order):
-    model, sources = make_random(permuted=True), make_sources(6)
+    model, sources = make_random(permuted=True), make_sources(3)
     options = {"mode": "nar", "order": order, "length_beam": 3, "num_hypotheses": 3, "rerank": False}
     tolerance = 4 * rounding_error(model, "float32") + 2e-6
     for backend in ("torch", *([] if engine.missing() else ["engine"])):
