@@ -56,7 +56,16 @@ def work(monkeypatch):
     return done
 
 
-def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures after each run take as long as all else."""
+    with monkeypatch.context() as patch:
+        for name in ("draw", "draw_curves"):
+            patch.setattr(experiment_report, name, lambda *arguments: None)
+        yield patch
+
+
+def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, undrawn):
     pytest.importorskip("matplotlib")
     status, part = call("--arms", "cmlm", same_updates=False)
     assert status == 0 and work == {"updates": 9, "evaluations": 3}
@@ -64,10 +73,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
     assert part["missing"] == [f"{arm}, seed 1" for arm in experiment.ARMS if arm != "cmlm"]
     assert "* janus-two-passes, seed 1\n" in (call.results / "experiment.md").read_text()
 
-    with monkeypatch.context() as patch:  # pictures after each run take as long as all else
-        for name in ("draw", "draw_curves"):
-            patch.setattr(experiment_report, name, lambda *arguments: None)
-        status, whole = call(same_updates=False)
+    status, whole = call(same_updates=False)
     updates = {arm: 3 * each.pace for arm, each in experiment.ARMS.items()}
     assert status == 0 and work == {"updates": sum(updates.values()), "evaluations": 4 * 1 + 3 + 6 * 6}
     assert [record["arm"] for record in whole["records"]] == list(experiment.ARMS) and whole["missing"] == []
@@ -94,6 +100,7 @@ def test_all_arms_are_trained_and_evaluated_once(call, work, capsys, monkeypatch
     assert text.count("| cmlm | 1 |") == 5 and "Not done" not in text
 
     capsys.readouterr()
+    undrawn.undo()
     assert call(same_updates=False) == (0, whole) and work == {"updates": sum(updates.values()), "evaluations": 43}
     assert capsys.readouterr().err.count("trained already") == len(experiment.ARMS)
     for picture in ("experiment-passes.png", "experiment-speed.png", "experiment-curves.png"):
@@ -114,7 +121,7 @@ def test_an_arm_gets_the_options_that_change_something_in_it():
     assert runs.effective(corrupted, runs.Arm(janus.options, monolingual=True)) == corrupted
 
 
-def test_the_scores_are_those_of_the_model_at_hand(call, work):
+def test_the_scores_are_those_of_the_model_at_hand(call, work, undrawn):
     _, before = call("--arms", "cmlm")
     record = before["records"][0]["evaluations"]["nar-4"]
     translator, (sources, references) = Translator(str(call.runs / "cmlm")), (side[:4] for side in test_set())
@@ -127,7 +134,7 @@ def test_the_scores_are_those_of_the_model_at_hand(call, work):
     assert call("--arms", "cmlm")[0] == 0 and work == {"updates": 6, "evaluations": 7}
 
 
-def test_interrupted_it_goes_on(call, work, monkeypatch, capsys):
+def test_interrupted_it_goes_on(call, work, monkeypatch, capsys, undrawn):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -148,7 +155,7 @@ def test_interrupted_it_goes_on(call, work, monkeypatch, capsys):
     assert work == {"updates": 3 + 1, "evaluations": 1 + 3}
 
 
-def test_results_of_another_machine_stay_where_they_are_of_the_same_experiment(call, work):
+def test_results_of_another_machine_stay_where_they_are_of_the_same_experiment(call, work, undrawn):
     _, before = call("--arms", "autoregressive")
     shutil.rmtree(call.runs.parent)
     status, both = call("--arms", "r_drop")
@@ -234,7 +241,7 @@ def test_a_run_with_fewer_updates_does_not_count(call, work, capsys):
     assert "experiment: cmlm, seed 1: training must make 3 updates to count, got 1" in said
 
 
-def test_arms_are_trained_side_by_side_in_time(call, work, tmp_path, capsys):
+def test_arms_are_trained_side_by_side_in_time(call, work, tmp_path, capsys, undrawn):
     arms = "--arms", "janus-after-ar", "autoregressive", "cmlm", "--jobs", "2"
     assert call(*arms, "--minutes", "0") == (143, None)  # none was begun
     keep = tmp_path / "keep"
