@@ -121,23 +121,19 @@ def train_command(folder: Path, *options: str) -> list[str]:
 
 
 def train_by_two(command: list[str], folder: Path) -> str:
-    """What they told on standard error; of torchrun they have but the variables, and other tests the rest."""
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **world}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "janus_fast.cli", *command], cwd=folder, stderr=subprocess.PIPE, text=True,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    """What it told on standard error."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    agent = subprocess.Popen(
+        [*launch, "janus_fast.cli", *command], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     try:
-        told = [process.communicate(timeout=240)[1] for process in processes]
+        _, told = agent.communicate(timeout=240)
     finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], told
-    return "".join(told)
+        kill_all(agent)
+    assert agent.returncode == 0, told
+    return told
 
 
 def kill_all(agent: subprocess.Popen) -> None:
