@@ -621,6 +621,7 @@ NUMBERS = {  # every argument that is no tensor but a number: its kind, and a va
     ("predict_lengths", "beam"): (int, 0, "in [1, 8], the number of lengths from min_length = 2 to max_length = 9"),
     ("predict_lengths", "min_length"): (int, -1, "in [0, max_length = 9]"),
     ("predict_lengths", "max_length"): (int, 10, "below the number of length classes, 10"),
+    ("trained_linear", "relu"): (bool, 1, "True or False"),
     ("update_mask", "ratio"): (float, -0.5, "in [0, 1]"),
     ("update_mask", "mask_token"): (int, -1, "in [0, 2147483647]"),
     ("update_mask", "adaptive"): (bool, 1, "True or False"),

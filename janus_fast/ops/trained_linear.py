@@ -29,10 +29,11 @@ def trained_linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = Fals
         same to the bit whatever the number of threads.
     Raises:
         ValueError: shapes or devices differ, or C is 0.
-        TypeError: dtypes do not fit, or a tensor is sparse.
+        TypeError: dtypes do not fit, a tensor is sparse, or ``relu`` is no boolean.
         NotImplementedError: the named backend cannot run this call.
     """
     op = "trained_linear"
+    _check.switches(op, relu=relu)
     _check.matrix(op, "x", x)
     _check.matrix(op, "weight", weight, x.shape[1], "O, C")
     _check.floating(op, "bias", bias)
