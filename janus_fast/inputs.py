@@ -225,10 +225,15 @@ def hinting(function: Callable) -> Callable:
 
 def path(name: str, value) -> str | os.PathLike:
     """A check: what a file can be called."""
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
         raise TypeError(f"{name} must be a path, got {type(value).__name__}")
-    if "\0" in str(value):
-        raise ValueError(f"{name} must be a path, which holds no NUL, got {str(value)!r}")
+    text = os.fspath(value)
+    if "\0" in text:
+        raise ValueError(f"{name} must be a path, which holds no NUL, got {text!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be a path that the system can spell, got {text!r}") from None
     return value
 
 

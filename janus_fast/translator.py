@@ -382,7 +382,7 @@ class Translator:
 
         Args:
             texts: the sentences.
-            max_batch_size, batch_type, first_number: as in ``generate``.
+            max_batch_size, batch_type, first_number: as in ``generate``, but ``max_batch_size`` of 0 means 32.
             read_batch_size: sentences read ahead at most, and sorted into batches of similar lengths; 0: 16 batches a
                 worker.
             max_input_length: as in ``translate_batch``.
@@ -413,7 +413,7 @@ class Translator:
         Args:
             source_path: UTF-8 text, one sentence a line.
             output_path: where the translations go, one a line.
-            max_batch_size: as in ``generate``.
+            max_batch_size: as in ``generate``, but 0 means 32.
             read_batch_size: lines read at once, which are written when all of them are finished; 0: 4 batches a worker.
             resume: goes on behind the whole lines that the output holds.
             skip_errors: a line that is too long, is no UTF-8 or fails becomes an empty one, with a warning; without, it
@@ -483,11 +483,15 @@ class Translator:
     ) -> list[list[float]]:
         """``score_batch`` of ids, as ``config.source_ids`` and ``config.target_ids`` make them of words: the
         log-probabilities of every target's ids but its first."""
+        source, target = (
+            inputs.list_of(name, side, "id lists", "a list of ids")
+            for name, side in (("source", source), ("target", target))
+        )
         limits = (source, "source", self.config.source_vocab_size, self.config.max_source_positions), (
             target, "target", self.config.target_vocab_size, self.config.max_target_positions,
         )  # fmt: skip
         for side, name, size, limit in limits:
-            for number, ids in enumerate(inputs.list_of(name, side, "id lists", "a list of ids")):
+            for number, ids in enumerate(side):
                 inputs.ids(name, number, ids, size, limit)
         if len(source) != len(target):
             raise ValueError(f"target must have one entry a source = {len(source)}, got {len(target)}")

@@ -8,6 +8,7 @@ looks around at its own time, its key appears at that same time, and only ``visi
 ``docs/visibility.md`` explains the idea and shows the patterns.
 """
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
@@ -15,6 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .inputs import integer
 from .packing import offsets_of, ranges, stairs
 
 FOREVER = 2**31 - 1
@@ -465,7 +467,7 @@ def _integers(
     try:
         tensor = torch.as_tensor(value, dtype=torch.int64 if isinstance(value, (list, tuple)) and not value else None)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{rule}, got {value!r}") from None
+        raise ValueError(f"{rule}, got {reprlib.repr(value)}") from None
     if (
         not _is_dense(tensor)
         or tensor.dim() != 1
@@ -494,6 +496,5 @@ def _refuse_longer(builder: str, name: str, value: Tensor, lengths: Tensor) -> N
 def _streams(builder: str, lengths: Tensor, streams: int) -> tuple[Tensor, list[int]]:
     """Lengths [S]; and by how many rows each of the streams is shorter."""
     lengths = _integers(builder, "lengths", lengths)
-    if not isinstance(streams, int) or isinstance(streams, bool) or streams < 1:
-        raise ValueError(f"Visibility.{builder}: streams must be an integer of at least 1, got {streams!r}")
+    streams = integer(f"Visibility.{builder}: streams", streams, 1)
     return lengths, [*range(streams)]

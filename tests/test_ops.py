@@ -649,8 +649,9 @@ def test_numbers_of_another_kind_or_out_of_range_are_named(name, argument):
             call(**tensors, **{argument: wrong})
         assert str(caught.value).endswith("got a tensor []" if isinstance(wrong, torch.Tensor) else f"got {wrong!r}")
     if kind is float:
-        with pytest.raises(ValueError, match=f"^{name}: {argument} must be a finite number, got nan$"):
-            call(**tensors, **{argument: float("nan")})
+        for wrong in (float("nan"), 10**400):
+            with pytest.raises(ValueError, match=f"^{name}: {argument} must be a finite number, got {wrong}$"):
+                call(**tensors, **{argument: wrong})
     with pytest.raises((TypeError, ValueError)) as caught:
         call(**tensors, **{argument: outside})
     assert str(caught.value) == f"{name}: {argument} must be {rule}, got {outside}"

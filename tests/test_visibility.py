@@ -3,6 +3,7 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -364,6 +365,10 @@ def _int32(*values):
             "Visibility.janus: masked must be a 1-D tensor of integers, got [None]",
         ),
         (
+            lambda: Visibility.causal([*range(1000), "a"]),
+            "Visibility.causal: lengths must be a 1-D tensor of integers, got [0, 1, 2, 3, 4, 5, ...]",
+        ),
+        (
             lambda: Visibility.prophetnet([3], True),
             "Visibility.prophetnet: streams must be an integer of at least 1, got True",
         ),
@@ -514,3 +519,8 @@ def test_plot_says_what_is_missing(monkeypatch):
         ImportError, match="Visibility.plot needs matplotlib, which is not installed: pip install matplotlib"
     ):
         Visibility.causal([2]).plot()
+
+
+def test_numpy_s_integers_are_numbers_of_streams():
+    own, python_s = Visibility.prophetnet([3, 2], np.int64(2)), Visibility.prophetnet([3, 2], 2)
+    assert torch.equal(own.dense(), python_s.dense())

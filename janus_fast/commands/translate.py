@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from ..decoding.modes import MODES
-from ..inputs import TooLong, check_input, check_output, check_output_folder
+from ..inputs import OptionError, TooLong, check_input, check_output, check_output_folder
 from ..reading import naming
 from ..text.lines import STANDARD, arriving, as_line, decoded, opened
 from ..uninterrupted import uninterrupted
@@ -118,6 +118,8 @@ def _explained(results: Iterator, number: int, file: str | None) -> Iterator:
         for result in results:
             number += 1
             yield result
+    except OptionError:  # of no line
+        raise
     except FAULTS as error:
         why = _told(error, number + 1, file) if isinstance(error, TooLong) else error
         raise ValueError(f"{why}; --skip-errors passes over such lines") from None

@@ -42,7 +42,13 @@ def numbers(op: str, **arguments) -> None:
     for argument, value in arguments.items():
         if not isinstance(value, (float, Real, torch.SymInt, torch.SymFloat)) or isinstance(value, bool):
             raise TypeError(f"{op}: {argument} must be a number, got {_shown(value)}")
-        if not -math.inf < value < math.inf:
+        if isinstance(value, (torch.SymInt, torch.SymFloat)):
+            continue  # known when the compiled program runs
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # an integer behind the last float
+            finite = False
+        if not finite:
             raise ValueError(f"{op}: {argument} must be a finite number, got {value}")
 
 

@@ -111,13 +111,14 @@ constexpr bool amx_takes(int64_t rows) {
 }
 
 // As vector_tiles. Few rows stay in the second-level cache while the panels pass one by one, and ask for the next. Of
-// many, two tiles stay in the first while some panels pass, which stay in the second: so their output is written in
-// longer pieces.
+// many rows, two tiles stay in the first-level cache while some panels pass, which stay in the second, since many lines
+// of output are better written in long pieces than all of them in short ones.
 template <Numeric type, typename F>
 JANUS_INLINE void amx_tiles(const Operand& x, int64_t row_begin, int64_t row_end, const Matrix& weight,
                             int64_t panel_begin, int64_t panel_end, const F& finish) {
   if (row_begin == row_end) return;  // there are no tiles of no height
   constexpr int64_t kPassingBytes = 512 * 1024, kFew = 256, kTall = 2 * kTileHeight;
+  constexpr int64_t kDistance = 4096;  // bytes; 8,192 are less good
   const int64_t groups = round_up(weight.inputs, kGroup<type>) / kGroup<type>, blocks = groups / kTileGroups;
   const int64_t panel_size = groups * kGroup<type> * kPanelOutputs, rest = blocks * kTileGroups;
   const int64_t panel_bytes = panel_size * static_cast<int64_t>(sizeof(Weight<type>));
@@ -134,10 +135,10 @@ JANUS_INLINE void amx_tiles(const Operand& x, int64_t row_begin, int64_t row_end
     // Each tile asks for its share of the next panels, a single one for what it needs soon. Where two panels stream at
     // once, the processor itself reads ahead best.
     const int64_t steps = (pairs * (last - first) + odd) * blocks;
-    Ahead ahead = {static_cast<const char*>(weight.panels) + first * panel_bytes +
-                       (pairs == 1 && !odd ? Ahead::kDistance / 2 : bytes),
-                   few && pairs * steps > 0 ? (bytes / Ahead::kLine + steps - 1) / steps : 0};
-    for (int64_t row = row_begin; row < smaller(odd_row, row_end); row += kTall) {
+    Ahead ahead = {
+        static_cast<const char*>(weight.panels) + first * panel_bytes + (pairs == 1 && !odd ? kDistance : bytes),
+        few && pairs * steps > 0 ? (bytes / Ahead::kLine + steps - 1) / steps : 0};
+    for (int64_t row = row_begin; row < odd_row; row += kTall) {
       const int64_t down = smaller(row + kTileHeight, row_end - kTileHeight) - row;
       const auto* rows = rows_of_x + row * x.stride;
       for (int64_t panel = first; panel < last; panel++) {

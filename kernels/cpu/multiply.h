@@ -10,13 +10,23 @@
 namespace janus_fast {
 namespace JANUS_ISA {
 
+// Whether so many rows are multiplied by AMX.
+template <Numeric type>
+constexpr bool by_amx(int64_t rows) {
+#ifdef __AMX_TILE__
+  return amx_takes<type>(rows);
+#else
+  return rows < 0;  // never
+#endif
+}
+
 // Calls finish(row, rows, channel, channels, sums) for tiles that cover the rows and the panels; sums are [rows,
 // channels].
 template <Numeric type, typename F>
 JANUS_INLINE void multiply_tiles(const Operand& x, int64_t row_begin, int64_t row_end, const Matrix& weight,
                                  int64_t panel_begin, int64_t panel_end, const F& finish) {
 #ifdef __AMX_TILE__
-  if (amx_takes<type>(row_end - row_begin))
+  if (by_amx<type>(row_end - row_begin))
     return amx_tiles<type>(x, row_begin, row_end, weight, panel_begin, panel_end, finish);
 #endif
   vector_tiles<type>(x, row_begin, row_end, weight, panel_begin, panel_end, finish);
@@ -42,20 +52,10 @@ struct Channels<Numeric::kInt8> {
   }
 };
 
-// Whether the next tile of a product has the next channels, not the next rows.
-template <Numeric type>
-constexpr bool goes_across(int64_t rows) {
-#ifdef __AMX_TILE__
-  return amx_takes<type>(rows);
-#else
-  return rows < 0;
-#endif
-}
-
 template <Numeric type, Activation activation>
 void multiply_and(const MultiplyCall& call, int64_t panel_begin, int64_t panel_end) {
   const Matrix& weight = *call.weight;
-  const bool across = goes_across<type>(call.rows);
+  const bool ask = !by_amx<type>(call.rows);  // in AMX that takes more time than it brings
   multiply_tiles<type>(
       call.x, 0, call.rows, weight, panel_begin, panel_end,
       [&](int64_t row, int64_t rows, int64_t channel, int64_t channels, const Sum<type>* sums) {
@@ -69,7 +69,7 @@ void multiply_and(const MultiplyCall& call, int64_t panel_begin, int64_t panel_e
         for (int64_t c = channel; c < smaller(channel + channels, weight.outputs); c += kLanes<float>) {
           const int64_t left = weight.outputs - c;
           const Channels<type> all(weight, weight.bias, c);
-          if (output && !across)  // the next tile's, which are there when it is done
+          if (output && ask)  // for the next tile's, which are there when it is done
             for (int64_t i = 0; i < rows; i++) __builtin_prefetch(output + (row + rows + i) * output_stride + c, 1);
           const auto each = [&](const auto& put) {
             for (int64_t i = 0; i < rows; i++)

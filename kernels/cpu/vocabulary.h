@@ -11,7 +11,7 @@ namespace janus_fast {
 namespace JANUS_ISA {
 
 constexpr int64_t kVocabularyGroup = 256;
-// Rows of a tile of logits, which lies on the stack: whole tiles of the product.
+// Rows of a tile of logits, which lies on the stack: whole tiles of products in int8.
 #ifdef __AMX_TILE__
 constexpr int64_t kLogitRows = 64;
 #else
