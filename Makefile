@@ -33,8 +33,9 @@ check: .venv/ready  ## run the tests of what a change most likely breaks, in und
 test-peers: .venv/ready .venv-peers/ready  ## compare with other libraries, which it installs in .venv-peers
 	.venv-peers/bin/python -m pytest -rs -m peers $$(grep -l 'mark\.peers' tests/*.py)
 
-# The libraries that the tests marked peers stand beside.
-PEERS := ctranslate2==4.8.5 transformers==5.23.0 'ray[data]==2.60.0' pyyaml
+# The libraries that the tests marked peers stand beside; slimt has no wheels for later Pythons.
+PEERS := ctranslate2==4.8.5 transformers==5.23.0 'ray[data]==2.60.0' pyyaml \
+	'slimt==0.1.0; python_version < "3.12"'
 
 # Programs that were written for CTranslate2, without what they need elsewhere.
 CLIENTS := argostranslate==1.11.0 firefox-translations==0.1.4 hf-hub-ctranslate2==2.13.1 OpenNMT-py==3.5.1 \

@@ -1,5 +1,6 @@
 """Each benchmark runs once, small, so that none can rot; and none times a wrong result."""
 
+import dataclasses
 import functools
 import gc
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import re
 import signal
+import struct
 import time
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -14,15 +16,17 @@ from importlib import import_module
 import pytest
 import torch
 
-from benchmarks import __main__, busy
+from benchmarks import __main__, busy, marian_files
 from benchmarks.decode import contender, decode, floors, gate, memory, report, soak, speculative
 from benchmarks.machine import RESULTS, resident
 from benchmarks.operations import operations, pytorch, registry
-from benchmarks.peers import Models, Refusal, work
+from benchmarks.peers import Models, Refusal, slimt, work
 from benchmarks.training import experiment_report, joint_loss, sharing, systems_report, training
-from benchmarks.workload import OUTPUT, Row, sources
-from janus_fast import engine
+from benchmarks.workload import CONFIGURATIONS, OUTPUT, Row, save_model, sources, vocabulary_map
+from janus_fast import engine, load
+from janus_fast.convert import marian_native
 
+STUDENT = Row("tiny-ssru", "ar", 4, "int8", streams=1, shortlist=True)
 EXPERIMENTS = "experiment", "experiment-own-pace", "experiment-early"
 SMALL = registry.Configuration(channels=32, heads=2, vocabulary=300, length_classes=64)
 needs_engine = pytest.mark.skipif(engine.missing() is not None, reason=str(engine.missing()))
@@ -177,6 +181,69 @@ def test_ctranslate2_computes_the_same_from_the_same_weights(capsys):
     assert record["peers"]["ctranslate2"]["seconds"] == record["peer_seconds"] > 0
 
 
+def test_a_student_s_files_hold_its_weights(tmp_path):
+    """Read back by the converter, each weight is the nearest of the integers that there are."""
+    save_model(STUDENT.sizes, 1, tmp_path / "m")
+    slimt.convert(tmp_path / "m", STUDENT.calls, tmp_path / "files")
+    model, (vocabulary, _) = load(tmp_path / "m")
+    found, (words, _) = marian_native.load(tmp_path / "files")
+    assert words.tokens[: len(vocabulary)] == vocabulary.tokens and found.config.recurrent
+    sizes = "d_model", "attention_heads", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "activation"
+    assert [getattr(found.config, name) for name in sizes] == [getattr(model.config, name) for name in sizes]
+    state, expected = found.state_dict(), model.state_dict()
+    positions = expected.pop("encoder.embed_positions.weight")
+    torch.testing.assert_close(found.encoder.embed_positions.weight[: len(positions)], positions, rtol=0, atol=0)
+    assert torch.equal(expected.pop("decoder.embed_positions.weight"), positions[:1].expand_as(positions))
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        rounded = tensor.dim() == 2
+        step = tensor.abs().max().item() / marian_files.MOST_WEIGHT
+        # in the last place of float32, numbers of 64 steps err by less than a thousandth of one
+        allowed = 0.501 * step if rounded else 0
+        torch.testing.assert_close(state[name][: len(tensor)], tensor, rtol=0, atol=allowed, msg=name)
+
+    content = (tmp_path / "files" / slimt.FILES[2]).read_bytes()
+    magic, checksum, frequent, best, count, total = struct.unpack_from("<6Q", content)
+    assert (magic, frequent, best, count) == (marian_files.SHORTLIST, 105, 5, len(vocabulary) + 1)
+    assert len(content) == 48 + 8 * count + 4 * total and checksum == marian_files.checksum(content[16:])
+    offsets = struct.unpack_from(f"<{count}Q", content, 48)
+    of_7 = struct.unpack_from(f"<{offsets[8] - offsets[7]}I", content, 48 + 8 * count + 4 * offsets[7])
+    assert offsets[-1] == total and sorted(of_7) == vocabulary_map(STUDENT.sizes).rules[7,].tolist()
+
+
+def test_a_shortlist_s_checksum_is_marian_s():
+    assert marian_files.checksum(struct.pack("<Q", 1)) == 0x9E3779BA
+    second = 2 + 0x9E3779B9 + (0x9E3779BA << 6) + (0x9E3779BA >> 2)
+    assert marian_files.checksum(struct.pack("<QQI", 1, 2, 3)) == 0x9E3779BA ^ second
+
+
+@pytest.mark.peers
+@needs_engine
+def test_slimt_computes_the_same_from_the_same_weights(capsys):
+    if slimt.find() is None:
+        pytest.skip("slimt is not installed here: make test-peers")
+    selection = ["--config", "tiny-ssru", "--mode", "ar", "--streams", "1", "--batch", "4", "--compute-type", "int8"]
+    assert decode.main([*selection, "--shortlist", "--rounds", "1", "--threads", "1", "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["peer"] == "slimt" and record["peers"]["slimt"]["seconds"] == record["peer_seconds"] > 0
+
+
+def test_slimt_says_what_it_has_not(monkeypatch):
+    monkeypatch.setattr(slimt, "native", lambda: None)
+    job = {"intra_threads": 1, "inter_threads": 1, "texts": STUDENT.texts, "options": STUDENT.options}
+    for change, message in (
+        ({"inter_threads": 2}, "threads must be 1, got 2 x 1"),
+        ({"texts": None}, "a row must be of a student with SSRU, greedy and with a shortlist"),
+        ({"options": {"beam_size": 1}}, "a row must be of a student with SSRU, greedy and with a shortlist"),
+    ):
+        with pytest.raises(NotImplementedError, match=message):
+            slimt.prepare({**job, **change})
+    monkeypatch.undo()
+    monkeypatch.setattr(slimt, "find", lambda: None)
+    with pytest.raises(ImportError, match="No module named 'slimt'"):
+        slimt.prepare(job)
+
+
 @needs_engine
 def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctranslate2, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
@@ -249,6 +316,11 @@ def test_the_table_has_every_row_once():
     [
         (["--profile"], "--profile must go with the options of one row, and with backend engine"),
         (["--mode", "nar", "--streams", "1"], "--streams must go with another mode than nar"),
+        (["--config", "tiny-ssru", "--mode", "ar"], "--config tiny-ssru must go with --mode ar --streams 1"),
+        (
+            ["--config", "tiny-ssru", "--mode", "ar", "--streams", "1", "--peer", "ctranslate2"],
+            "--peer must be one of ['slimt'] in mode ar, got ctranslate2",
+        ),
         (["--mode", "ar", "--peer", "pytorch"], "--peer must be one of ['ctranslate2'] in mode ar, got pytorch"),
         (["--json", "-"], "--json must go with the options of one row"),
         (["--busy", "1"], "--busy must go with the options of one row"),
@@ -317,6 +389,19 @@ def test_a_type_that_loses_quality_is_not_timed(monkeypatch):
     assert own.check(Row("tiny", "nar", 1, "int8")) == {"bleu": 19.71, "bleu_float32": 20.0}
     with pytest.raises(gate.Wrong, match="BLEU in bfloat16 must be within 0.3 of float32's 20.00, got 19.69"):
         own.check(Row("tiny", "nar", 1, "bfloat16"))
+
+
+def test_what_slimt_says_behind_the_same_words_is_mostly_the_same():
+    same = [7] * OUTPUT
+    expected = [[same]] * len(sum(dataclasses.replace(STUDENT, batch=32).calls, []))
+    for found, share in (([7] * 9 + [8] * 16, 0.9), ([7] * 8 + [8] * 17, 0.889)):
+        own = gate.Gate(FakeModels({"reference": expected, "slimt": [[found]] * len(expected)}), threads=1)
+        if share == 0.9:
+            own.check_peer("slimt", STUDENT)
+        else:
+            with pytest.raises(gate.Wrong, match=f"at least 0.9 must be those of the reference path, got {share}"):
+                own.check_peer("slimt", STUDENT)
+    assert gate.alike([(same, same), (same, [8] * OUTPUT)]) == OUTPUT / (OUTPUT + 1)
 
 
 @pytest.mark.parametrize("outputs", [[[[7] * (OUTPUT - 1)]] * 4, [[[7] * OUTPUT]] * 3])
@@ -419,9 +504,11 @@ def test_the_machine_s_limits_are_measured():
 
 
 def test_sources_are_as_long_as_stated():
-    lengths = [len(source) for source in sources(300, 200)]
+    lengths = [len(source) for source in sources(CONFIGURATIONS["tiny"], 200)]
     assert (min(lengths), max(lengths)) == (20, 30) and lengths == sorted(lengths, reverse=True)
     assert work("ctranslate2", Row("tiny", "nar", 1, "int8")) == Row("tiny", "ar", 1, "int8", streams=1)
+    (call,), (texts,) = STUDENT.calls, STUDENT.texts
+    assert [[*map(int, text.split()), 2] for text in texts] == call and {*map(len, call)} == {OUTPUT}
 
 
 @needs_engine

@@ -70,6 +70,11 @@ def table() -> Iterator[Row]:
                 yield Row(STUDENT, mode, batch, "int8", streams=streams, shortlist=shortlist)
 
 
+def peers_of(row: Row) -> list[str]:
+    """Who has the row's model and mode; with SSRU slimt alone."""
+    return ["slimt"] if row.sizes.ssru else PEERS[row.mode]
+
+
 class Bench:
     """Measures rows; what rows have in common is checked once."""
 
@@ -87,7 +92,7 @@ class Bench:
         try:
             record["gate"] = self.gate.check(row)
             absent = {}
-            wanted = self.peers or [name for name in PEERS[row.mode] if name != "pytorch" or not row.shortlist]
+            wanted = self.peers or [name for name in peers_of(row) if name != "pytorch" or not row.shortlist]
             for name in wanted:
                 try:
                     self.gate.check_peer(name, row)
@@ -103,7 +108,8 @@ class Bench:
         record["peers"] = dict(zip(names, peers, strict=True)) | absent
         record["peer"] = names[0] if names else None
         record["peer_seconds"] = peers[0]["seconds"] if peers else None
-        record["floor"] = None if engine.missing() or row.shortlist else floors.floor(row, *floors.limits(self.threads))
+        untold = engine.missing() or row.shortlist or row.sizes.ssru  # what floors know nothing of
+        record["floor"] = None if untold else floors.floor(row, *floors.limits(self.threads))
         record["floor_seconds"] = record["floor"] and record["floor"]["seconds"]
         return record
 
@@ -136,7 +142,7 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
             "--shortlist",
             action="store_const",
             const=True,
-            help="with a map of the words that sources can become (sizes that have one: tiny11)",
+            help="with a map of the words that sources can become (sizes that have one: tiny11, tiny11-ssru)",
         ),  # fmt: skip
         group.add_argument("--streams", type=int, choices=(1, 2), help="ar: 1 an ordinary decoder, 2 JANUS (default)"),
         group.add_argument("--beam-size", type=positive, metavar="N", help="ar: default 1, greedy"),
@@ -157,9 +163,13 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict]:
     allowed = {*DEFAULTS, *OF_MODE[mode]}
     if wrong := next((name for name in selection if name not in allowed), None):
         parser.error(f"--{wrong.replace('_', '-')} must go with another mode than {mode}")
-    if wrong := next((name for name in arguments.peer or () if selection and name not in PEERS[mode]), None):
-        parser.error(f"--peer must be one of {PEERS[mode]} in mode {mode}, got {wrong}")
-    if selection.get("shortlist") and not CONFIGURATIONS[selection.get("config", DEFAULTS["config"])].candidates:
+    chosen = Row(**DEFAULTS | selection)
+    if chosen.sizes.ssru and (mode, chosen.streams) != ("ar", 1):
+        parser.error(f"--config {chosen.config} must go with --mode ar --streams 1")
+    allowed = peers_of(chosen)
+    if wrong := next((name for name in arguments.peer or () if selection and name not in allowed), None):
+        parser.error(f"--peer must be one of {allowed} in mode {mode}, got {wrong}")
+    if chosen.shortlist and not chosen.sizes.candidates:
         parser.error("--shortlist must go with sizes that have a map")
     if arguments.profile and (not selection or arguments.backend != "engine"):
         parser.error("--profile must go with the options of one row, and with backend engine")

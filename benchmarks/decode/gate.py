@@ -2,15 +2,21 @@
 
 janus_fast in float32 produces the tokens of its reference path. In any other type its BLEU on the test set, with the
 shipped model, is within ``BLEU_MARGIN`` of float32's. Peers in float32 produce the tokens of the reference path too,
-which shows that they have the same weights and do the same work. Every output has the length that the row says.
+which shows that they have the same weights and do the same work; slimt has int8 alone, and produces, behind the same
+words, at least ``ALIKE`` of them. Every output has the length that the row says.
 """
 
+import dataclasses
 import functools
+from itertools import takewhile
 
 from benchmarks.peers import Models, Process, work
 from benchmarks.workload import OUTPUT, Row
 
 BLEU_MARGIN = 0.3
+# Integers round some words to others of nearly the same score: 2.6% of those of tiny11-ssru, 4.3% of tiny-ssru. Of a
+# decoder that computes anything else one word in hundreds is the same.
+ALIKE = 0.9
 SHIPPED, PAIR = "en-de-small", "en-de"
 
 
@@ -42,7 +48,7 @@ class Gate:
         return {"bleu": found, "bleu_float32": expected}
 
     def check_peer(self, name: str, row: Row) -> None:
-        self._compare(name, work(name, row))
+        (self._compare_rounded if name == "slimt" else self._compare)(name, work(name, row))
 
     def first_decode(self, name: str, row: Row, process: Process) -> float:
         """Checks the lengths of a process's outputs; its first decode also warms it up. Returns the seconds it took."""
@@ -75,6 +81,17 @@ class Gate:
             )
         self.passed.add(key)
 
+    def _compare_rounded(self, name: str, row: Row) -> None:
+        row = dataclasses.replace(row, batch=32)  # more sources than a call of one
+        with self.models.start(name, row, batch=1, intra_threads=1) as process:
+            pairs = zip(process.decode()[0], self._reference(row), strict=True)
+            share = alike([(found[0], expected[0]) for found, expected in pairs])
+        if share < ALIKE:
+            raise Wrong(
+                f"{name}: of the tokens behind the same ones at least {ALIKE} must be those of the reference path, got "
+                f"{share:.3f}"
+            )
+
     def _reference(self, row: Row) -> list[list[list[int]]]:
         keys = [(*_decoding(row), *source) for call in row.calls for source in call]
         if not self.known.keys() >= set(keys):
@@ -102,6 +119,12 @@ class Gate:
         ) as process:
             best = [group[0] for group in process.decode()[0]]
         return scores([target.decode(target.tokens_of(words)) for words in best], references)["bleu"]
+
+
+def alike(pairs: list[tuple[list[int], list[int]]]) -> float:
+    """Of the tokens of two outputs that follow the same tokens, how many are the same."""
+    same = [sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*pair, strict=True))) for pair in pairs]
+    return sum(same) / sum(min(count + 1, len(pair[1])) for count, pair in zip(same, pairs, strict=True))
 
 
 def _decoding(row: Row) -> tuple:

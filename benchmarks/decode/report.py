@@ -25,7 +25,9 @@ def line(record: dict) -> str:
         return f"{what}: wrong"
     parts = [f"{1e3 * record['seconds']:.1f} ms{_high(record, record)}"]
     for name, peer in _timed(record).items():
-        parts.append(f"{NAMES[name]} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}{_high(record, peer)}")
+        parts.append(
+            f"{NAMES.get(name, name)} ({peer['compute_type']}) {1e3 * peer['seconds']:.1f}{_high(record, peer)}"
+        )
     if record["floor_seconds"]:
         parts.append(f"floor {1e3 * record['floor_seconds']:.1f}")
     return "\n".join([f"{what}: {', '.join(parts)}", *profile(record.get("profile", {}))])

@@ -25,6 +25,7 @@ DECODERS = {
         # Without both, its threads fall asleep between products, and several times its time goes by.
         {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "100000"},
     ),
+    "slimt": Decoder(dict.fromkeys(("float32", "bfloat16", "int8", "int8_bfloat16"), "int8")),
     "pytorch": Decoder({"float32": "float32", **dict.fromkeys(("bfloat16", "int8", "int8_bfloat16"), "bfloat16")}),
 }
 PEERS = {"ar": ["ctranslate2"], "nar": ["ctranslate2", "pytorch"]}
@@ -60,7 +61,7 @@ class Models:
         decoder, row = DECODERS[name], work(name, row)
         job = {
             "model": str(changes.pop("model", None) or self.path(row)),
-            "mode": row.mode, "options": row.options, "calls": row.calls, "batch": row.batch,
+            "mode": row.mode, "options": row.options, "calls": row.calls, "texts": row.texts, "batch": row.batch,
             "compute_type": decoder.compute_types[compute_type or row.compute_type],
             "intra_threads": intra_threads, "inter_threads": inter_threads, "backend": self.backend, **changes,
         }  # fmt: skip

@@ -17,6 +17,12 @@ def prepare(job: dict):
 
     forced = translator.config.forced_bos_token_id
 
+    def translate() -> list[list[list[str]]]:
+        results = []
+        for texts in job["texts"]:
+            results += translator.translate(texts, mode=job["mode"], max_batch_size=job["batch"], **job["options"])
+        return [[text.split() for text in result.hypotheses] for result in results]
+
     def decode() -> list[list[list[int]]]:
         results = []
         for sources in job["calls"]:
@@ -40,7 +46,7 @@ def prepare(job: dict):
         return {stage: [each / PROFILED for each in times] for stage, times in stages.items()}
 
     facts = {"version": janus_fast.__version__, "backend": translator.backend, "isa": translator.isa}
-    return decode, facts, profile
+    return translate if job["texts"] else decode, facts, profile
 
 
 if __name__ == "__main__":
