@@ -267,8 +267,8 @@ def test_all_rows_become_a_table_and_a_picture_without_peers(tmp_path, no_ctrans
 @pytest.mark.parametrize(
     ("name", "page"),
     [
-        ("decode", report.markdown), ("decode-zen5", report.markdown), ("training", training.markdown),
-        ("joint_loss", joint_loss.markdown), ("speculative", speculative.page),
+        *((name, report.markdown) for name in ("decode", "decode-zen4", "decode-zen5")),
+        ("training", training.markdown), ("joint_loss", joint_loss.markdown), ("speculative", speculative.page),
         *((name, functools.partial(experiment_report.markdown, name)) for name in EXPERIMENTS),
         *((name, functools.partial(systems_report.markdown, name)) for name in ("systems", "systems-summary")),
     ],

@@ -138,8 +138,9 @@ def test_cuda_kernel_computes_the_definition_in_the_emulator(name, dtype, label)
 
 
 def shape_of(operation, arguments: list) -> torch.Size:
-    """Of the first result."""
-    return as_tuple(operation.fake(*arguments))[0].shape
+    """Of the first result, or of a number where an operation has none, as it writes in place."""
+    results = as_tuple(operation.fake(*arguments))
+    return results[0].shape if results else torch.Size([])
 
 
 @cache

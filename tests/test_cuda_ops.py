@@ -29,7 +29,7 @@ needs_triton = pytest.mark.skipif("triton" not in ops.backends("linear_topk", "c
 
 NATIVE = [name for name, operation in ops.OPERATIONS.items() if operation.cuda_dtypes]
 TRITON = [f"{name}_triton" for name, operation in ops.OPERATIONS.items() if operation.triton_dtypes]
-GRADIENTS = [f"{name}_bwd" for name, operation in ops.OPERATIONS.items() if operation.gradients]  # by Triton
+GRADIENTS = [f"{name}_bwd" for name, own in ops.OPERATIONS.items() if own.gradients and own.triton_dtypes]
 
 
 def sample(name: str) -> tuple:

@@ -14,6 +14,7 @@ from janus_fast import JanusConfig, Translator, engine, reference
 from janus_fast.decoding.modes import options_of as decoding_options
 from janus_fast.objectives import OBJECTIVES
 from janus_fast.reference.beam_search import follow
+from janus_fast.reference.linear_activation import ACTIVATIONS
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.trainer import Trainer, objective_of
@@ -45,8 +46,8 @@ def predictions(model, source, tokens, places, mask):
     for layer in table.layers:
         x = layer.self_attn_layer_norm(x + attend(layer.self_attn, x, x, torch.tensor(mask)))
         x = layer.encoder_attn_layer_norm(x + attend(layer.encoder_attn, x, encoded))
-        x = layer.final_layer_norm(x + F.linear(layer.activation(F.linear(x, layer.fc1.weight, layer.fc1.bias)),
-                                                layer.fc2.weight, layer.fc2.bias))  # fmt: skip
+        hidden = ACTIVATIONS[layer.activation](F.linear(x, layer.fc1.weight, layer.fc1.bias))
+        x = layer.final_layer_norm(x + F.linear(hidden, layer.fc2.weight, layer.fc2.bias))
     length = F.linear(encoded.mean(0), table.embed_length.weight).float().log_softmax(-1)
     return F.linear(x, model.output_weight).log_softmax(-1), length
 

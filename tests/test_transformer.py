@@ -13,8 +13,8 @@ from benchmarks.budget import allowed, error, largest
 from janus_fast import JanusConfig, JanusModel, Translator, Vocabulary, checkpoint, reference
 from janus_fast.decoding import NonAutoregressiveOptions
 from janus_fast.decoding.score import score
-from janus_fast.model import ACTIVATIONS
 from janus_fast.objectives import OBJECTIVES
+from janus_fast.reference.linear_activation import ACTIVATIONS
 from janus_fast.training.data import ParallelData
 from janus_fast.training.options import TrainingOptions
 from janus_fast.training.trainer import Trainer

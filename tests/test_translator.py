@@ -263,7 +263,7 @@ MISTAKES = [
     ("translate_file", (None, "x"), {}, "translate_file: source_path must be a path, got NoneType"),
     ("translate_file", (__file__, 3), {}, "translate_file: output_path must be a path, got int"),
     ("translate_file", (__file__, "a\0"), {}, "translate_file: output_path must be a path, which holds no NUL"),
-    ("translate_file", ("\ud800", "x"), {}, "translate_file: source_path must be a path that the system can spell, got"),
+    ("translate_file", ("\ud800", "x"), {}, "translate_file: source_path must be a path that the system can spell"),
     ("translate_file", (b"a", "x"), {}, "translate_file: source_path must be a path, got bytes"),
     ("translate_file", (__file__, "x"), {"resume": "no"}, "translate_file: resume must be one of True, False"),
     ("translate_iterable", ("w7 w8",), {}, "texts must be an iterable of sentences, got str"),
